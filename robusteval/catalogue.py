@@ -1,0 +1,52 @@
+"""One registry for everything that can be named."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from robusteval.errors import UnknownNameError
+
+T = TypeVar("T")
+
+
+def near_names(name: str, names: Iterable[str]) -> str:
+    """A phrase that lists the names closest to ``name``, or all of them if there are few."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    if not known:
+        return "there are none"
+    return f"known: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
+
+
+class Catalogue(Generic[T]):
+    """Names to values; a duplicate raises, a miss lists near names."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    def add(self, name: str, value: T) -> T:
+        """Raises ValueError if the name is taken: a programmer's mistake, not a user's."""
+        if name in self._items:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+        self._items[name] = value
+        return value
+
+    def get(self, name: str) -> T:
+        """Raises UnknownNameError, naming near names."""
+        try:
+            return self._items[name]
+        except KeyError:
+            hint = near_names(name, self._items)
+            raise UnknownNameError(f"unknown {self.kind} {name!r}: {hint}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._items))
+
+    def __len__(self) -> int:
+        return len(self._items)

@@ -1,0 +1,161 @@
+"""Where a data set's files are, in which of the three layouts, and the cache of decoded pixels."""
+
+import hashlib
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robusteval.data.readers import (
+    RawData,
+    Shape,
+    read_cifar_batches,
+    read_folders,
+    read_mnist_idx,
+    read_parquet,
+    read_svhn,
+    read_tiny_imagenet_val,
+)
+from robusteval.errors import DataError
+
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files in one layout, and how to read them."""
+
+    layout: str
+    files: tuple[Path, ...]
+    read: Callable[[], RawData]
+
+
+def cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robusteval"
+
+
+def data_root(data_dir: Path | None) -> Path:
+    """``data_dir``, else ``$ROBUSTEVAL_DATA``, else the user's cache.
+
+    Raises DataError if a folder that the user named does not exist.
+    """
+    named = data_dir or (Path(env) if (env := os.environ.get("ROBUSTEVAL_DATA")) else None)
+    if named is None:
+        return cache_dir() / "data"
+    if not named.is_dir():
+        where = "--data-dir" if data_dir else "$ROBUSTEVAL_DATA"
+        raise DataError(f"data folder {named} does not exist: give an existing one in {where}")
+    return named
+
+
+def find_source(
+    root: Path, folders: Sequence[str], family: str, split: str, shape: Shape
+) -> Source | None:
+    """The first layout found below ``root``: Parquet, torchvision's, or a folder per class."""
+    for place in [root / name for name in folders]:
+        for find in (_find_parquet, _find_folders):
+            if (source := find(place, split, shape)) is not None:
+                return source
+    for place in [root, *(root / name for name in folders)]:
+        if (source := _find_torchvision(place, family, split, shape)) is not None:
+            return source
+    return None
+
+
+def _find_parquet(place: Path, split: str, shape: Shape) -> Source | None:
+    for name in SPLIT_NAMES[split]:
+        files = tuple(sorted(place.glob(f"{name}-*-of-*.parquet")))
+        if files:
+            expected = int(re.findall(r"-of-(\d+)\.parquet$", files[0].name)[0])
+            if len(files) != expected:
+                raise DataError(
+                    f"{place} holds {len(files)} of {expected} Parquet shards of its {name} split: "
+                    "fetch the missing ones"
+                )
+            return Source("Parquet", files, lambda: read_parquet(files, shape))
+    return None
+
+
+def _find_folders(place: Path, split: str, shape: Shape) -> Source | None:
+    for name in SPLIT_NAMES[split]:
+        folder = place / name
+        if (folder / "val_annotations.txt").is_file():
+            listing = (folder / "val_annotations.txt",)
+            return Source("folder", listing, lambda: read_tiny_imagenet_val(folder, shape))
+        if folder.is_dir() and any(p.is_dir() for p in folder.iterdir()):
+            classes = tuple(sorted(p for p in folder.iterdir() if p.is_dir()))
+            return Source("folder", classes, lambda: read_folders(folder, shape))
+    return None
+
+
+def _find_torchvision(place: Path, family: str, split: str, shape: Shape) -> Source | None:
+    train = split == "train"
+    if family == "cifar10":
+        names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
+        files = tuple(place / "cifar-10-batches-py" / name for name in names)
+        return _source_if_there(files, lambda: read_cifar_batches(files, "labels"))
+    if family == "cifar100":
+        files = (place / "cifar-100-python" / split,)
+        return _source_if_there(files, lambda: read_cifar_batches(files, "fine_labels"))
+    if family == "svhn":
+        files = (place / f"{split}_32x32.mat",)
+        return _source_if_there(files, lambda: read_svhn(files[0]))
+    if family in ("MNIST", "FashionMNIST"):
+        stem = "train" if train else "t10k"
+        for suffix in ("", ".gz"):
+            raw = place / family / "raw"
+            pair = (
+                raw / f"{stem}-images-idx3-ubyte{suffix}",
+                raw / f"{stem}-labels-idx1-ubyte{suffix}",
+            )
+            if (found := _source_if_there(pair, lambda: read_mnist_idx(*pair))) is not None:  # noqa: B023
+                return found
+    return None
+
+
+def _source_if_there(files: tuple[Path, ...], read: Callable[[], RawData]) -> Source | None:
+    return Source("torchvision", files, read) if all(f.is_file() for f in files) else None
+
+
+def read_cached(source: Source, shape: Shape) -> RawData:
+    """Read through the cache of decoded pixels, keyed by each file's path, size and time.
+
+    A folder of loose files is read anew each time, since its own time says nothing of theirs.
+    """
+    if source.layout == "folder":
+        return source.read()
+    stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in source.files]
+    key = hashlib.sha256(repr((2, stamps, shape)).encode()).hexdigest()[:24]
+    path = cache_dir() / "decoded" / f"{key}.npz"
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return _load(path)
+    raw = source.read()
+    with suppress(OSError):  # a cache that can't be written costs time, nothing else
+        _save(path, raw)
+    return raw
+
+
+def _load(path: Path) -> RawData:
+    with np.load(path, allow_pickle=False) as stored:
+        names = tuple(str(n) for n in stored["class_names"])
+        return RawData(stored["images"], stored["labels"], names or None)
+
+
+def _save(path: Path, raw: RawData) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as stream:
+        try:
+            names = np.array(raw.class_names or (), dtype=str)
+            np.savez(stream, images=raw.images, labels=raw.labels, class_names=names)
+            stream.close()
+            os.replace(stream.name, path)
+        except BaseException:
+            Path(stream.name).unlink(missing_ok=True)
+            raise

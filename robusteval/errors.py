@@ -1,0 +1,60 @@
+"""The exceptions that a user can meet.
+
+RobustevalError            exit code 2, one clear line: what, where, what to do
+├── UnknownNameError       a name no catalogue holds; lists near names
+├── EntryError             a model entry that can't be read or doesn't fit its schema
+├── SuiteError             a suite that can't be read or doesn't fit its schema
+├── ThreatError            a norm or an ε that makes no sense
+├── DataError              a data set that is missing, broken or out of range
+├── WeightsError           a weights file that is missing, altered or doesn't fit its entry
+├── CodeNotAllowedError    an entry that names code, without --allow-code
+├── OutputError            a place that can't be written
+├── AttackError            an attack that can't run on this model, or returned nonsense
+└── TrainingError          training that can't start or went wrong
+"""
+
+
+class RobustevalError(Exception):
+    """What was wrong, where, and what to do, in one line."""
+
+    exit_code = 2
+
+
+class UnknownNameError(RobustevalError):
+    """A name no catalogue holds."""
+
+
+class EntryError(RobustevalError):
+    """A model entry that can't be read or doesn't fit its schema."""
+
+
+class SuiteError(RobustevalError):
+    """A suite that can't be read or doesn't fit its schema."""
+
+
+class ThreatError(RobustevalError):
+    """A norm or an ε that makes no sense."""
+
+
+class DataError(RobustevalError):
+    """A data set that is missing, broken or out of range."""
+
+
+class WeightsError(RobustevalError):
+    """A weights file that is missing, altered or doesn't fit its entry."""
+
+
+class CodeNotAllowedError(RobustevalError):
+    """An entry that names code to run, without the user's permission."""
+
+
+class OutputError(RobustevalError):
+    """A place that can't be written."""
+
+
+class AttackError(RobustevalError):
+    """An attack that can't run on this model, or that returned nonsense."""
+
+
+class TrainingError(RobustevalError):
+    """Training that can't start, or that went wrong."""

@@ -1,0 +1,1 @@
+"""Backbones, prototype heads, the adapter, and the registry of entries."""

@@ -1,0 +1,113 @@
+"""The adapter: what every attack, detector and metric sees of a model."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.errors import AttackError
+from robusteval.models.heads import Similarity, prototype_distances
+from robusteval.models.network import PrototypeNetwork
+
+
+class Adapter(nn.Module):
+    """Images (B, C, H, W) in [0, 1] to logits (B, K), frozen and always in eval mode.
+
+    Attack libraries switch modes and collect parameter gradients; here ``train()`` keeps eval mode
+    and no parameter takes a gradient, so that a run can't change the model it measures.
+    """
+
+    def __init__(self, module: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.module = module
+        self.classes = classes
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+        """Stays in eval mode, whatever is asked."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(images)
+        return logits
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that carry prototypes, shallow to deep; empty if there are none."""
+        return ()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features (B, D) that the model classifies by.  A plain module's are its logits."""
+        return self(images).flatten(1)
+
+    def distances(self, images: Tensor) -> Tensor:
+        """Distances (B, K, M) to the prototypes of the deepest layer that has some."""
+        raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
+
+    def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (B, K), and for each layer with prototypes the squared distances (B, K, M)."""
+        return self(images), {}
+
+
+class PrototypeAdapter(Adapter):
+    """An adapter around a network that knows its layers, and its prototypes if it has some."""
+
+    module: PrototypeNetwork
+
+    def __init__(self, network: PrototypeNetwork) -> None:
+        super().__init__(network, network.head.classes)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return self.module.head.layers
+
+    def embed(self, images: Tensor) -> Tensor:
+        layers = self.module.activations(images)
+        if self.layers:
+            return self.module.supervised_features(layers)[self.layers[-1]]
+        return layers[self.module.embedding_layer].float()
+
+    def distances(self, images: Tensor) -> Tensor:
+        if not self.layers:
+            return super().distances(images)
+        return self._distances(self.embed(images), self.layers[-1], self.module.head.similarity)
+
+    def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        layers = self.module.activations(images)
+        features = self.module.supervised_features(layers)
+        squared = {name: self._distances(f, name, "sql2") for name, f in features.items()}
+        return self.module.logits(layers), squared
+
+    def _distances(self, features: Tensor, layer: str, similarity: Similarity) -> Tensor:
+        return prototype_distances(features, self.module.prototypes[layer], similarity)
+
+
+class Normalised(nn.Module):
+    """A foreign module behind its own input normalisation."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.module((images - self.mean) / self.std)
+
+
+def wrap_module(
+    module: nn.Module,
+    classes: int,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+) -> Adapter:
+    """Any ``nn.Module`` that maps normalised images to logits (B, K), as an adapter.
+
+    The module is put in eval mode and its parameters are frozen, in place.
+    """
+    return Adapter(Normalised(module, mean, std), classes)

@@ -1,0 +1,176 @@
+"""Feature extractors.  Each maps normalised images to named layers, shallow to deep.
+
+A backbone's ``channels`` says how wide each named layer is; ``forward`` returns the layers'
+activations by name: maps (B, C, H, W) or vectors (B, D).  The last one is the embedding.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robusteval.catalogue import Catalogue
+
+
+class Backbone(nn.Module):
+    """Normalised images (B, C, H, W) to activations by layer name, shallow to deep."""
+
+    channels: dict[str, int]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+
+BACKBONES: Catalogue[Callable[..., Backbone]] = Catalogue("backbone")
+
+
+class CNN6(Backbone):
+    """Six convolutions in pairs, then FC(512) and FC(64): PCL, Table 1 (left).
+
+    Layers: ``conv3`` (maps after the third pair), ``fc1``, ``fc2``.  PReLU follows every layer, as
+    in the center-loss network that the paper takes it from.  ``widths``, ``hidden`` and
+    ``kernel_size`` default to the paper's; smaller ones suit 8×8 images.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int] = (32, 64, 128),
+        hidden: Sequence[int] = (512, 64),
+        kernel_size: int = 5,
+    ) -> None:
+        super().__init__()
+        pairs, width = [], in_channels
+        for out in widths:
+            convs = []
+            for source in (width, out):
+                convs += [nn.Conv2d(source, out, kernel_size, padding=kernel_size // 2), nn.PReLU()]
+            pairs.append(nn.Sequential(*convs, nn.MaxPool2d(2)))
+            width = out
+        self.pairs = nn.Sequential(*pairs)
+        self.fc1 = nn.Sequential(nn.Linear(width, hidden[0]), nn.PReLU())
+        self.fc2 = nn.Sequential(nn.Linear(hidden[0], hidden[1]), nn.PReLU())
+        self.channels = {"conv3": width, "fc1": hidden[0], "fc2": hidden[1]}
+        # torch's default start shrinks the signal at each of these layers, and there is no norm.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, a=0.25)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.pairs(images)
+        fc1 = self.fc1(maps.mean((2, 3)))
+        return {"conv3": maps, "fc1": fc1, "fc2": self.fc2(fc1)}
+
+
+class _Basic(nn.Module):
+    """Two 3×3 convolutions with a shortcut (He et al. 2016, option B)."""
+
+    expansion = 1
+
+    def __init__(self, source: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv_norm(source, width, 3, stride), nn.ReLU(), *_conv_norm(width, width, 3, 1)
+        )
+        self.shortcut = _shortcut(source, width, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(self.body(maps) + self.shortcut(maps))
+
+
+class _Bottleneck(nn.Module):
+    """1×1, 3×3, 1×1 convolutions, the last four times as wide, with a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, source: int, width: int, stride: int) -> None:
+        super().__init__()
+        wide = width * self.expansion
+        self.body = nn.Sequential(
+            *_conv_norm(source, width, 1, 1),
+            nn.ReLU(),
+            *_conv_norm(width, width, 3, stride),
+            nn.ReLU(),
+            *_conv_norm(width, wide, 1, 1),
+        )
+        self.shortcut = _shortcut(source, wide, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(self.body(maps) + self.shortcut(maps))
+
+
+def _conv_norm(source: int, width: int, kernel_size: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    conv = nn.Conv2d(source, width, kernel_size, stride, kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv, nn.BatchNorm2d(width)
+
+
+def _shortcut(source: int, width: int, stride: int) -> nn.Module:
+    if stride == 1 and source == width:
+        return nn.Identity()
+    return nn.Sequential(*_conv_norm(source, width, 1, stride))
+
+
+class ResNet(Backbone):
+    """A residual network for 28×28 to 64×64 images, with a linear embedding layer.
+
+    Layers: ``stage1``, ``stage2``, … (maps), ``pool`` (their mean), ``fc`` (the embedding,
+    linear, as in PCL's code).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        block: type[_Basic] | type[_Bottleneck],
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        stem: int,
+        embedding: int,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_conv_norm(in_channels, stem, 3, 1), nn.ReLU())
+        self.stages = nn.ModuleList()
+        self.channels = {}
+        source = stem
+        for k, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            stage = []
+            for i in range(count):
+                stage.append(block(source, width, 2 if i == 0 and k > 0 else 1))
+                source = width * block.expansion
+            self.stages.append(nn.Sequential(*stage))
+            self.channels[f"stage{k + 1}"] = source
+        self.fc = nn.Linear(source, embedding)
+        self.channels |= {"pool": source, "fc": embedding}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps, layers = self.stem(images), {}
+        for k, stage in enumerate(self.stages):
+            maps = layers[f"stage{k + 1}"] = stage(maps)
+        layers["pool"] = maps.mean((2, 3))
+        layers["fc"] = self.fc(layers["pool"])
+        return layers
+
+
+def resnet110(in_channels: int, embedding: int = 1024) -> ResNet:
+    """ResNet-110 of bottlenecks, 12 a stage: PCL, Table 1 (right).  1.4 M parameters.
+
+    The table's FC(1024) is the embedding.  (The authors' code has 18 bottlenecks a stage, which
+    makes 164 layers; the table's twelve make 110.)
+    """
+    return ResNet(in_channels, _Bottleneck, (16, 32, 64), (12, 12, 12), 16, embedding)
+
+
+def resnet_small(
+    in_channels: int,
+    widths: Sequence[int] = (32, 64, 128),
+    blocks: Sequence[int] = (1, 1, 1),
+    embedding: int = 256,
+) -> ResNet:
+    """A wide, shallow ResNet of basic blocks that trains within minutes on two cores."""
+    return ResNet(in_channels, _Basic, widths, blocks, widths[0], embedding)
+
+
+BACKBONES.add("cnn6", CNN6)
+BACKBONES.add("resnet110", resnet110)
+BACKBONES.add("resnet_small", resnet_small)

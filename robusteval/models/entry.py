@@ -1,0 +1,277 @@
+"""A model's entry: one TOML file, checked by a schema.  Imports no torch."""
+
+import os
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from robusteval.catalogue import near_names
+from robusteval.errors import EntryError, RobustevalError, UnknownNameError
+from robusteval.types import Norm, parse_eps
+
+Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paper(_Table):
+    """Where the method was published."""
+
+    title: str
+    authors: str = ""
+    year: int | None = None
+    arxiv: str = ""
+
+
+class Input(_Table):
+    """Per-channel mean and standard deviation that the network was trained with."""
+
+    mean: list[float]
+    std: list[float]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Input":
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError("mean and std need one number per channel")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class BackboneTable(BaseModel):
+    """A backbone by name, with its own options beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Head(_Table):
+    """How features become logits; see ``robusteval.models.heads``."""
+
+    reading: Literal["softmax", "nearest_prototype"] = "softmax"
+    layers: list[str] = []
+    branch_dims: dict[str, int] = {}
+    similarity: Similarity = "sql2"
+    prototypes_per_class: int = Field(default=1, ge=1)
+    pooling: Literal["max", "mean", "logsumexp", "softmax"] = "max"
+    temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _readable(self) -> "Head":
+        if self.reading == "nearest_prototype" and not self.layers:
+            raise ValueError("nearest_prototype needs the layers that carry prototypes")
+        if unknown := set(self.branch_dims) - set(self.layers):
+            raise ValueError(f"branch_dims names {', '.join(sorted(unknown))}, not in layers")
+        return self
+
+
+class Weights(_Table):
+    """A safetensors file beside the entry, and its SHA-256."""
+
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @field_validator("file")
+    @classmethod
+    def _a_plain_name(cls, value: str) -> str:
+        if not value.endswith(".safetensors"):
+            raise ValueError("weights are safetensors files: no pickle is ever loaded")
+        return value
+
+
+class Claim(_Table):
+    """What the paper reports: accuracy in percent under one attack."""
+
+    attack: str
+    accuracy: float = Field(ge=0, le=100)
+    norm: Norm | None = None
+    eps: str | None = None
+    source: str = ""
+    note: str = ""
+
+    @field_validator("eps")
+    @classmethod
+    def _eps_is_a_number(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_eps(value)
+        return value
+
+
+class Adversarial(_Table):
+    """Adversarial training: images crafted with ε drawn uniformly from ``eps``."""
+
+    attack: Literal["fgsm", "pgd"]
+    eps: tuple[str, str]
+    steps: int = Field(default=1, ge=1)
+    step_size: float = Field(default=1.0, gt=0, description="as a share of ε")
+
+    @field_validator("eps")
+    @classmethod
+    def _ordered(cls, value: tuple[str, str]) -> tuple[str, str]:
+        if parse_eps(value[0]) > parse_eps(value[1]):
+            raise ValueError("eps goes from the smaller to the larger")
+        return value
+
+
+class Training(_Table):
+    """What ``robusteval train`` does."""
+
+    recipe: str
+    epochs: int = Field(ge=1)
+    warmup_epochs: int = Field(default=0, ge=0, description="cross-entropy alone (PCL's T')")
+    batch_size: int = Field(default=128, ge=2)
+    lr: float = Field(gt=0)
+    warmup_lr: float | None = Field(default=None, gt=0)
+    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    milestones: list[int] = []
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    augment: list[Literal["crop", "flip"]] = []
+    crop_padding: int = Field(default=4, ge=1)
+    validation: int = Field(ge=1)
+    seed: int = 0
+    options: dict[str, float | str | bool] = {}
+    adversarial: Adversarial | None = None
+
+    @property
+    def total_epochs(self) -> int:
+        return self.warmup_epochs + self.epochs
+
+
+class Trained(_Table):
+    """What was really trained; written by ``robusteval train``."""
+
+    seed: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+    hardware: str
+    precision: str
+    commit: str
+    date: str
+    validation_accuracy: float
+    clean_accuracy: float
+    clean_correct: int
+    clean_total: int
+
+
+class Entry(_Table):
+    """One model of the registry."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-]*$")
+    method: str
+    dataset: str
+    description: str = ""
+    license: str = ""
+    paper: Paper | None = None
+    input: Input
+    classes: int | None = Field(default=None, ge=2)
+    factory: str | None = None
+    backbone: BackboneTable | None = None
+    head: Head = Head()
+    weights: Weights | None = None
+    claims: list[Claim] = []
+    training: Training | None = None
+    paper_training: dict[str, Any] = {}
+    trained: Trained | None = None
+    path: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _one_architecture(self) -> "Entry":
+        if (self.backbone is None) == (self.factory is None):
+            raise ValueError("give either a [backbone] or a factory")
+        return self
+
+    @property
+    def weights_path(self) -> Path:
+        """Beside the entry; a path in the entry may not leave its folder."""
+        name = self.weights.file if self.weights else f"{self.name}.safetensors"
+        return self.path.parent / Path(name).name
+
+
+def read_entry(path: Path) -> Entry:
+    """An entry from its TOML file.  Raises EntryError with the file, the field and the mend."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise EntryError(f"{path} can't be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise EntryError(f"{path} is no valid TOML ({error}): mend that line") from None
+    try:
+        return Entry(**content, path=path)
+    except (ValidationError, TypeError) as error:
+        raise EntryError(f"{path}: {first_problem(error)}") from None
+
+
+def first_problem(error: Exception) -> str:
+    """The first thing a schema found wrong, with the field's name."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    what = problem["msg"].removeprefix("Value error, ")
+    more = len(error.errors()) - 1
+    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
+
+
+def built_in_folder() -> Path:
+    """The models that come with the project: inside the wheel, or beside a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return inside if (inside := package / "_models").is_dir() else package.parent / "models"
+
+
+def model_folders() -> list[Path]:
+    """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own."""
+    named = [Path(p) for p in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep) if p]
+    for folder in named:
+        if not folder.is_dir():
+            raise EntryError(f"model folder {folder} of $ROBUSTEVAL_MODELS does not exist")
+    for point in entry_points(group="robusteval.models"):
+        spec = find_spec(point.value)
+        named += [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    return [*named, built_in_folder()]
+
+
+def entry_paths() -> dict[str, Path]:
+    """Every entry's name (its file's stem) and path; earlier folders come first."""
+    found: dict[str, Path] = {}
+    for folder in model_folders():
+        for path in sorted(folder.glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def find_entry(name_or_path: str) -> Entry:
+    """An entry by name, or by the path of its TOML file."""
+    if name_or_path.endswith(".toml") or os.sep in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise EntryError(f"entry file {path} does not exist: check the path")
+        return read_entry(path)
+    paths = entry_paths()
+    if name_or_path not in paths:
+        raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
+    entry = read_entry(paths[name_or_path])
+    if entry.name != name_or_path:
+        raise EntryError(f"{entry.path}: name is {entry.name!r}, but the file is {name_or_path}.toml")
+    return entry
+
+
+def all_entries() -> Iterator[Entry | RobustevalError]:
+    """Every entry, or what is wrong with it, in order of name."""
+    for path in entry_paths().values():
+        try:
+            yield read_entry(path)
+        except RobustevalError as error:
+            yield error

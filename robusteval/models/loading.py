@@ -1,0 +1,145 @@
+"""From an entry and its weights to an adapter."""
+
+import hashlib
+import importlib
+import inspect
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from robusteval.data.datasets import DATASETS
+from robusteval.errors import CodeNotAllowedError, EntryError, WeightsError
+from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
+from robusteval.models.backbones import BACKBONES
+from robusteval.models.entry import Entry
+from robusteval.models.network import HeadConfig, PrototypeNetwork
+
+
+def classes_of(entry: Entry) -> int:
+    """The number of classes: the data set's, unless the entry states its own."""
+    return entry.classes or DATASETS.get(entry.dataset).classes
+
+
+def build_network(entry: Entry) -> PrototypeNetwork:
+    """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
+    if entry.backbone is None:
+        raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
+    build = BACKBONES.get(entry.backbone.name)
+    try:
+        backbone = build(DATASETS.get(entry.dataset).shape.channels, **entry.backbone.options)
+    except TypeError:
+        known = ", ".join(list(inspect.signature(build).parameters)[1:])
+        raise EntryError(
+            f"{entry.path}: [backbone] {entry.backbone.name} takes {known}, "
+            f"not {', '.join(entry.backbone.options)}"
+        ) from None
+    if unknown := set(entry.head.layers) - set(backbone.channels):
+        raise EntryError(
+            f"{entry.path}: head.layers names {', '.join(sorted(unknown))}; "
+            f"{entry.backbone.name} has {', '.join(backbone.channels)}"
+        )
+    head = HeadConfig(
+        reading=entry.head.reading,
+        classes=classes_of(entry),
+        layers=tuple(entry.head.layers),
+        branch_dims=entry.head.branch_dims,
+        similarity=entry.head.similarity,
+        prototypes_per_class=entry.head.prototypes_per_class,
+        pooling=entry.head.pooling,
+        temperature=entry.head.temperature,
+    )
+    return PrototypeNetwork(backbone, head, entry.input.mean, entry.input.std)
+
+
+def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> Adapter:
+    """The entry's trained model behind its adapter, in float32 on ``device``.
+
+    The weights' SHA-256 is checked first.  Raises WeightsError for a missing, altered or
+    unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
+    """
+    if entry.factory is not None:
+        module = _from_factory(entry, allow_code)
+        if entry.weights is not None:
+            _fill(module, read_weights(entry), entry.weights_path)
+        return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+    network = build_network(entry)
+    _fill(network, read_weights(entry), entry.weights_path)
+    return PrototypeAdapter(network).to(device)
+
+
+def _from_factory(entry: Entry, allow_code: bool) -> nn.Module:
+    if not allow_code:
+        raise CodeNotAllowedError(
+            f"{entry.path}: the factory {entry.factory} would run code: "
+            "pass --allow-code if you trust it"
+        )
+    module_name, _, attribute = str(entry.factory).partition(":")
+    try:
+        module = getattr(importlib.import_module(module_name), attribute)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise EntryError(f"{entry.path}: factory {entry.factory} failed ({error})") from None
+    if not isinstance(module, nn.Module):
+        raise EntryError(f"{entry.path}: factory {entry.factory} returned no torch module")
+    return module
+
+
+def read_weights(entry: Entry) -> dict[str, Tensor]:
+    """The weights in float32, after their digest was checked."""
+    path = entry.weights_path
+    if entry.weights is None:
+        raise WeightsError(
+            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights {path} can't be read ({error.strerror or error})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.weights.sha256:
+        raise WeightsError(
+            f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
+            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
+        )
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"weights {path} are no safetensors file ({error})") from None
+    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {k for k in module.state_dict() if not k.endswith("num_batches_tracked")}
+    try:
+        missing, unexpected = module.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise WeightsError(f"weights {path} don't fit the entry: {detail}") from None
+    if lacking := sorted(set(missing) & expected):
+        raise WeightsError(f"weights {path} lack {', '.join(lacking[:3])}: is it the right file?")
+    if unexpected:
+        raise WeightsError(f"weights {path} hold {', '.join(unexpected[:3])}, unknown to the entry")
+
+
+def stored_form(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors as stored: float16, which is what every verdict is about."""
+    return {
+        name: value.detach().to("cpu", torch.float16).contiguous()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Writes atomically, and returns the SHA-256."""
+    content = serialise(tensors)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
+        stream.write(content)
+    os.chmod(stream.name, 0o644)
+    os.replace(stream.name, path)
+    return hashlib.sha256(content).hexdigest()

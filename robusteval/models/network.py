@@ -1,0 +1,95 @@
+"""The trainable network that an entry describes: backbone, branches, prototypes, classifier."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.models.backbones import Backbone
+from robusteval.models.heads import Pooling, Similarity, pool_to_classes, prototype_distances
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How features become logits.
+
+    ``reading``: by the ``softmax`` classifier, or by the ``nearest_prototype`` of the last
+    supervised layer.  ``layers``: those that carry prototypes, shallow to deep (the last one is
+    read); ``branch_dims``: the output size of a layer's auxiliary branch, where it has one.
+    """
+
+    reading: str
+    classes: int
+    layers: tuple[str, ...] = ()
+    branch_dims: Mapping[str, int] = field(default_factory=dict)
+    similarity: Similarity = "sql2"
+    prototypes_per_class: int = 1
+    pooling: Pooling = "max"
+    temperature: float = 1.0
+
+
+class AuxiliaryBranch(nn.Module):
+    """G_φ of PCL (eq. 10): global average pooling of maps, then a linear layer if asked for."""
+
+    def __init__(self, channels: int, dim: int | None) -> None:
+        super().__init__()
+        self.project = nn.Linear(channels, dim) if dim else nn.Identity()
+
+    def forward(self, activations: Tensor) -> Tensor:
+        pooled = activations.mean((2, 3)) if activations.dim() == 4 else activations
+        out: Tensor = self.project(pooled)
+        return out
+
+
+class PrototypeNetwork(nn.Module):
+    """Images in [0, 1] to logits, features and distances.
+
+    Normalisation is inside, so that ε and [0, 1] always mean pixels.  A network without layers
+    that carry prototypes is a plain classifier.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: Backbone, head: HeadConfig, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.branches = nn.ModuleDict()
+        self.prototypes = nn.ParameterDict()
+        for layer in head.layers:
+            branch_dim = head.branch_dims.get(layer)
+            self.branches[layer] = AuxiliaryBranch(backbone.channels[layer], branch_dim)
+            shape = (head.classes, head.prototypes_per_class, branch_dim or backbone.channels[layer])
+            self.prototypes[layer] = nn.Parameter(torch.randn(shape))
+        self.embedding_layer = list(backbone.channels)[-1]
+        self.classifier: nn.Linear | None = None
+        if head.reading == "softmax":
+            self.classifier = nn.Linear(backbone.channels[self.embedding_layer], head.classes)
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        """The backbone's named layers for images (B, C, H, W) in [0, 1]."""
+        layers: dict[str, Tensor] = self.backbone((images - self.mean) / self.std)
+        return layers
+
+    def supervised_features(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each supervised layer's features (B, D) in float32, after its branch."""
+        return {name: self.branches[name](layers[name]).float() for name in self.head.layers}
+
+    def logits(self, layers: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) in float32 from the backbone's layers."""
+        if self.classifier is not None:
+            out: Tensor = self.classifier(layers[self.embedding_layer])
+            return out.float()
+        layer = self.head.layers[-1]
+        features = self.branches[layer](layers[layer]).float()
+        distances = prototype_distances(features, self.prototypes[layer], self.head.similarity)
+        return pool_to_classes(-distances, self.head.pooling, self.head.temperature)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(self.activations(images))

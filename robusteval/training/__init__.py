@@ -1,0 +1,1 @@
+"""Training: pure losses, one loop, one recipe per method."""

@@ -1,0 +1,131 @@
+"""From an entry to trained weights: what ``robusteval train`` does."""
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import tomlkit
+import torch
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.errors import OutputError, TrainingError
+from robusteval.hardware import commit_of, hardware_name
+from robusteval.models.entry import Entry, Trained, Training
+from robusteval.models.loading import build_network, stored_form, write_weights
+from robusteval.models.network import PrototypeNetwork
+from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
+from robusteval.training.loop import EpochLog, Progress, accuracy_of, fit, precision
+from robusteval.training.recipe import RECIPES
+
+
+def train(
+    entry: Entry,
+    *,
+    data_dir: Path | None = None,
+    work_dir: Path = Path("training"),
+    on_epoch: Callable[[EpochLog], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> Trained:
+    """Trains ``entry`` by its ``[training]`` table and writes weights and ``[trained]``.
+
+    Checkpoints and the log go to ``work_dir/NAME``; a killed training goes on from its last epoch.
+    The epoch that counts is chosen on a validation part of the training data; clean accuracy is
+    then measured once on the test split, with the weights as stored (float16).
+    """
+    settings = entry.training
+    if settings is None:
+        raise TrainingError(f"{entry.path} has no [training] table: write one")
+    torch.manual_seed(settings.seed)
+    network = build_network(entry)
+    recipe = RECIPES.get(settings.recipe)(network, settings)
+    data = load_dataset(entry.dataset, "train", data_dir)
+    fitting, validation = data.split_off(settings.validation, seed=0)
+    place = work_dir / entry.name
+    log = place / "log.jsonl"
+    bfloat16 = _bfloat16_pays(network, fitting, settings)
+    seconds, best = 0.0, (0.0, 0)
+    lines = fit(
+        network,
+        recipe,
+        fitting,
+        validation,
+        settings,
+        checkpoint=place / "checkpoint.safetensors",
+        bfloat16=bfloat16,
+        progress=progress,
+    )
+    for line in lines:
+        _append(log, line)
+        on_epoch(line)
+    for past in _logged(log):
+        seconds += past["seconds"]
+        if past["epoch"] > settings.warmup_epochs:
+            best = max(best, (past["validation_accuracy"], past["epoch"]))
+    test = load_dataset(entry.dataset, "test", data_dir)
+    tensors = stored_form(network)
+    network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    correct = round(accuracy_of(network, test) * len(test))
+    trained = Trained(
+        seed=settings.seed,
+        epochs=settings.total_epochs,
+        best_epoch=best[1],
+        seconds=round(seconds, 1),
+        hardware=hardware_name(),
+        precision="bfloat16" if bfloat16 else "float32",
+        commit=commit_of(entry.path.parent),
+        date=datetime.date.today().isoformat(),
+        validation_accuracy=round(best[0], 4),
+        clean_accuracy=round(correct / len(test), 4),
+        clean_correct=correct,
+        clean_total=len(test),
+    )
+    _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
+    return trained
+
+
+def _bfloat16_pays(network: PrototypeNetwork, data: Dataset, settings: Training) -> bool:
+    """Whether a forward and backward pass is faster in bfloat16 on this machine, by trying both.
+
+    Small images aren't worth the rounding.
+    """
+    if data.pixels[0].numel() < 28 * 28:
+        return False
+    images = data.images(torch.arange(min(settings.batch_size, len(data))))
+    images = images.contiguous(memory_format=torch.channels_last)
+    times = {}
+    for choice in (False, True):
+        for _ in range(3):
+            started = time.perf_counter()
+            with precision(choice):
+                loss = network(images).square().mean()
+            loss.backward()
+            times[choice] = time.perf_counter() - started
+    network.zero_grad(set_to_none=True)
+    return times[True] < 0.9 * times[False]
+
+
+def _append(path: Path, line: EpochLog) -> None:
+    kept = [p for p in _logged(path) if p["epoch"] < line.epoch]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [json.dumps(row) for row in [*kept, asdict(line)]]
+        path.write_text("\n".join(rows) + "\n")
+    except OSError as error:
+        raise OutputError(f"training log {path} can't be written ({error.strerror})") from None
+
+
+def _logged(path: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _write_entry(entry: Entry, digest: str, trained: Trained) -> None:
+    document = tomlkit.parse(entry.path.read_text(encoding="utf-8"))
+    document["weights"] = {"file": entry.weights_path.name, "sha256": digest}
+    document["trained"] = trained.model_dump()
+    partial = entry.path.with_suffix(".toml.partial")
+    partial.write_text(tomlkit.dumps(document), encoding="utf-8")
+    os.replace(partial, entry.path)
