@@ -53,11 +53,13 @@ class ThreatModel:
 
     @property
     def eps_text(self) -> str:
-        """ε as people write it: 8/255 for multiples of 1/255, else a decimal where exact."""
-        if 255 % self.eps.denominator == 0 and self.eps.denominator > 1:
+        """ε as people write it: a short decimal where that is exact, else 8/255 and the like."""
+        decimal = f"{float(self.eps):.6g}"
+        if Fraction(decimal) == self.eps:
+            return decimal
+        if 255 % self.eps.denominator == 0:
             return f"{self.eps.numerator * (255 // self.eps.denominator)}/255"
-        decimal = f"{float(self.eps):.10g}"
-        return decimal if Fraction(decimal) == self.eps else str(self.eps)
+        return str(self.eps)
 
     def __str__(self) -> str:
         return f"{self.norm} {self.eps_text}"

@@ -1,0 +1,1 @@
+"""Attacks: the libraries' by name, and our own that know the prototypes."""

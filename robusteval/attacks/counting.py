@@ -1,0 +1,94 @@
+"""The model as third-party attacks see it: counted, always in eval mode, with positive logits."""
+
+import time
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.models.adapter import Adapter
+
+
+class TimeLimitReached(Exception):
+    """An attack ran past its time limit; what it had so far is not counted."""
+
+
+class Counted(Adapter):
+    """Counts forward and backward passes per sample, and stops an attack at its deadline.
+
+    Backward passes are counted where a gradient reaches the logits (or a layer's distances).
+    """
+
+    def __init__(self, adapter: Adapter, deadline: float | None = None) -> None:
+        nn.Module.__init__(self)
+        self.adapter = adapter
+        self.classes = adapter.classes
+        self.deadline = deadline
+        self.forward_passes = 0
+        self.backward_passes = 0
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+        """Stays in eval mode: torchattacks would switch a wrapper to training after an attack."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self._before(images)
+        return self._after(self.adapter(images))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return self.adapter.layers
+
+    def embed(self, images: Tensor) -> Tensor:
+        self._before(images)
+        return self._after(self.adapter.embed(images))
+
+    def distances(self, images: Tensor) -> Tensor:
+        self._before(images)
+        return self._after(self.adapter.distances(images))
+
+    def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self._before(images)
+        logits, squared = self.adapter.logits_and_distances(images)
+        if squared:  # the deepest distances are part of every prototype-aware loss
+            deepest = self.adapter.layers[-1]
+            squared[deepest] = self._after(squared[deepest])
+        return logits, squared
+
+    def _before(self, images: Tensor) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TimeLimitReached
+        self.forward_passes += len(images)
+
+    def _after(self, output: Tensor) -> Tensor:
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backward_passes += len(gradient)
+
+
+class PositiveLogits(nn.Module):
+    """Shifts each sample's logits by a detached constant so that the smallest is 1.
+
+    No loss that depends on differences of logits changes.  ``torchattacks.CW`` needs it: it takes
+    the largest of masked products, so that all-negative logits (negative distances) read as 0,
+    and its gradient vanishes.
+    """
+
+    def __init__(self, model: Counted) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+        """Stays in eval mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images.contiguous())
+        smallest = logits.detach().amin(1, keepdim=True)
+        shift = torch.where(smallest < 1, 1 - smallest, torch.zeros_like(smallest))
+        return logits + shift

@@ -1,0 +1,158 @@
+"""torchattacks and AutoAttack by name, with their own parameter names.
+
+Both are imported when first used.  Each returned image is judged again by the harness: a
+library's own word for success is never taken.
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import Counted, PositiveLogits
+from robusteval.errors import AttackError
+from robusteval.types import ThreatModel
+from robusteval.vision import torchvision
+
+# Attacks of torchattacks that take no ε: their images count where they lie within it.
+WITHOUT_EPS = ("CW", "DeepFool")
+# Attacks that work in tanh space cannot move a pixel that is exactly 0 or 1.
+_TANH_SPACE = ("CW",)
+
+
+@dataclass
+class AttackResult:
+    """Adversarial images, and what the library said on the way."""
+
+    images: Tensor
+    notes: list[str] = field(default_factory=list)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every global generator that a library may draw from."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def torchattacks_attack(
+    model: Counted,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    name: str,
+    seed: int,
+    parameters: dict[str, Any],
+) -> AttackResult:
+    """One attack of torchattacks, by its class name and its own parameters.
+
+    ε is passed as ``eps``, and Square's ``norm`` and ``seed`` with it.  Raises AttackError for an
+    unknown attack or parameter.
+    """
+    torchvision()  # torchattacks imports it
+    import torchattacks
+
+    seed_everything(seed)
+    keywords = dict(parameters)
+    if name not in WITHOUT_EPS:
+        keywords["eps"] = threat.radius
+    if name == "Square":
+        keywords |= {"norm": threat.norm, "seed": seed % 2**31}
+    try:
+        attack = getattr(torchattacks, name)(PositiveLogits(model), **keywords)
+    except AttributeError:
+        raise AttackError(f"torchattacks has no attack {name!r}: check its name") from None
+    except TypeError as error:
+        raise AttackError(f"torchattacks.{name}: {error}: use its own parameter names") from None
+    start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
+    adversarial = attack(start.contiguous(), labels)
+    if name in _TANH_SPACE:  # what it did not move is the clean image, to the bit
+        adversarial = torch.where(adversarial == start, images, adversarial)
+    return AttackResult(adversarial.detach())
+
+
+def autoattack_members(classes: int) -> tuple[tuple[str, ...], str]:
+    """The valid members of standard AutoAttack for K classes, and why others are left out.
+
+    DLR needs 3 classes, its targeted form 4.
+    """
+    if classes >= 4:
+        return ("apgd-ce", "apgd-t", "fab-t", "square"), ""
+    if classes == 3:
+        return (
+            ("apgd-ce", "apgd-dlr", "fab-t", "square"),
+            "apgd-t is left out, since targeted DLR needs 4 classes; apgd-dlr stands in for it",
+        )
+    return ("apgd-ce", "fab-t", "square"), "apgd-t is left out, since DLR needs 3 classes"
+
+
+def autoattack(
+    model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, *, seed: int
+) -> AttackResult:
+    """Standard AutoAttack by its authors (pyautoattack), its members one by one on survivors.
+
+    That is what the standard evaluation does itself; one by one it tells what each member broke.
+    Square has its 5,000 queries.  With fewer than four classes the valid members run.
+    """
+    import pyautoattack
+    from pyautoattack import checks
+
+    members, left_out = autoattack_members(model.classes)
+    notes = [left_out] if left_out else []
+    for key in checks.funcs:  # a module global that else flags every later model
+        checks.funcs[key] = 0
+    seed_everything(seed)
+    evaluation = pyautoattack.AutoAttack(
+        PositiveLogits(model),
+        norm=threat.norm,
+        eps=threat.radius,
+        seed=seed % 2**31,
+        version="standard",
+        device=images.device,
+    )
+    targets = min(9, model.classes - 1)
+    evaluation.apgd_targeted.n_target_classes = targets
+    evaluation.fab.n_target_classes = targets
+    result = images.clone()
+    alive = torch.arange(len(images), device=images.device)
+    with _warnings_of("auto-attack") as warnings:
+        for member in members:
+            if len(alive) == 0:
+                break
+            evaluation.attacks_to_run = [member]
+            found, _ = evaluation.run_standard_evaluation(
+                images[alive].contiguous(), labels[alive], batch_size=len(alive)
+            )
+            result[alive] = found
+            with torch.no_grad():
+                survives = model(found).argmax(1) == labels[alive]
+            notes.append(f"{member} broke {int((~survives).sum())} of {len(alive)}")
+            alive = alive[survives]
+    notes += sorted(warnings)
+    return AttackResult(result, notes)
+
+
+@contextmanager
+def _warnings_of(name: str) -> Iterator[set[str]]:
+    """Collects a logger's warnings instead of printing them."""
+    collected: set[str] = set()
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            collected.add(record.getMessage())
+
+    logger, handler = logging.getLogger(name), Collect(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield collected
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -1,0 +1,145 @@
+"""The project's own attacks.  Each is a plain function
+
+    attack(model, images, labels, threat, *, seed, **parameters) -> adversarial images
+
+on images (B, C, H, W) in [0, 1], with one forward and one backward pass per step and sample not
+yet broken.  They return the first misclassified image they meet, else the last one tried.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
+from robusteval.attacks.steps import ascent_direction, norms, project, random_start
+from robusteval.errors import AttackError
+from robusteval.models.adapter import Adapter
+from robusteval.types import ThreatModel
+
+Objective = Callable[[Adapter, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def joint_pc(
+    model: Adapter,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    steps: int = 10,
+    step_size: float = 0.25,
+    momentum: float = 0.0,
+    start: bool = False,
+) -> Tensor:
+    """The adaptive attack of the PCL paper: ascent on CE + PC (eq. 8) at every supervised depth.
+
+    ``step_size`` is a share of ε; ``start`` draws a random start.  With the defaults it is the
+    paper's PGD (Table 2) on its joint loss (Table 4).  At most ``steps`` + 1 forward and ``steps``
+    backward passes a sample.
+    """
+    _need_prototypes(model)
+
+    def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits, squared = adapter.logits_and_distances(moved)
+        return logits, joint_loss(logits, squared, y)
+
+    sizes = [step_size * threat.radius] * steps
+    return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
+
+
+def prototype_margin(
+    model: Adapter,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    steps: int = 40,
+    momentum: float = 0.75,
+    start: bool = True,
+) -> Tensor:
+    """Ascent on the margin of prototype distances: d(own) − d(nearest other).
+
+    It can't saturate, as cross-entropy on squared distances does.  Steps fall by a cosine from
+    2ε.  Where a model reads its class elsewhere than from these distances, pulling features to a
+    wrong prototype still has to change that reading to count.
+    """
+    _need_prototypes(model)
+
+    def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # One pass for both: the network's logits and the distances share its layers.
+        logits, squared = adapter.logits_and_distances(moved)
+        deepest = squared[adapter.layers[-1]]
+        return logits, distance_margin(deepest, y)
+
+    sizes = [threat.radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+    return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
+
+
+def gaussian_noise(
+    model: Adapter,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    draws: int = 1,
+) -> Tensor:
+    """The control: noise that knows nothing of the model.
+
+    L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  The best of
+    ``draws``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best = images.clone()
+    alive = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    for _ in range(draws):
+        noise = torch.randn(images.shape, generator=generator).to(images.device)
+        if threat.norm == "L2":
+            noise = threat.radius * noise / norms(noise, "L2").view(-1, 1, 1, 1)
+        else:
+            noise = (threat.radius / 2) * noise
+        moved = project(images + noise, images, threat)
+        best[alive] = moved[alive]
+        if draws > 1:
+            with torch.no_grad():
+                alive &= model(moved).argmax(1) == labels
+    return best
+
+
+def _need_prototypes(model: Adapter) -> None:
+    if not model.layers:
+        raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
+
+
+def _ascend(
+    model: Adapter,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    objective: Objective,
+    step_sizes: list[float],
+    momentum: float,
+    start: bool,
+    seed: int,
+) -> Tensor:
+    """Projected ascent on ``objective`` (→ logits, loss per sample); broken samples drop out."""
+    generator = torch.Generator().manual_seed(seed)
+    result = random_start(images, threat, generator) if start else images.clone()
+    alive = torch.arange(len(images), device=images.device)
+    velocity = torch.zeros_like(images)
+    for size in step_sizes:
+        moved = result[alive].requires_grad_()
+        logits, losses = objective(model, moved, labels[alive])
+        unbroken = logit_margin(logits.detach(), labels[alive]) <= 0
+        (gradient,) = torch.autograd.grad(losses.sum(), moved)
+        alive, moved, gradient = alive[unbroken], moved.detach()[unbroken], gradient[unbroken]
+        if len(alive) == 0:
+            break
+        direction = ascent_direction(gradient, threat.norm)
+        velocity[alive] = momentum * velocity[alive] + direction
+        step = ascent_direction(velocity[alive], threat.norm) if momentum else direction
+        result[alive] = project(moved + size * step, images[alive], threat)
+    return result.detach()

@@ -1,0 +1,63 @@
+"""Which attacks there are: library and name to a function."""
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points, version
+from typing import Any
+
+from torch import Tensor
+
+from robusteval.attacks import own
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.libraries import (
+    WITHOUT_EPS,
+    AttackResult,
+    autoattack,
+    torchattacks_attack,
+)
+from robusteval.catalogue import Catalogue
+from robusteval.errors import AttackError
+from robusteval.types import ThreatModel
+
+LIBRARIES = {"torchattacks": "torchattacks", "autoattack": "pyautoattack", "robusteval": "robusteval"}
+OWN: Catalogue[Any] = Catalogue("attack")
+OWN.add("joint_pc", own.joint_pc)
+OWN.add("prototype_margin", own.prototype_margin)
+OWN.add("gaussian_noise", own.gaussian_noise)
+for _point in entry_points(group="robusteval.attacks"):
+    OWN.add(_point.name, _point.load())
+
+NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
+
+
+@dataclass(frozen=True)
+class AttackCall:
+    """One attack with its parameters: library, name, and what it is called with."""
+
+    library: str
+    attack: str
+    parameters: dict[str, Any]
+
+    @property
+    def knows_eps(self) -> bool:
+        """Whether the attack is told ε; the others minimise a norm."""
+        return not (self.library == "torchattacks" and self.attack in WITHOUT_EPS)
+
+    @property
+    def library_version(self) -> str:
+        return version(LIBRARIES[self.library])
+
+    def __call__(
+        self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
+    ) -> AttackResult:
+        """Adversarial images for initially correct ``images`` (B, C, H, W) in [0, 1]."""
+        if self.library == "torchattacks":
+            return torchattacks_attack(
+                model, images, labels, threat, name=self.attack, seed=seed, parameters=self.parameters
+            )
+        if self.library == "autoattack":
+            return autoattack(model, images, labels, threat, seed=seed)
+        function = OWN.get(self.attack)
+        try:
+            return AttackResult(function(model, images, labels, threat, seed=seed, **self.parameters))
+        except TypeError as error:
+            raise AttackError(f"robusteval.{self.attack}: {error}") from None

@@ -1,0 +1,47 @@
+"""Projections, starts and step directions in L∞ and L2.  Pure functions of image batches."""
+
+import torch
+from torch import Tensor
+
+from robusteval.types import Norm, ThreatModel
+
+
+def norms(perturbation: Tensor, norm: Norm) -> Tensor:
+    """Each sample's norm (B,) of a perturbation (B, ...), in its own precision."""
+    flat = perturbation.flatten(1)
+    return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
+
+
+def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+    """The nearest images in the ε-ball around ``clean``, then in [0, 1].
+
+    Clipping to [0, 1] moves towards ``clean``, which lies in it, so the result is in both sets.
+    """
+    eps = threat.radius
+    if threat.norm == "Linf":
+        return torch.minimum(torch.maximum(images, clean - eps), clean + eps).clamp(0, 1)
+    perturbation = images - clean
+    length = norms(perturbation, "L2").clamp_min(1e-12)
+    scale = (eps / length).clamp_max(1).view(-1, *[1] * (clean.dim() - 1))
+    return (clean + scale * perturbation).clamp(0, 1)
+
+
+def random_start(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
+    """Uniform in the L∞ ball, or a uniform direction with a uniform length in the L2 ball."""
+    eps = threat.radius
+    shape = (len(clean), *[1] * (clean.dim() - 1))
+    if threat.norm == "Linf":
+        noise = 2 * torch.rand(clean.shape, generator=generator) - 1
+        return (clean + eps * noise.to(clean.device)).clamp(0, 1)
+    noise = torch.randn(clean.shape, generator=generator)
+    length = torch.rand(shape, generator=generator)
+    noise = eps * length * noise / norms(noise, "L2").view(shape)
+    return (clean + noise.to(clean.device)).clamp(0, 1)
+
+
+def ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """The unit-norm direction that raises a linear function most: sign, or normalised."""
+    if norm == "Linf":
+        return gradient.sign()
+    length = norms(gradient, "L2").clamp_min(1e-30)
+    return gradient / length.view(-1, *[1] * (gradient.dim() - 1))

@@ -1,0 +1,232 @@
+"""The command line: parses, calls the API, prints.  torch and pandas load only when a verb needs
+them."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from robusteval import __version__
+from robusteval.errors import RobustevalError
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="robusteval",
+    help="Is a prototype classifier's robustness real?  One command, one standard report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def guarded(verb: Callable[P, None]) -> Callable[P, None]:
+    """Turns what a user can meet into one clear line on stderr and the right exit code."""
+
+    @functools.wraps(verb)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+        except RobustevalError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            complain("interrupted: nothing half-made was left; run the same command again")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:  # the reader, `head` say, had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"robusteval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Evaluate prototype classifiers with attacks that tell the truth."""
+
+
+@app.command()
+@guarded
+def run(
+    model: Annotated[str, typer.Option(help="A model's name, or the path of its entry.")],
+    suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
+    samples: Annotated[
+        str, typer.Option(help="How many test samples: a number (class-balanced) or all.")
+    ] = "all",
+    eps: Annotated[
+        list[str] | None,
+        typer.Option(help="ε, such as 8/255 or L2:0.5; several make several threats."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these attacks of the suite, by name.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    batch_size: Annotated[
+        int, typer.Option(help="Images attacked together; part of the run's identity.")
+    ] = 120,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for each attack; what doesn't finish says so.")
+    ] = None,
+    data_dir: DataDir = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
+    ] = False,
+    outlier_dir: Annotated[
+        list[Path] | None, typer.Option(help="A folder of images as an outlier set.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
+    ] = False,
+) -> None:
+    """Run a suite against a model and write its report."""
+    count = parse_samples(samples)
+    from robusteval import api, terminal
+
+    options = api.Options(
+        samples=count,
+        seed=seed,
+        eps=tuple(split_list(eps)),
+        only=tuple(split_list(only)),
+        batch_size=batch_size,
+        device=device,
+        time_limit=time_limit,
+        data_dir=data_dir,
+        download=download,
+        outlier_folders=tuple(outlier_dir or ()),
+        allow_code=allow_code,
+        out=out,
+    )
+    if dry_run:
+        terminal.print_estimate(api.estimate(model, suite, options=options))
+        return
+    with terminal.attack_progress() as progress:
+        report = api.evaluate(model, suite, options=terminal.with_progress(options, progress))
+    terminal.print_report(report)
+    if not report.complete:
+        complain("incomplete: an attack failed or did not finish; its cell has no number")
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def parse_samples(text: str) -> int | None:
+    """``all`` or a positive number."""
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise RobustevalError(f"--samples {text!r} is neither a number above 0 nor 'all'")
+    return int(text)
+
+
+def split_list(values: list[str] | None) -> list[str]:
+    """Options given several times, or once with commas between."""
+    return [part for value in values or [] for part in value.split(",") if part]
+
+
+@app.command()
+@guarded
+def train(
+    name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
+    data_dir: DataDir = None,
+    work_dir: Annotated[
+        Path, typer.Option(help="Where checkpoints and logs go.")
+    ] = Path("training"),
+) -> None:
+    """Train a model by its entry's [training] table; goes on where it was stopped."""
+    from robusteval import api, terminal
+    from robusteval.models.entry import find_entry
+
+    entry = find_entry(name)
+    with terminal.epoch_progress(entry) as (on_epoch, progress):
+        trained = api.train(
+            entry, data_dir=data_dir, work_dir=work_dir, on_epoch=on_epoch, progress=progress
+        )
+    print(
+        f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
+        f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
+    )
+
+
+KINDS = ("models", "datasets", "attacks", "detectors", "suites")
+
+
+@app.command("list")
+@guarded
+def list_things(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "models",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List models, datasets, attacks, detectors or suites."""
+    from robusteval import listing, terminal
+    from robusteval.catalogue import near_names
+    from robusteval.errors import UnknownNameError
+
+    if kind not in KINDS:
+        raise UnknownNameError(f"nothing called {kind!r} can be listed: {near_names(kind, KINDS)}")
+    rows = listing.ROWS[kind](data_dir)
+    if as_json:
+        print_json(rows)
+    else:
+        terminal.print_rows(kind, rows)
+
+
+@app.command()
+@guarded
+def show(
+    name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one model's entry: what it is, what its paper claims, how it was trained."""
+    from robusteval import terminal
+    from robusteval.models.entry import find_entry
+
+    entry = find_entry(name)
+    if as_json:
+        print_json(entry.model_dump(mode="json"))
+    else:
+        terminal.print_entry(entry)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

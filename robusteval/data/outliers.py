@@ -1,0 +1,95 @@
+"""Images that belong to none of a data set's classes: other data sets, photographs, noise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robusteval.data.datasets import DATASETS, Dataset, is_available, load_dataset, to_unit_range
+from robusteval.data.readers import Shape, decode_all, image_files
+from robusteval.errors import DataError
+
+NOISE = ("gaussian_noise", "uniform_noise")
+_GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601 luma
+
+
+def gaussian_noise(count: int, shape: Shape, seed: int) -> Tensor:
+    """Pixels from N(0.5, 1), cut to [0, 1]: the noise set of ODIN (Liang et al. 2018)."""
+    generator = torch.Generator().manual_seed(seed)
+    size = (count, shape.channels, shape.height, shape.width)
+    return (0.5 + torch.randn(size, generator=generator)).clamp(0, 1)
+
+
+def uniform_noise(count: int, shape: Shape, seed: int) -> Tensor:
+    """Pixels from U[0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((count, shape.channels, shape.height, shape.width), generator=generator)
+
+
+def photo_crops(count: int, shape: Shape, seed: int) -> Tensor:
+    """Square crops, 48 to 240 pixels wide, of the two photographs that scikit-learn ships."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [torch.tensor(p).permute(2, 0, 1) for p in load_sample_images().images]
+    rng = np.random.default_rng(seed)
+    crops = []
+    for _ in range(count):
+        photograph = photographs[rng.integers(len(photographs))]
+        side = int(rng.integers(48, 241))
+        top = int(rng.integers(photograph.shape[1] - side + 1))
+        left = int(rng.integers(photograph.shape[2] - side + 1))
+        crop = photograph[:, top : top + side, left : left + side]
+        crops.append(fit_shape(to_unit_range(crop[None]), shape))
+    return torch.cat(crops)
+
+
+def folder_images(folder: Path, count: int, shape: Shape, seed: int) -> Tensor:
+    """Up to ``count`` images drawn from a folder.  Raises DataError if it holds none."""
+    files = image_files(folder) if folder.is_dir() else []
+    if not files:
+        raise DataError(f"outlier folder {folder} holds no images: give a folder with some")
+    chosen = np.random.default_rng(seed).permutation(len(files))[:count]
+    return to_unit_range(torch.from_numpy(decode_all([files[i] for i in sorted(chosen)], shape)))
+
+
+def fit_shape(images: Tensor, shape: Shape) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] to another shape: greyscale or three equal channels, resized."""
+    if images.shape[1] != shape.channels:
+        one = (images * _GREY).sum(1, keepdim=True) if images.shape[1] == 3 else images
+        images = one.expand(-1, shape.channels, -1, -1)
+    if images.shape[2:] != (shape.height, shape.width):
+        size = (shape.height, shape.width)
+        images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+    return images.clamp(0, 1).contiguous()
+
+
+_MADE: dict[str, Callable[[int, Shape, int], Tensor]] = {
+    "gaussian_noise": gaussian_noise,
+    "uniform_noise": uniform_noise,
+    "photo_crops": photo_crops,
+}
+
+
+def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list[str]:
+    """The first ``natural`` natural outlier sets whose data are there, then the noises.
+
+    A data set that trains on an outlier set's classes never takes that set.
+    """
+    there = [n for n in dataset.info.outliers if n in _MADE or is_available(n, "test", data_dir)]
+    return [*there[:natural], *NOISE]
+
+
+def load_outliers(
+    name: str, count: int, shape: Shape, seed: int, data_dir: Path | None = None
+) -> Tensor:
+    """Up to ``count`` outlier images, float32 (B, C, H, W) in [0, 1] of the given shape."""
+    if name in _MADE:
+        return _MADE[name](count, shape, seed)
+    if name not in DATASETS:
+        return folder_images(Path(name), count, shape, seed)
+    data = load_dataset(name, "test", data_dir)
+    subset = data.balanced_subset(min(count, len(data)), seed)
+    return fit_shape(subset.images(), shape)

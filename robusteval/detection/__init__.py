@@ -1,0 +1,1 @@
+"""Detectors, and how well they tell inliers from outliers and attacks."""

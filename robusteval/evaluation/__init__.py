@@ -1,0 +1,1 @@
+"""A suite becomes a plan, a plan becomes jobs, jobs become outcomes."""

@@ -1,0 +1,262 @@
+"""Carries a plan out: clean predictions, every cell chunk by chunk, detection."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robusteval.attacks.counting import TimeLimitReached
+from robusteval.data.datasets import Dataset
+from robusteval.data.outliers import load_outliers, outlier_names
+from robusteval.detection.detectors import NEEDS_PROTOTYPES, scores
+from robusteval.errors import AttackError, DataError
+from robusteval.evaluation.jobs import Chunk, JobResult, run_job
+from robusteval.evaluation.outcomes import (
+    CellOutcome,
+    Example,
+    Progress,
+    RunResult,
+    Separation,
+    Silent,
+)
+from robusteval.evaluation.plan import Cell, Plan, RunSpec, job_seed
+from robusteval.evaluation.suite import Suite
+from robusteval.evaluation.verify import predict, state_digest
+from robusteval.models.adapter import Adapter
+
+EXAMPLES_PER_THREAT = 6
+# What a third-party attack may raise: its cell fails, the run goes on.
+FAILURES = (
+    AttackError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What bears on how a run is carried out, but not on what a finished one finds."""
+
+    device: str = "cpu"
+    time_limit: float | None = None
+    data_dir: Path | None = None
+    outlier_folders: tuple[Path, ...] = ()
+    progress: Progress = field(default_factory=Silent)
+
+
+class Run:
+    """One run's state while it goes on."""
+
+    def __init__(
+        self, model: Adapter, data: Dataset, suite: Suite, plan: Plan, spec: RunSpec, settings: Settings
+    ) -> None:
+        self.model, self.data, self.suite = model, data, suite
+        self.plan, self.spec, self.settings = plan, spec, settings
+        self.names = [
+            n for n in suite.detection.detectors if model.layers or n not in NEEDS_PROTOTYPES
+        ]
+        self.examples: list[Example] = []
+        self.attack_scores: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+
+    def execute(self) -> RunResult:
+        """Runs everything.  A failed or unfinished attack spoils its own cell, no other."""
+        started = time.perf_counter()
+        clean = self._clean_predictions()
+        correct = clean == self.data.labels
+        state = state_digest(self.model)
+        outcomes = []
+        for cell in self.plan.cells:
+            outcome = self._run_cell(cell, correct)
+            if state_digest(self.model) != state:
+                raise AttackError(
+                    f"{cell.spec.title} changed the model's parameters or buffers: no number of "
+                    "this run can be trusted"
+                )
+            self.settings.progress.finish(outcome)
+            outcomes.append(outcome)
+        separations = self._separations(correct)
+        return RunResult(
+            self.spec,
+            self.plan,
+            self.data.labels.numpy(),
+            clean.numpy(),
+            outcomes,
+            separations,
+            self.examples,
+            self.data.class_names,
+            time.perf_counter() - started,
+        )
+
+    def _images(self, rows: Tensor | range) -> Tensor:
+        images = self.data.images(torch.as_tensor(rows)).to(self.settings.device)
+        if images.min() < 0 or images.max() > 1 or not torch.isfinite(images).all():
+            raise DataError(
+                f"{self.data.info.name} has pixels outside [0, 1]: scale its images to [0, 1] "
+                "(normalisation belongs into the model)"
+            )
+        return images
+
+    def _clean_predictions(self) -> Tensor:
+        parts = []
+        for chunk in self.plan.chunks:
+            logits = predict(self.model, self._images(chunk))
+            if logits.dim() != 2 or logits.shape[1] != self.model.classes:
+                raise AttackError(
+                    f"the model returns shape {tuple(logits.shape)}, not (B, {self.model.classes})"
+                )
+            if not torch.isfinite(logits).all():
+                raise AttackError("the model returns NaN or infinite logits on clean images")
+            parts.append(logits.argmax(1).cpu())
+        return torch.cat(parts)
+
+    def _run_cell(self, cell: Cell, correct: Tensor) -> CellOutcome:
+        outcome = CellOutcome.empty(cell, len(self.data))
+        limit = self.settings.time_limit
+        deadline = None if limit is None else time.monotonic() + limit
+        self.settings.progress.start(cell, len(self.data))
+        for index, chunk in enumerate(self.plan.chunks):
+            try:
+                self._run_chunk(cell, index, chunk, correct, deadline, outcome)
+            except TimeLimitReached:
+                outcome.status = "not_finished"
+                outcome.reason = f"the time limit of {limit:g} s was reached"
+                break
+            except FAILURES as error:
+                outcome.status = "failed"
+                outcome.reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                break
+            done = chunk.stop
+            robust = int(correct[:done].sum()) - int(self._broken(cell, outcome)[:done].sum())
+            self.settings.progress.advance(cell, done, robust, done)
+        outcome.notes = merge_notes(outcome.notes)
+        return outcome
+
+    def _run_chunk(
+        self,
+        cell: Cell,
+        index: int,
+        chunk: range,
+        correct: Tensor,
+        deadline: float | None,
+        outcome: CellOutcome,
+    ) -> None:
+        rows = torch.tensor([r for r in chunk if correct[r]], dtype=torch.int64)
+        if len(rows) == 0:
+            return
+        labels = self.data.labels[rows].to(self.settings.device)
+        part = Chunk(rows, self._images(rows), labels)
+        result = run_job(
+            self.model, cell, part, lambda r: job_seed(self.spec.seed, cell, index, r), deadline
+        )
+        record(outcome, rows.numpy(), result)
+        self._keep_examples(cell, part, result, outcome)
+        self._score_adversarials(cell, part, result, outcome)
+
+    @staticmethod
+    def _broken(cell: Cell, outcome: CellOutcome) -> NDArray[np.bool_]:
+        return outcome.success(cell.threats[0])
+
+    def _keep_examples(
+        self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome
+    ) -> None:
+        threat = cell.threats[0]
+        have = {e.row for e in self.examples if e.threat == threat}
+        success = outcome.success(threat)
+        for i, row in enumerate(chunk.rows.tolist()):
+            if len(have) >= EXAMPLES_PER_THREAT:
+                return
+            if success[row] and row not in have:
+                have.add(row)
+                self.examples.append(
+                    Example(
+                        row,
+                        cell.spec.title,
+                        threat,
+                        int(self.data.labels[row]),
+                        int(result.judged.prediction[i]),
+                        _to_bytes(chunk.images[i]),
+                        _to_bytes(result.images[i]),
+                    )
+                )
+
+    def _score_adversarials(
+        self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome
+    ) -> None:
+        if cell.spec.name not in self.suite.detection.attacks:
+            return
+        chosen = torch.from_numpy(outcome.success(cell.threats[0])[chunk.rows.numpy()])
+        by_detector = self.attack_scores.setdefault(cell.key, {name: [] for name in self.names})
+        for name in self.names:
+            found = scores(name, self.model, result.images[chosen.to(result.images.device)])
+            by_detector[name].append(found.numpy())
+
+    def _separations(self, correct: Tensor) -> list[Separation]:
+        if not self.names:
+            return []
+        inside = {name: self._inside(name) for name in self.names}
+        found = []
+        right = correct.numpy()
+        for key, by_detector in self.attack_scores.items():
+            for name, parts in by_detector.items():
+                outside = np.concatenate(parts) if parts else np.empty(0)
+                found.append(Separation("attack_detection", name, key, inside[name][right], outside))
+        seed, shape = self.spec.seed, self.data.info.shape
+        data_dir = self.settings.data_dir
+        sets = outlier_names(self.data, self.suite.detection.natural, data_dir)
+        for against in [*sets, *map(str, self.settings.outlier_folders)]:
+            images = load_outliers(against, len(self.data), shape, seed, data_dir)
+            images = images.to(self.settings.device)
+            for name in self.names:
+                outside = scores(name, self.model, images).numpy()
+                found.append(Separation("outliers", name, against, inside[name], outside))
+        return found
+
+    def _inside(self, name: str) -> NDArray[np.float64]:
+        parts = [scores(name, self.model, self._images(chunk)).numpy() for chunk in self.plan.chunks]
+        return np.concatenate(parts)
+
+
+def record(outcome: CellOutcome, rows: NDArray[np.int64], result: JobResult) -> None:
+    """Writes a job's result into its samples' rows."""
+    judged = result.judged
+    outcome.attacked[rows] = True
+    outcome.fooled[rows] = judged.fooled.numpy()
+    outcome.norm[rows] = judged.norm.numpy()
+    outcome.margin[rows] = judged.margin.numpy()
+    outcome.survives_8_bit[rows] = judged.survives_8_bit.numpy()
+    outcome.forward_passes += result.forward_passes
+    outcome.backward_passes += result.backward_passes
+    outcome.seconds += result.seconds
+    outcome.notes += result.notes
+
+
+def merge_notes(notes: list[str]) -> list[str]:
+    """Chunks' notes as one: "x broke 3 of 10" adds up, the rest loses its doubles."""
+    counts: dict[str, list[int]] = {}
+    rest: dict[str, None] = {}
+    for note in notes:
+        name, broke, share = note.partition(" broke ")
+        if broke and " of " in share:
+            k, n = (int(part) for part in share.split(" of "))
+            total = counts.setdefault(name, [0, 0])
+            total[0], total[1] = total[0] + k, total[1] + n
+        else:
+            rest[note] = None
+    return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
+
+
+def _to_bytes(image: Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = (image * 255).round().to(torch.uint8).cpu().numpy()
+    return array
+
+
+

@@ -1,0 +1,128 @@
+"""A suite: one TOML file that says which attacks and detectors run.  Imports no torch."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from robusteval.catalogue import near_names
+from robusteval.errors import SuiteError, UnknownNameError
+from robusteval.models.entry import first_problem
+from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttackSpec(_Table):
+    """One attack, by its library's own names.
+
+    ``times_eps`` gives parameters as multiples of ε; ``restarts`` are the harness's, on samples
+    not yet broken.  ε itself comes from the threat model.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str
+    library: Literal["torchattacks", "autoattack", "robusteval"]
+    attack: str
+    norms: list[Norm] = Field(min_length=1)
+    restarts: int = Field(default=1, ge=1)
+    parameters: dict[str, int | float | bool | str] = {}
+    times_eps: dict[str, str] = {}
+    note: str = ""
+
+    @field_validator("times_eps")
+    @classmethod
+    def _shares_are_numbers(cls, value: dict[str, str]) -> dict[str, str]:
+        for share in value.values():
+            parse_eps(share)
+        return value
+
+    def parameters_for(self, threat: ThreatModel) -> dict[str, Any]:
+        """The attack's parameters at a threat's ε."""
+        scaled = {k: float(parse_eps(v) * threat.eps) for k, v in self.times_eps.items()}
+        return {**self.parameters, **scaled}
+
+
+class Detection(_Table):
+    """Outlier and attack detection: which detectors, against what."""
+
+    detectors: list[str] = []
+    natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
+    attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+
+
+class Suite(_Table):
+    """Attacks and detectors, and threats where the data set's own aren't meant."""
+
+    name: str
+    description: str = ""
+    threats: dict[Norm, list[str]] = {}
+    attacks: list[AttackSpec] = []
+    detection: Detection = Detection()
+
+    @field_validator("threats")
+    @classmethod
+    def _eps_are_numbers(cls, value: dict[Norm, list[str]]) -> dict[Norm, list[str]]:
+        for norm, radii in value.items():
+            for eps in radii:
+                ThreatModel(norm, parse_eps(eps))
+        return value
+
+    @field_validator("attacks")
+    @classmethod
+    def _names_differ(cls, value: list[AttackSpec]) -> list[AttackSpec]:
+        names = [a.name for a in value]
+        if doubled := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"{', '.join(sorted(doubled))} stands twice")
+        return value
+
+    def only(self, names: list[str]) -> "Suite":
+        """The suite with some of its attacks.  Raises UnknownNameError with near names."""
+        known = [a.name for a in self.attacks]
+        for name in names:
+            if name not in known:
+                raise UnknownNameError(
+                    f"suite {self.name} has no attack {name!r}: {near_names(name, known)}"
+                )
+        chosen = [a for a in self.attacks if a.name in names]
+        detected = [n for n in self.detection.attacks if n in names]
+        detection = self.detection.model_copy(update={"attacks": detected})
+        return self.model_copy(update={"attacks": chosen, "detection": detection})
+
+    @property
+    def norms(self) -> list[Norm]:
+        """The norms that its attacks use, in the usual order."""
+        return [n for n in NORMS if any(n in a.norms for a in self.attacks)]
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the project."""
+    folder = files("robusteval") / "suites"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def read_suite(name_or_path: str) -> Suite:
+    """A suite by name, or by the path of its TOML file.
+
+    Raises UnknownNameError or SuiteError with the file, the field and the mend.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise SuiteError(f"suite file {path} does not exist: check the path")
+        text = path.read_text(encoding="utf-8")
+    else:
+        if name_or_path not in suite_names():
+            hint = near_names(name_or_path, suite_names())
+            raise UnknownNameError(f"unknown suite {name_or_path!r}: {hint}")
+        text = (files("robusteval") / "suites" / f"{name_or_path}.toml").read_text("utf-8")
+    try:
+        return Suite(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"suite {name_or_path} is no valid TOML ({error}): mend that line") from None
+    except (ValidationError, TypeError) as error:
+        raise SuiteError(f"suite {name_or_path}: {first_problem(error)}") from None

@@ -1,0 +1,85 @@
+"""What counts: every adversarial image is projected, predicted again and measured here.
+
+Success is decided by the float32 model alone, on the image as it stands, in the ε-ball and in
+[0, 1].  No attack's word is taken.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.steps import norms, project
+from robusteval.errors import AttackError
+from robusteval.models.adapter import Adapter
+from robusteval.types import ThreatModel
+
+TOLERANCE = 1e-6  # float32 pixels ± ε overshoot ε by up to 2.8e-8; see ThreatModel
+NEAR_TIE = 1e-4
+_VERIFY_BATCH = 64  # another batch size than the attack's: kernels differ with it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What holds of a batch of adversarial images; every tensor is (B,), on the CPU."""
+
+    fooled: Tensor  # bool: mispredicted, in [0, 1]; in the ball too, where the attack knows ε
+    prediction: Tensor  # int64
+    margin: Tensor  # float32: largest wrong logit less the label's
+    norm: Tensor  # float64: of the perturbation, in the threat's norm
+    survives_8_bit: Tensor  # bool: still mispredicted after rounding to 8 bits
+
+
+@torch.no_grad()
+def predict(model: Adapter, images: Tensor, batch_size: int = _VERIFY_BATCH) -> Tensor:
+    """Logits (B, K) in float32, at the verifier's own batch size."""
+    return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
+
+
+def to_counted(images: Tensor, clean: Tensor, threat: ThreatModel | None) -> Tensor:
+    """The image that is counted: put in the ball, where ε was known, and in [0, 1].
+
+    Raises AttackError for an image of another shape or with values that are not finite.
+    """
+    if images.shape != clean.shape:
+        raise AttackError(f"returned shape {tuple(images.shape)} for {tuple(clean.shape)}")
+    if not torch.isfinite(images).all():
+        bad = int((~torch.isfinite(images).flatten(1).all(1)).sum())
+        raise AttackError(f"returned NaN or infinite pixels in {bad} of {len(images)} images")
+    images = images.detach().to(clean.dtype)
+    return images.clamp(0, 1) if threat is None else project(images, clean, threat)
+
+
+def judge(
+    model: Adapter, images: Tensor, clean: Tensor, labels: Tensor, threat: ThreatModel, bound: bool
+) -> Judged:
+    """Predicts counted images again and measures them in float64.
+
+    ``bound``: an image outside the threat's ball is no success.
+    """
+    logits = predict(model, images)
+    prediction = logits.argmax(1)
+    distance = norms(images.double() - clean.double(), threat.norm)
+    in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
+    fooled = (prediction != labels) & in_range
+    if bound:
+        fooled &= distance <= threat.radius + TOLERANCE
+    rounded = predict(model, (images * 255).round() / 255).argmax(1)
+    return Judged(
+        fooled.cpu(),
+        prediction.cpu(),
+        logit_margin(logits, labels).cpu(),
+        distance.cpu(),
+        (fooled & (rounded != labels)).cpu(),
+    )
+
+
+def state_digest(model: nn.Module) -> str:
+    """SHA-256 over parameters and buffers: an attack must leave it as it was."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""What ``robusteval list`` lists, as rows of plain data.  Imports no torch where it need not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from robusteval.errors import RobustevalError
+from robusteval.models.entry import Entry, all_entries
+
+Rows = list[dict[str, Any]]
+
+
+def models(data_dir: Path | None) -> Rows:  # noqa: ARG001 - one signature for every kind
+    """Every entry; a broken one with what is wrong with it."""
+    return [_model(e) if isinstance(e, Entry) else {"name": "(broken)", "problem": str(e)} for e in all_entries()]
+
+
+def _model(entry: Entry) -> dict[str, Any]:
+    trained = entry.trained
+    claims = [c for c in entry.claims if c.norm]
+    lowest = min(claims, key=lambda c: c.accuracy, default=None)
+    return {
+        "name": entry.name,
+        "method": entry.method,
+        "dataset": entry.dataset,
+        "clean": trained.clean_accuracy if trained else None,
+        "clean_count": f"{trained.clean_correct}/{trained.clean_total}" if trained else None,
+        "claim": f"{lowest.accuracy} % {lowest.attack} {lowest.norm} {lowest.eps}" if lowest else "",
+        "weights": "yes" if entry.weights else "untrained",
+        "path": str(entry.path),
+    }
+
+
+def datasets(data_dir: Path | None) -> Rows:
+    """Every data set, and whether its files are there."""
+    from robusteval.data.datasets import DATASETS, is_available
+    from robusteval.data.locate import data_root
+
+    root = data_root(data_dir)
+    rows = []
+    for name in DATASETS:
+        info = DATASETS.get(name)
+        there = [s for s in ("train", "test") if is_available(name, s, root if root.is_dir() else None)]  # type: ignore[arg-type]
+        rows.append(
+            {
+                "name": name,
+                "classes": info.classes,
+                "shape": f"{info.shape.channels}×{info.shape.height}×{info.shape.width}",
+                "threats": ", ".join(f"{k} {v}" for k, v in info.threats.items()),
+                "found": ", ".join(there) or "no",
+                "title": info.title,
+            }
+        )
+    return rows
+
+
+def attacks(data_dir: Path | None) -> Rows:  # noqa: ARG001
+    """The attacks of the suite `full`."""
+    from robusteval.evaluation.suite import read_suite
+
+    return [
+        {
+            "name": a.name,
+            "title": a.title,
+            "library": a.library,
+            "attack": a.attack,
+            "norms": ", ".join(a.norms),
+        }
+        for a in read_suite("full").attacks
+    ]
+
+
+def detectors(data_dir: Path | None) -> Rows:  # noqa: ARG001
+    """Every detector."""
+    from robusteval.detection.detectors import DETECTORS, NEEDS_PROTOTYPES
+
+    return [
+        {"name": name, "needs prototypes": "yes" if name in NEEDS_PROTOTYPES else "no"}
+        for name in DETECTORS
+    ]
+
+
+def suites(data_dir: Path | None) -> Rows:  # noqa: ARG001
+    """The suites that come with the project."""
+    from robusteval.evaluation.suite import read_suite, suite_names
+
+    found = []
+    for name in suite_names():
+        try:
+            suite = read_suite(name)
+        except RobustevalError as error:
+            found.append({"name": name, "attacks": 0, "description": str(error)})
+            continue
+        found.append(
+            {"name": name, "attacks": len(suite.attacks), "description": suite.description}
+        )
+    return found
+
+
+ROWS: dict[str, Callable[[Path | None], Rows]] = {
+    "models": models,
+    "datasets": datasets,
+    "attacks": attacks,
+    "detectors": detectors,
+    "suites": suites,
+}

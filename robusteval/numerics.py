@@ -1,0 +1,21 @@
+"""Statistics that stand behind the numbers.  Pure functions."""
+
+import math
+
+from robusteval.types import Rate
+
+_Z = 1.959963984540054  # the normal's 97.5 % quantile
+
+
+def wilson(k: int, n: int) -> Rate | None:
+    """``k`` of ``n`` with its 95 % Wilson score interval; None where n is 0."""
+    if n == 0:
+        return None
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is no share")
+    share, z2 = k / n, _Z * _Z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if k == 0 else max(centre - half, 0.0)
+    high = 1.0 if k == n else min(centre + half, 1.0)
+    return Rate(share, low, high, k, n)

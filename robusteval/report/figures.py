@@ -1,0 +1,120 @@
+"""Pictures for the pages: SVG text from report numbers, PNG data URIs from images."""
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
+BLUE, RED, AMBER = "#2b6cb0", "#c53030", "#b7791f"
+# Equal input gives equal bytes: no dates, no random identifiers.
+_STYLE = {
+    "svg.hashsalt": "robusteval",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _svg(figure: Any, label: str) -> str:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    body = text[text.index("<svg") :]
+    return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def accuracy_bars(report: dict[str, Any], norm: str) -> str:
+    """Robust accuracy per attack of one norm, with intervals; clean above, worst case below."""
+    rows = [("clean", report["clean"]["accuracy"], MUTED)]
+    several = sum(w["threat"]["norm"] == norm for w in report["worst_case"]) > 1
+    for attack in report["attacks"]:
+        if attack["threat"]["norm"] == norm:
+            suffix = f" @ {attack['threat']['eps']}" if several else ""
+            missing = "" if attack["robust_accuracy"] else f" ({attack['status'].replace('_', ' ')})"
+            rows.append((attack["title"] + suffix + missing, attack["robust_accuracy"], BLUE))
+    for worst in report["worst_case"]:
+        if worst["threat"]["norm"] == norm:
+            suffix = f" @ {worst['threat']['eps']}" if several else ""
+            rows.append(("worst case" + suffix, worst["robust_accuracy"], RED))
+    with _figure(7.2, 0.6 + 0.3 * len(rows)) as (figure, (axes,)):
+        for y, (_, rate, colour) in enumerate(rows):
+            if rate is None:
+                continue
+            value = 100 * rate["value"]
+            errors = [[value - 100 * rate["low"]], [100 * rate["high"] - value]]
+            axes.barh(y, value, color=colour, height=0.62)
+            axes.errorbar(value, y, xerr=np.abs(errors), color=INK, capsize=2.5, lw=1)
+            axes.text(100 * rate["high"] + 1.2, y, f"{value:.1f}", va="center", fontsize=9)
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 108), xlabel="accuracy, % (bars: 95 % intervals)")
+        axes.set_xticks(range(0, 101, 20))
+        axes.grid(axis="x", color=GRID)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        return _svg(figure, f"Robust accuracy per attack, {norm}")
+
+
+def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
+    """One panel per detector: its scores on both sides."""
+    usable = [r for r in rows if r.get("histogram")]
+    if not usable:
+        return ""
+    with _figure(2.5 * len(usable), 2.3, len(usable)) as (figure, panels):
+        for axes, row in zip(panels, usable, strict=True):
+            edges = np.array(row["histogram"]["edges"])
+            for side, colour, name in (
+                ("inside", BLUE, inside_name),
+                ("outside", AMBER, row["against"].partition("/")[0]),
+            ):
+                counts = np.array(row["histogram"][side], float)
+                axes.stairs(counts / counts.sum(), edges, fill=True, alpha=0.45, color=colour, label=name)
+            axes.set_title(row["detector"].replace("_", " "), fontsize=9.5)
+            axes.set_yticks([])
+            axes.tick_params(labelsize=8)
+            axes.spines["left"].set_visible(False)
+        panels[0].legend(fontsize=7.5, frameon=False)
+        return _svg(figure, f"Detector scores on {inside_name} and {usable[0]['against']}")
+
+
+def picture(image: NDArray[np.uint8], size: int = 96) -> str:
+    """A uint8 image (C, H, W) as a PNG data URI, enlarged without smoothing."""
+    array = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+    scale = max(size // array.shape[0], 1)
+    shown = Image.fromarray(array).resize(
+        (array.shape[1] * scale, array.shape[0] * scale), Image.Resampling.NEAREST
+    )
+    stream = io.BytesIO()
+    shown.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def difference(clean: NDArray[np.uint8], adversarial: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The perturbation around mid-grey, stretched to the full range."""
+    delta = adversarial.astype(np.float64) - clean.astype(np.float64)
+    largest = max(float(np.abs(delta).max()), 1.0)
+    stretched: NDArray[np.uint8] = (127.5 + 127.5 * delta / largest).round().astype(np.uint8)
+    return stretched

@@ -1,0 +1,111 @@
+"""The report as HTML and Markdown, from its JSON content and the attacked images."""
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from robusteval.evaluation.outcomes import Example
+from robusteval.report.figures import accuracy_bars, difference, picture, score_histograms
+
+METRIC_TITLES = {
+    "auroc": "AUROC",
+    "aupr_in": "AUPR-In",
+    "aupr_out": "AUPR-Out",
+    "fpr95": "FPR@95TPR",
+    "detection_error": "Detection error",
+}
+NORM_SIGNS = {"Linf": "L∞", "L2": "L2"}
+
+
+def percent(rate: dict[str, Any] | None) -> str:
+    """32.1 %, or a dash where there is no number."""
+    return f"{100 * rate['value']:.1f} %" if rate else "–"
+
+
+def interval(rate: dict[str, Any] | None) -> str:
+    """[28.0, 36.5], in percent."""
+    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]" if rate else ""
+
+
+def count(rate: dict[str, Any] | None) -> str:
+    """k/n."""
+    return f"{rate['k']}/{rate['n']}" if rate else ""
+
+
+def threat_text(threat: dict[str, Any]) -> str:
+    """L∞ 8/255."""
+    return f"{NORM_SIGNS[threat['norm']]} {threat['eps']}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A short number, or a dash."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def parameters_text(parameters: dict[str, Any]) -> str:
+    """name=value, name=value."""
+    return ", ".join(
+        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items()
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("robusteval.report"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (percent, interval, count, threat_text, number, parameters_text):
+        environment.filters[function.__name__] = function
+    return environment
+
+
+def detection_groups(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Detection rows grouped by what they are held against, each with its histograms."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for kind in ("attack_detection", "outliers"):
+        for row in report[kind]:
+            groups.setdefault((kind, row["against"]), []).append(row)
+    inside = report["dataset"]["name"]
+    return [
+        {
+            "kind": kind,
+            "against": against,
+            "rows": rows,
+            "figure": score_histograms(rows, inside),
+        }
+        for (kind, against), rows in groups.items()
+    ]
+
+
+def render_html(report: dict[str, Any], examples: list[Example]) -> str:
+    """One self-contained page: no network, no script."""
+    norms = list(dict.fromkeys(w["threat"]["norm"] for w in report["worst_case"]))
+    names = report["dataset"]["classes"]
+    pictures = [
+        {
+            "clean": picture(e.clean),
+            "adversarial": picture(e.adversarial),
+            "difference": picture(difference(e.clean, e.adversarial)),
+            "label": names[e.label],
+            "prediction": names[e.prediction],
+            "attack": e.attack,
+            "threat": f"{NORM_SIGNS[e.threat.norm]} {e.threat.eps_text}",
+        }
+        for e in examples
+    ]
+    bars = [(NORM_SIGNS[norm], accuracy_bars(report, norm)) for norm in norms]
+    return _environment().get_template("report.html").render(
+        report=report,
+        bars=bars,
+        pictures=pictures,
+        detection=detection_groups(report),
+        metrics=METRIC_TITLES,
+    )
+
+
+def render_markdown(report: dict[str, Any]) -> str:
+    """The same numbers as text."""
+    return _environment().get_template("report.md").render(report=report, metrics=METRIC_TITLES)

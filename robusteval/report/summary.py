@@ -1,0 +1,215 @@
+"""Outcomes to numbers: the content of ``report.json`` (schema ``robusteval.report/1``)."""
+
+from typing import Any
+
+import numpy as np
+
+from robusteval.attacks.registry import AttackCall
+from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
+from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separation
+from robusteval.evaluation.verify import NEAR_TIE
+from robusteval.models.entry import Claim, Entry
+from robusteval.numerics import wilson
+from robusteval.types import Rate, ThreatModel
+
+SCHEMA = "robusteval.report/1"
+
+
+def rate_json(k: int | np.integer[Any], n: int | np.integer[Any]) -> dict[str, Any] | None:
+    """A share with its interval as JSON; null where there is nothing to share."""
+    rate = wilson(int(k), int(n))
+    return rate.to_json() if rate else None
+
+
+def read_rate(stored: dict[str, Any] | None) -> Rate | None:
+    """A share back from JSON."""
+    return Rate(**stored) if stored else None
+
+
+def summarise(
+    result: RunResult, entry: Entry | None, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """The whole report as plain data."""
+    correct = result.clean_correct
+    attacks = [
+        _attack_row(outcome, threat, correct)
+        for outcome in result.outcomes
+        for threat in outcome.cell.threats
+    ]
+    worst = [_worst_case(result, threat) for threat in result.plan.threats]
+    return {
+        "schema": SCHEMA,
+        "status": "complete" if result.complete else "incomplete",
+        "run": result.spec.digest[:8],
+        "model": _model(result, entry),
+        "suite": {k: result.spec.suite[k] for k in ("name", "description")},
+        "dataset": {
+            "name": result.spec.dataset,
+            "split": "test",
+            "digest": result.spec.data_digest,
+            "classes": list(result.class_names),
+        },
+        "samples": result.spec.samples,
+        "seed": result.spec.seed,
+        "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
+        "attacks": attacks,
+        "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
+        "worst_case": worst,
+        "outliers": [_separation(s, result.spec.seed) for s in _kind(result, "outliers")],
+        "attack_detection": [
+            _separation(s, result.spec.seed) for s in _kind(result, "attack_detection")
+        ],
+        "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
+        "seconds": round(result.seconds, 2),
+        "provenance": provenance,
+    }
+
+
+def _kind(result: RunResult, kind: str) -> list[Separation]:
+    return [s for s in result.separations if s.kind == kind]
+
+
+def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
+    if entry is None:
+        return {"name": result.spec.model, "weights_sha256": result.spec.model_digest}
+    return {
+        "name": entry.name,
+        "method": entry.method,
+        "description": entry.description,
+        "reading": entry.head.reading if entry.backbone else "factory",
+        "prototype_layers": entry.head.layers,
+        "weights_sha256": entry.weights.sha256 if entry.weights else None,
+        "license": entry.license,
+        "paper": entry.paper.model_dump() if entry.paper else None,
+        "trained": entry.trained.model_dump() if entry.trained else None,
+    }
+
+
+def _attack_row(outcome: CellOutcome, threat: ThreatModel, correct: Bools) -> dict[str, Any]:
+    spec, call = outcome.cell.spec, outcome.cell.call
+    success = outcome.success(threat)
+    done = outcome.status == "done"
+    row: dict[str, Any] = {
+        "name": spec.name,
+        "title": spec.title,
+        "library": call.library,
+        "library_version": call.library_version,
+        "attack": spec.attack,
+        "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
+        "parameters": {**_told_eps(call, threat), **outcome.cell.parameters},
+        "restarts": spec.restarts,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "robust_accuracy": rate_json(correct.sum() - success.sum(), len(correct)) if done else None,
+        "success_rate": rate_json(success.sum(), correct.sum()) if done else None,
+        "passes": {"forward": outcome.forward_passes, "backward": outcome.backward_passes},
+        "seconds": round(outcome.seconds, 3),
+        "verified": _verified(outcome, success),
+        "note": spec.note,
+        "findings": outcome.notes,
+    }
+    if not call.knows_eps:
+        row["unbounded"] = _unbounded(outcome, correct, done)
+    return row
+
+
+def _told_eps(call: AttackCall, threat: ThreatModel) -> dict[str, Any]:
+    return {"eps": threat.eps_text} if call.knows_eps else {}
+
+
+def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, Any]:
+    """The papers' reading of an attack that knows no ε: success at any distance."""
+    fooled = outcome.fooled
+    median = float(np.median(outcome.norm[fooled])) if fooled.any() else None
+    return {
+        "success_rate": rate_json(fooled.sum(), correct.sum()) if done else None,
+        "median_norm": median,
+        "meaning": "success at any distance, as the papers count it; not robust accuracy",
+    }
+
+
+def _verified(outcome: CellOutcome, success: Bools) -> dict[str, Any]:
+    """What was checked of the counted images: predicted again, measured, rounded."""
+    norms, margins = outcome.norm[success], outcome.margin[success]
+    return {
+        "counted": int(success.sum()),
+        "largest_norm": float(norms.max()) if len(norms) else None,
+        "near_ties": int((margins < NEAR_TIE).sum()),
+        "survive_8_bit": int((outcome.survives_8_bit & success).sum()),
+    }
+
+
+def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
+    """A sample is robust only if no attack under this threat model broke it."""
+    correct = result.clean_correct
+    robust = correct.copy()
+    meant = [o for o in result.outcomes if threat in o.cell.threats]
+    for outcome in meant:
+        robust &= ~outcome.success(threat)
+    complete = bool(meant) and all(o.status == "done" for o in meant)
+    per_class = []
+    for k, name in enumerate(result.class_names):
+        of_class = result.labels == k
+        rate = rate_json((robust & of_class).sum(), of_class.sum())
+        per_class.append({"class": name, "robust_accuracy": rate})
+    return {
+        "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
+        "complete": complete,
+        "robust_accuracy": rate_json(robust.sum(), len(robust)) if complete else None,
+        "at_most": rate_json(robust.sum(), len(robust)),
+        "success_rate": rate_json((correct & ~robust).sum(), correct.sum()) if complete else None,
+        "per_class": per_class,
+    }
+
+
+def _separation(separation: Separation, seed: int) -> dict[str, Any]:
+    """One detector against one set: five metrics with bootstrap intervals."""
+    row: dict[str, Any] = {
+        "detector": separation.detector,
+        "against": separation.against,
+        "n_in": len(separation.inside),
+        "n_out": len(separation.outside),
+    }
+    usable = len(separation.inside) and len(separation.outside)
+    finite = np.isfinite(separation.inside).all() and np.isfinite(separation.outside).all()
+    if not usable or not finite:
+        reason = "scores are not finite" if usable else "no image on one side"
+        return {**row, "status": "failed" if usable else "empty", "reason": reason, **dict.fromkeys(METRICS)}
+    values = detection_metrics(separation.inside, separation.outside)
+    intervals = bootstrap_intervals(separation.inside, separation.outside, seed=seed)
+    metrics = {
+        name: {"value": values[name], "low": intervals[name][0], "high": intervals[name][1]}
+        for name in METRICS
+    }
+    histogram = _histogram(separation.inside, separation.outside)
+    return {**row, "status": "done", "reason": "", **metrics, "histogram": histogram}
+
+
+def _histogram(inside: Scores, outside: Scores, bins: int = 30) -> dict[str, list[float]]:
+    """Counts of both sides over common bins, between the 0.5 and 99.5 % quantiles."""
+    both = np.concatenate([inside, outside])
+    low, high = np.quantile(both, [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    counts = {
+        side: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
+        for side, values in (("inside", inside), ("outside", outside))
+    }
+    return {"edges": [float(f"{e:.6g}") for e in edges], **counts}
+
+
+def _claim(
+    claim: Claim, attacks: list[dict[str, Any]], worst: list[dict[str, Any]], correct: Bools
+) -> dict[str, Any]:
+    """What the paper reports, beside the same attack here and the worst case here."""
+    row: dict[str, Any] = {**claim.model_dump(), "found": None, "found_threat": None, "worst": None}
+    if claim.attack == "clean":
+        return {**row, "found": rate_json(correct.sum(), len(correct))}
+    same = [a for a in attacks if a["name"] == claim.attack]
+    same = [a for a in same if claim.norm in (None, a["threat"]["norm"])]
+    if same:
+        found = same[0]
+        row |= {"found": found["robust_accuracy"], "found_threat": found["threat"]}
+    norm = claim.norm or (same[0]["threat"]["norm"] if same else None)
+    if bounds := [w for w in worst if w["threat"]["norm"] == norm]:
+        row["worst"] = bounds[0]["robust_accuracy"]
+    return row

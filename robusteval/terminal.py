@@ -1,0 +1,183 @@
+"""What the terminal shows: progress, tables, the path of the report."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from robusteval.api import Estimate, Options, Report
+    from robusteval.evaluation.outcomes import CellOutcome
+    from robusteval.evaluation.plan import Cell
+    from robusteval.models.entry import Entry
+    from robusteval.training.loop import EpochLog
+
+console = Console()
+error_console = Console(stderr=True)
+_SIGNS = {"Linf": "L∞", "L2": "L2"}
+
+
+class AttackBars:
+    """One progress bar per attack, with a running robust accuracy and the time left."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.tasks: dict[str, TaskID] = {}
+
+    def start(self, cell: "Cell", samples: int) -> None:
+        """A new bar."""
+        threats = ", ".join(f"{_SIGNS[t.norm]} {t.eps_text}" for t in cell.threats)
+        name = f"{cell.spec.title} {threats}"
+        self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
+
+    def advance(self, cell: "Cell", done: int, robust: int, of: int) -> None:
+        """A chunk is done."""
+        self.bars.update(
+            self.tasks[cell.key], completed=done, robust=f"{100 * robust / of:.1f} % robust"
+        )
+
+    def finish(self, outcome: "CellOutcome") -> None:
+        """The attack is done, failed, or out of time."""
+        if outcome.status != "done":
+            said = outcome.status.replace("_", " ")
+            self.bars.update(self.tasks[outcome.cell.key], robust=f"[yellow]{said}[/yellow]")
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[robust]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=error_console,
+    )
+
+
+@contextmanager
+def attack_progress() -> Iterator[AttackBars]:
+    """Bars on stderr while a run goes on."""
+    with _bars() as bars:
+        yield AttackBars(bars)
+
+
+def with_progress(options: "Options", progress: AttackBars) -> "Options":
+    """The same options, watched."""
+    return replace(options, progress=progress)
+
+
+@contextmanager
+def epoch_progress(
+    entry: "Entry",
+) -> Iterator[tuple[Callable[["EpochLog"], None], Callable[[int, int, float], None]]]:
+    """A bar per epoch, and a line of loss and accuracy after each."""
+    total = entry.training.total_epochs if entry.training else 0
+    with _bars() as bars:
+        task = bars.add_task(f"{entry.name} epoch", total=None, robust="")
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            bars.update(task, completed=step, total=steps, robust=f"loss {loss:.3f}")
+
+        def on_epoch(line: "EpochLog") -> None:
+            bars.console.print(
+                f"epoch {line.epoch}/{total}: loss {line.loss:.4f}, "
+                f"train {100 * line.train_accuracy:.2f} %, "
+                f"validation {100 * line.validation_accuracy:.2f} %, {line.seconds:.1f} s"
+            )
+            bars.reset(task, robust="")
+
+        yield on_epoch, progress
+
+
+def _rate(rate: dict[str, Any] | None) -> str:
+    return f"{100 * rate['value']:.1f} %" if rate else "–"
+
+
+def _range(rate: dict[str, Any] | None) -> str:
+    return f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}" if rate else ""
+
+
+def print_report(report: "Report") -> None:
+    """The table of robust accuracies, the claims, and the path."""
+    content = report.content
+    model, data = content["model"]["name"], content["dataset"]["name"]
+    table = Table(title=f"{model} · {content['suite']['name']} · {content['samples']} of {data}")
+    table.add_column("attack")
+    table.add_column("threat")
+    table.add_column("robust", justify="right")
+    table.add_column("95 %", justify="right")
+    table.add_column("s", justify="right")
+    clean = content["clean"]["accuracy"]
+    table.add_row("clean", "", _rate(clean), _range(clean), "")
+    for attack in content["attacks"]:
+        rate = attack["robust_accuracy"]
+        shown = _rate(rate) if rate else attack["status"].replace("_", " ")
+        seconds = f"{attack['seconds']:.1f}"
+        table.add_row(attack["title"], _threat(attack["threat"]), shown, _range(rate), seconds)
+    table.add_section()
+    for worst in content["worst_case"]:
+        rate = worst["robust_accuracy"]
+        shown = _rate(rate) if rate else f"at most {_rate(worst['at_most'])}"
+        table.add_row("worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red")
+    console.print(table)
+    for attack in content["attacks"]:
+        if attack["reason"]:
+            console.print(Text(f"{attack['title']} {attack['status']}: {attack['reason']}"))
+    for claim in content["claims"]:
+        if claim["norm"] and claim["worst"]:
+            console.print(
+                f"claimed {claim['accuracy']:.1f} % ({claim['attack']}, {claim['norm']} {claim['eps']}); "
+                f"left here: {_rate(claim['worst'])}"
+            )
+    print(report.folder / "report.html")
+
+
+def _threat(threat: dict[str, Any]) -> str:
+    return f"{_SIGNS[threat['norm']]} {threat['eps']}"
+
+
+def print_estimate(found: "Estimate") -> None:
+    """What a run would take."""
+    print(f"jobs            {found.jobs}")
+    print(f"forward passes  {found.forward_passes:,} at most")
+    print(f"backward passes {found.backward_passes:,} at most")
+    print(f"minutes         {found.minutes:.1f} at most, if nothing breaks early")
+    print(f"report          about {found.bytes / 1000:.0f} kB")
+
+
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of plain data as a table; paths are left to --json."""
+    table = Table(title=title)
+    columns = [c for c in dict.fromkeys(k for r in rows for k in r) if c != "path"]
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
+    console.print(table)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.2f} %" if column == "clean" else str(value)
+
+
+def print_entry(entry: "Entry") -> None:
+    """One entry, table by table."""
+    console.print(Text(entry.name, style="bold"), Text(entry.description))
+    content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
+    for key, value in content.items():
+        if isinstance(value, dict):
+            console.print(Text(f"[{key}]", style="bold"))
+            for name, inner in value.items():
+                console.print(Text(f"  {name} = {inner}"))
+        elif isinstance(value, list):
+            for item in value:
+                console.print(Text(f"[{key}] {item}"))
+        else:
+            console.print(Text(f"{key} = {value}"))
