@@ -9,11 +9,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_API = ("evaluate", "load_model", "load_dataset", "train", "list_entries", "wrap_module")
-__all__ = ["__version__", *_API]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "list_entries",
+    "load_dataset",
+    "load_model",
+    "train",
+    "wrap_module",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _API:
+    if name in __all__:
         return getattr(import_module("robusteval.api"), name)
     raise AttributeError(f"module 'robusteval' has no attribute {name!r}")

@@ -1,11 +1,11 @@
 """What Python users call; the command line is a thin layer over it.
 
-    import robusteval
-    report = robusteval.evaluate("pcl_digits", suite="quick")
-    print(report.content["worst_case"])
+import robusteval
+report = robusteval.evaluate("pcl_digits", suite="quick")
+print(report.content["worst_case"])
 
-    adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
-    report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
+adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
+report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from robusteval.data.datasets import DATASETS, Dataset, load_dataset
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.known import DATASETS
 from robusteval.errors import DataError, RobustevalError, UnknownNameError
 from robusteval.evaluation.outcomes import Progress, Silent
 from robusteval.evaluation.plan import (
@@ -133,11 +134,13 @@ def evaluate(
     folder = options.out / run_name(prepared.spec)
     prepare_folder(folder)
     settings = Settings(
-        options.device, options.time_limit, options.data_dir, options.outlier_folders, options.progress
+        options.device,
+        options.time_limit,
+        options.data_dir,
+        options.outlier_folders,
+        options.progress,
     )
-    run = Run(
-        prepared.model, prepared.data, prepared.suite, prepared.plan, prepared.spec, settings
-    )
+    run = Run(prepared.model, prepared.data, prepared.suite, prepared.plan, prepared.spec, settings)
     result = run.execute()
     content = summarise(result, prepared.entry, provenance(options))
     write_report(folder, content, result.examples)
@@ -233,7 +236,9 @@ def _check(options: Options) -> None:
     if options.batch_size < 1:
         raise RobustevalError(f"--batch-size {options.batch_size}: choose 1 or more")
     if options.time_limit is not None and options.time_limit <= 0:
-        raise RobustevalError(f"--time-limit {options.time_limit:g}: choose a positive number of seconds")
+        raise RobustevalError(
+            f"--time-limit {options.time_limit:g}: choose a positive number of seconds"
+        )
     try:
         torch.empty(1, device=options.device)
     except (RuntimeError, AssertionError) as error:

@@ -21,8 +21,10 @@ app = typer.Typer(
     help="Is a prototype classifier's robustness real?  One command, one standard report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_LISTS = ("--only", "--eps", "--outlier-dir")  # options that take several values
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
 
@@ -82,10 +84,10 @@ def run(
     ] = "all",
     eps: Annotated[
         list[str] | None,
-        typer.Option(help="ε, such as 8/255 or L2:0.5; several make several threats."),
+        typer.Option(help="One ε or more, such as 4/255 8/255 or L2:0.5."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only these attacks of the suite, by name.")
+        list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -158,9 +160,9 @@ def split_list(values: list[str] | None) -> list[str]:
 def train(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
     data_dir: DataDir = None,
-    work_dir: Annotated[
-        Path, typer.Option(help="Where checkpoints and logs go.")
-    ] = Path("training"),
+    work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
+        "training"
+    ),
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
@@ -223,9 +225,26 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def expand_lists(arguments: list[str]) -> list[str]:
+    """``--only a b`` becomes ``--only a --only b``, which is what the parser takes."""
+    expanded: list[str] = []
+    current = ""
+    for argument in arguments:
+        value = not argument.startswith("-") or argument[1:2].isdigit()
+        if not value:
+            name, _, given = argument.partition("=")
+            current = name if name in _LISTS and not given else ""
+            expanded.append(argument)
+        elif current and expanded[-1] != current:
+            expanded += [current, argument]
+        else:
+            expanded.append(argument)
+    return expanded
+
+
 def main() -> None:
     """The console script."""
-    app()
+    app(expand_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

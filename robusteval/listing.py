@@ -10,9 +10,12 @@ from robusteval.models.entry import Entry, all_entries
 Rows = list[dict[str, Any]]
 
 
-def models(data_dir: Path | None) -> Rows:  # noqa: ARG001 - one signature for every kind
+def models(data_dir: Path | None) -> Rows:
     """Every entry; a broken one with what is wrong with it."""
-    return [_model(e) if isinstance(e, Entry) else {"name": "(broken)", "problem": str(e)} for e in all_entries()]
+    return [
+        _model(e) if isinstance(e, Entry) else {"name": "(broken)", "problem": str(e)}
+        for e in all_entries()
+    ]
 
 
 def _model(entry: Entry) -> dict[str, Any]:
@@ -25,7 +28,9 @@ def _model(entry: Entry) -> dict[str, Any]:
         "dataset": entry.dataset,
         "clean": trained.clean_accuracy if trained else None,
         "clean_count": f"{trained.clean_correct}/{trained.clean_total}" if trained else None,
-        "claim": f"{lowest.accuracy} % {lowest.attack} {lowest.norm} {lowest.eps}" if lowest else "",
+        "claim": f"{lowest.accuracy} % {lowest.attack} {lowest.norm} {lowest.eps}"
+        if lowest
+        else "",
         "weights": "yes" if entry.weights else "untrained",
         "path": str(entry.path),
     }
@@ -33,14 +38,14 @@ def _model(entry: Entry) -> dict[str, Any]:
 
 def datasets(data_dir: Path | None) -> Rows:
     """Every data set, and whether its files are there."""
-    from robusteval.data.datasets import DATASETS, is_available
-    from robusteval.data.locate import data_root
+    from robusteval.data.datasets import Split, is_available
+    from robusteval.data.known import DATASETS
 
-    root = data_root(data_dir)
     rows = []
     for name in DATASETS:
         info = DATASETS.get(name)
-        there = [s for s in ("train", "test") if is_available(name, s, root if root.is_dir() else None)]  # type: ignore[arg-type]
+        splits: tuple[Split, Split] = ("train", "test")
+        there = [s for s in splits if is_available(name, s, data_dir)]
         rows.append(
             {
                 "name": name,
@@ -54,7 +59,7 @@ def datasets(data_dir: Path | None) -> Rows:
     return rows
 
 
-def attacks(data_dir: Path | None) -> Rows:  # noqa: ARG001
+def attacks(data_dir: Path | None) -> Rows:
     """The attacks of the suite `full`."""
     from robusteval.evaluation.suite import read_suite
 
@@ -70,7 +75,7 @@ def attacks(data_dir: Path | None) -> Rows:  # noqa: ARG001
     ]
 
 
-def detectors(data_dir: Path | None) -> Rows:  # noqa: ARG001
+def detectors(data_dir: Path | None) -> Rows:
     """Every detector."""
     from robusteval.detection.detectors import DETECTORS, NEEDS_PROTOTYPES
 
@@ -80,7 +85,7 @@ def detectors(data_dir: Path | None) -> Rows:  # noqa: ARG001
     ]
 
 
-def suites(data_dir: Path | None) -> Rows:  # noqa: ARG001
+def suites(data_dir: Path | None) -> Rows:
     """The suites that come with the project."""
     from robusteval.evaluation.suite import read_suite, suite_names
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 console = Console()
 error_console = Console(stderr=True)
+_ONLY_IN_JSON = ("path", "title", "clean_count")
 _SIGNS = {"Linf": "L∞", "L2": "L2"}
 
 
@@ -123,17 +124,18 @@ def print_report(report: "Report") -> None:
     for worst in content["worst_case"]:
         rate = worst["robust_accuracy"]
         shown = _rate(rate) if rate else f"at most {_rate(worst['at_most'])}"
-        table.add_row("worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red")
+        table.add_row(
+            "worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red"
+        )
     console.print(table)
     for attack in content["attacks"]:
         if attack["reason"]:
             console.print(Text(f"{attack['title']} {attack['status']}: {attack['reason']}"))
     for claim in content["claims"]:
         if claim["norm"] and claim["worst"]:
-            console.print(
-                f"claimed {claim['accuracy']:.1f} % ({claim['attack']}, {claim['norm']} {claim['eps']}); "
-                f"left here: {_rate(claim['worst'])}"
-            )
+            at = f"{claim['attack']}, {claim['norm']} {claim['eps']}"
+            left = _rate(claim["worst"])
+            console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
     print(report.folder / "report.html")
 
 
@@ -151,11 +153,11 @@ def print_estimate(found: "Estimate") -> None:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of plain data as a table; paths are left to --json."""
+    """Rows of plain data as a table; what is long is left to --json."""
     table = Table(title=title)
-    columns = [c for c in dict.fromkeys(k for r in rows for k in r) if c != "path"]
+    columns = [c for c in dict.fromkeys(k for r in rows for k in r) if c not in _ONLY_IN_JSON]
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in rows:
         table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
     console.print(table)

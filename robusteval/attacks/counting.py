@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robusteval.models.adapter import Adapter
 
 
-class TimeLimitReached(Exception):
+class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
     """An attack ran past its time limit; what it had so far is not counted."""
 
 
@@ -28,7 +28,7 @@ class Counted(Adapter):
         self.backward_passes = 0
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+    def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: torchattacks would switch a wrapper to training after an attack."""
         return super().train(False)
 
@@ -83,7 +83,7 @@ class PositiveLogits(nn.Module):
         self.model = model
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+    def train(self, mode: bool = True) -> Self:
         """Stays in eval mode."""
         return super().train(False)
 

@@ -18,7 +18,11 @@ from robusteval.catalogue import Catalogue
 from robusteval.errors import AttackError
 from robusteval.types import ThreatModel
 
-LIBRARIES = {"torchattacks": "torchattacks", "autoattack": "pyautoattack", "robusteval": "robusteval"}
+LIBRARIES = {
+    "torchattacks": "torchattacks",
+    "autoattack": "pyautoattack",
+    "robusteval": "robusteval",
+}
 OWN: Catalogue[Any] = Catalogue("attack")
 OWN.add("joint_pc", own.joint_pc)
 OWN.add("prototype_margin", own.prototype_margin)
@@ -52,12 +56,20 @@ class AttackCall:
         """Adversarial images for initially correct ``images`` (B, C, H, W) in [0, 1]."""
         if self.library == "torchattacks":
             return torchattacks_attack(
-                model, images, labels, threat, name=self.attack, seed=seed, parameters=self.parameters
+                model,
+                images,
+                labels,
+                threat,
+                name=self.attack,
+                seed=seed,
+                parameters=self.parameters,
             )
         if self.library == "autoattack":
             return autoattack(model, images, labels, threat, seed=seed)
         function = OWN.get(self.attack)
         try:
-            return AttackResult(function(model, images, labels, threat, seed=seed, **self.parameters))
+            return AttackResult(
+                function(model, images, labels, threat, seed=seed, **self.parameters)
+            )
         except TypeError as error:
             raise AttackError(f"robusteval.{self.attack}: {error}") from None

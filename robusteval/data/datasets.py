@@ -1,7 +1,6 @@
-"""What data sets there are, how their labels are regrouped, and fixed balanced subsets."""
+"""Data sets in memory: pixels and labels, regrouped labels, fixed balanced subsets."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,45 +8,15 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from robusteval.catalogue import Catalogue
-from robusteval.data.locate import cache_dir, data_root, find_source, read_cached
-from robusteval.data.readers import RawData, Shape
+from robusteval.data.known import DATASETS, DatasetInfo
+from robusteval.data.locate import Source, cache_dir, data_root, find_source, read_cached
+from robusteval.data.readers import RawData
 from robusteval.errors import DataError
-from robusteval.types import Norm, ThreatModel, parse_eps
 
 Split = Literal["train", "test"]
-
-# The usual threats: RobustBench's for 32x32 colour images, Madry's for MNIST and its kin.
-_COLOUR = {"Linf": "8/255", "L2": "0.5"}
-_MNIST = {"Linf": "0.3", "L2": "2"}
-# Where pcl_at_digits keeps about half of its accuracy (see its entry and the README's table).
-_DIGITS = {"Linf": "0.2", "L2": "0.9"}
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A data set's name, shape, classes, default threats and natural outlier sets."""
-
-    name: str
-    title: str
-    shape: Shape
-    classes: int
-    threats: dict[str, str]
-    folders: tuple[str, ...] = ()
-    family: str = ""
-    torchvision: str | None = None
-    base: str | None = None
-    outliers: tuple[str, ...] = ()
-    note: str = ""
-
-    def default_threat(self, norm: Norm) -> ThreatModel:
-        return ThreatModel(norm, parse_eps(self.threats[norm]))
-
-    def regroup(self, labels: Tensor, base_classes: int) -> Tensor:
-        """Consecutive, equally large groups of the base's labels become the classes."""
-        return labels // (base_classes // self.classes)
 
 
 @dataclass(frozen=True)
@@ -109,7 +78,7 @@ def to_unit_range(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.contiguous()
 
 
-def _balanced_order(labels: Tensor, seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def _balanced_order(labels: Tensor, seed: int) -> NDArray[np.int64]:
     """Every row once: the first of each class, then the second of each class, and so on."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
@@ -119,123 +88,6 @@ def _balanced_order(labels: Tensor, seed: int) -> "np.ndarray[tuple[int], np.dty
     rank = np.empty(len(labels), np.int64)
     rank[by_class] = np.arange(len(labels)) - starts[classes[by_class]]
     return shuffled[np.lexsort((rng.permutation(len(labels)), rank))]
-
-
-DATASETS: Catalogue[DatasetInfo] = Catalogue("data set")
-
-
-def _register(info: DatasetInfo) -> None:
-    DATASETS.add(info.name, info)
-
-
-_register(
-    DatasetInfo(
-        "digits",
-        "handwritten digits of scikit-learn (UCI), 8×8",
-        Shape(1, 8, 8),
-        10,
-        _DIGITS,
-        outliers=("photo_crops",),
-        note="comes with scikit-learn; a fixed stratified split, 1,437 to train and 360 to test",
-    )
-)
-_register(
-    DatasetInfo(
-        "mnist",
-        "MNIST (LeCun 1998)",
-        Shape(1, 28, 28),
-        10,
-        _MNIST,
-        folders=("mnist",),
-        family="MNIST",
-        torchvision="MNIST",
-        outliers=("fashion_mnist", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "fashion_mnist",
-        "Fashion-MNIST (Xiao 2017)",
-        Shape(1, 28, 28),
-        10,
-        _MNIST,
-        folders=("fashion_mnist", "fashion-mnist"),
-        family="FashionMNIST",
-        torchvision="FashionMNIST",
-        outliers=("mnist", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "cifar10",
-        "CIFAR-10 (Krizhevsky 2009)",
-        Shape(3, 32, 32),
-        10,
-        _COLOUR,
-        folders=("cifar10", "cifar-10"),
-        family="cifar10",
-        torchvision="CIFAR10",
-        outliers=("svhn", "cifar100", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "cifar100",
-        "CIFAR-100 (Krizhevsky 2009), fine labels",
-        Shape(3, 32, 32),
-        100,
-        _COLOUR,
-        folders=("cifar100", "cifar-100"),
-        family="cifar100",
-        torchvision="CIFAR100",
-        outliers=("svhn", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "svhn",
-        "Street View House Numbers, cropped (Netzer 2011)",
-        Shape(3, 32, 32),
-        10,
-        _COLOUR,
-        folders=("svhn",),
-        family="svhn",
-        torchvision="SVHN",
-        outliers=("cifar10", "cifar100", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-for _size, _suffix in ((64, ""), (32, "_32")):
-    _register(
-        DatasetInfo(
-            f"tiny_imagenet{_suffix}",
-            f"Tiny ImageNet validation images, {_size}×{_size}",
-            Shape(3, _size, _size),
-            200,
-            _COLOUR,
-            folders=(f"tiny-imagenet-{_size}", f"tiny_imagenet_{_size}")
-            + ("tiny-imagenet-200", "tiny_imagenet", "tiny-imagenet"),
-            family="tiny_imagenet",
-            outliers=("svhn", "photo_crops"),
-            note="no labels of its test part are public: `test` is the validation part",
-        )
-    )
-for _name, _base, _classes in (
-    ("mnist_2", "mnist", 2),
-    ("cifar10_2", "cifar10", 2),
-    ("cifar100_10", "cifar100", 10),
-):
-    _info = DATASETS.get(_base)
-    _register(
-        replace(
-            _info,
-            name=_name,
-            title=f"{_info.title} regrouped into {_classes} classes",
-            classes=_classes,
-            base=_base,
-            note="groups of consecutive labels: the multi-prototype paper lists only MNIST's, "
-            "{0–4} and {5–9}; the others follow the same rule",
-        )
-    )
 
 
 def load_dataset(
@@ -250,11 +102,13 @@ def load_dataset(
     Raises UnknownNameError for an unknown name and DataError for a set that isn't there.
     """
     info = DATASETS.get(name)
-    raw, names = _digits(split) if name == "digits" else _from_files(info, split, data_dir, download)
+    raw, names = (
+        _digits(split) if name == "digits" else _from_files(info, split, data_dir, download)
+    )
     labels = torch.from_numpy(raw.labels)
     if info.base:
         per = DATASETS.get(info.base).classes // info.classes
-        labels = info.regroup(labels, info.classes * per)
+        labels = labels // per
         names = tuple("+".join(names[k * per : (k + 1) * per]) for k in range(info.classes))
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= info.classes:
         raise DataError(f"{name}'s {split} labels are not all in 0 to {info.classes - 1}")
@@ -267,7 +121,7 @@ def is_available(name: str, split: Split = "test", data_dir: Path | None = None)
     return name == "digits" or _find(DATASETS.get(name), split, data_root(data_dir)) is not None
 
 
-def _find(info: DatasetInfo, split: Split, root: Path):  # type: ignore[no-untyped-def]
+def _find(info: DatasetInfo, split: Split, root: Path) -> Source | None:
     return find_source(root, info.folders, info.family, split, info.shape)
 
 
@@ -302,7 +156,9 @@ def _download(info: DatasetInfo, split: Split, root: Path) -> None:
     try:
         dataset(str(place), download=True, **which)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"{info.name} could not be downloaded ({error}): check the network") from None
+        raise DataError(
+            f"{info.name} could not be downloaded ({error}): check the network"
+        ) from None
 
 
 @lru_cache(maxsize=1)
@@ -324,8 +180,3 @@ def _digits_split() -> tuple[RawData, RawData]:
 def _digits(split: Split) -> tuple[RawData, tuple[str, ...]]:
     train, test = _digits_split()
     return (train if split == "train" else test), tuple("0123456789")
-
-
-def class_counts(labels: Tensor, classes: int) -> Sequence[int]:
-    """How many samples each class has."""
-    return torch.bincount(labels, minlength=classes).tolist()

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def _find_parquet(place: Path, split: str, shape: Shape) -> Source | None:
                     f"{place} holds {len(files)} of {expected} Parquet shards of its {name} split: "
                     "fetch the missing ones"
                 )
-            return Source("Parquet", files, lambda: read_parquet(files, shape))
+            return Source("Parquet", files, partial(read_parquet, files, shape))
     return None
 
 
@@ -88,10 +89,10 @@ def _find_folders(place: Path, split: str, shape: Shape) -> Source | None:
         folder = place / name
         if (folder / "val_annotations.txt").is_file():
             listing = (folder / "val_annotations.txt",)
-            return Source("folder", listing, lambda: read_tiny_imagenet_val(folder, shape))
+            return Source("folder", listing, partial(read_tiny_imagenet_val, folder, shape))
         if folder.is_dir() and any(p.is_dir() for p in folder.iterdir()):
             classes = tuple(sorted(p for p in folder.iterdir() if p.is_dir()))
-            return Source("folder", classes, lambda: read_folders(folder, shape))
+            return Source("folder", classes, partial(read_folders, folder, shape))
     return None
 
 
@@ -100,13 +101,13 @@ def _find_torchvision(place: Path, family: str, split: str, shape: Shape) -> Sou
     if family == "cifar10":
         names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
         files = tuple(place / "cifar-10-batches-py" / name for name in names)
-        return _source_if_there(files, lambda: read_cifar_batches(files, "labels"))
+        return _source_if_there(files, partial(read_cifar_batches, files, "labels"))
     if family == "cifar100":
         files = (place / "cifar-100-python" / split,)
-        return _source_if_there(files, lambda: read_cifar_batches(files, "fine_labels"))
+        return _source_if_there(files, partial(read_cifar_batches, files, "fine_labels"))
     if family == "svhn":
         files = (place / f"{split}_32x32.mat",)
-        return _source_if_there(files, lambda: read_svhn(files[0]))
+        return _source_if_there(files, partial(read_svhn, files[0]))
     if family in ("MNIST", "FashionMNIST"):
         stem = "train" if train else "t10k"
         for suffix in ("", ".gz"):
@@ -115,7 +116,7 @@ def _find_torchvision(place: Path, family: str, split: str, shape: Shape) -> Sou
                 raw / f"{stem}-images-idx3-ubyte{suffix}",
                 raw / f"{stem}-labels-idx1-ubyte{suffix}",
             )
-            if (found := _source_if_there(pair, lambda: read_mnist_idx(*pair))) is not None:  # noqa: B023
+            if (found := _source_if_there(pair, partial(read_mnist_idx, *pair))) is not None:
                 return found
     return None
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusteval.data.datasets import DATASETS, Dataset, is_available, load_dataset, to_unit_range
+from robusteval.data.datasets import Dataset, is_available, load_dataset, to_unit_range
+from robusteval.data.known import DATASETS
 from robusteval.data.readers import Shape, decode_all, image_files
 from robusteval.errors import DataError
 
@@ -56,7 +57,7 @@ def folder_images(folder: Path, count: int, shape: Shape, seed: int) -> Tensor:
 
 
 def fit_shape(images: Tensor, shape: Shape) -> Tensor:
-    """Images (B, C, H, W) in [0, 1] to another shape: greyscale or three equal channels, resized."""
+    """Images (B, C, H, W) in [0, 1] to another shape: grey or three equal channels, resized."""
     if images.shape[1] != shape.channels:
         one = (images * _GREY).sum(1, keepdim=True) if images.shape[1] == 3 else images
         images = one.expand(-1, shape.channels, -1, -1)

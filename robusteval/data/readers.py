@@ -46,8 +46,8 @@ class Shape:
 def decode(source: bytes | Path, shape: Shape) -> NDArray[np.uint8]:
     """One image file to uint8 (C, H, W).  Raises DataError if it can't be decoded."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image = image.convert("L" if shape.channels == 1 else "RGB")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            image = file.convert("L" if shape.channels == 1 else "RGB")
             if image.size != (shape.width, shape.height):
                 image = image.resize((shape.width, shape.height), Image.Resampling.BOX)
             pixels = np.asarray(image, dtype=np.uint8)
@@ -124,7 +124,9 @@ def image_files(folder: Path) -> list[Path]:
 
 def read_tiny_imagenet_val(root: Path, shape: Shape) -> RawData:
     """The layout of the original archive: ``images/`` and ``val_annotations.txt``."""
-    rows = [line.split("\t")[:2] for line in (root / "val_annotations.txt").read_text().splitlines()]
+    rows = [
+        line.split("\t")[:2] for line in (root / "val_annotations.txt").read_text().splitlines()
+    ]
     names = sorted({wnid for _, wnid in rows})
     images = decode_all([root / "images" / file for file, _ in rows], shape)
     index = {name: k for k, name in enumerate(names)}
@@ -152,13 +154,15 @@ def read_mnist_idx(images: Path, labels: Path) -> RawData:
 class _ArraysOnly(pickle.Unpickler):
     """Admits what CIFAR's batches hold, NumPy arrays and plain containers, and nothing else."""
 
-    _ADMITTED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    _ADMITTED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ADMITTED:
@@ -166,7 +170,7 @@ class _ArraysOnly(pickle.Unpickler):
         if module.startswith("numpy.") and name == "_reconstruct":
             from numpy._core import multiarray
 
-            return multiarray._reconstruct  # type: ignore[attr-defined]
+            return multiarray._reconstruct
         return super().find_class(module, name)
 
 

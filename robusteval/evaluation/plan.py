@@ -97,7 +97,11 @@ def make_plan(suite: Suite, model: Adapter, threats: list[ThreatModel], spec: Ru
     """Cells and chunks; attacks that need prototypes are left out of models without."""
     cells, left_out = [], {}
     for attack in suite.attacks:
-        if attack.library == "robusteval" and attack.attack in NEEDS_PROTOTYPES and not model.layers:
+        if (
+            attack.library == "robusteval"
+            and attack.attack in NEEDS_PROTOTYPES
+            and not model.layers
+        ):
             left_out[attack.name] = "the model has no prototypes"
             continue
         for norm in attack.norms:

@@ -57,7 +57,13 @@ class Run:
     """One run's state while it goes on."""
 
     def __init__(
-        self, model: Adapter, data: Dataset, suite: Suite, plan: Plan, spec: RunSpec, settings: Settings
+        self,
+        model: Adapter,
+        data: Dataset,
+        suite: Suite,
+        plan: Plan,
+        spec: RunSpec,
+        settings: Settings,
     ) -> None:
         self.model, self.data, self.suite = model, data, suite
         self.plan, self.spec, self.settings = plan, spec, settings
@@ -208,7 +214,9 @@ class Run:
         for key, by_detector in self.attack_scores.items():
             for name, parts in by_detector.items():
                 outside = np.concatenate(parts) if parts else np.empty(0)
-                found.append(Separation("attack_detection", name, key, inside[name][right], outside))
+                found.append(
+                    Separation("attack_detection", name, key, inside[name][right], outside)
+                )
         seed, shape = self.spec.seed, self.data.info.shape
         data_dir = self.settings.data_dir
         sets = outlier_names(self.data, self.suite.detection.natural, data_dir)
@@ -221,7 +229,9 @@ class Run:
         return found
 
     def _inside(self, name: str) -> NDArray[np.float64]:
-        parts = [scores(name, self.model, self._images(chunk)).numpy() for chunk in self.plan.chunks]
+        parts = [
+            scores(name, self.model, self._images(chunk)).numpy() for chunk in self.plan.chunks
+        ]
         return np.concatenate(parts)
 
 
@@ -257,6 +267,3 @@ def merge_notes(notes: list[str]) -> list[str]:
 def _to_bytes(image: Tensor) -> NDArray[np.uint8]:
     array: NDArray[np.uint8] = (image * 255).round().to(torch.uint8).cpu().numpy()
     return array
-
-
-

@@ -102,7 +102,9 @@ class Suite(_Table):
 def suite_names() -> list[str]:
     """The suites that come with the project."""
     folder = files("robusteval") / "suites"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def read_suite(name_or_path: str) -> Suite:
@@ -123,6 +125,8 @@ def read_suite(name_or_path: str) -> Suite:
     try:
         return Suite(**tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"suite {name_or_path} is no valid TOML ({error}): mend that line") from None
+        raise SuiteError(
+            f"suite {name_or_path} is no valid TOML ({error}): mend that line"
+        ) from None
     except (ValidationError, TypeError) as error:
         raise SuiteError(f"suite {name_or_path}: {first_problem(error)}") from None

@@ -25,7 +25,7 @@ class Adapter(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 - the mode is refused on purpose
+    def train(self, mode: bool = True) -> Self:
         """Stays in eval mode, whatever is asked."""
         return super().train(False)
 
@@ -40,7 +40,8 @@ class Adapter(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Features (B, D) that the model classifies by.  A plain module's are its logits."""
-        return self(images).flatten(1)
+        features: Tensor = self(images)
+        return features.flatten(1)
 
     def distances(self, images: Tensor) -> Tensor:
         """Distances (B, K, M) to the prototypes of the deepest layer that has some."""

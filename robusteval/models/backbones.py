@@ -55,7 +55,8 @@ class CNN6(Backbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, a=0.25)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps = self.pairs(images)
@@ -100,7 +101,9 @@ class _Bottleneck(nn.Module):
         return F.relu(self.body(maps) + self.shortcut(maps))
 
 
-def _conv_norm(source: int, width: int, kernel_size: int, stride: int) -> tuple[nn.Module, nn.Module]:
+def _conv_norm(
+    source: int, width: int, kernel_size: int, stride: int
+) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(source, width, kernel_size, stride, kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv, nn.BatchNorm2d(width)

@@ -264,7 +264,9 @@ def find_entry(name_or_path: str) -> Entry:
         raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
     entry = read_entry(paths[name_or_path])
     if entry.name != name_or_path:
-        raise EntryError(f"{entry.path}: name is {entry.name!r}, but the file is {name_or_path}.toml")
+        raise EntryError(
+            f"{entry.path}: name is {entry.name!r}, but the file is {name_or_path}.toml"
+        )
     return entry
 
 

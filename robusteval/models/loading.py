@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from robusteval.data.datasets import DATASETS
+from robusteval.data.known import DATASETS
 from robusteval.errors import CodeNotAllowedError, EntryError, WeightsError
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES

@@ -65,7 +65,11 @@ class PrototypeNetwork(nn.Module):
         for layer in head.layers:
             branch_dim = head.branch_dims.get(layer)
             self.branches[layer] = AuxiliaryBranch(backbone.channels[layer], branch_dim)
-            shape = (head.classes, head.prototypes_per_class, branch_dim or backbone.channels[layer])
+            shape = (
+                head.classes,
+                head.prototypes_per_class,
+                branch_dim or backbone.channels[layer],
+            )
             self.prototypes[layer] = nn.Parameter(torch.randn(shape))
         self.embedding_layer = list(backbone.channels)[-1]
         self.classifier: nn.Linear | None = None

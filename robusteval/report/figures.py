@@ -13,7 +13,7 @@ from PIL import Image
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 BLUE, RED, AMBER = "#2b6cb0", "#c53030", "#b7791f"
 # Equal input gives equal bytes: no dates, no random identifiers.
-_STYLE = {
+_STYLE: Any = {
     "svg.hashsalt": "robusteval",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -53,7 +53,9 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
     for attack in report["attacks"]:
         if attack["threat"]["norm"] == norm:
             suffix = f" @ {attack['threat']['eps']}" if several else ""
-            missing = "" if attack["robust_accuracy"] else f" ({attack['status'].replace('_', ' ')})"
+            missing = (
+                "" if attack["robust_accuracy"] else f" ({attack['status'].replace('_', ' ')})"
+            )
             rows.append((attack["title"] + suffix + missing, attack["robust_accuracy"], BLUE))
     for worst in report["worst_case"]:
         if worst["threat"]["norm"] == norm:
@@ -91,7 +93,9 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
                 ("outside", AMBER, row["against"].partition("/")[0]),
             ):
                 counts = np.array(row["histogram"][side], float)
-                axes.stairs(counts / counts.sum(), edges, fill=True, alpha=0.45, color=colour, label=name)
+                axes.stairs(
+                    counts / counts.sum(), edges, fill=True, alpha=0.45, color=colour, label=name
+                )
             axes.set_title(row["detector"].replace("_", " "), fontsize=9.5)
             axes.set_yticks([])
             axes.tick_params(labelsize=8)

@@ -42,11 +42,15 @@ def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file atomically.  Raises OutputError."""
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as stream:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, delete=False, encoding="utf-8"
+        ) as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(stream.name, 0o644)
         os.replace(stream.name, path)
     except OSError as error:
-        raise OutputError(f"{path} can't be written ({error.strerror}): free space or use --out") from None
+        raise OutputError(
+            f"{path} can't be written ({error.strerror}): free space or use --out"
+        ) from None

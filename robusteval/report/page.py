@@ -97,12 +97,16 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
         for e in examples
     ]
     bars = [(NORM_SIGNS[norm], accuracy_bars(report, norm)) for norm in norms]
-    return _environment().get_template("report.html").render(
-        report=report,
-        bars=bars,
-        pictures=pictures,
-        detection=detection_groups(report),
-        metrics=METRIC_TITLES,
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            bars=bars,
+            pictures=pictures,
+            detection=detection_groups(report),
+            metrics=METRIC_TITLES,
+        )
     )
 
 

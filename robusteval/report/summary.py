@@ -26,9 +26,7 @@ def read_rate(stored: dict[str, Any] | None) -> Rate | None:
     return Rate(**stored) if stored else None
 
 
-def summarise(
-    result: RunResult, entry: Entry | None, provenance: dict[str, Any]
-) -> dict[str, Any]:
+def summarise(result: RunResult, entry: Entry | None, provenance: dict[str, Any]) -> dict[str, Any]:
     """The whole report as plain data."""
     correct = result.clean_correct
     attacks = [
@@ -174,7 +172,12 @@ def _separation(separation: Separation, seed: int) -> dict[str, Any]:
     finite = np.isfinite(separation.inside).all() and np.isfinite(separation.outside).all()
     if not usable or not finite:
         reason = "scores are not finite" if usable else "no image on one side"
-        return {**row, "status": "failed" if usable else "empty", "reason": reason, **dict.fromkeys(METRICS)}
+        return {
+            **row,
+            "status": "failed" if usable else "empty",
+            "reason": reason,
+            **dict.fromkeys(METRICS),
+        }
     values = detection_metrics(separation.inside, separation.outside)
     intervals = bootstrap_intervals(separation.inside, separation.outside, seed=seed)
     metrics = {

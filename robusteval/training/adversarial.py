@@ -31,7 +31,11 @@ def craft(
         start, steps, step = images, 1, eps
     else:
         noise = 2 * torch.rand(images.shape, generator=generator) - 1
-        start, steps, step = (images + eps * noise).clamp(0, 1), settings.steps, settings.step_size * eps
+        start, steps, step = (
+            (images + eps * noise).clamp(0, 1),
+            settings.steps,
+            settings.step_size * eps,
+        )
     was_training = network.training
     network.eval()
     try:
@@ -41,7 +45,9 @@ def craft(
             loss, _ = recipe.loss(network, network.activations(adversarial), labels, epoch)
             (gradient,) = torch.autograd.grad(loss, adversarial)
             moved = adversarial.detach() + step * gradient.sign()
-            adversarial = torch.minimum(torch.maximum(moved, images - eps), images + eps).clamp(0, 1)
+            adversarial = torch.minimum(torch.maximum(moved, images - eps), images + eps).clamp(
+                0, 1
+            )
     finally:
         network.train(was_training)
     return adversarial.detach()

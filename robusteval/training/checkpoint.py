@@ -35,4 +35,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {k: stream.get_tensor(k) for k in stream.keys()}  # noqa: SIM118
             return tensors, json.loads(stream.metadata()["state"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"checkpoint {path} is broken ({error}): delete it to start anew") from None
+        raise TrainingError(
+            f"checkpoint {path} is broken ({error}): delete it to start anew"
+        ) from None

@@ -1,4 +1,4 @@
-"""Epochs, schedule, checkpoints and log, the same for every method."""
+"""Epochs, checkpoints and log, the same for every method."""
 
 import hashlib
 import json
@@ -21,6 +21,9 @@ from robusteval.training.adversarial import craft
 from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
+from robusteval.training.schedule import make_optimizer, scale_learning_rates
+
+Progress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class EpochLog:
     loss: float
     train_accuracy: float
     validation_accuracy: float
+    validation_robust: float | None
     lr: float
     seconds: float
 
@@ -41,151 +45,163 @@ class State:
 
     epoch: int = 0
     best_epoch: int = 0
-    best_accuracy: float = -1.0
-    seconds: float = 0.0
+    best_score: float = -1.0
     best: dict[str, Tensor] | None = None
 
 
-Progress = Callable[[int, int, float], None]
+class Trainer:
+    """Trains a network in place by a recipe.
 
-
-def fit(
-    network: PrototypeNetwork,
-    recipe: Recipe,
-    training: Dataset,
-    validation: Dataset,
-    settings: Training,
-    *,
-    checkpoint: Path,
-    bfloat16: bool = False,
-    progress: Progress = lambda *_: None,
-) -> Iterator[EpochLog]:
-    """Trains in place, yields a log line per epoch, and leaves the best epoch's weights.
-
-    The best is by accuracy on ``validation``, among the epochs of the joint stage.  After each
-    epoch a checkpoint is written; if one of the same settings is there, training goes on from it,
-    and ends where it would have ended: every epoch draws from a generator of its own.
-
-    Raises TrainingError on a loss that is not finite; the last checkpoint stays.
+    The epoch that counts is the best by accuracy on ``validation`` among those of the joint
+    stage; in adversarial training, by accuracy on validation images crafted as the training's are.
     """
-    optimizer = make_optimizer(network, recipe, settings)
-    state = _resume(checkpoint, network, recipe, optimizer, settings)
-    # The list form keeps images' gradient strides simple and lets oneDNN choose its fastest kernels.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for epoch in range(state.epoch, settings.total_epochs):
-        started = time.perf_counter()
-        generator = torch.Generator().manual_seed(_epoch_seed(settings.seed, epoch))
-        torch.manual_seed(_epoch_seed(settings.seed, epoch) ^ 1)
-        recipe.start_epoch(network, training, epoch)
-        loss, accuracy = _run_epoch(
-            network, recipe, optimizer, training, settings, epoch, generator, bfloat16, progress
+
+    def __init__(
+        self,
+        network: PrototypeNetwork,
+        recipe: Recipe,
+        training: Dataset,
+        validation: Dataset,
+        settings: Training,
+        *,
+        bfloat16: bool = False,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        self.network, self.recipe, self.settings = network, recipe, settings
+        self.training, self.validation = training, validation
+        self.bfloat16, self.progress = bfloat16, progress
+        self.optimizer = make_optimizer(network, recipe, settings)
+        self.state = State()
+
+    def fit(self, checkpoint: Path) -> Iterator[EpochLog]:
+        """Yields a log line per epoch, and leaves the best epoch's weights in the network.
+
+        A checkpoint follows each epoch; if one of the same settings is there, training goes on
+        from it and ends where it would have ended: every epoch draws from a generator of its own.
+
+        Raises TrainingError on a loss that is not finite; the last checkpoint stays.
+        """
+        self._resume(checkpoint)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for epoch in range(self.state.epoch, self.settings.total_epochs):
+            started = time.perf_counter()
+            loss, accuracy = self._epoch(epoch)
+            validated = accuracy_of(self.network, self.validation)
+            robust = self._robust_accuracy(epoch)
+            self._note_best(epoch, validated if robust is None else robust)
+            lr = self.optimizer.param_groups[0]["lr"]
+            self._save(checkpoint)
+            seconds = time.perf_counter() - started
+            yield EpochLog(epoch + 1, loss, accuracy, validated, robust, lr, seconds)
+        if self.state.best is not None:
+            self.network.load_state_dict(self.state.best)
+
+    def _epoch(self, epoch: int) -> tuple[float, float]:
+        """One epoch; (mean loss, training accuracy)."""
+        settings = self.settings
+        seed = _epoch_seed(settings.seed, epoch)
+        torch.manual_seed(seed ^ 1)
+        generator = torch.Generator().manual_seed(seed)
+        self.recipe.start_epoch(self.network, self.training, epoch)
+        self.network.train()
+        total = math.ceil(len(self.training) / settings.batch_size)
+        losses = correct = seen = 0.0
+        source = batches(
+            self.training, settings.batch_size, settings.augment, settings.crop_padding, generator
         )
-        validated = accuracy_of(network, validation)
-        state.epoch, state.seconds = epoch + 1, state.seconds + time.perf_counter() - started
-        if epoch >= settings.warmup_epochs and validated >= state.best_accuracy:
-            state.best_accuracy, state.best_epoch = validated, epoch + 1
-            state.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        lr = optimizer.param_groups[0]["lr"]
-        _save(checkpoint, network, recipe, optimizer, settings, state)
-        yield EpochLog(epoch + 1, loss, accuracy, validated, lr, time.perf_counter() - started)
-    if state.best is not None:
-        network.load_state_dict(state.best)
-
-
-def _run_epoch(
-    network: PrototypeNetwork,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    data: Dataset,
-    settings: Training,
-    epoch: int,
-    generator: torch.Generator,
-    bfloat16: bool,
-    progress: Progress,
-) -> tuple[float, float]:
-    total = math.ceil(len(data) / settings.batch_size)
-    losses = correct = seen = 0.0
-    network.train()
-    source = batches(
-        data, settings.batch_size, settings.augment, settings.crop_padding, generator
-    )
-    for i, (images, labels) in enumerate(source):
-        scale_learning_rates(optimizer, settings, epoch + i / total)
-        images = images.contiguous(memory_format=torch.channels_last)
-        if settings.adversarial and epoch >= settings.warmup_epochs:
-            with precision(bfloat16):
-                crafted = craft(
-                    network, recipe, images, labels, settings.adversarial, epoch, generator
+        for i, (images, labels) in enumerate(source):
+            scale_learning_rates(self.optimizer, settings, epoch + i / total)
+            loss, right = self._step(images, labels, epoch, generator)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"loss became {loss} in epoch {epoch + 1}, batch {i + 1}: lower [training] lr; "
+                    "the checkpoint of the last good epoch is kept"
                 )
-            images, labels = torch.cat([images, crafted]), labels.repeat(2)
-        with precision(bfloat16):
-            loss, logits = recipe.loss(network, network.activations(images), labels, epoch)
+            count = len(labels) * (2 if self._is_adversarial(epoch) else 1)
+            losses, correct, seen = losses + loss * count, correct + right, seen + count
+            self.progress(i + 1, total, losses / seen)
+        return losses / seen, correct / seen
+
+    def _step(
+        self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator
+    ) -> tuple[float, int]:
+        """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        with precision(self.bfloat16):
+            if self._is_adversarial(epoch):
+                images = torch.cat([images, self._craft(images, labels, epoch, generator)])
+                labels = labels.repeat(2)
+            layers = self.network.activations(images)
+            loss, logits = self.recipe.loss(self.network, layers, labels, epoch)
         value = loss.item()
-        if not math.isfinite(value):
+        if math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 100.0)
+            self.optimizer.step()
+        return value, int((logits.argmax(1) == labels).sum())
+
+    def _is_adversarial(self, epoch: int) -> bool:
+        return self.settings.adversarial is not None and epoch >= self.settings.warmup_epochs
+
+    def _craft(
+        self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator
+    ) -> Tensor:
+        assert self.settings.adversarial is not None
+        chosen = self.settings.adversarial
+        return craft(self.network, self.recipe, images, labels, chosen, epoch, generator)
+
+    def _robust_accuracy(self, epoch: int) -> float | None:
+        """Accuracy on up to 500 crafted validation images; None without adversarial training."""
+        if not self._is_adversarial(epoch):
+            return None
+        part = self.validation.balanced_subset(min(500, len(self.validation)))
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        images = self._craft(part.images(), part.labels, epoch, generator)
+        self.network.eval()
+        with torch.no_grad():
+            return float((self.network(images).argmax(1) == part.labels).double().mean())
+
+    def _note_best(self, epoch: int, score: float) -> None:
+        state = self.state
+        state.epoch = epoch + 1
+        if epoch >= self.settings.warmup_epochs and score >= state.best_score:
+            state.best_score, state.best_epoch = score, epoch + 1
+            state.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"recipe.{k}": v for k, v in self.recipe.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in (self.state.best or {}).items()}
+        for i, slot in self.optimizer.state_dict()["state"].items():
+            if slot.get("momentum_buffer") is not None:
+                tensors[f"momentum.{i}"] = slot["momentum_buffer"]
+        meta = {k: v for k, v in asdict(self.state).items() if k != "best"}
+        write_checkpoint(path, tensors, {**meta, "settings": _fingerprint(self.settings)})
+
+    def _resume(self, path: Path) -> None:
+        if not path.is_file():
+            return
+        tensors, meta = read_checkpoint(path)
+        if meta.pop("settings") != _fingerprint(self.settings):
             raise TrainingError(
-                f"loss became {value} in epoch {epoch + 1}, batch {i + 1}: lower [training] lr; "
-                "the checkpoint of the last good epoch is kept"
+                f"checkpoint {path} belongs to other [training] settings: delete it to start anew"
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 100.0)
-        optimizer.step()
-        losses += value * len(labels)
-        correct += (logits.argmax(1) == labels).sum().item()
-        seen += len(labels)
-        progress(i + 1, total, losses / seen)
-    return losses / seen, correct / seen
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+        self.network.load_state_dict(part("network"))
+        self.recipe.load_state_dict(part("recipe"))
+        stored = self.optimizer.state_dict()
+        stored["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum").items()}
+        self.optimizer.load_state_dict(stored)
+        self.state = State(**meta, best=part("best") or None)
 
 
 def precision(bfloat16: bool) -> AbstractContextManager[Any]:
     """Autocast to bfloat16, or nothing."""
     return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
-
-
-def make_optimizer(
-    network: PrototypeNetwork, recipe: Recipe, settings: Training
-) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum for the weights; centres without momentum or decay."""
-    prototypes = {id(p) for p in network.prototypes.values()}
-    special = recipe.parameter_groups(network)
-    apart = {id(p) for group in special for p in group["params"]}
-    weights = [p for p in network.parameters() if id(p) not in apart and id(p) not in prototypes]
-    main = {
-        "params": weights,
-        "lr": settings.lr,
-        "momentum": settings.momentum,
-        "nesterov": settings.momentum > 0,
-        "weight_decay": settings.weight_decay,
-    }
-    optimizer = torch.optim.SGD([main, *({"momentum": 0.0, **g} for g in special)], lr=settings.lr)
-    for group in optimizer.param_groups:
-        group["base_lr"] = group["lr"]
-    return optimizer
-
-
-def scale_learning_rates(
-    optimizer: torch.optim.Optimizer, settings: Training, epoch: float
-) -> None:
-    """Every group's rate at a (fractional) epoch; the warm-up stage has a schedule of its own."""
-    warm = epoch < settings.warmup_epochs
-    start, length = (0, settings.warmup_epochs) if warm else (settings.warmup_epochs, settings.epochs)
-    factor = schedule_factor(settings, epoch, (epoch - start) / length)
-    stage = (settings.warmup_lr or settings.lr) / settings.lr if warm else 1.0
-    for k, group in enumerate(optimizer.param_groups):
-        group["lr"] = group["base_lr"] * factor * (stage if k == 0 else 1.0)
-
-
-def schedule_factor(settings: Training, epoch: float, share: float) -> float:
-    """The share of the peak rate.
-
-    ``one_cycle``: up linearly for 20 % of the stage, down by a cosine to zero.  ``steps``: a tenth
-    at each milestone.
-    """
-    if settings.schedule == "steps":
-        return float(0.1 ** sum(epoch >= m for m in settings.milestones))
-    if share < 0.2:
-        return 0.05 + 0.95 * share / 0.2
-    return max(0.5 * (1 + math.cos(math.pi * (share - 0.2) / 0.8)), 1e-3)
 
 
 @torch.no_grad()
@@ -207,47 +223,3 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 
 def _fingerprint(settings: Training) -> str:
     return hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()
-
-
-def _save(
-    path: Path,
-    network: PrototypeNetwork,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    settings: Training,
-    state: State,
-) -> None:
-    tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"recipe.{k}": v for k, v in recipe.state_dict().items()}
-    tensors |= {f"best.{k}": v for k, v in (state.best or {}).items()}
-    for i, slot in optimizer.state_dict()["state"].items():
-        if slot.get("momentum_buffer") is not None:
-            tensors[f"momentum.{i}"] = slot["momentum_buffer"]
-    meta = {k: v for k, v in asdict(state).items() if k != "best"}
-    write_checkpoint(path, tensors, {**meta, "settings": _fingerprint(settings)})
-
-
-def _resume(
-    path: Path,
-    network: PrototypeNetwork,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    settings: Training,
-) -> State:
-    if not path.is_file():
-        return State()
-    tensors, meta = read_checkpoint(path)
-    if meta.pop("settings") != _fingerprint(settings):
-        raise TrainingError(
-            f"checkpoint {path} belongs to other [training] settings: delete it to start anew"
-        )
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
-    network.load_state_dict(part("network"))
-    recipe.load_state_dict(part("recipe"))
-    stored = optimizer.state_dict()
-    stored["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum").items()}
-    optimizer.load_state_dict(stored)
-    return State(**meta, best=part("best") or None)

@@ -86,7 +86,9 @@ class PCL(Recipe):
         if epoch < self.settings.warmup_epochs:
             return loss, logits
         for name, features in network.supervised_features(layers).items():
-            loss = loss + float(self.options["tau"]) * self._conformity(network, name, features, labels)
+            loss = loss + float(self.options["tau"]) * self._conformity(
+                network, name, features, labels
+            )
         return loss, logits
 
     def _conformity(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 import torch
@@ -18,7 +19,7 @@ from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
-from robusteval.training.loop import EpochLog, Progress, accuracy_of, fit, precision
+from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of, precision
 from robusteval.training.recipe import RECIPES
 
 
@@ -47,24 +48,18 @@ def train(
     place = work_dir / entry.name
     log = place / "log.jsonl"
     bfloat16 = _bfloat16_pays(network, fitting, settings)
-    seconds, best = 0.0, (0.0, 0)
-    lines = fit(
-        network,
-        recipe,
-        fitting,
-        validation,
-        settings,
-        checkpoint=place / "checkpoint.safetensors",
-        bfloat16=bfloat16,
-        progress=progress,
+    trainer = Trainer(
+        network, recipe, fitting, validation, settings, bfloat16=bfloat16, progress=progress
     )
-    for line in lines:
+    for line in trainer.fit(place / "checkpoint.safetensors"):
         _append(log, line)
         on_epoch(line)
-    for past in _logged(log):
-        seconds += past["seconds"]
-        if past["epoch"] > settings.warmup_epochs:
-            best = max(best, (past["validation_accuracy"], past["epoch"]))
+    history = _logged(log)
+    seconds = sum(past["seconds"] for past in history)
+    best = max(
+        (past for past in history if past["epoch"] > settings.warmup_epochs),
+        key=lambda past: (past["validation_robust"] or past["validation_accuracy"], past["epoch"]),
+    )
     test = load_dataset(entry.dataset, "test", data_dir)
     tensors = stored_form(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
@@ -72,13 +67,13 @@ def train(
     trained = Trained(
         seed=settings.seed,
         epochs=settings.total_epochs,
-        best_epoch=best[1],
+        best_epoch=int(best["epoch"]),
         seconds=round(seconds, 1),
         hardware=hardware_name(),
         precision="bfloat16" if bfloat16 else "float32",
         commit=commit_of(entry.path.parent),
         date=datetime.date.today().isoformat(),
-        validation_accuracy=round(best[0], 4),
+        validation_accuracy=round(best["validation_accuracy"], 4),
         clean_accuracy=round(correct / len(test), 4),
         clean_correct=correct,
         clean_total=len(test),
@@ -118,7 +113,7 @@ def _append(path: Path, line: EpochLog) -> None:
         raise OutputError(f"training log {path} can't be written ({error.strerror})") from None
 
 
-def _logged(path: Path) -> list[dict[str, float]]:
+def _logged(path: Path) -> list[dict[str, Any]]:
     return [json.loads(row) for row in path.read_text().splitlines()] if path.is_file() else []
 
 

@@ -1,0 +1,26 @@
+# `make run` and `make test` each work alone on a machine with Python 3.11, pip, make and git.  The
+# virtual environment is made once from pinned versions and made anew when they change.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check clean
+
+run: $(VENV)/.ready
+	$(BIN)/robusteval run --model pcl_digits --suite full
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check robusteval tests benchmarks
+	$(BIN)/ruff format --check robusteval tests benchmarks
+	$(BIN)/mypy
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

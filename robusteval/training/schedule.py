@@ -1,0 +1,57 @@
+"""The optimiser, and its learning rates over time."""
+
+import math
+
+import torch
+
+from robusteval.models.entry import Training
+from robusteval.models.network import PrototypeNetwork
+from robusteval.training.recipe import Recipe
+
+
+def make_optimizer(
+    network: PrototypeNetwork, recipe: Recipe, settings: Training
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum for the weights; centres without momentum or decay."""
+    prototypes = {id(p) for p in network.prototypes.values()}
+    special = recipe.parameter_groups(network)
+    apart = {id(p) for group in special for p in group["params"]}
+    weights = [p for p in network.parameters() if id(p) not in apart and id(p) not in prototypes]
+    main = {
+        "params": weights,
+        "lr": settings.lr,
+        "momentum": settings.momentum,
+        "nesterov": settings.momentum > 0,
+        "weight_decay": settings.weight_decay,
+    }
+    optimizer = torch.optim.SGD([main, *({"momentum": 0.0, **g} for g in special)], lr=settings.lr)
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return optimizer
+
+
+def scale_learning_rates(
+    optimizer: torch.optim.Optimizer, settings: Training, epoch: float
+) -> None:
+    """Every group's rate at a (fractional) epoch; the warm-up stage has a schedule of its own."""
+    warm = epoch < settings.warmup_epochs
+    start, length = (
+        (0, settings.warmup_epochs) if warm else (settings.warmup_epochs, settings.epochs)
+    )
+    factor = schedule_factor(settings, epoch, (epoch - start) / length)
+    stage = (settings.warmup_lr or settings.lr) / settings.lr if warm else 1.0
+    for k, group in enumerate(optimizer.param_groups):
+        group["lr"] = group["base_lr"] * factor * (stage if k == 0 else 1.0)
+
+
+def schedule_factor(settings: Training, epoch: float, share: float) -> float:
+    """The share of the peak rate.
+
+    ``one_cycle``: up linearly for 20 % of the stage, down by a cosine to zero.  ``steps``: a tenth
+    at each milestone.
+    """
+    if settings.schedule == "steps":
+        return float(0.1 ** sum(epoch >= m for m in settings.milestones))
+    if share < 0.2:
+        return 0.05 + 0.95 * share / 0.2
+    return max(0.5 * (1 + math.cos(math.pi * (share - 0.2) / 0.8)), 1e-3)
