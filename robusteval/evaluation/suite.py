@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from robusteval.catalogue import near_names
-from robusteval.errors import SuiteError, UnknownNameError
+from robusteval.errors import SuiteError, ThreatError, UnknownNameError
 from robusteval.models.entry import first_problem
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
@@ -128,5 +128,5 @@ def read_suite(name_or_path: str) -> Suite:
         raise SuiteError(
             f"suite {name_or_path} is no valid TOML ({error}): mend that line"
         ) from None
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, ThreatError) as error:
         raise SuiteError(f"suite {name_or_path}: {first_problem(error)}") from None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robusteval.catalogue import near_names
-from robusteval.errors import EntryError, RobustevalError, UnknownNameError
+from robusteval.errors import EntryError, RobustevalError, ThreatError, UnknownNameError
 from robusteval.types import Norm, parse_eps
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
@@ -210,7 +210,7 @@ def read_entry(path: Path) -> Entry:
         raise EntryError(f"{path} is no valid TOML ({error}): mend that line") from None
     try:
         return Entry(**content, path=path)
-    except (ValidationError, TypeError) as error:
+    except (ValidationError, TypeError, ThreatError) as error:
         raise EntryError(f"{path}: {first_problem(error)}") from None
 
 

@@ -1,0 +1,93 @@
+"""What several tests need: small models with known answers, and a place without the user's data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.models.adapter import Adapter, PrototypeAdapter
+from robusteval.models.backbones import Backbone
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.models.network import HeadConfig, PrototypeNetwork
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real CIFAR-10 and MNIST beside the checkout; tests that need them are left out without."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared data beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the user's data or models, or writes into the user's cache."""
+    monkeypatch.delenv("ROBUSTEVAL_DATA", raising=False)
+    monkeypatch.delenv("ROBUSTEVAL_MODELS", raising=False)
+    if "ROBUSTEVAL_TEST_CACHE" not in os.environ:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    yield
+
+
+class Pixels(Backbone):
+    """The identity: features are the pixels themselves."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.channels = {"pixels": dim}
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"pixels": images.flatten(1)}
+
+
+def pixel_prototypes(prototypes: torch.Tensor, **head: object) -> PrototypeAdapter:
+    """Prototypes (K, M, D) in pixel space, read by the nearest; D is a channel of D pixels."""
+    classes, per_class, dim = prototypes.shape
+    config = HeadConfig(
+        "nearest_prototype", classes, ("pixels",), prototypes_per_class=per_class, **head
+    )
+    network = PrototypeNetwork(Pixels(dim), config, [0.0], [1.0])
+    network.prototypes["pixels"].data.copy_(prototypes)
+    return PrototypeAdapter(network)
+
+
+def linear_model(weight: torch.Tensor, bias: torch.Tensor) -> Adapter:
+    """Logits that are linear in the pixels: nearest adversarial examples in closed form."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight.data.copy_(weight)
+    layer.bias.data.copy_(bias)
+    return Adapter(nn.Sequential(nn.Flatten(), layer), len(weight))
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def pcl_digits() -> Adapter:
+    return load_model(find_entry("pcl_digits"))
+
+
+@pytest.fixture(scope="session")
+def ce_digits() -> Adapter:
+    return load_model(find_entry("ce_digits"))
+
+
+@pytest.fixture(scope="session")
+def nearest_digits() -> Adapter:
+    """pcl_digits read by its nearest prototype: all logits are negative squared distances."""
+    entry = find_entry("pcl_digits")
+    network = load_model(entry).module
+    assert isinstance(network, PrototypeNetwork)
+    network.classifier = None
+    return PrototypeAdapter(network)

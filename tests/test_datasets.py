@@ -1,0 +1,153 @@
+"""Splits, regrouping, subsets, outliers, and what is said when data are missing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.known import DATASETS
+from robusteval.data.outliers import fit_shape, load_outliers, outlier_names
+from robusteval.data.readers import Shape
+from robusteval.errors import DataError, UnknownNameError
+
+
+def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:
+    train = load_dataset("digits", "train")
+    assert (len(train), len(digits)) == (1437, 360)
+    assert torch.bincount(digits.labels).min() >= 34
+    assert digits.digest == load_dataset("digits").digest
+    assert digits.digest != train.digest
+    seen = {t.numpy().tobytes() for t in train.pixels}
+    assert sum(t.numpy().tobytes() in seen for t in digits.pixels) == 0
+
+
+def test_images_are_float32_in_the_unit_range(digits: Dataset) -> None:
+    images = digits.images()
+    assert images.dtype == torch.float32
+    assert images.shape == (360, 1, 8, 8)
+    assert images.min() == 0
+    assert images.max() == 1
+
+
+def test_subsets_are_balanced_nested_and_seeded(digits: Dataset) -> None:
+    small, large = digits.balanced_subset(50), digits.balanced_subset(120)
+    assert torch.bincount(small.labels).tolist() == [5] * 10
+    assert torch.bincount(large.labels).tolist() == [12] * 10
+    assert set(small.indices.tolist()) < set(large.indices.tolist())
+    assert small.indices.tolist() == sorted(small.indices.tolist())
+    again = digits.balanced_subset(50)
+    assert again.digest == small.digest
+    assert digits.balanced_subset(50, seed=1).digest != small.digest
+    odd = torch.bincount(digits.balanced_subset(57).labels)
+    assert odd.max() - odd.min() == 1
+
+
+@pytest.mark.parametrize("count", [0, -3, 361])
+def test_impossible_subsets_are_refused(digits: Dataset, count: int) -> None:
+    with pytest.raises(DataError, match="360"):
+        digits.balanced_subset(count)
+
+
+def test_splitting_off_validation_keeps_every_sample_once(digits: Dataset) -> None:
+    rest, held = digits.split_off(60)
+    assert len(held) == 60
+    assert torch.bincount(held.labels).tolist() == [6] * 10
+    assert sorted(rest.indices.tolist() + held.indices.tolist()) == list(range(360))
+
+
+def test_missing_data_says_where_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cifar10 .* --download .* --data-dir"):
+        load_dataset("cifar10", data_dir=tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        load_dataset("cifar10", data_dir=tmp_path / "nowhere")
+    with pytest.raises(UnknownNameError, match="cifar10"):
+        load_dataset("cifer10")
+
+
+def test_every_data_set_has_threats_and_known_outliers() -> None:
+    for name in DATASETS:
+        info = DATASETS.get(name)
+        assert info.default_threat("Linf").radius > 0
+        assert info.default_threat("L2").radius > 0
+        assert all(o == "photo_crops" or o in DATASETS for o in info.outliers)
+        assert name not in info.outliers
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_real_test_sets(shared_data: Path, name: str) -> None:
+    data = load_dataset(name, data_dir=shared_data)
+    info = data.info
+    assert len(data) == 10_000
+    counts = torch.bincount(data.labels)
+    assert len(counts) == 10
+    if name == "cifar10":
+        assert counts.tolist() == [1000] * 10
+        assert data.class_names[:3] == ("airplane", "automobile", "bird")
+        np.testing.assert_allclose(
+            data.images(slice(0, 5000)).mean((0, 2, 3)), [0.4914, 0.4822, 0.4465], atol=0.02
+        )
+    else:
+        assert counts[1] == 1135  # of the 10,000, as published
+        assert data.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert data.pixels.shape[1:] == (info.shape.channels, info.shape.height, info.shape.width)
+
+
+def test_regrouping_takes_consecutive_labels(shared_data: Path) -> None:
+    plain = load_dataset("mnist", data_dir=shared_data)
+    grouped = load_dataset("mnist_2", data_dir=shared_data)
+    assert torch.equal(grouped.labels, (plain.labels >= 5).long())
+    assert grouped.class_names == ("0+1+2+3+4", "5+6+7+8+9")
+    fine = load_dataset("cifar100", data_dir=shared_data).labels
+    coarse = load_dataset("cifar100_10", data_dir=shared_data).labels
+    assert torch.equal(coarse, fine // 10)
+
+
+@pytest.mark.parametrize("name", ["gaussian_noise", "uniform_noise", "photo_crops"])
+@pytest.mark.parametrize("shape", [Shape(1, 8, 8), Shape(3, 32, 32)])
+def test_made_outliers(name: str, shape: Shape) -> None:
+    images = load_outliers(name, 20, shape, seed=3)
+    assert images.shape == (20, shape.channels, shape.height, shape.width)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert images.std() > 0.05
+    assert torch.equal(images, load_outliers(name, 20, shape, seed=3))
+    assert not torch.equal(images, load_outliers(name, 20, shape, seed=4))
+
+
+def test_noise_has_the_stated_distribution() -> None:
+    gaussian = load_outliers("gaussian_noise", 500, Shape(1, 8, 8), 0)
+    # P(N(0.5, 1) > 1) = 0.3085, and as much below 0
+    assert float((gaussian == 1).double().mean()) == pytest.approx(0.3085, abs=0.01)
+    uniform = load_outliers("uniform_noise", 500, Shape(1, 8, 8), 0)
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_folder_is_an_outlier_set(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("RGB", (10, 10), (i * 50, 0, 0)).save(tmp_path / f"{i}.png")
+    assert load_outliers(str(tmp_path), 10, Shape(1, 8, 8), 0).shape == (3, 1, 8, 8)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        load_outliers(str(empty), 10, Shape(1, 8, 8), 0)
+
+
+def test_fit_shape_uses_luma_and_repeats_grey() -> None:
+    red = torch.zeros(1, 3, 4, 4)
+    red[:, 0] = 1
+    assert float(fit_shape(red, Shape(1, 4, 4)).mean()) == pytest.approx(0.299)
+    grey = torch.full((1, 1, 4, 4), 0.25)
+    assert torch.equal(fit_shape(grey, Shape(3, 4, 4)), torch.full((1, 3, 4, 4), 0.25))
+
+
+def test_natural_outliers_are_those_whose_data_are_there(digits: Dataset, tmp_path: Path) -> None:
+    assert outlier_names(digits, 2, None) == ["photo_crops", "gaussian_noise", "uniform_noise"]
+
+
+def test_natural_outliers_of_cifar10(shared_data: Path) -> None:
+    data = load_dataset("cifar10", data_dir=shared_data).balanced_subset(10)
+    names = outlier_names(data, 2, shared_data)
+    assert names == ["cifar100", "tiny_imagenet_32", "gaussian_noise", "uniform_noise"]

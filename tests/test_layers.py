@@ -1,0 +1,111 @@
+"""The house: an import points downwards, and never into a circle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import robusteval
+
+PACKAGE = Path(robusteval.__file__).parent
+# The longest prefix decides.  What isn't named here fails the test.
+FLOORS = {
+    "robusteval.types": 1,
+    "robusteval.errors": 1,
+    "robusteval.catalogue": 2,
+    "robusteval.numerics": 2,
+    "robusteval.vision": 2,
+    "robusteval.hardware": 2,
+    "robusteval.models": 3,
+    "robusteval.data": 3,
+    "robusteval.attacks": 4,
+    "robusteval.detection": 4,
+    "robusteval.evaluation": 5,
+    "robusteval.training": 5,
+    "robusteval.report": 6,
+    "robusteval.api": 7,
+    "robusteval.listing": 7,
+    "robusteval.terminal": 8,
+    "robusteval.cli": 8,
+    "robusteval.__main__": 8,
+    "robusteval": 0,
+}
+
+
+def floor_of(module: str) -> int:
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:end])) in FLOORS and (name != "robusteval" or end == len(parts)):
+            return FLOORS[name]
+    raise AssertionError(f"{module} has no floor: give it one")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ("robusteval", *path.relative_to(PACKAGE).with_suffix("").parts)
+        found[".".join(p for p in parts if p != "__init__")] = path
+    return found
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
+    """Imports of our own modules, but for those that only the type checker sees."""
+    tree = ast.parse(path.read_text())
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+    found = set()
+    for node in ast.walk(tree):
+        if node in skipped or not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        if node.module.split(".")[0] == "robusteval":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in known else node.module)
+    return found
+
+
+def test_imports_point_downwards() -> None:
+    known = modules()
+    upward = [
+        f"{name} → {target}"
+        for name, path in known.items()
+        for target in imports_of(path, known)
+        if name != "robusteval" and floor_of(target) > floor_of(name)
+    ]
+    assert upward == []
+    assert len(known) > 40  # the walk found the package
+
+
+def test_no_circles() -> None:
+    known = modules()
+    graph = {name: imports_of(path, known) - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join((*trail, name))
+        if name not in done:
+            for target in graph.get(name, ()):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_help_loads_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys\nfrom robusteval.cli import app\n"
+        "try:\n    app(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'sklearn', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--suite" in done.stdout
+
+
+def test_public_names_are_there() -> None:
+    for name in robusteval.__all__:
+        assert getattr(robusteval, name) is not None

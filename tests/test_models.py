@@ -1,0 +1,325 @@
+"""Backbones, the adapter, entries and their weights."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from robusteval.errors import (
+    AttackError,
+    CodeNotAllowedError,
+    EntryError,
+    RobustevalError,
+    UnknownNameError,
+    WeightsError,
+)
+from robusteval.models.adapter import Adapter, wrap_module
+from robusteval.models.backbones import BACKBONES, CNN6, resnet110, resnet_small
+from robusteval.models.entry import (
+    Entry,
+    all_entries,
+    built_in_folder,
+    entry_paths,
+    find_entry,
+    read_entry,
+)
+from robusteval.models.loading import build_network, load_model
+
+MINIMAL = """
+name = "{name}"
+method = "ce"
+dataset = "digits"
+[input]
+mean = [0.3]
+std = [0.4]
+[backbone]
+name = "cnn6"
+widths = [4, 4, 4]
+hidden = [8, 8]
+kernel_size = 3
+"""
+
+
+def write_entry(folder: Path, name: str = "tiny", extra: str = "") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(MINIMAL.format(name=name) + extra)
+    return path
+
+
+def with_weights(folder: Path, name: str = "tiny") -> Path:
+    """An entry with random weights beside it."""
+    path = write_entry(folder, name)
+    network = build_network(read_entry(path))
+    tensors = {k: v.half() for k, v in network.state_dict().items() if v.is_floating_point()}
+    save_file(tensors, folder / f"{name}.safetensors")
+    digest = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+    text = f'[weights]\nfile = "{name}.safetensors"\nsha256 = "{digest}"\n'
+    path.write_text(path.read_text() + text)
+    return path
+
+
+def test_resnet110_is_the_papers() -> None:
+    network = resnet110(3)
+    convolutions = [
+        m for m in network.modules() if isinstance(m, nn.Conv2d) and "shortcut" not in str(m)
+    ]
+    shortcuts = sum(
+        isinstance(m, nn.Conv2d) for n, m in network.named_modules() if ".shortcut." in n
+    )
+    # 1 stem + 3 stages × 12 blocks × 3 convolutions, and the classifier: 110 layers
+    assert len(convolutions) - shortcuts == 109
+    parameters = sum(p.numel() for p in network.parameters())
+    assert 1.3e6 < parameters < 1.5e6
+    layers = network.eval()(torch.rand(2, 3, 32, 32))
+    assert layers["stage2"].shape == (2, 128, 16, 16)
+    assert layers["pool"].shape == (2, 256)
+    assert layers["fc"].shape == (2, 1024)
+
+
+def test_cnn6_is_the_papers() -> None:
+    network = CNN6(1)
+    assert sum(isinstance(m, nn.Conv2d) for m in network.modules()) == 6
+    layers = network(torch.rand(2, 1, 28, 28))
+    assert {k: tuple(v.shape[1:]) for k, v in layers.items()} == {
+        "conv3": (128, 3, 3),
+        "fc1": (512,),
+        "fc2": (64,),
+    }
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_backbones_tell_their_channels(name: str) -> None:
+    backbone = BACKBONES.get(name)(3)
+    layers = backbone.eval()(torch.rand(2, 3, 32, 32))
+    assert {k: v.shape[1] for k, v in layers.items()} == backbone.channels
+
+
+def test_small_resnet_has_the_stated_size() -> None:
+    network = resnet_small(3)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(0.34e6, rel=0.05)
+
+
+def test_adapter_stays_in_eval_mode_and_frozen(pcl_digits: Adapter) -> None:
+    pcl_digits.train()
+    assert not any(m.training for m in pcl_digits.modules())
+    assert not any(p.requires_grad for p in pcl_digits.parameters())
+
+
+def test_adapters_logits_do_not_depend_on_the_batch(pcl_digits: Adapter) -> None:
+    images = torch.rand(12, 1, 8, 8)
+    whole = pcl_digits(images)
+    single = torch.cat([pcl_digits(image[None]) for image in images])
+    torch.testing.assert_close(whole, single, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_gradient_against_finite_differences() -> None:
+    torch.manual_seed(0)
+    entry = find_entry("pcl_digits")
+    model = load_model(entry).double()
+    image = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    # logits are cast to float32 at the end, so the features' path is checked in float64
+    (gradient,) = torch.autograd.grad(
+        model.module.classifier(model.module.activations(image)["fc2"]).sum(), image
+    )
+    step = 1e-6
+    for pixel in (0, 27, 63):
+        shift = torch.zeros(64, dtype=torch.float64)
+        shift[pixel] = step
+        values = [
+            model.module.classifier(
+                model.module.activations((image + s * shift.view(1, 1, 8, 8)).detach())["fc2"]
+            ).sum()
+            for s in (1, -1)
+        ]
+        difference = float(values[0] - values[1]) / (2 * step)
+        assert float(gradient.flatten()[pixel]) == pytest.approx(difference, rel=1e-4, abs=1e-6)
+
+
+def test_normalisation_is_inside() -> None:
+    model = wrap_module(nn.Flatten(), 4, mean=[0.5], std=[0.25])
+    images = torch.tensor([0.5, 0.75, 0.25, 1.0]).view(1, 1, 2, 2)
+    assert model(images).tolist() == [[0.0, 1.0, -1.0, 2.0]]
+
+
+def test_models_without_prototypes_say_so(ce_digits: Adapter) -> None:
+    assert ce_digits.layers == ()
+    with pytest.raises(AttackError, match="no prototypes"):
+        ce_digits.distances(torch.rand(2, 1, 8, 8))
+    assert ce_digits.embed(torch.rand(2, 1, 8, 8)).shape == (2, 32)
+
+
+def test_pcl_reads_its_softmax_and_keeps_prototypes_at_three_depths(pcl_digits: Adapter) -> None:
+    assert pcl_digits.layers == ("conv3", "fc1", "fc2")
+    images = torch.rand(5, 1, 8, 8)
+    logits, squared = pcl_digits.logits_and_distances(images)
+    torch.testing.assert_close(logits, pcl_digits(images))
+    assert {k: tuple(v.shape) for k, v in squared.items()} == {
+        name: (5, 10, 1) for name in pcl_digits.layers
+    }
+    torch.testing.assert_close(squared["fc2"], pcl_digits.distances(images))
+    features = pcl_digits.embed(images)
+    prototypes = pcl_digits.module.prototypes["fc2"][:, 0]
+    by_hand = (features[:, None] - prototypes[None]).square().sum(2)
+    torch.testing.assert_close(squared["fc2"][:, :, 0], by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_every_entry_is_sound() -> None:
+    entries = list(all_entries())
+    assert len(entries) >= 7
+    for entry in entries:
+        assert isinstance(entry, Entry), entry
+        if entry.weights is None:
+            assert entry.trained is None
+            build_network(entry)
+            continue
+        model = load_model(entry)
+        assert entry.trained is not None
+        assert entry.weights_path.stat().st_size < 6e6
+        assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_stored_accuracy_is_reproduced(pcl_digits: Adapter, digits) -> None:  # type: ignore[no-untyped-def]
+    trained = find_entry("pcl_digits").trained
+    assert trained is not None
+    correct = int((pcl_digits(digits.images()).argmax(1) == digits.labels).sum())
+    assert (correct, len(digits)) == (trained.clean_correct, trained.clean_total)
+    assert correct / len(digits) >= 0.97
+
+
+def test_an_entry_by_path_needs_no_registry(tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    model = load_model(find_entry(str(path)))
+    assert model(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_a_users_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_entry(tmp_path, "mine")
+    write_entry(tmp_path, "pcl_digits")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    assert find_entry("mine").path == tmp_path / "mine.toml"
+    assert find_entry("pcl_digits").path.parent == tmp_path
+    assert "pcl_cifar10" in entry_paths()
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path / "no"))
+    with pytest.raises(EntryError, match="does not exist"):
+        find_entry("mine")
+
+
+def test_unknown_names_list_near_ones() -> None:
+    with pytest.raises(UnknownNameError, match="pcl_digits"):
+        find_entry("pcl_digit")
+    with pytest.raises(EntryError, match="does not exist"):
+        find_entry("somewhere/model.toml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ("[head]\ncolour = 3\n", "colour"),
+        ('[weights]\nfile = "x.pt"\nsha256 = "' + "0" * 64 + '"\n', "no pickle"),
+        ('[weights]\nfile = "x.safetensors"\nsha256 = "abc"\n', "sha256"),
+        ('[head]\nsimilarity = "l3"\n', "similarity"),
+        ('[head]\nreading = "nearest_prototype"\n', "layers"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = 320\n', "accuracy"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = 32\neps = "big"\n', "big"),
+        ("= 3", "TOML"),
+    ],
+)
+def test_broken_entries_name_the_file_and_the_field(
+    tmp_path: Path, extra: str, said: str
+) -> None:
+    path = write_entry(tmp_path, extra=extra)
+    with pytest.raises(EntryError, match=said) as caught:
+        read_entry(path)
+    assert "tiny.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("cnn6", "cnn7"), "cnn6"),
+        (("kernel_size = 3", "kernel = 3"), "kernel_size"),
+        (('"cnn6"', '"cnn6"\n[head]\nlayers = ["stage9"]\n[head.x]'), "head.x|stage9"),
+        (('"digits"', '"digist"'), "digits"),
+    ],
+)
+def test_architectures_that_cannot_be_built(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    path = write_entry(tmp_path)
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(RobustevalError, match=said):
+        build_network(read_entry(path))
+
+
+def test_altered_missing_and_unfitting_weights(tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    weights = tmp_path / "tiny.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(WeightsError, match="altered"):
+        load_model(read_entry(path))
+    weights.unlink()
+    with pytest.raises(WeightsError, match="can't be read"):
+        load_model(read_entry(path))
+    weights.write_bytes(good)
+    path.write_text(path.read_text().replace("widths = [4, 4, 4]", "widths = [4, 4, 5]"))
+    with pytest.raises(WeightsError, match="don't fit"):
+        load_model(read_entry(path))
+    with pytest.raises(WeightsError, match="no weights yet"):
+        load_model(read_entry(write_entry(tmp_path, "bare")))
+
+
+def test_weights_that_are_no_safetensors(tmp_path: Path) -> None:
+    path = write_entry(tmp_path)
+    content = b"\x80\x04pickle"
+    (tmp_path / "tiny.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    path.write_text(
+        path.read_text() + f'[weights]\nfile = "tiny.safetensors"\nsha256 = "{digest}"\n'
+    )
+    with pytest.raises(WeightsError, match="no safetensors"):
+        load_model(read_entry(path))
+
+
+def test_weights_stay_in_their_folder(tmp_path: Path) -> None:
+    path = write_entry(
+        tmp_path, extra='[weights]\nfile = "../../x.safetensors"\nsha256 = "' + "0" * 64 + '"\n'
+    )
+    assert read_entry(path).weights_path == tmp_path / "x.safetensors"
+
+
+FACTORY = """
+name = "foreign"
+method = "ce"
+dataset = "digits"
+factory = "torch.nn:Flatten"
+classes = 64
+[input]
+mean = [0.0]
+std = [1.0]
+"""
+
+
+def test_code_runs_only_with_permission(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.toml"
+    path.write_text(FACTORY)
+    with pytest.raises(CodeNotAllowedError, match="--allow-code"):
+        load_model(read_entry(path))
+    model = load_model(read_entry(path), allow_code=True)
+    images = torch.rand(2, 1, 8, 8)
+    assert torch.equal(model(images), images.flatten(1))
+    path.write_text(FACTORY.replace("torch.nn:Flatten", "torch.nn:Nothing"))
+    with pytest.raises(EntryError, match="failed"):
+        load_model(read_entry(path), allow_code=True)
+
+
+def test_weights_are_stored_in_float16() -> None:
+    from safetensors import safe_open
+
+    path = built_in_folder() / "pcl_digits.safetensors"
+    with safe_open(path, "pt") as stream:
+        assert {str(stream.get_tensor(k).dtype) for k in stream.keys()} == {"torch.float16"}  # noqa: SIM118
