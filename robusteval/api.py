@@ -19,12 +19,13 @@ import torch
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
+from robusteval.data.locate import data_root
 from robusteval.errors import DataError, RobustevalError, UnknownNameError
 from robusteval.evaluation.outcomes import Progress, Silent
 from robusteval.evaluation.plan import (
-    DEFAULT_BATCH,
     Plan,
     RunSpec,
+    default_batch,
     expected_passes,
     library_versions,
     make_plan,
@@ -57,13 +58,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Options:
-    """How to run.  ``samples`` None means all; ``eps`` as text, L∞ unless written ``L2:0.5``."""
+    """How to run.
+
+    ``samples`` None means all; ``eps`` as text, L∞ unless written ``L2:0.5``; ``batch_size`` None
+    goes by the images' size.
+    """
 
     samples: int | None = None
     seed: int = 0
     eps: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    batch_size: int = DEFAULT_BATCH
+    batch_size: int | None = None
     device: str = "cpu"
     time_limit: float | None = None
     data_dir: Path | None = None
@@ -159,7 +164,7 @@ def estimate(
     classes, count = prepared.model.classes, prepared.spec.samples
     pairs = [expected_passes(cell, classes) for cell in prepared.plan.cells]
     forward, backward = sum(p[0] for p in pairs) * count, sum(p[1] for p in pairs) * count
-    images = prepared.data.images(slice(0, options.batch_size)).to(options.device)
+    images = prepared.data.images(slice(0, prepared.spec.batch_size)).to(options.device)
     per_forward, per_backward = _seconds_per_pass(prepared.model, images)
     chunks = len(prepared.plan.chunks)
     minutes = (forward * per_forward + backward * per_backward) / 60
@@ -219,7 +224,7 @@ def _prepare(
         threats=[[t.norm, str(t.eps)] for t in threats],
         samples=len(data),
         seed=options.seed,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or default_batch(data.info.shape),
         versions=library_versions(),
     )
     return _Prepared(entry, adapter, data, chosen, spec, make_plan(chosen, adapter, threats, spec))
@@ -233,7 +238,7 @@ def _load(entry: Entry | None, options: Options) -> Adapter:
 def _check(options: Options) -> None:
     if options.samples is not None and options.samples < 1:
         raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
-    if options.batch_size < 1:
+    if options.batch_size is not None and options.batch_size < 1:
         raise RobustevalError(f"--batch-size {options.batch_size}: choose 1 or more")
     if options.time_limit is not None and options.time_limit <= 0:
         raise RobustevalError(
@@ -246,6 +251,7 @@ def _check(options: Options) -> None:
         raise UnknownNameError(
             f"device {options.device!r} can't be used ({reason}): try cpu or cuda"
         ) from None
+    data_root(options.data_dir)
     for folder in options.outlier_folders:
         if not folder.is_dir():
             raise DataError(f"outlier folder {folder} does not exist: give an existing one")

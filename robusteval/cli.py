@@ -92,8 +92,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     batch_size: Annotated[
-        int, typer.Option(help="Images attacked together; part of the run's identity.")
-    ] = 120,
+        int | None,
+        typer.Option(help="Images attacked together; by default 120 at 3×32×32, more if smaller."),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for each attack; what doesn't finish says so.")
     ] = None,

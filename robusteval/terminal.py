@@ -32,6 +32,7 @@ class AttackBars:
 
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
+        self.bars.start()
         threats = ", ".join(f"{_SIGNS[t.norm]} {t.eps_text}" for t in cell.threats)
         name = f"{cell.spec.title} {threats}"
         self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
@@ -62,9 +63,13 @@ def _bars() -> Progress:
 
 @contextmanager
 def attack_progress() -> Iterator[AttackBars]:
-    """Bars on stderr while a run goes on."""
-    with _bars() as bars:
+    """Bars on stderr while a run goes on; without any, not even an empty line."""
+    bars = _bars()
+    try:
         yield AttackBars(bars)
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def with_progress(options: "Options", progress: AttackBars) -> "Options":
@@ -78,10 +83,12 @@ def epoch_progress(
 ) -> Iterator[tuple[Callable[["EpochLog"], None], Callable[[int, int, float], None]]]:
     """A bar per epoch, and a line of loss and accuracy after each."""
     total = entry.training.total_epochs if entry.training else 0
-    with _bars() as bars:
-        task = bars.add_task(f"{entry.name} epoch", total=None, robust="")
+    bars = _bars()
+    task = bars.add_task(f"{entry.name} epoch", total=None, robust="")
+    try:
 
         def progress(step: int, steps: int, loss: float) -> None:
+            bars.start()
             bars.update(task, completed=step, total=steps, robust=f"loss {loss:.3f}")
 
         def on_epoch(line: "EpochLog") -> None:
@@ -93,6 +100,9 @@ def epoch_progress(
             bars.reset(task, robust="")
 
         yield on_epoch, progress
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 def _rate(rate: dict[str, Any] | None) -> str:

@@ -20,7 +20,10 @@ from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, ThreatModel, parse_eps
 
-THREATS = {"Linf": ThreatModel("Linf", parse_eps("0.15")), "L2": ThreatModel("L2", parse_eps("0.6"))}
+THREATS = {
+    "Linf": ThreatModel("Linf", parse_eps("0.15")),
+    "L2": ThreatModel("L2", parse_eps("0.6")),
+}
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -42,9 +45,7 @@ def test_projection_lands_in_ball_and_range(norm: str, eps: str) -> None:
 def test_random_starts_fill_the_ball_and_follow_the_seed(norm: str) -> None:
     threat = THREATS[norm]
     clean = torch.full((500, 1, 8, 8), 0.5)
-    starts = [
-        random_start(clean, threat, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
-    ]
+    starts = [random_start(clean, threat, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
     distance = norms(starts[0] - clean, threat.norm)
@@ -210,9 +211,7 @@ def test_positive_logits_change_no_difference() -> None:
     images = torch.rand(6, 1, 4, 4)
     raw, shifted = model(images), PositiveLogits(Counted(model))(images)
     assert shifted.min() >= 1 - 1e-4
-    torch.testing.assert_close(
-        raw - raw[:, :1], shifted - shifted[:, :1], atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(raw - raw[:, :1], shifted - shifted[:, :1], atol=1e-4, rtol=1e-4)
     positive = linear_model(torch.rand(4, 16), torch.full((4,), 5.0))
     assert torch.equal(positive(images), PositiveLogits(Counted(positive))(images))
 
@@ -221,9 +220,7 @@ def test_positive_logits_change_no_difference() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_autoattack_with_few_classes(classes: int, norm: str) -> None:
     generator = torch.Generator().manual_seed(classes)
-    model = linear_model(
-        torch.randn((classes, 64), generator=generator), torch.zeros(classes)
-    )
+    model = linear_model(torch.randn((classes, 64), generator=generator), torch.zeros(classes))
     images = torch.rand((6, 1, 8, 8), generator=generator)
     labels = model(images).argmax(1)
     threat = ThreatModel(norm, parse_eps("0.3" if norm == "Linf" else "2"))  # type: ignore[arg-type]
@@ -269,9 +266,7 @@ def test_autoattacks_warnings_are_kept_not_printed(capsys: pytest.CaptureFixture
 
     model = Adapter(Softmaxed(), 2)
     images = torch.rand(4, 1, 4, 4) * 0.2
-    result = autoattack(
-        Counted(model), images, model(images).argmax(1), THREATS["Linf"], seed=0
-    )
+    result = autoattack(Counted(model), images, model(images).argmax(1), THREATS["Linf"], seed=0)
     assert isinstance(result.notes, list)
     assert "probability" not in capsys.readouterr().err
 

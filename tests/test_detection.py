@@ -38,7 +38,7 @@ def test_metrics_against_scikit_learn(case: str) -> None:
 
 def test_metrics_against_pytorch_ood() -> None:
     torchvision()
-    from pytorch_ood.utils import OODMetrics
+    from pytorch_ood.metrics import OODMetrics
 
     inside, outside = CASES["overlapping"]
     reference = OODMetrics()

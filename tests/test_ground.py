@@ -12,7 +12,8 @@ from robusteval.types import ThreatModel, parse_eps
 
 
 @pytest.mark.parametrize(
-    ("text", "exact"), [("8/255", Fraction(8, 255)), ("0.3", Fraction(3, 10)), (0.5, Fraction(1, 2))]
+    ("text", "exact"),
+    [("8/255", Fraction(8, 255)), ("0.3", Fraction(3, 10)), (0.5, Fraction(1, 2))],
 )
 def test_eps_is_kept_exact(text: str, exact: Fraction) -> None:
     assert parse_eps(text) == exact

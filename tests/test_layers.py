@@ -35,7 +35,9 @@ FLOORS = {
 def floor_of(module: str) -> int:
     parts = module.split(".")
     for end in range(len(parts), 0, -1):
-        if (name := ".".join(parts[:end])) in FLOORS and (name != "robusteval" or end == len(parts)):
+        if (name := ".".join(parts[:end])) in FLOORS and (
+            name != "robusteval" or end == len(parts)
+        ):
             return FLOORS[name]
     raise AssertionError(f"{module} has no floor: give it one")
 

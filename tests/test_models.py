@@ -227,9 +227,7 @@ def test_unknown_names_list_near_ones() -> None:
         ("= 3", "TOML"),
     ],
 )
-def test_broken_entries_name_the_file_and_the_field(
-    tmp_path: Path, extra: str, said: str
-) -> None:
+def test_broken_entries_name_the_file_and_the_field(tmp_path: Path, extra: str, said: str) -> None:
     path = write_entry(tmp_path, extra=extra)
     with pytest.raises(EntryError, match=said) as caught:
         read_entry(path)

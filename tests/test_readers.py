@@ -31,7 +31,9 @@ def png(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def write_parquet(path: Path, arrays: list[np.ndarray], labels: list[int], names: list[str]) -> None:
+def write_parquet(
+    path: Path, arrays: list[np.ndarray], labels: list[int], names: list[str]
+) -> None:
     images = [{"bytes": png(a), "path": f"{i}.png"} for i, a in enumerate(arrays)]
     feature = {"label": {"names": names, "_type": "ClassLabel"}}
     meta = {b"huggingface": json.dumps({"info": {"features": feature}}).encode()}

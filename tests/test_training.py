@@ -279,7 +279,8 @@ recipe = "{recipe}"
 epochs = {epochs}
 warmup_epochs = {warmup}
 batch_size = 64
-lr = 0.03
+lr = 0.01
+warmup_lr = 0.03
 validation = 100
 augment = ["crop"]
 crop_padding = 1
@@ -289,10 +290,12 @@ crop_padding = 1
 @pytest.mark.parametrize("recipe", ["ce", "pcl"])
 def test_train_writes_weights_and_fills_in_the_entry(recipe: str, tmp_path: Path) -> None:
     head = '[head]\nlayers = ["fc1", "fc2"]\n' if recipe == "pcl" else ""
-    extra = head + TRAINING.format(recipe=recipe, epochs=12, warmup=0 if recipe == "ce" else 10)
+    extra = head + TRAINING.format(recipe=recipe, epochs=15, warmup=0 if recipe == "ce" else 8)
     options = '[training.options]\ntau = 0.1\ncentres = "class_means"\n' if head else ""
     path = write_entry(tmp_path, extra="# a comment of the author's\n" + extra + options)
-    path.write_text(path.read_text().replace("[4, 4, 4]", "[8, 16, 16]").replace("[8, 8]", "[32, 16]"))
+    path.write_text(
+        path.read_text().replace("[4, 4, 4]", "[8, 16, 16]").replace("[8, 8]", "[32, 16]")
+    )
     seen: list[int] = []
     trained = train(
         read_entry(path), work_dir=tmp_path / "w", on_epoch=lambda line: seen.append(line.epoch)
@@ -301,7 +304,9 @@ def test_train_writes_weights_and_fills_in_the_entry(recipe: str, tmp_path: Path
     assert entry.trained == trained
     assert "# a comment of the author's" in path.read_text()
     assert seen == list(range(1, len(seen) + 1))
-    logged = [json.loads(r) for r in (tmp_path / "w" / "tiny" / "log.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(r) for r in (tmp_path / "w" / "tiny" / "log.jsonl").read_text().splitlines()
+    ]
     assert [row["epoch"] for row in logged] == seen
     assert trained.clean_accuracy > 0.6
     model = load_model(entry)
@@ -317,7 +322,9 @@ def test_an_entry_without_training_says_so(tmp_path: Path) -> None:
         train(read_entry(write_entry(tmp_path)))
 
 
-def test_adversarial_training_makes_a_difference(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+def test_adversarial_training_makes_a_difference(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
     """The committed adversarially trained model against the plain one, under PGD at 0.1."""
     spec = Adversarial(attack="pgd", eps=("0.1", "0.1"), steps=10, step_size=0.25)
     data = load_dataset("digits").balanced_subset(100)

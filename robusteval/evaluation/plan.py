@@ -14,11 +14,18 @@ from typing import Any
 
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall
 from robusteval.data.datasets import Dataset
+from robusteval.data.readers import Shape
 from robusteval.evaluation.suite import AttackSpec, Suite
 from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
-DEFAULT_BATCH = 120
+_PIXELS_AT_ONCE = 120 * 3 * 32 * 32
+
+
+def default_batch(shape: Shape) -> int:
+    """Images attacked together where the user does not say: 120 at 3×32×32, up to 500 smaller."""
+    pixels = shape.channels * shape.height * shape.width
+    return max(16, min(500, _PIXELS_AT_ONCE // pixels))
 
 
 @dataclass(frozen=True)

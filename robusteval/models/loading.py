@@ -69,7 +69,10 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
             _fill(module, read_weights(entry), entry.weights_path)
         return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
     network = build_network(entry)
-    _fill(network, read_weights(entry), entry.weights_path)
+    tensors = read_weights(entry)
+    if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
+    _fill(network, tensors, entry.weights_path)
     return PrototypeAdapter(network).to(device)
 
 

@@ -1,0 +1,291 @@
+"""The doors: Python calls and the command line, with good input and every kind of bad one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.test_models import with_weights, write_entry
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import robusteval
+from robusteval import api
+from robusteval.cli import app, expand_lists, split_list
+from robusteval.data.datasets import load_dataset
+from robusteval.errors import DataError
+
+RUNNER = CliRunner()
+
+
+def cli(*arguments: str) -> Result:
+    return RUNNER.invoke(app, expand_lists(list(arguments)), catch_exceptions=False)
+
+
+def refused(result: Result, *said: str, code: int = 2) -> None:
+    """Exit code, one line on stderr, no traceback."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("robusteval: ")
+    for part in said:
+        assert part in result.stderr
+
+
+def test_run_prints_the_table_and_the_path() -> None:
+    result = cli("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
+    assert result.exit_code == 0
+    path = Path(result.stdout.strip().splitlines()[-1])
+    assert path.name == "report.html"
+    assert path.is_file()
+    assert path.parent.parent == Path("runs")
+    assert {p.name for p in path.parent.iterdir()} == {
+        "report.json",
+        "report.md",
+        "report.html",
+        "row.csv",
+    }
+    assert "worst case" in result.stdout
+    content = json.loads((path.parent / "report.json").read_text())
+    assert content["samples"] == 20
+
+
+def test_run_twice_gives_the_same_numbers_in_the_same_folder() -> None:
+    arguments = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
+    contents = []
+    for _ in range(2):
+        result = cli(*arguments)
+        path = Path(result.stdout.strip().splitlines()[-1])
+        contents.append(json.loads((path.parent / "report.json").read_text()))
+    assert len(list(Path("runs").iterdir())) == 1
+    for content in contents:
+        content.pop("seconds")
+        for attack in content["attacks"]:
+            attack.pop("seconds")
+    assert contents[0] == contents[1]
+
+
+def test_several_eps_make_several_threats() -> None:
+    result = cli(
+        *("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "10"),
+        *("--only", "fgsm", "pgd10", "--eps", "4/255", "0.1"),
+    )
+    assert result.exit_code == 0
+    (folder,) = Path("runs").iterdir()
+    content = json.loads((folder / "report.json").read_text())
+    assert [(a["name"], a["threat"]["eps"]) for a in content["attacks"]] == [
+        ("fgsm", "4/255"),
+        ("fgsm", "0.1"),
+        ("pgd10", "4/255"),
+        ("pgd10", "0.1"),
+    ]
+    assert [w["threat"]["eps"] for w in content["worst_case"]] == ["4/255", "0.1"]
+
+
+def test_lists_on_the_command_line() -> None:
+    assert expand_lists(["run", "--only", "a", "b", "--eps=1", "--seed", "3"]) == [
+        *("run", "--only", "a", "--only", "b", "--eps=1", "--seed", "3"),
+    ]
+    assert expand_lists(["run", "--eps", "-1", "2"]) == ["run", "--eps", "-1", "--eps", "2"]
+    assert split_list(["a,b", "c"]) == ["a", "b", "c"]
+    assert split_list(None) == []
+
+
+def test_dry_run_writes_nothing() -> None:
+    result = cli("run", "--model", "pcl_digits", "--dry-run", "--samples", "20")
+    assert result.exit_code == 0
+    assert "forward passes" in result.stdout
+    assert "minutes" in result.stdout
+    assert not Path("runs").exists()
+
+
+def test_a_time_limit_makes_the_run_incomplete() -> None:
+    result = cli(
+        *("run", "--model", "pcl_digits", "--samples", "10", "--only", "square"),
+        *("--time-limit", "0.000001"),
+    )
+    assert result.exit_code == 3
+    assert "incomplete" in result.stderr
+    (folder,) = Path("runs").iterdir()
+    assert json.loads((folder / "report.json").read_text())["status"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "pcl_digit"], ["unknown model", "pcl_digits"]),
+        (["--model", "no/such.toml"], ["does not exist"]),
+        (["--model", "pcl_digits", "--suite", "ful"], ["unknown suite", "full"]),
+        (["--model", "pcl_digits", "--only", "fgms"], ["fgms", "fgsm"]),
+        (["--model", "pcl_digits", "--eps", "-1"], ["not positive"]),
+        (["--model", "pcl_digits", "--eps", "big"], ["no number"]),
+        (["--model", "pcl_digits", "--eps", "8"], ["8/255"]),
+        (["--model", "pcl_digits", "--eps", "L3:1"], ["L3"]),
+        (["--model", "pcl_digits", "--samples", "0"], ["--samples"]),
+        (["--model", "pcl_digits", "--samples", "many"], ["--samples"]),
+        (["--model", "pcl_digits", "--samples", "361"], ["360"]),
+        (["--model", "pcl_digits", "--batch-size", "0"], ["--batch-size"]),
+        (["--model", "pcl_digits", "--time-limit", "-3"], ["--time-limit"]),
+        (["--model", "pcl_digits", "--device", "cuda:77"], ["device"]),
+        (["--model", "pcl_digits", "--data-dir", "nowhere"], ["nowhere", "does not exist"]),
+        (["--model", "pcl_digits", "--outlier-dir", "nowhere"], ["nowhere"]),
+        (["--model", "ce_cifar10"], ["cifar10", "--download", "--data-dir"]),
+        (["--model", "pcl_cifar10_resnet110"], ["no weights yet", "robusteval train"]),
+    ],
+)
+def test_bad_input_gets_one_clear_line(arguments: list[str], said: list[str]) -> None:
+    refused(cli("run", *arguments), *said)
+    assert not Path("runs").exists()
+
+
+def test_an_output_folder_that_cannot_be_written() -> None:
+    Path("blocked").write_text("")
+    result = cli(
+        *("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "5"), "--out", "blocked"
+    )
+    refused(result, "blocked", "--out")
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    weights = tmp_path / "tiny.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    refused(cli("run", "--model", str(path)), "altered", "SHA-256")
+
+
+def test_broken_entries_and_suites(tmp_path: Path) -> None:
+    path = write_entry(tmp_path, extra="= broken")
+    refused(cli("show", str(path)), "tiny.toml", "TOML")
+    suite = tmp_path / "suite.toml"
+    suite.write_text('name = "x"\n[[attacks]]\nname = 3')
+    refused(cli("run", "--model", "pcl_digits", "--suite", str(suite)), "attacks.0")
+
+
+def test_usage_errors_exit_with_2() -> None:
+    for arguments in (["run"], ["run", "--modle", "x"], ["rnu"], ["show"]):
+        assert cli(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "attacks", "detectors", "suites"])
+def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
+    assert cli("list", kind).exit_code == 0
+    rows = json.loads(cli("list", kind, "--json").stdout)
+    assert len(rows) >= 2
+    assert all(row["name"] for row in rows)
+
+
+def test_listing_an_unknown_kind() -> None:
+    refused(cli("list", "modles"), "models")
+
+
+def test_a_broken_entry_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_entry(tmp_path, "bad", extra="= broken")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    rows = json.loads(cli("list", "--json").stdout)
+    assert any("bad.toml" in row.get("problem", "") for row in rows)
+    assert any(row["name"] == "pcl_digits" for row in rows)
+
+
+def test_show_tells_claims_and_training() -> None:
+    text = cli("show", "pcl_cifar10").stdout
+    for part in ("27.2", "Table 3", "repulsion_weight", "milestones"):
+        assert part in text
+    content = json.loads(cli("show", "pcl_digits", "--json").stdout)
+    assert content["trained"]["clean_total"] == 360
+
+
+def test_version() -> None:
+    assert cli("--version").stdout.strip() == f"robusteval {robusteval.__version__}"
+
+
+def test_train_from_the_command_line(tmp_path: Path) -> None:
+    table = '[training]\nrecipe = "ce"\nepochs = 2\nlr = 0.03\nvalidation = 100\nbatch_size = 64\n'
+    path = write_entry(tmp_path, extra=table)
+    result = cli("train", str(path), "--work-dir", str(tmp_path / "w"))
+    assert result.exit_code == 0, result.stderr
+    assert "clean accuracy" in result.stdout
+    assert "epoch 2/2" in result.stderr
+    ran = cli("run", "--model", str(path), "--suite", "quick", "--samples", "10")
+    assert ran.exit_code == 0
+    refused(cli("train", str(write_entry(tmp_path, "other"))), "[training]")
+
+
+def test_ctrl_c_leaves_no_report(tmp_path: Path) -> None:
+    """A run is interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "robusteval", "run", "--model", "pcl_at_digits"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "100"},
+    )
+    assert process.stderr is not None
+    while "Gaussian" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.rglob("report.*")) == []
+
+
+def test_a_module_from_python() -> None:
+    torch.manual_seed(0)
+    data = load_dataset("digits")
+    means = torch.stack([data.images()[data.labels == k].mean(0).flatten() for k in range(10)])
+    layer = nn.Linear(64, 10)
+    layer.weight.data.copy_(means)
+    layer.bias.data.copy_(-0.5 * means.square().sum(1))  # nearest class mean, as a linear layer
+    model = robusteval.wrap_module(nn.Sequential(nn.Flatten(), layer), classes=10)
+    report = robusteval.evaluate(
+        model, "quick", dataset="digits", name="nearest_mean", options=api.Options(samples=30)
+    )
+    assert report.complete
+    assert report.folder.name.startswith("nearest_mean-quick-")
+    assert report.content["clean"]["accuracy"]["value"] > 0.8
+    assert [row["name"] for row in report.content["left_out"]] == ["prototype_margin"]
+    with pytest.raises(DataError, match="dataset"):
+        robusteval.evaluate(model, "quick")
+    wrong = robusteval.wrap_module(nn.Flatten(), classes=64)
+    with pytest.raises(DataError, match="64"):
+        robusteval.evaluate(wrong, "quick", dataset="digits")
+
+
+def test_a_nearest_prototype_reading_is_a_model_of_its_own(tmp_path: Path) -> None:
+    from robusteval.models.entry import built_in_folder
+
+    text = (built_in_folder() / "pcl_digits.toml").read_text()
+    text = text.replace('name = "pcl_digits"', 'name = "pcl_digits_nearest"')
+    text = text.replace('reading = "softmax"', 'reading = "nearest_prototype"')
+    path = tmp_path / "pcl_digits_nearest.toml"
+    path.write_text(text)
+    content = (built_in_folder() / "pcl_digits.safetensors").read_bytes()
+    (tmp_path / "pcl_digits.safetensors").write_bytes(content)
+    model = robusteval.load_model(str(path))
+    images = load_dataset("digits").images()
+    assert torch.equal(model(images).argmax(1), model.distances(images)[:, :, 0].argmin(1))
+    assert (model(images) <= 0).all()
+
+
+def test_real_cifar10_in_small(shared_data: Path) -> None:
+    """The project's main command on real images, with the cheap attacks."""
+    options = api.Options(
+        samples=20, data_dir=shared_data, only=("fgsm", "pgd10", "joint_pc", "prototype_margin")
+    )
+    report = api.evaluate("pcl_cifar10", "full", options=options)
+    assert report.complete
+    assert report.content["clean"]["accuracy"]["value"] > 0.6
+    assert report.content["worst_case"][0]["robust_accuracy"]["value"] < 0.3
+    assert {r["against"] for r in report.content["outliers"]} == {
+        *("cifar100", "tiny_imagenet_32", "gaussian_noise", "uniform_noise"),
+    }
+    pgd = next(c for c in report.content["claims"] if c["attack"] == "pgd10")
+    assert pgd["accuracy"] == 27.2
+    assert pgd["found"]["n"] == 20
