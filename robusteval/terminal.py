@@ -84,7 +84,7 @@ def epoch_progress(
     """A bar per epoch, and a line of loss and accuracy after each."""
     total = entry.training.total_epochs if entry.training else 0
     bars = _bars()
-    task = bars.add_task(f"{entry.name} epoch", total=None, robust="")
+    task = bars.add_task(f"{entry.name} epoch", total=1, robust="")
     try:
 
         def progress(step: int, steps: int, loss: float) -> None:

@@ -1,7 +1,6 @@
 """What several tests need: small models with known answers, and a place without the user's data."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the user's data or models, or writes into the user's cache."""
     monkeypatch.delenv("ROBUSTEVAL_DATA", raising=False)
     monkeypatch.delenv("ROBUSTEVAL_MODELS", raising=False)
@@ -35,7 +34,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    yield
 
 
 class Pixels(Backbone):

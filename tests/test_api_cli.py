@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_models import with_weights, write_entry
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -18,6 +17,7 @@ from robusteval import api
 from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError
+from tests.test_models import with_weights, write_entry
 
 RUNNER = CliRunner()
 
@@ -216,7 +216,7 @@ def test_train_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_no_report(tmp_path: Path) -> None:
-    """A run is interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
+    """Interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "robusteval", "run", "--model", "pcl_at_digits"],
         cwd=tmp_path,

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.conftest import linear_model, pixel_prototypes
 from torch import nn
 
 from robusteval.attacks import own
@@ -19,6 +18,7 @@ from robusteval.errors import AttackError
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, ThreatModel, parse_eps
+from tests.conftest import linear_model, pixel_prototypes
 
 THREATS = {
     "Linf": ThreatModel("Linf", parse_eps("0.15")),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from tests.conftest import linear_model, pixel_prototypes
 
 from robusteval.detection.detectors import DETECTORS, scores
 from robusteval.detection.metrics import METRICS, bootstrap_intervals, detection_metrics
 from robusteval.vision import torchvision
+from tests.conftest import linear_model, pixel_prototypes
 
 RNG = np.random.default_rng(0)
 CASES = {

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.conftest import linear_model, pixel_prototypes
 from torch import Tensor, nn
 
 from robusteval.attacks import registry
@@ -27,6 +26,7 @@ from robusteval.evaluation.verify import judge, state_digest, to_counted
 from robusteval.models.adapter import Adapter
 from robusteval.report.summary import summarise
 from robusteval.types import ThreatModel, parse_eps
+from tests.conftest import linear_model, pixel_prototypes
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 

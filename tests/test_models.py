@@ -156,9 +156,9 @@ def test_pcl_reads_its_softmax_and_keeps_prototypes_at_three_depths(pcl_digits: 
     images = torch.rand(5, 1, 8, 8)
     logits, squared = pcl_digits.logits_and_distances(images)
     torch.testing.assert_close(logits, pcl_digits(images))
-    assert {k: tuple(v.shape) for k, v in squared.items()} == {
-        name: (5, 10, 1) for name in pcl_digits.layers
-    }
+    assert {k: tuple(v.shape) for k, v in squared.items()} == dict.fromkeys(
+        pcl_digits.layers, (5, 10, 1)
+    )
     torch.testing.assert_close(squared["fc2"], pcl_digits.distances(images))
     features = pcl_digits.embed(images)
     prototypes = pcl_digits.module.prototypes["fc2"][:, 0]

@@ -129,6 +129,8 @@ class Run:
         limit = self.settings.time_limit
         deadline = None if limit is None else time.monotonic() + limit
         self.settings.progress.start(cell, len(self.data))
+        if cell.spec.name in self.suite.detection.attacks:
+            self.attack_scores[cell.key] = {name: [] for name in self.names}
         for index, chunk in enumerate(self.plan.chunks):
             try:
                 self._run_chunk(cell, index, chunk, correct, deadline, outcome)
@@ -197,13 +199,10 @@ class Run:
     def _score_adversarials(
         self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome
     ) -> None:
-        if cell.spec.name not in self.suite.detection.attacks:
-            return
         chosen = torch.from_numpy(outcome.success(cell.threats[0])[chunk.rows.numpy()])
-        by_detector = self.attack_scores.setdefault(cell.key, {name: [] for name in self.names})
-        for name in self.names:
+        for name, parts in self.attack_scores.get(cell.key, {}).items():
             found = scores(name, self.model, result.images[chosen.to(result.images.device)])
-            by_detector[name].append(found.numpy())
+            parts.append(found.numpy())
 
     def _separations(self, correct: Tensor) -> list[Separation]:
         if not self.names:

@@ -68,8 +68,20 @@ def _kind(result: RunResult, kind: str) -> list[Separation]:
 
 
 def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
+    """The model's entry in short; a module given from Python has a name and a digest."""
     if entry is None:
-        return {"name": result.spec.model, "weights_sha256": result.spec.model_digest}
+        digest = result.spec.model_digest
+        return {
+            "name": result.spec.model,
+            "method": "",
+            "description": "A module given from Python.",
+            "reading": "module",
+            "prototype_layers": [],
+            "weights_sha256": digest,
+            "license": "",
+            "paper": None,
+            "trained": None,
+        }
     return {
         "name": entry.name,
         "method": entry.method,
