@@ -49,6 +49,9 @@ def package_versions() -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says of a checkout; None in an installed package, whatever surrounds it."""
+    if "site-packages" in folder.parts:
+        return None
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -37,6 +37,10 @@ class AttackBars:
         name = f"{cell.spec.title} {threats}"
         self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
 
+    def within(self, cell: "Cell", done: float) -> None:
+        """Some passes were made."""
+        self.bars.update(self.tasks[cell.key], completed=done)
+
     def advance(self, cell: "Cell", done: int, robust: int, of: int) -> None:
         """A chunk is done."""
         self.bars.update(

@@ -67,6 +67,36 @@ def test_missing_data_says_where_and_what_to_do(tmp_path: Path) -> None:
         load_dataset("cifer10")
 
 
+def test_download_goes_through_torchvision_into_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fetch itself is torchvision's; here a stand-in writes what it would."""
+    from robusteval.vision import torchvision
+    from tests.test_readers import cifar_batch
+
+    content, _, labels = cifar_batch(4, "labels", 10)
+
+    def fetch(root: str, download: bool, train: bool) -> None:
+        assert download
+        assert not train
+        place = Path(root) / "cifar-10-batches-py"
+        place.mkdir()
+        (place / "test_batch").write_bytes(content)
+
+    monkeypatch.setattr(torchvision().datasets, "CIFAR10", fetch)
+    data = load_dataset("cifar10", data_dir=tmp_path, download=True)
+    assert data.labels.tolist() == labels
+
+    def no_network(root: str, download: bool, train: bool) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision().datasets, "CIFAR100", no_network)
+    with pytest.raises(DataError, match="no network"):
+        load_dataset("cifar100", data_dir=tmp_path, download=True)
+    with pytest.raises(DataError, match="by hand"):
+        load_dataset("tiny_imagenet", data_dir=tmp_path, download=True)
+
+
 def test_every_data_set_has_threats_and_known_outliers() -> None:
     for name in DATASETS:
         info = DATASETS.get(name)

@@ -3,15 +3,19 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
+from robusteval.evaluation.verify import state_digest
 from robusteval.models.entry import Adversarial, Training, find_entry, read_entry
 from robusteval.models.loading import build_network, load_model
+from robusteval.models.network import PrototypeNetwork
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
 from robusteval.training.adversarial import craft
 from robusteval.training.batches import batches, random_crop
@@ -20,6 +24,7 @@ from robusteval.training.loop import Trainer, accuracy_of
 from robusteval.training.losses import bounded_conformity, prototype_conformity
 from robusteval.training.recipe import RECIPES
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
+from robusteval.training.speed import Speed, choose_speed
 from robusteval.training.train import train
 from tests.test_models import write_entry
 
@@ -55,7 +60,7 @@ def test_prototype_conformity_is_affine_so_unbounded() -> None:
 
 def test_bounded_conformity_by_hand() -> None:
     far = torch.tensor([[1.0, 1.0], [5.0, 0.0], [0.0, 0.0]])
-    # attraction: mean(1, 4); repulsion of sample 0 from v₁, v₂: 16, 1; of sample 1 from v₀, v₁: 2, 29
+    # attraction: mean(1, 4); repulsion: 16 and 1 of sample 0, 2 and 29 of sample 1
     expected = 2.5 - 0.01 * (16 + 1 + 2 + 29) / 4
     loss = bounded_conformity(FEATURES, LABELS, CENTRES, far, 0.01)
     assert float(loss) == pytest.approx(expected)
@@ -315,6 +320,50 @@ def test_train_writes_weights_and_fills_in_the_entry(recipe: str, tmp_path: Path
     assert correct == trained.clean_correct  # the accuracy is the stored weights'
     again = train(read_entry(path), work_dir=tmp_path / "w")  # finished: nothing to do
     assert again.clean_correct == trained.clean_correct
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({(False, False): 1.0, (True, False): 0.5}, Speed(True, False)),
+        ({(False, False): 1.0, (True, False): 0.95}, Speed(False, False)),
+        ({(False, False): 9.0, (True, False): 6.0, (True, True): 2.0}, Speed(True, True)),
+        ({(False, False): 9.0, (True, False): 6.0, (True, True): 5.9}, Speed(True, False)),
+        ({(False, False): 9.0, (True, False): 8.9, (False, True): 2.0}, Speed(False, True)),
+    ],
+)
+def test_the_fastest_way_is_chosen_where_it_pays(
+    seconds: dict[tuple[bool, bool], float], expected: Speed
+) -> None:
+    """100 steps of made-up seconds; compiling must save more than it costs."""
+    entry = find_entry("ce_mnist")
+    data = load_dataset("digits", "train").take(torch.arange(50))
+    info = replace(data.info, shape=Shape(1, 28, 28))
+    data = replace(data, info=info, pixels=torch.zeros(50, 1, 28, 28))
+    network = build_network(entry)
+    before = state_digest(network)
+
+    def stopwatch(trial: PrototypeNetwork, images: torch.Tensor, bfloat16: bool) -> float:
+        assert trial is not network
+        return seconds[bfloat16, trial.backbone._compiled_call_impl is not None]
+
+    chosen = settings(epochs=100, batch_size=50)
+    assert choose_speed(network, data, chosen, stopwatch) == expected
+    assert state_digest(network) == before
+    assert choose_speed(network, load_dataset("digits"), chosen, stopwatch) == Speed()
+
+
+def test_bfloat16_training_learns_like_float32(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    accuracies = []
+    for bfloat16 in (False, True):
+        running = trainer(settings(epochs=8), parts)
+        running.speed = Speed(bfloat16)
+        list(running.fit(tmp_path / str(bfloat16)))
+        accuracies.append(accuracy_of(running.network, parts[1]))
+    assert min(accuracies) > 0.7
+    assert abs(accuracies[0] - accuracies[1]) < 0.15
 
 
 def test_an_entry_without_training_says_so(tmp_path: Path) -> None:

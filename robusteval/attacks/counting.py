@@ -1,6 +1,7 @@
 """The model as third-party attacks see it: counted, always in eval mode, with positive logits."""
 
 import time
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -16,14 +17,22 @@ class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
 class Counted(Adapter):
     """Counts forward and backward passes per sample, and stops an attack at its deadline.
 
+    ``deadline`` is a time of ``time.monotonic``; ``on_pass`` is told the forward passes so far.
+
     Backward passes are counted where a gradient reaches the logits (or a layer's distances).
     """
 
-    def __init__(self, adapter: Adapter, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        deadline: float | None = None,
+        on_pass: Callable[[int], None] = lambda _: None,
+    ) -> None:
         nn.Module.__init__(self)
         self.adapter = adapter
         self.classes = adapter.classes
         self.deadline = deadline
+        self.on_pass = on_pass
         self.forward_passes = 0
         self.backward_passes = 0
         self.eval()
@@ -60,6 +69,7 @@ class Counted(Adapter):
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeLimitReached
         self.forward_passes += len(images)
+        self.on_pass(self.forward_passes)
 
     def _after(self, output: Tensor) -> Tensor:
         if output.requires_grad:

@@ -39,14 +39,19 @@ class JobResult:
 
 
 def run_job(
-    model: Adapter, cell: Cell, chunk: Chunk, seeds: Seeds, deadline: float | None
+    model: Adapter,
+    cell: Cell,
+    chunk: Chunk,
+    seeds: Seeds,
+    deadline: float | None = None,
+    on_pass: Callable[[int], None] = lambda _: None,
 ) -> JobResult:
     """Attacks a chunk's correct samples; each restart only those not yet broken.
 
     Raises AttackError where the attack fails, TimeLimitReached where it runs past ``deadline``
     (a time of ``time.monotonic``).
     """
-    counted = Counted(model, deadline)
+    counted = Counted(model, deadline, on_pass)
     started = time.perf_counter()
     threat = cell.threats[0]
     known = cell.call.knows_eps

@@ -91,9 +91,11 @@ class RunResult:
 
 
 class Progress(Protocol):
-    """Told how far a run is."""
+    """Told how far a run is: ``within`` a chunk by passes made, and after each chunk."""
 
     def start(self, cell: Cell, samples: int) -> None: ...
+
+    def within(self, cell: Cell, done: float) -> None: ...
 
     def advance(self, cell: Cell, done: int, robust: int, of: int) -> None: ...
 
@@ -104,6 +106,9 @@ class Silent:
     """Progress that nobody watches."""
 
     def start(self, cell: Cell, samples: int) -> None:
+        """Does nothing."""
+
+    def within(self, cell: Cell, done: float) -> None:
         """Does nothing."""
 
     def advance(self, cell: Cell, done: int, robust: int, of: int) -> None:

@@ -23,7 +23,7 @@ from robusteval.evaluation.outcomes import (
     Separation,
     Silent,
 )
-from robusteval.evaluation.plan import Cell, Plan, RunSpec, job_seed
+from robusteval.evaluation.plan import Cell, Plan, RunSpec, expected_passes, job_seed
 from robusteval.evaluation.suite import Suite
 from robusteval.evaluation.verify import predict, state_digest
 from robusteval.models.adapter import Adapter
@@ -162,8 +162,16 @@ class Run:
             return
         labels = self.data.labels[rows].to(self.settings.device)
         part = Chunk(rows, self._images(rows), labels)
+        most = max(expected_passes(cell, self.model.classes)[0] * len(rows), 1)
         result = run_job(
-            self.model, cell, part, lambda r: job_seed(self.spec.seed, cell, index, r), deadline
+            self.model,
+            cell,
+            part,
+            lambda restart: job_seed(self.spec.seed, cell, index, restart),
+            deadline,
+            lambda passes: self.settings.progress.within(
+                cell, chunk.start + len(chunk) * min(passes / most, 1.0)
+            ),
         )
         record(outcome, rows.numpy(), result)
         self._keep_examples(cell, part, result, outcome)

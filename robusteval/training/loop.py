@@ -5,10 +5,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
+from robusteval.training.speed import Speed, precision
 
 Progress = Callable[[int, int, float], None]
 
@@ -64,12 +63,12 @@ class Trainer:
         validation: Dataset,
         settings: Training,
         *,
-        bfloat16: bool = False,
+        speed: Speed = Speed(),
         progress: Progress = lambda *_: None,
     ) -> None:
         self.network, self.recipe, self.settings = network, recipe, settings
         self.training, self.validation = training, validation
-        self.bfloat16, self.progress = bfloat16, progress
+        self.speed, self.progress = speed, progress
         self.optimizer = make_optimizer(network, recipe, settings)
         self.state = State()
 
@@ -83,6 +82,8 @@ class Trainer:
         """
         self._resume(checkpoint)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.speed.compiled:
+            self.network.backbone.compile(dynamic=False)
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
@@ -127,7 +128,7 @@ class Trainer:
     ) -> tuple[float, int]:
         """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
         images = images.contiguous(memory_format=torch.channels_last)
-        with precision(self.bfloat16):
+        with precision(self.speed.bfloat16):
             if self._is_adversarial(epoch):
                 images = torch.cat([images, self._craft(images, labels, epoch, generator)])
                 labels = labels.repeat(2)
@@ -197,11 +198,6 @@ class Trainer:
         stored["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum").items()}
         self.optimizer.load_state_dict(stored)
         self.state = State(**meta, best=part("best") or None)
-
-
-def precision(bfloat16: bool) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16, or nothing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
 
 
 @torch.no_grad()

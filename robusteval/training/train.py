@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 import tomlkit
 import torch
 
-from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.datasets import load_dataset
 from robusteval.errors import OutputError, TrainingError
 from robusteval.hardware import commit_of, hardware_name
-from robusteval.models.entry import Entry, Trained, Training
+from robusteval.models.entry import Entry, Trained
 from robusteval.models.loading import build_network, stored_form, write_weights
-from robusteval.models.network import PrototypeNetwork
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
-from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of, precision
+from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES
+from robusteval.training.speed import choose_speed
 
 
 def train(
@@ -47,9 +46,9 @@ def train(
     fitting, validation = data.split_off(settings.validation, seed=0)
     place = work_dir / entry.name
     log = place / "log.jsonl"
-    bfloat16 = _bfloat16_pays(network, fitting, settings)
+    speed = choose_speed(network, fitting, settings)
     trainer = Trainer(
-        network, recipe, fitting, validation, settings, bfloat16=bfloat16, progress=progress
+        network, recipe, fitting, validation, settings, speed=speed, progress=progress
     )
     for line in trainer.fit(place / "checkpoint.safetensors"):
         _append(log, line)
@@ -70,7 +69,7 @@ def train(
         best_epoch=int(best["epoch"]),
         seconds=round(seconds, 1),
         hardware=hardware_name(),
-        precision="bfloat16" if bfloat16 else "float32",
+        precision=str(speed),
         commit=commit_of(entry.path.parent),
         date=datetime.date.today().isoformat(),
         validation_accuracy=round(best["validation_accuracy"], 4),
@@ -80,27 +79,6 @@ def train(
     )
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
     return trained
-
-
-def _bfloat16_pays(network: PrototypeNetwork, data: Dataset, settings: Training) -> bool:
-    """Whether a forward and backward pass is faster in bfloat16 on this machine, by trying both.
-
-    Small images aren't worth the rounding.
-    """
-    if data.pixels[0].numel() < 28 * 28:
-        return False
-    images = data.images(torch.arange(min(settings.batch_size, len(data))))
-    images = images.contiguous(memory_format=torch.channels_last)
-    times = {}
-    for choice in (False, True):
-        for _ in range(3):
-            started = time.perf_counter()
-            with precision(choice):
-                loss = network(images).square().mean()
-            loss.backward()
-            times[choice] = time.perf_counter() - started
-    network.zero_grad(set_to_none=True)
-    return times[True] < 0.9 * times[False]
 
 
 def _append(path: Path, line: EpochLog) -> None:

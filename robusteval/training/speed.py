@@ -1,0 +1,84 @@
+"""How a machine trains fastest: float32 or bfloat16, eager or compiled, by trying."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robusteval.data.datasets import Dataset
+from robusteval.models.entry import Training
+from robusteval.models.network import PrototypeNetwork
+
+# Compiling takes up to a minute per shape, and a training meets four or five shapes.
+COMPILE_COST = 240.0
+_SMALL = 28 * 28  # smaller images aren't worth the rounding
+
+Stopwatch = Callable[[PrototypeNetwork, Tensor, bool], float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Whether to train in bfloat16, and whether to compile the backbone."""
+
+    bfloat16: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        return ("bfloat16" if self.bfloat16 else "float32") + (
+            ", compiled" if self.compiled else ""
+        )
+
+
+def precision(bfloat16: bool) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16, or nothing."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+
+
+def seconds_per_step(network: PrototypeNetwork, images: Tensor, bfloat16: bool) -> float:
+    """The third of three forward and backward passes; the first two warm up or compile."""
+    took = math.inf
+    for _ in range(3):
+        started = time.perf_counter()
+        with precision(bfloat16):
+            loss = network(images).square().mean()
+        loss.backward()
+        took = time.perf_counter() - started
+    network.zero_grad(set_to_none=True)
+    return took
+
+
+def choose_speed(
+    network: PrototypeNetwork,
+    data: Dataset,
+    settings: Training,
+    stopwatch: Stopwatch = seconds_per_step,
+) -> Speed:
+    """bfloat16 where it is a tenth faster; compiled where that saves more than compiling costs.
+
+    Tries on a copy, so that batch-norm statistics stay as they are.
+    """
+    if data.pixels[0].numel() < _SMALL:
+        return Speed()
+    trial = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = data.images(torch.arange(min(settings.batch_size, len(data))))
+    images = images.contiguous(memory_format=torch.channels_last)
+    plain, half = (stopwatch(trial, images, choice) for choice in (False, True))
+    bfloat16 = half < 0.9 * plain
+    eager = min(plain, half) if bfloat16 else plain
+    steps = settings.total_epochs * math.ceil(len(data) / settings.batch_size)
+    if settings.adversarial:
+        steps *= 2 + settings.adversarial.steps
+    if 0.5 * eager * steps < COMPILE_COST:  # compiling has not been seen to more than halve a step
+        return Speed(bfloat16)
+    trial.backbone.compile(dynamic=False)
+    try:
+        compiled = stopwatch(trial, images, bfloat16)
+    except Exception:  # noqa: BLE001 - no compiler, or one that can't: torch raises many kinds
+        return Speed(bfloat16)
+    return Speed(bfloat16, (eager - compiled) * steps > COMPILE_COST)
