@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 console = Console()
 error_console = Console(stderr=True)
+NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _ONLY_IN_JSON = ("path", "title", "clean_count")
 _SIGNS = {"Linf": "L∞", "L2": "L2"}
 
@@ -124,23 +125,26 @@ def print_report(report: "Report") -> None:
     table = Table(title=f"{model} · {content['suite']['name']} · {content['samples']} of {data}")
     table.add_column("attack")
     table.add_column("threat")
-    table.add_column("robust", justify="right")
-    table.add_column("95 %", justify="right")
-    table.add_column("s", justify="right")
+    table.add_column("robust", justify="right", no_wrap=True)
+    if console.width >= NARROW:
+        table.add_column("95 %", justify="right", no_wrap=True)
+        table.add_column("s", justify="right", no_wrap=True)
+
+    def add(*cells: str, style: str = "") -> None:
+        table.add_row(*cells[: len(table.columns)], style=style)
+
     clean = content["clean"]["accuracy"]
-    table.add_row("clean", "", _rate(clean), _range(clean), "")
+    add("clean", "", _rate(clean), _range(clean), "")
     for attack in content["attacks"]:
         rate = attack["robust_accuracy"]
         shown = _rate(rate) if rate else attack["status"].replace("_", " ")
         seconds = f"{attack['seconds']:.1f}"
-        table.add_row(attack["title"], _threat(attack["threat"]), shown, _range(rate), seconds)
+        add(attack["title"], _threat(attack["threat"]), shown, _range(rate), seconds)
     table.add_section()
     for worst in content["worst_case"]:
         rate = worst["robust_accuracy"]
         shown = _rate(rate) if rate else f"at most {_rate(worst['at_most'])}"
-        table.add_row(
-            "worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red"
-        )
+        add("worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red")
     console.print(table)
     for attack in content["attacks"]:
         if attack["reason"]:
@@ -168,8 +172,13 @@ def print_estimate(found: "Estimate") -> None:
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     """Rows of plain data as a table; what is long is left to --json."""
-    table = Table(title=title)
     columns = [c for c in dict.fromkeys(k for r in rows for k in r) if c not in _ONLY_IN_JSON]
+    if console.width < NARROW:
+        for row in rows:
+            cells = [_cell(c, row.get(c)) for c in columns]
+            console.print(Text("  ".join(cell for cell in cells if cell)))
+        return
+    table = Table(title=title)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in rows:
