@@ -20,6 +20,7 @@ import torch
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
+from robusteval.data.outliers import check_folder, outlier_names
 from robusteval.errors import DataError, RobustevalError, UnknownNameError
 from robusteval.evaluation.outcomes import Progress, Silent
 from robusteval.evaluation.plan import (
@@ -186,7 +187,7 @@ def provenance(options: Options) -> dict[str, Any]:
         "versions": package_versions(),
         "commit": commit_of(project),
         "dirty": is_dirty(project),
-        "hardware": hardware_name(),
+        "hardware": hardware_name(options.device),
         "device": options.device,
         "threads": torch.get_num_threads(),
         "date": time.strftime("%Y-%m-%d"),
@@ -205,7 +206,14 @@ def _prepare(
     if set_name is None:
         raise DataError("a model from Python needs a data set: pass dataset=…")
     DATASETS.get(set_name)
-    adapter = model if isinstance(model, Adapter) else _load(entry, options)
+    if entry is not None:
+        adapter = load_entry(entry, options.device, options.allow_code)
+    elif isinstance(model, Adapter):
+        adapter = model.to(options.device)
+    else:
+        raise RobustevalError(
+            "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
+        )
     data = load_dataset(set_name, "test", options.data_dir, options.download)
     if data.info.classes != adapter.classes:
         raise DataError(
@@ -214,6 +222,8 @@ def _prepare(
         )
     if options.samples is not None:
         data = data.balanced_subset(options.samples)
+    outliers = outlier_names(data, chosen.detection.natural, options.data_dir)
+    folders = [str(folder.resolve()) for folder in options.outlier_folders]
     threats = threats_for(chosen, data, list(options.eps))
     spec = RunSpec(
         model=entry.name if entry else name or "model",
@@ -225,19 +235,19 @@ def _prepare(
         samples=len(data),
         seed=options.seed,
         batch_size=options.batch_size or default_batch(data.info.shape),
+        time_limit=options.time_limit,
+        outliers=tuple(outliers) if chosen.detection.detectors else (),
+        outlier_folders=tuple(folders),
         versions=library_versions(),
     )
     return _Prepared(entry, adapter, data, chosen, spec, make_plan(chosen, adapter, threats, spec))
 
 
-def _load(entry: Entry | None, options: Options) -> Adapter:
-    assert entry is not None
-    return load_entry(entry, options.device, options.allow_code)
-
-
 def _check(options: Options) -> None:
     if options.samples is not None and options.samples < 1:
         raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
+    if not 0 <= options.seed < 2**32:
+        raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
     if options.batch_size is not None and options.batch_size < 1:
         raise RobustevalError(f"--batch-size {options.batch_size}: choose 1 or more")
     if options.time_limit is not None and options.time_limit <= 0:
@@ -253,8 +263,7 @@ def _check(options: Options) -> None:
         ) from None
     data_root(options.data_dir)
     for folder in options.outlier_folders:
-        if not folder.is_dir():
-            raise DataError(f"outlier folder {folder} does not exist: give an existing one")
+        check_folder(folder)
 
 
 def _entry_digest(entry: Entry) -> str:

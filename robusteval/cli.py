@@ -146,7 +146,7 @@ def parse_samples(text: str) -> int | None:
     """``all`` or a positive number."""
     if text == "all":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise RobustevalError(f"--samples {text!r} is neither a number above 0 nor 'all'")
     return int(text)
 
@@ -161,6 +161,10 @@ def split_list(values: list[str] | None) -> list[str]:
 def train(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
     data_dir: DataDir = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
         "training"
     ),
@@ -172,7 +176,13 @@ def train(
     entry = find_entry(name)
     with terminal.epoch_progress(entry) as (on_epoch, progress):
         trained = api.train(
-            entry, data_dir=data_dir, work_dir=work_dir, on_epoch=on_epoch, progress=progress
+            entry,
+            data_dir=data_dir,
+            download=download,
+            device=device,
+            work_dir=work_dir,
+            on_epoch=on_epoch,
+            progress=progress,
         )
     print(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "

@@ -18,12 +18,20 @@ PACKAGES = (
 )
 
 
-def hardware_name() -> str:
-    """The processor (or accelerator) and how many cores of it."""
-    import torch
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the processor or an accelerator."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        "out of memory" in text or "can't allocate memory" in text
+    )
 
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+
+def hardware_name(device: str = "cpu") -> str:
+    """The accelerator that ``device`` names, or the processor and how many cores of it."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
     return f"{_cpu_name()}, {os.cpu_count()} cores"
 
 

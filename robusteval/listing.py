@@ -40,6 +40,7 @@ def datasets(data_dir: Path | None) -> Rows:
     """Every data set, and whether its files are there."""
     from robusteval.data.datasets import Split, is_available
     from robusteval.data.known import DATASETS
+    from robusteval.data.outliers import MADE_TITLES
 
     rows = []
     for name in DATASETS:
@@ -56,6 +57,8 @@ def datasets(data_dir: Path | None) -> Rows:
                 "title": info.title,
             }
         )
+    for name, title in MADE_TITLES.items():
+        rows.append({"name": name, "found": "made as outliers", "title": title})
     return rows
 
 

@@ -152,8 +152,10 @@ def print_report(report: "Report") -> None:
     for claim in content["claims"]:
         if claim["norm"] and claim["worst"]:
             at = f"{claim['attack']}, {claim['norm']} {claim['eps']}"
-            left = _rate(claim["worst"])
+            left = f"{_rate(claim['worst'])} at {_threat(claim['worst_threat'])}"
             console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
+    for finding in content["findings"]:
+        console.print(Text(finding, style="yellow"))
     print(report.folder / "report.html")
 
 

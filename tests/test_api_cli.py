@@ -16,7 +16,7 @@ import robusteval
 from robusteval import api
 from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
-from robusteval.errors import DataError
+from robusteval.errors import DataError, RobustevalError
 from tests.test_models import with_weights, write_entry
 
 RUNNER = CliRunner()
@@ -127,6 +127,9 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "pcl_digits", "--samples", "0"], ["--samples"]),
         (["--model", "pcl_digits", "--samples", "many"], ["--samples"]),
         (["--model", "pcl_digits", "--samples", "361"], ["360"]),
+        (["--model", "pcl_digits", "--samples", "²"], ["--samples"]),
+        (["--model", "pcl_digits", "--seed", "-1"], ["--seed"]),
+        (["--model", "pcl_digits", "--only", "fgsm", "--eps", "L2:1"], ["L2"]),
         (["--model", "pcl_digits", "--batch-size", "0"], ["--batch-size"]),
         (["--model", "pcl_digits", "--time-limit", "-3"], ["--time-limit"]),
         (["--model", "pcl_digits", "--device", "cuda:77"], ["device"]),
@@ -253,6 +256,8 @@ def test_a_module_from_python() -> None:
     assert [row["name"] for row in report.content["left_out"]] == ["prototype_margin"]
     with pytest.raises(DataError, match="dataset"):
         robusteval.evaluate(model, "quick")
+    with pytest.raises(RobustevalError, match="wrap_module"):
+        robusteval.evaluate(nn.Flatten(), "quick", dataset="digits")  # type: ignore[arg-type]
     wrong = robusteval.wrap_module(nn.Flatten(), classes=64)
     with pytest.raises(DataError, match="64"):
         robusteval.evaluate(wrong, "quick", dataset="digits")

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from robusteval.attacks import registry
 from robusteval.data.datasets import Dataset
-from robusteval.errors import AttackError, DataError, RobustevalError, SuiteError, UnknownNameError
+from robusteval.data.outliers import outlier_names
+from robusteval.errors import (
+    AttackError,
+    DataError,
+    RobustevalError,
+    SuiteError,
+    ThreatError,
+    UnknownNameError,
+)
 from robusteval.evaluation.jobs import _attack
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import (
@@ -52,7 +60,16 @@ def run_suite(
 ) -> RunResult:
     threats = threats_for(suite, data, [])
     spec = RunSpec(
-        "m", "d", data.info.name, data.digest, suite.model_dump(), [], len(data), seed, batch_size
+        model="m",
+        model_digest="d",
+        dataset=data.info.name,
+        data_digest=data.digest,
+        suite=suite.model_dump(),
+        threats=[],
+        samples=len(data),
+        seed=seed,
+        batch_size=batch_size,
+        outliers=tuple(outlier_names(data, suite.detection.natural, None)),
     )
     plan = make_plan(suite, model, threats, spec)
     return Run(model, data, suite, plan, spec, Settings(**settings)).execute()  # type: ignore[arg-type]
@@ -69,6 +86,15 @@ def own_attack(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tenso
 
 
 # Suites
+
+AUTO = """
+name = "x"
+[[attacks]]
+name = "a"
+title = "A"
+library = "autoattack"
+norms = ["Linf"]
+"""
 
 
 def test_the_suites_that_come_along() -> None:
@@ -92,6 +118,10 @@ def test_the_suites_that_come_along() -> None:
         ('name = "x"\n[threats]\nL9 = ["8"]', "L9"),
         ('name = "x"\n[[attacks]]\nname = "a"', "title"),
         ('name = "x"\ncolour = 1', "colour"),
+        ('name = "../x"', "name"),
+        ('name = "x"\n[detection]\nattacks = ["pgd"]', "pgd"),
+        (AUTO + 'attack = "rand"', "unmodified"),
+        (AUTO + 'attack = "standard"\nparameters = { n_iter = 1 }', "unmodified"),
         ("name = ", "TOML"),
     ],
 )
@@ -197,6 +227,34 @@ def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: 
         forward, backward = expected_passes(outcome.cell, 10)
         assert outcome.forward_passes <= forward * 20
         assert outcome.backward_passes <= backward * 20
+
+
+def test_names_are_checked_before_anything_runs(pcl_digits: Adapter, digits: Dataset) -> None:
+    for wrong, said in (
+        (attack_spec(attack="joint_pcc"), "joint_pc"),
+        (attack_spec(library="torchattacks", attack="PDG"), "PGD"),
+    ):
+        with pytest.raises(UnknownNameError, match=said):
+            run_suite(pcl_digits, digits.balanced_subset(10), suite_of(wrong))
+    detection = {"detectors": ["max_logits"]}
+    suite = suite_of(attack_spec(attack="joint_pc"), detection=detection)
+    with pytest.raises(UnknownNameError, match="max_logit"):
+        run_suite(pcl_digits, digits.balanced_subset(10), suite)
+
+
+def test_an_eps_that_no_attack_uses_is_refused(digits: Dataset) -> None:
+    with pytest.raises(ThreatError, match="L2"):
+        threats_for(read_suite("full").only(["fgsm"]), digits, ["L2:1"])
+
+
+def test_the_report_tells_defaults_too(pcl_digits: Adapter, digits: Dataset) -> None:
+    suite = read_suite("full").only(["prototype_margin", "pgd_l2", "autoattack"])
+    plan = plan_of(pcl_digits, digits, suite, [])
+    parameters = {c.spec.name: c.call.all_parameters() for c in plan.cells}
+    assert parameters["prototype_margin"] == {"steps": 40, "momentum": 0.75, "start": True}
+    assert parameters["pgd_l2"]["alpha"] == pytest.approx(0.15)
+    assert parameters["pgd_l2"]["random_start"] is True
+    assert parameters["autoattack"]["square_queries"] == 5000
 
 
 # Verification
@@ -331,6 +389,8 @@ def test_a_failing_attack_spoils_its_own_cell_only(
     assert worst["robust_accuracy"] is None
     assert not worst["complete"]
     assert worst["at_most"]["n"] == 80
+    assert all(c["robust_accuracy"] is None for c in worst["per_class"])
+    assert sum(c["at_most"]["k"] for c in worst["per_class"]) == worst["at_most"]["k"]
 
 
 def test_nan_images_fail_the_cell(
@@ -405,6 +465,64 @@ def test_a_model_that_is_never_right_has_no_success_rate(digits: Dataset) -> Non
     assert report["clean"]["accuracy"]["k"] == 0
     assert all(a["success_rate"] is None for a in report["attacks"])
     assert report["attack_detection"][0]["status"] == "empty"
+
+
+class Randomised(nn.Module):
+    """A linear layer under noise as large as its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits + torch.randn_like(logits)
+
+
+class BatchDependent(nn.Module):
+    """Normalises by the batch's own mean."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)[:, :10]
+        return flat - flat.mean(0)
+
+
+@pytest.mark.parametrize("module", [Randomised(), BatchDependent()])
+def test_models_that_change_their_mind_are_flagged(module: nn.Module, digits: Dataset) -> None:
+    suite = read_suite("quick").only(["fgsm"])
+    data = digits.balanced_subset(40)
+    report = summarise(run_suite(Adapter(module, 10), data, suite), None, {})
+    assert "randomised or depends on its batch" in report["findings"][0]
+
+
+def test_steady_models_are_not_flagged(pcl_digits: Adapter, digits: Dataset) -> None:
+    suite = read_suite("quick").only(["fgsm"])
+    report = summarise(run_suite(pcl_digits, digits, suite), None, {})
+    assert report["findings"] == []
+    assert report["attacks"][0]["findings"] == []
+
+
+class NaNFarOut(nn.Module):
+    """Right on clean digits, NaN once any pixel leaves their grid of sixteenths."""
+
+    def __init__(self, model: Adapter) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        off_grid = ((images * 16).round() / 16 != images).flatten(1).any(1, keepdim=True)
+        return torch.where(off_grid, torch.nan, self.model(images))
+
+
+def test_a_model_driven_to_nan_is_not_fooled_but_failed(
+    pcl_digits: Adapter, digits: Dataset
+) -> None:
+    suite = read_suite("quick").only(["fgsm"])
+    model = Adapter(NaNFarOut(pcl_digits), 10)
+    (outcome,) = run_suite(model, digits.balanced_subset(20), suite).outcomes
+    assert outcome.status == "failed"
+    assert "NaN or infinite logits" in outcome.reason
+    assert not outcome.fooled.any()
 
 
 def test_the_same_spec_gives_the_same_outcomes(pcl_digits: Adapter, digits: Dataset) -> None:

@@ -242,6 +242,8 @@ def test_broken_entries_name_the_file_and_the_field(tmp_path: Path, extra: str, 
         (("kernel_size = 3", "kernel = 3"), "kernel_size"),
         (('"cnn6"', '"cnn6"\n[head]\nlayers = ["stage9"]\n[head.x]'), "head.x|stage9"),
         (('"digits"', '"digist"'), "digits"),
+        (("hidden = [8, 8]", "hidden = [8]"), "hidden"),
+        (("mean = [0.3]\nstd = [0.4]", "mean = [0.3, 0.3]\nstd = [0.4, 0.4]"), "2 values"),
     ],
 )
 def test_architectures_that_cannot_be_built(

@@ -189,6 +189,43 @@ def test_tiny_imagenets_own_layout_and_both_sizes(tmp_path: Path) -> None:
     assert np.abs(small.pixels[0].numpy().transpose(1, 2, 0) - boxes).max() <= 0.5 + 1e-9
 
 
+def test_tiny_imagenets_unlabelled_test_part_is_never_taken(tmp_path: Path) -> None:
+    """The original archive holds test/images without labels, beside the labelled val."""
+    root = tmp_path / "tiny-imagenet-200"
+    (root / "val" / "images").mkdir(parents=True)
+    (root / "test" / "images").mkdir(parents=True)
+    image = png(np.zeros((64, 64, 3), np.uint8))
+    (root / "test" / "images" / "test_0.png").write_bytes(image)
+    lines = []
+    for k in range(200):
+        (root / "val" / "images" / f"{k}.png").write_bytes(image)
+        lines.append(f"{k}.png\tn{k:04}\t0\t0\t1\t1\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    data = load_dataset("tiny_imagenet", data_dir=tmp_path)
+    assert data.labels.tolist() == list(range(200))
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((5, 28, 28), np.uint8)))
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(4, np.uint8)))
+    with pytest.raises(DataError, match="belong together"):
+        load_dataset("mnist", data_dir=tmp_path)
+
+
+def test_broken_archives_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    for content in (
+        gzip.compress(b"\x00\x00\x08\x01")[:-9],
+        b"no gzip",
+        gzip.compress(b"\0\0\x08\x03"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="x.gz"):
+            readers.read_idx(path)
+
+
 def test_decoded_pixels_are_cached_and_follow_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "cifar10"
     folder.mkdir()

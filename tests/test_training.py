@@ -123,7 +123,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     parts: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
     next(trainer(settings(), parts).fit(tmp_path / "c"))
-    with pytest.raises(TrainingError, match=r"other .* settings"):
+    with pytest.raises(TrainingError, match="other settings"):
         next(trainer(settings(lr=0.01), parts).fit(tmp_path / "c"))
     (tmp_path / "c").write_bytes(b"broken")
     with pytest.raises(TrainingError, match="broken"):

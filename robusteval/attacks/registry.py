@@ -1,7 +1,10 @@
 """Which attacks there are: library and name to a function."""
 
+import importlib
+import inspect
 from dataclasses import dataclass
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
+from importlib.metadata import version as version_of
 from typing import Any
 
 from torch import Tensor
@@ -9,14 +12,16 @@ from torch import Tensor
 from robusteval.attacks import own
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import (
+    AUTOATTACK_PARAMETERS,
     WITHOUT_EPS,
     AttackResult,
     autoattack,
     torchattacks_attack,
 )
-from robusteval.catalogue import Catalogue
-from robusteval.errors import AttackError
+from robusteval.catalogue import Catalogue, near_names
+from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import ThreatModel
+from robusteval.vision import torchvision
 
 LIBRARIES = {
     "torchattacks": "torchattacks",
@@ -48,7 +53,39 @@ class AttackCall:
 
     @property
     def library_version(self) -> str:
-        return version(LIBRARIES[self.library])
+        return version_of(LIBRARIES[self.library])
+
+    def check(self) -> None:
+        """Raises UnknownNameError, with near names, if there is no such attack."""
+        if self.library == "robusteval":
+            OWN.get(self.attack)
+        elif self.library == "torchattacks" and not inspect.isclass(self._torchattacks_class()):
+            names = [n for n in dir(self._torchattacks()) if n[:1].isupper()]
+            hint = near_names(self.attack, names)
+            raise UnknownNameError(f"torchattacks has no attack {self.attack!r}: {hint}")
+
+    def all_parameters(self) -> dict[str, Any]:
+        """The parameters given, and the defaults of those that weren't."""
+        if self.library == "autoattack":
+            return dict(AUTOATTACK_PARAMETERS)
+        function = (
+            OWN.get(self.attack) if self.library == "robusteval" else self._torchattacks_class()
+        )
+        known = inspect.signature(function).parameters.values()
+        defaults = {
+            p.name: p.default
+            for p in known
+            if p.default is not p.empty and p.name not in ("eps", "norm", "seed", "verbose")
+        }
+        return {**defaults, **self.parameters}
+
+    @staticmethod
+    def _torchattacks() -> Any:
+        torchvision()  # torchattacks imports it
+        return importlib.import_module("torchattacks")
+
+    def _torchattacks_class(self) -> Any:
+        return getattr(self._torchattacks(), self.attack, None)
 
     def __call__(
         self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int

@@ -112,13 +112,21 @@ def load_dataset(
         names = tuple("+".join(names[k * per : (k + 1) * per]) for k in range(info.classes))
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= info.classes:
         raise DataError(f"{name}'s {split} labels are not all in 0 to {info.classes - 1}")
+    if len(labels) != len(raw.images) or len(names) != info.classes:
+        raise DataError(
+            f"{name}'s {split} files hold {len(raw.images)} images, {len(labels)} labels and "
+            f"{len(names)} class names for {info.classes} classes: they don't belong together"
+        )
     pixels = torch.from_numpy(raw.images)
     return Dataset(info, split, pixels, labels, names, torch.arange(len(labels)))
 
 
 def is_available(name: str, split: Split = "test", data_dir: Path | None = None) -> bool:
-    """Whether the data set's files are there."""
-    return name == "digits" or _find(DATASETS.get(name), split, data_root(data_dir)) is not None
+    """Whether the data set's files are there, all of them."""
+    try:
+        return name == "digits" or _find(DATASETS.get(name), split, data_root(data_dir)) is not None
+    except DataError:
+        return False
 
 
 def _find(info: DatasetInfo, split: Split, root: Path) -> Source | None:

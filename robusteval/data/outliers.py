@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset, is_available, load_dataset, to_unit_range
-from robusteval.data.known import DATASETS
 from robusteval.data.readers import Shape, decode_all, image_files
 from robusteval.errors import DataError
 
@@ -49,11 +48,17 @@ def photo_crops(count: int, shape: Shape, seed: int) -> Tensor:
 
 def folder_images(folder: Path, count: int, shape: Shape, seed: int) -> Tensor:
     """Up to ``count`` images drawn from a folder.  Raises DataError if it holds none."""
+    files = check_folder(folder)
+    chosen = np.random.default_rng(seed).permutation(len(files))[:count]
+    return to_unit_range(torch.from_numpy(decode_all([files[i] for i in sorted(chosen)], shape)))
+
+
+def check_folder(folder: Path) -> list[Path]:
+    """The images of a folder.  Raises DataError if it isn't there or holds none."""
     files = image_files(folder) if folder.is_dir() else []
     if not files:
         raise DataError(f"outlier folder {folder} holds no images: give a folder with some")
-    chosen = np.random.default_rng(seed).permutation(len(files))[:count]
-    return to_unit_range(torch.from_numpy(decode_all([files[i] for i in sorted(chosen)], shape)))
+    return files
 
 
 def fit_shape(images: Tensor, shape: Shape) -> Tensor:
@@ -67,6 +72,11 @@ def fit_shape(images: Tensor, shape: Shape) -> Tensor:
     return images.clamp(0, 1).contiguous()
 
 
+MADE_TITLES = {
+    "gaussian_noise": "pixels from N(0.5, 1), cut to [0, 1]",
+    "uniform_noise": "pixels from U[0, 1]",
+    "photo_crops": "crops of scikit-learn's sample photographs",
+}
 _MADE: dict[str, Callable[[int, Shape, int], Tensor]] = {
     "gaussian_noise": gaussian_noise,
     "uniform_noise": uniform_noise,
@@ -75,22 +85,22 @@ _MADE: dict[str, Callable[[int, Shape, int], Tensor]] = {
 
 
 def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list[str]:
-    """The first ``natural`` natural outlier sets whose data are there, then the noises.
-
-    A data set that trains on an outlier set's classes never takes that set.
-    """
+    """The first ``natural`` natural outlier sets whose data are there, then the noises."""
     there = [n for n in dataset.info.outliers if n in _MADE or is_available(n, "test", data_dir)]
     return [*there[:natural], *NOISE]
 
 
 def load_outliers(
-    name: str, count: int, shape: Shape, seed: int, data_dir: Path | None = None
+    name: str | Path, count: int, shape: Shape, seed: int, data_dir: Path | None = None
 ) -> Tensor:
-    """Up to ``count`` outlier images, float32 (B, C, H, W) in [0, 1] of the given shape."""
+    """Up to ``count`` outlier images, float32 (B, C, H, W) in [0, 1] of the given shape.
+
+    ``name``: a data set or a made set; a Path is a folder of images.
+    """
+    if isinstance(name, Path):
+        return folder_images(name, count, shape, seed)
     if name in _MADE:
         return _MADE[name](count, shape, seed)
-    if name not in DATASETS:
-        return folder_images(Path(name), count, shape, seed)
     data = load_dataset(name, "test", data_dir)
     subset = data.balanced_subset(min(count, len(data)), seed)
     return fit_shape(subset.images(), shape)

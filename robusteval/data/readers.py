@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import struct
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def decode(source: bytes | Path, shape: Shape) -> NDArray[np.uint8]:
             if image.size != (shape.width, shape.height):
                 image = image.resize((shape.width, shape.height), Image.Resampling.BOX)
             pixels = np.asarray(image, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = "an image" if isinstance(source, bytes) else str(source)
         raise DataError(f"{what} can't be decoded ({error}): remove or replace it") from None
     return pixels[None] if shape.channels == 1 else pixels.transpose(2, 0, 1)
@@ -135,10 +136,15 @@ def read_tiny_imagenet_val(root: Path, shape: Shape) -> RawData:
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes, gzipped or not, as MNIST and its kin are published."""
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} can't be read ({error}): fetch it anew") from None
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise DataError(f"{path} is no IDX file of unsigned bytes")
     rank = raw[3]
+    if len(raw) < 4 + 4 * rank:
+        raise DataError(f"{path} is truncated: its header is cut off")
     sizes = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if values.size != int(np.prod(sizes)):
@@ -183,7 +189,10 @@ def read_cifar_batches(files: Sequence[Path], label_key: str) -> RawData:
                 batch = _ArraysOnly(stream, encoding="latin1").load()
             images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
             labels.append(np.asarray(batch[label_key], np.int64))
-        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
+        except (
+            *(pickle.UnpicklingError, EOFError, OSError, LookupError, ValueError, TypeError),
+            *(AttributeError, ImportError),
+        ) as error:
             raise DataError(f"{file} is no CIFAR batch ({error})") from None
     return RawData(np.concatenate(images), np.concatenate(labels))
 
@@ -196,6 +205,6 @@ def read_svhn(path: Path) -> RawData:
         content = loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)).astype(np.uint8)
         labels = content["y"].astype(np.int64).ravel() % 10
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
         raise DataError(f"{path} is no SVHN file ({error})") from None
     return RawData(images, labels, tuple("0123456789"))

@@ -1,6 +1,5 @@
 """One job: one attack on one chunk, judged."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.registry import AttackCall
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, judge, to_counted
+from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -34,7 +34,6 @@ class JobResult:
     judged: Judged
     forward_passes: int
     backward_passes: int
-    seconds: float
     notes: list[str] = field(default_factory=list)
 
 
@@ -52,7 +51,6 @@ def run_job(
     (a time of ``time.monotonic``).
     """
     counted = Counted(model, deadline, on_pass)
-    started = time.perf_counter()
     threat = cell.threats[0]
     known = cell.call.knows_eps
     images, notes = chunk.images.clone(), []
@@ -73,7 +71,6 @@ def run_job(
         judged,
         counted.forward_passes,
         counted.backward_passes,
-        time.perf_counter() - started,
         notes,
     )
 
@@ -91,17 +88,10 @@ def _attack(
         result = call(model, images, labels, threat, seed)
         return result.images, result.notes
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error) or len(images) == 1:
+        if not is_out_of_memory(error) or len(images) == 1:
             raise
     half = len(images) // 2
     first, said = _attack(model, call, images[:half], labels[:half], threat, seed)
     second, also = _attack(model, call, images[half:], labels[half:], threat, seed + 1)
     split = f"out of memory at {len(images)} images: halved"
     return torch.cat([first, second]), [split, *said, *also]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        "out of memory" in text or "can't allocate memory" in text
-    )

@@ -78,6 +78,7 @@ class RunResult:
     outcomes: list[CellOutcome]
     separations: list[Separation]
     examples: list[Example]
+    findings: list[str]
     class_names: tuple[str, ...]
     seconds: float
 

@@ -15,6 +15,8 @@ from typing import Any
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
+from robusteval.detection.detectors import DETECTORS
+from robusteval.errors import ThreatError
 from robusteval.evaluation.suite import AttackSpec, Suite
 from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
@@ -61,6 +63,9 @@ class RunSpec:
     samples: int
     seed: int
     batch_size: int
+    time_limit: float | None = None
+    outliers: tuple[str, ...] = ()
+    outlier_folders: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -91,6 +96,10 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
         norm, _, value = text.rpartition(":")
         threat = ThreatModel(norm or "Linf", parse_eps(value))  # type: ignore[arg-type]
         given.setdefault(threat.norm, []).append(value)
+    if unused := [n for n in given if n not in suite.norms]:
+        raise ThreatError(
+            f"ε is given for {', '.join(unused)}, which no chosen attack of {suite.name} uses"
+        )
     threats = []
     for norm in NORMS:
         if norm in suite.norms:
@@ -102,8 +111,11 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
 
 def make_plan(suite: Suite, model: Adapter, threats: list[ThreatModel], spec: RunSpec) -> Plan:
     """Cells and chunks; attacks that need prototypes are left out of models without."""
+    for detector in suite.detection.detectors:
+        DETECTORS.get(detector)
     cells, left_out = [], {}
     for attack in suite.attacks:
+        AttackCall(attack.library, attack.attack, {}).check()
         if (
             attack.library == "robusteval"
             and attack.attack in NEEDS_PROTOTYPES
@@ -140,8 +152,9 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
         fab = 100 * targets
         return apgd + 4 * fab + 5000, apgd + fab
-    if cell.spec.attack == "DeepFool":  # a handful of rounds, each with a gradient per class
-        return 5, 5 * classes
+    if cell.spec.attack == "DeepFool":  # a gradient per class and round
+        rounds = int(parameters.get("steps", 50))
+        return rounds, rounds * classes
     if cell.spec.attack == "Square":
         return int(parameters.get("n_queries", 5000)) + 1, 0
     if cell.spec.attack == "gaussian_noise":

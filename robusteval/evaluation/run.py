@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import TimeLimitReached
 from robusteval.data.datasets import Dataset
-from robusteval.data.outliers import load_outliers, outlier_names
+from robusteval.data.outliers import load_outliers
 from robusteval.detection.detectors import NEEDS_PROTOTYPES, scores
 from robusteval.errors import AttackError, DataError
 from robusteval.evaluation.jobs import Chunk, JobResult, run_job
@@ -36,6 +36,7 @@ FAILURES = (
     AssertionError,
     AttributeError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -71,12 +72,17 @@ class Run:
             n for n in suite.detection.detectors if model.layers or n not in NEEDS_PROTOTYPES
         ]
         self.examples: list[Example] = []
+        self.findings: list[str] = []
         self.attack_scores: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
 
     def execute(self) -> RunResult:
         """Runs everything.  A failed or unfinished attack spoils its own cell, no other."""
         started = time.perf_counter()
+        # The verdict is float32's: on an accelerator TF32 would round every product.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         clean = self._clean_predictions()
+        self._note_instability(clean)
         correct = clean == self.data.labels
         state = state_digest(self.model)
         outcomes = []
@@ -87,9 +93,10 @@ class Run:
                     f"{cell.spec.title} changed the model's parameters or buffers: no number of "
                     "this run can be trusted"
                 )
+            self._note_drift(outcome, clean)
             self.settings.progress.finish(outcome)
             outcomes.append(outcome)
-        separations = self._separations(correct)
+        separations = self._separations(correct, outcomes)
         return RunResult(
             self.spec,
             self.plan,
@@ -98,6 +105,7 @@ class Run:
             outcomes,
             separations,
             self.examples,
+            self.findings,
             self.data.class_names,
             time.perf_counter() - started,
         )
@@ -111,10 +119,26 @@ class Run:
             )
         return images
 
-    def _clean_predictions(self) -> Tensor:
+    def _note_instability(self, clean: Tensor) -> None:
+        """A model whose clean predictions change between passes or with the batch size."""
+        changed = int((self._clean_predictions(batch_size=7) != clean).sum())
+        if changed:
+            self.findings.append(
+                f"{changed} of {len(clean)} clean predictions changed between two passes at "
+                "different batch sizes: the model is randomised or depends on its batch, so that "
+                "one lucky success inflates an attack; average over passes before trusting this"
+            )
+
+    def _note_drift(self, outcome: CellOutcome, clean: Tensor) -> None:
+        changed = int((self._clean_predictions() != clean).sum())
+        if changed:
+            outcome.notes.append(f"{changed} clean predictions differ after this attack")
+
+    def _clean_predictions(self, batch_size: int | None = None) -> Tensor:
         parts = []
         for chunk in self.plan.chunks:
-            logits = predict(self.model, self._images(chunk))
+            size = {} if batch_size is None else {"batch_size": batch_size}
+            logits = predict(self.model, self._images(chunk), **size)
             if logits.dim() != 2 or logits.shape[1] != self.model.classes:
                 raise AttackError(
                     f"the model returns shape {tuple(logits.shape)}, not (B, {self.model.classes})"
@@ -125,6 +149,7 @@ class Run:
         return torch.cat(parts)
 
     def _run_cell(self, cell: Cell, correct: Tensor) -> CellOutcome:
+        started = time.perf_counter()
         outcome = CellOutcome.empty(cell, len(self.data))
         limit = self.settings.time_limit
         deadline = None if limit is None else time.monotonic() + limit
@@ -134,7 +159,7 @@ class Run:
         for index, chunk in enumerate(self.plan.chunks):
             try:
                 self._run_chunk(cell, index, chunk, correct, deadline, outcome)
-            except TimeLimitReached:
+            except TimeLimitReached:  # what it had so far is not counted
                 outcome.status = "not_finished"
                 outcome.reason = f"the time limit of {limit:g} s was reached"
                 break
@@ -146,6 +171,7 @@ class Run:
             robust = int(correct[:done].sum()) - int(self._broken(cell, outcome)[:done].sum())
             self.settings.progress.advance(cell, done, robust, done)
         outcome.notes = merge_notes(outcome.notes)
+        outcome.seconds = time.perf_counter() - started
         return outcome
 
     def _run_chunk(
@@ -212,13 +238,16 @@ class Run:
             found = scores(name, self.model, result.images[chosen.to(result.images.device)])
             parts.append(found.numpy())
 
-    def _separations(self, correct: Tensor) -> list[Separation]:
+    def _separations(self, correct: Tensor, outcomes: list[CellOutcome]) -> list[Separation]:
         if not self.names:
             return []
         inside = {name: self._inside(name) for name in self.names}
         found = []
         right = correct.numpy()
+        done = {o.cell.key for o in outcomes if o.status == "done"}
         for key, by_detector in self.attack_scores.items():
+            if key not in done:
+                continue
             for name, parts in by_detector.items():
                 outside = np.concatenate(parts) if parts else np.empty(0)
                 found.append(
@@ -226,13 +255,13 @@ class Run:
                 )
         seed, shape = self.spec.seed, self.data.info.shape
         data_dir = self.settings.data_dir
-        sets = outlier_names(self.data, self.suite.detection.natural, data_dir)
-        for against in [*sets, *map(str, self.settings.outlier_folders)]:
+        sets: list[str | Path] = [*self.spec.outliers, *self.settings.outlier_folders]
+        for against in sets:
             images = load_outliers(against, len(self.data), shape, seed, data_dir)
             images = images.to(self.settings.device)
             for name in self.names:
                 outside = scores(name, self.model, images).numpy()
-                found.append(Separation("outliers", name, against, inside[name], outside))
+                found.append(Separation("outliers", name, str(against), inside[name], outside))
         return found
 
     def _inside(self, name: str) -> NDArray[np.float64]:
@@ -252,7 +281,6 @@ def record(outcome: CellOutcome, rows: NDArray[np.int64], result: JobResult) -> 
     outcome.survives_8_bit[rows] = judged.survives_8_bit.numpy()
     outcome.forward_passes += result.forward_passes
     outcome.backward_passes += result.backward_passes
-    outcome.seconds += result.seconds
     outcome.notes += result.notes
 
 

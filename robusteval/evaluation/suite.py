@@ -5,7 +5,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from robusteval.catalogue import near_names
 from robusteval.errors import SuiteError, ThreatError, UnknownNameError
@@ -41,6 +48,13 @@ class AttackSpec(_Table):
             parse_eps(share)
         return value
 
+    @model_validator(mode="after")
+    def _autoattack_is_standard(self) -> "AttackSpec":
+        changed = self.attack != "standard" or self.parameters or self.times_eps
+        if self.library == "autoattack" and changed:
+            raise ValueError('autoattack runs unmodified: attack = "standard", no parameters')
+        return self
+
     def parameters_for(self, threat: ThreatModel) -> dict[str, Any]:
         """The attack's parameters at a threat's ε."""
         scaled = {k: float(parse_eps(v) * threat.eps) for k, v in self.times_eps.items()}
@@ -58,7 +72,7 @@ class Detection(_Table):
 class Suite(_Table):
     """Attacks and detectors, and threats where the data set's own aren't meant."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_.\-]+$")
     description: str = ""
     threats: dict[Norm, list[str]] = {}
     attacks: list[AttackSpec] = []
@@ -93,6 +107,14 @@ class Suite(_Table):
         detection = self.detection.model_copy(update={"attacks": detected})
         return self.model_copy(update={"attacks": chosen, "detection": detection})
 
+    @model_validator(mode="after")
+    def _detected_attacks_are_there(self) -> "Suite":
+        if unknown := set(self.detection.attacks) - {a.name for a in self.attacks}:
+            raise ValueError(
+                f"detection.attacks names {', '.join(sorted(unknown))}, not an attack here"
+            )
+        return self
+
     @property
     def norms(self) -> list[Norm]:
         """The norms that its attacks use, in the usual order."""
@@ -116,7 +138,10 @@ def read_suite(name_or_path: str) -> Suite:
         path = Path(name_or_path)
         if not path.is_file():
             raise SuiteError(f"suite file {path} does not exist: check the path")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(f"suite file {path} can't be read ({error})") from None
     else:
         if name_or_path not in suite_names():
             hint = near_names(name_or_path, suite_names())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms, project
 from robusteval.errors import AttackError
+from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -34,8 +35,13 @@ class Judged:
 
 @torch.no_grad()
 def predict(model: Adapter, images: Tensor, batch_size: int = _VERIFY_BATCH) -> Tensor:
-    """Logits (B, K) in float32, at the verifier's own batch size."""
-    return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
+    """Logits (B, K) in float32, at the verifier's own batch size, halved where memory ends."""
+    try:
+        return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or batch_size == 1:
+            raise
+    return predict(model, images, batch_size // 2)
 
 
 def to_counted(images: Tensor, clean: Tensor, threat: ThreatModel | None) -> Tensor:
@@ -60,6 +66,8 @@ def judge(
     ``bound``: an image outside the threat's ball is no success.
     """
     logits = predict(model, images)
+    if not torch.isfinite(logits).all():
+        raise AttackError("drove the model to NaN or infinite logits, which are no prediction")
     prediction = logits.argmax(1)
     distance = norms(images.double() - clean.double(), threat.norm)
     in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
@@ -79,7 +87,8 @@ def judge(
 def state_digest(model: nn.Module) -> str:
     """SHA-256 over parameters and buffers: an attack must leave it as it was."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    # Buffers by name, since those that are not saved (an input's mean, say) decide outputs too.
+    for name, value in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

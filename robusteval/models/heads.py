@@ -52,8 +52,3 @@ def pool_to_classes(similarities: Tensor, pooling: Pooling, temperature: float =
     if pooling == "logsumexp":
         return temperature * scaled.logsumexp(2)
     return (scaled.softmax(2) * similarities).sum(2)
-
-
-def nearest_class_distances(distances: Tensor) -> Tensor:
-    """Distances (B, K, M) to each class's nearest prototype (B, K)."""
-    return distances.amin(2)

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,13 +32,19 @@ def build_network(entry: Entry) -> PrototypeNetwork:
     if entry.backbone is None:
         raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
     build = BACKBONES.get(entry.backbone.name)
+    channels = DATASETS.get(entry.dataset).shape.channels
+    if len(entry.input.mean) not in (1, channels):
+        raise EntryError(
+            f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
+            f"but {entry.dataset} has {channels} channels"
+        )
     try:
-        backbone = build(DATASETS.get(entry.dataset).shape.channels, **entry.backbone.options)
-    except TypeError:
+        backbone = build(channels, **entry.backbone.options)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
         known = ", ".join(list(inspect.signature(build).parameters)[1:])
         raise EntryError(
-            f"{entry.path}: [backbone] {entry.backbone.name} takes {known}, "
-            f"not {', '.join(entry.backbone.options)}"
+            f"{entry.path}: [backbone] {entry.backbone.name} takes {known}; it can't be built "
+            f"from {entry.backbone.options} ({error})"
         ) from None
     if unknown := set(entry.head.layers) - set(backbone.channels):
         raise EntryError(
@@ -83,10 +90,13 @@ def _from_factory(entry: Entry, allow_code: bool) -> nn.Module:
             "pass --allow-code if you trust it"
         )
     module_name, _, attribute = str(entry.factory).partition(":")
+    sys.path.insert(0, str(entry.path.resolve().parent))  # a module beside the entry is found
     try:
         module = getattr(importlib.import_module(module_name), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         raise EntryError(f"{entry.path}: factory {entry.factory} failed ({error})") from None
+    finally:
+        sys.path.pop(0)
     if not isinstance(module, nn.Module):
         raise EntryError(f"{entry.path}: factory {entry.factory} returned no torch module")
     return module

@@ -4,6 +4,8 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ def _svg(figure: Any, label: str) -> str:
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     body = text[text.index("<svg") :]
-    return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
 
 
 def accuracy_bars(report: dict[str, Any], norm: str) -> str:
@@ -80,6 +82,11 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
         return _svg(figure, f"Robust accuracy per attack, {norm}")
 
 
+def shown_name(against: str) -> str:
+    """A short name for a legend: a folder's last part, an attack without its threat."""
+    return Path(against).name if against.startswith(("/", ".")) else against.partition("/")[0]
+
+
 def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
     """One panel per detector: its scores on both sides."""
     usable = [r for r in rows if r.get("histogram")]
@@ -90,7 +97,7 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
             edges = np.array(row["histogram"]["edges"])
             for side, colour, name in (
                 ("inside", BLUE, inside_name),
-                ("outside", AMBER, row["against"].partition("/")[0]),
+                ("outside", AMBER, shown_name(row["against"])),
             ):
                 counts = np.array(row["histogram"][side], float)
                 axes.stairs(

@@ -35,22 +35,23 @@ def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) 
         "report.html": render_html(report, examples),
         "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
+    # Gone first, back last: an interruption between leaves nothing that looks whole.
+    (folder / "report.json").unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file atomically.  Raises OutputError."""
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, delete=False, encoding="utf-8"
-        ) as stream:
+        with partial.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(stream.name, 0o644)
-        os.replace(stream.name, path)
+        os.replace(partial, path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise OutputError(
             f"{path} can't be written ({error.strerror}): free space or use --out"
         ) from None

@@ -10,7 +10,7 @@ from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separa
 from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
-from robusteval.types import Rate, ThreatModel
+from robusteval.types import ThreatModel, parse_eps
 
 SCHEMA = "robusteval.report/1"
 
@@ -19,11 +19,6 @@ def rate_json(k: int | np.integer[Any], n: int | np.integer[Any]) -> dict[str, A
     """A share with its interval as JSON; null where there is nothing to share."""
     rate = wilson(int(k), int(n))
     return rate.to_json() if rate else None
-
-
-def read_rate(stored: dict[str, Any] | None) -> Rate | None:
-    """A share back from JSON."""
-    return Rate(**stored) if stored else None
 
 
 def summarise(result: RunResult, entry: Entry | None, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +44,7 @@ def summarise(result: RunResult, entry: Entry | None, provenance: dict[str, Any]
         },
         "samples": result.spec.samples,
         "seed": result.spec.seed,
+        "findings": result.findings,
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
         "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
@@ -106,10 +102,11 @@ def _attack_row(outcome: CellOutcome, threat: ThreatModel, correct: Bools) -> di
         "library_version": call.library_version,
         "attack": spec.attack,
         "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
-        "parameters": {**_told_eps(call, threat), **outcome.cell.parameters},
+        "parameters": {**_told_eps(call, threat), **call.all_parameters()},
         "restarts": spec.restarts,
         "status": outcome.status,
         "reason": outcome.reason,
+        "attacked": int(outcome.attacked.sum()),
         "robust_accuracy": rate_json(correct.sum() - success.sum(), len(correct)) if done else None,
         "success_rate": rate_json(success.sum(), correct.sum()) if done else None,
         "passes": {"forward": outcome.forward_passes, "backward": outcome.backward_passes},
@@ -161,7 +158,8 @@ def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
     for k, name in enumerate(result.class_names):
         of_class = result.labels == k
         rate = rate_json((robust & of_class).sum(), of_class.sum())
-        per_class.append({"class": name, "robust_accuracy": rate})
+        row = {"class": name, "robust_accuracy": rate if complete else None, "at_most": rate}
+        per_class.append(row)
     return {
         "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
         "complete": complete,
@@ -216,15 +214,23 @@ def _claim(
     claim: Claim, attacks: list[dict[str, Any]], worst: list[dict[str, Any]], correct: Bools
 ) -> dict[str, Any]:
     """What the paper reports, beside the same attack here and the worst case here."""
-    row: dict[str, Any] = {**claim.model_dump(), "found": None, "found_threat": None, "worst": None}
+    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat"))
+    row: dict[str, Any] = {**claim.model_dump(), **blank}
     if claim.attack == "clean":
         return {**row, "found": rate_json(correct.sum(), len(correct))}
-    same = [a for a in attacks if a["name"] == claim.attack]
-    same = [a for a in same if claim.norm in (None, a["threat"]["norm"])]
-    if same:
-        found = same[0]
+    if found := _nearest_threat(claim, [a for a in attacks if a["name"] == claim.attack]):
         row |= {"found": found["robust_accuracy"], "found_threat": found["threat"]}
-    norm = claim.norm or (same[0]["threat"]["norm"] if same else None)
-    if bounds := [w for w in worst if w["threat"]["norm"] == norm]:
-        row["worst"] = bounds[0]["robust_accuracy"]
+    if claim.norm and (bound := _nearest_threat(claim, worst)):
+        row |= {"worst": bound["robust_accuracy"], "worst_threat": bound["threat"]}
     return row
+
+
+def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The row of the claim's norm whose ε is nearest to the claim's."""
+    same = [r for r in rows if claim.norm in (None, r["threat"]["norm"])]
+    if not same:
+        return None
+    if claim.eps is None:
+        return same[0]
+    eps = float(parse_eps(claim.eps))
+    return min(same, key=lambda r: abs(r["threat"]["radius"] - eps))

@@ -26,11 +26,11 @@ def craft(
     """
     low, high = (float(parse_eps(e)) for e in settings.eps)
     shape = (len(images), 1, 1, 1)
-    eps = low + (high - low) * torch.rand(shape, generator=generator)
+    eps = (low + (high - low) * torch.rand(shape, generator=generator)).to(images.device)
     if settings.attack == "fgsm":
         start, steps, step = images, 1, eps
     else:
-        noise = 2 * torch.rand(images.shape, generator=generator) - 1
+        noise = (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device)
         start, steps, step = (
             (images + eps * noise).clamp(0, 1),
             settings.steps,

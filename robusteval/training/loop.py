@@ -1,11 +1,10 @@
 """Epochs, checkpoints and log, the same for every method."""
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,6 +44,7 @@ class State:
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -1.0
+    history: list[EpochLog] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
 
 
@@ -53,6 +53,8 @@ class Trainer:
 
     The epoch that counts is the best by accuracy on ``validation`` among those of the joint
     stage; in adversarial training, by accuracy on validation images crafted as the training's are.
+    ``identity`` stands for what a checkpoint must belong to beside ``settings``: the network's
+    description, say.
     """
 
     def __init__(
@@ -64,11 +66,18 @@ class Trainer:
         settings: Training,
         *,
         speed: Speed = Speed(),
+        device: str = "cpu",
+        identity: str = "",
         progress: Progress = lambda *_: None,
     ) -> None:
         self.network, self.recipe, self.settings = network, recipe, settings
         self.training, self.validation = training, validation
-        self.speed, self.progress = speed, progress
+        self.speed, self.device, self.progress = speed, device, progress
+        self.identity = hashlib.sha256(
+            f"{identity}{settings.model_dump_json()}".encode()
+        ).hexdigest()
+        network.to(device)
+        recipe.to(device)
         self.optimizer = make_optimizer(network, recipe, settings)
         self.state = State()
 
@@ -91,9 +100,11 @@ class Trainer:
             robust = self._robust_accuracy(epoch)
             self._note_best(epoch, validated if robust is None else robust)
             lr = self.optimizer.param_groups[0]["lr"]
-            self._save(checkpoint)
             seconds = time.perf_counter() - started
-            yield EpochLog(epoch + 1, loss, accuracy, validated, robust, lr, seconds)
+            line = EpochLog(epoch + 1, loss, accuracy, validated, robust, lr, seconds)
+            self.state.history.append(line)
+            self._save(checkpoint)
+            yield line
         if self.state.best is not None:
             self.network.load_state_dict(self.state.best)
 
@@ -127,8 +138,9 @@ class Trainer:
         self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator
     ) -> tuple[float, int]:
         """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        with precision(self.speed.bfloat16):
+        images = images.to(self.device, memory_format=torch.channels_last)
+        labels = labels.to(self.device)
+        with precision(self.speed.bfloat16, self.device):
             if self._is_adversarial(epoch):
                 images = torch.cat([images, self._craft(images, labels, epoch, generator)])
                 labels = labels.repeat(2)
@@ -158,10 +170,11 @@ class Trainer:
             return None
         part = self.validation.balanced_subset(min(500, len(self.validation)))
         generator = torch.Generator().manual_seed(self.settings.seed)
-        images = self._craft(part.images(), part.labels, epoch, generator)
+        images, labels = part.images().to(self.device), part.labels.to(self.device)
+        images = self._craft(images, labels, epoch, generator)
         self.network.eval()
         with torch.no_grad():
-            return float((self.network(images).argmax(1) == part.labels).double().mean())
+            return float((self.network(images).argmax(1) == labels).double().mean())
 
     def _note_best(self, epoch: int, score: float) -> None:
         state = self.state
@@ -178,16 +191,19 @@ class Trainer:
             if slot.get("momentum_buffer") is not None:
                 tensors[f"momentum.{i}"] = slot["momentum_buffer"]
         meta = {k: v for k, v in asdict(self.state).items() if k != "best"}
-        write_checkpoint(path, tensors, {**meta, "settings": _fingerprint(self.settings)})
+        speed = asdict(self.speed)
+        write_checkpoint(path, tensors, {**meta, "speed": speed, "identity": self.identity})
 
     def _resume(self, path: Path) -> None:
         if not path.is_file():
             return
         tensors, meta = read_checkpoint(path)
-        if meta.pop("settings") != _fingerprint(self.settings):
+        if meta.pop("identity", "") != self.identity:
             raise TrainingError(
-                f"checkpoint {path} belongs to other [training] settings: delete it to start anew"
+                f"checkpoint {path} belongs to other settings of the entry: delete it to begin anew"
             )
+        self.speed = Speed(**meta.pop("speed"))  # rounding goes on as it began
+        meta["history"] = [EpochLog(**line) for line in meta["history"]]
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
@@ -205,9 +221,11 @@ def accuracy_of(network: nn.Module, data: Dataset, batch_size: int = 500) -> flo
     """Share of samples predicted right, in float32 and eval mode."""
     was_training = network.training
     network.eval()
+    device = next(network.parameters()).device
     correct = 0
     for rows in torch.arange(len(data)).split(batch_size):
-        correct += int((network(data.images(rows)).argmax(1) == data.labels[rows]).sum())
+        predicted = network(data.images(rows).to(device)).argmax(1).cpu()
+        correct += int((predicted == data.labels[rows]).sum())
     network.train(was_training)
     return correct / len(data)
 
@@ -215,7 +233,3 @@ def accuracy_of(network: nn.Module, data: Dataset, batch_size: int = 500) -> flo
 def _epoch_seed(seed: int, epoch: int) -> int:
     digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _fingerprint(settings: Training) -> str:
-    return hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()

@@ -67,8 +67,9 @@ class PCL(Recipe):
             return
         sample = data.balanced_subset(min(len(data), 256 * network.head.classes))
         network.eval()
+        device = next(network.parameters()).device
         parts = [
-            network.supervised_features(network.activations(sample.images(rows)))
+            network.supervised_features(network.activations(sample.images(rows).to(device)))
             for rows in torch.arange(len(sample)).split(256)
         ]
         for name, prototypes in network.prototypes.items():

@@ -3,10 +3,10 @@
 import datetime
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import tomlkit
 import torch
@@ -14,7 +14,7 @@ import torch
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import OutputError, TrainingError
 from robusteval.hardware import commit_of, hardware_name
-from robusteval.models.entry import Entry, Trained
+from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
@@ -26,6 +26,8 @@ def train(
     entry: Entry,
     *,
     data_dir: Path | None = None,
+    download: bool = False,
+    device: str = "cpu",
     work_dir: Path = Path("training"),
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
     progress: Progress = lambda *_: None,
@@ -36,63 +38,87 @@ def train(
     The epoch that counts is chosen on a validation part of the training data; clean accuracy is
     then measured once on the test split, with the weights as stored (float16).
     """
-    settings = entry.training
-    if settings is None:
-        raise TrainingError(f"{entry.path} has no [training] table: write one")
+    settings = _settings(entry)
+    commit = commit_of(entry.path.parent)
+    place = work_dir / entry.name
+    for folder in (place, entry.path.parent):
+        _probe(folder)
     torch.manual_seed(settings.seed)
     network = build_network(entry)
     recipe = RECIPES.get(settings.recipe)(network, settings)
-    data = load_dataset(entry.dataset, "train", data_dir)
+    data = load_dataset(entry.dataset, "train", data_dir, download)
+    test = load_dataset(entry.dataset, "test", data_dir, download)
+    if settings.validation > len(data) // 2:
+        raise TrainingError(
+            f"{entry.path}: [training] validation takes {settings.validation} of {len(data)} "
+            "training samples: choose at most half"
+        )
     fitting, validation = data.split_off(settings.validation, seed=0)
-    place = work_dir / entry.name
-    log = place / "log.jsonl"
-    speed = choose_speed(network, fitting, settings)
     trainer = Trainer(
-        network, recipe, fitting, validation, settings, speed=speed, progress=progress
+        network,
+        recipe,
+        fitting,
+        validation,
+        settings,
+        speed=choose_speed(network, fitting, settings, device=device),
+        device=device,
+        identity=entry.model_dump_json(include={"dataset", "backbone", "head", "input"}),
+        progress=progress,
     )
     for line in trainer.fit(place / "checkpoint.safetensors"):
-        _append(log, line)
+        _write_log(place / "log.jsonl", trainer.state.history)
         on_epoch(line)
-    history = _logged(log)
-    seconds = sum(past["seconds"] for past in history)
-    best = max(
-        (past for past in history if past["epoch"] > settings.warmup_epochs),
-        key=lambda past: (past["validation_robust"] or past["validation_accuracy"], past["epoch"]),
-    )
-    test = load_dataset(entry.dataset, "test", data_dir)
     tensors = stored_form(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     correct = round(accuracy_of(network, test) * len(test))
-    trained = Trained(
-        seed=settings.seed,
-        epochs=settings.total_epochs,
-        best_epoch=int(best["epoch"]),
-        seconds=round(seconds, 1),
-        hardware=hardware_name(),
-        precision=str(speed),
-        commit=commit_of(entry.path.parent),
-        date=datetime.date.today().isoformat(),
-        validation_accuracy=round(best["validation_accuracy"], 4),
-        clean_accuracy=round(correct / len(test), 4),
-        clean_correct=correct,
-        clean_total=len(test),
-    )
+    trained = _trained(trainer, commit, device, correct, len(test))
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
     return trained
 
 
-def _append(path: Path, line: EpochLog) -> None:
-    kept = [p for p in _logged(path) if p["epoch"] < line.epoch]
+def _settings(entry: Entry) -> Training:
+    if entry.training is None:
+        raise TrainingError(f"{entry.path} has no [training] table: write one")
+    return entry.training
+
+
+def _probe(folder: Path) -> None:
+    """Finds out before the first epoch whether the last one could be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [json.dumps(row) for row in [*kept, asdict(line)]]
-        path.write_text("\n".join(rows) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"folder {folder} can't be written ({error.strerror}): free it") from None
+
+
+def _trained(trainer: Trainer, commit: str, device: str, correct: int, total: int) -> Trained:
+    state = trainer.state
+    best = state.history[state.best_epoch - 1]
+    return Trained(
+        seed=trainer.settings.seed,
+        epochs=trainer.settings.total_epochs,
+        best_epoch=state.best_epoch,
+        seconds=round(sum(line.seconds for line in state.history), 1),
+        hardware=hardware_name(device),
+        precision=str(trainer.speed),
+        commit=commit,
+        date=datetime.date.today().isoformat(),
+        validation_accuracy=round(best.validation_accuracy, 4),
+        clean_accuracy=round(correct / total, 4),
+        clean_correct=correct,
+        clean_total=total,
+    )
+
+
+def _write_log(path: Path, history: list[EpochLog]) -> None:
+    text = "".join(json.dumps(asdict(line)) + "\n" for line in history)
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"training log {path} can't be written ({error.strerror})") from None
-
-
-def _logged(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(row) for row in path.read_text().splitlines()] if path.is_file() else []
 
 
 def _write_entry(entry: Entry, digest: str, trained: Trained) -> None:
