@@ -158,11 +158,11 @@ def test_noise_has_the_stated_distribution() -> None:
 def test_a_folder_is_an_outlier_set(tmp_path: Path) -> None:
     for i in range(3):
         Image.new("RGB", (10, 10), (i * 50, 0, 0)).save(tmp_path / f"{i}.png")
-    assert load_outliers(str(tmp_path), 10, Shape(1, 8, 8), 0).shape == (3, 1, 8, 8)
+    assert load_outliers(tmp_path, 10, Shape(1, 8, 8), 0).shape == (3, 1, 8, 8)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        load_outliers(str(empty), 10, Shape(1, 8, 8), 0)
+        load_outliers(empty, 10, Shape(1, 8, 8), 0)
 
 
 def test_fit_shape_uses_luma_and_repeats_grey() -> None:

@@ -149,7 +149,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     values = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
     if values.size != int(np.prod(sizes)):
         raise DataError(f"{path} is truncated: {values.size} bytes for a shape of {sizes}")
-    return values.reshape(sizes)
+    return values.reshape(sizes).copy()
 
 
 def read_mnist_idx(images: Path, labels: Path) -> RawData:
