@@ -194,7 +194,8 @@ def test_tiny_imagenets_own_layout_and_both_sizes(tmp_path: Path) -> None:
     assert (large.pixels[0].numpy().transpose(1, 2, 0) == array).all()
     small = load_dataset("tiny_imagenet_32", data_dir=tmp_path)
     boxes = array.reshape(32, 2, 32, 2, 3).mean((1, 3))
-    assert np.abs(small.pixels[0].numpy().transpose(1, 2, 0) - boxes).max() <= 0.5 + 1e-9
+    # Pillow averages rows, then columns, and rounds to 8 bits after each: two halves at most
+    assert np.abs(small.pixels[0].numpy().transpose(1, 2, 0) - boxes).max() <= 1
 
 
 def test_tiny_imagenets_unlabelled_test_part_is_never_taken(tmp_path: Path) -> None:
