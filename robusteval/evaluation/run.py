@@ -210,14 +210,16 @@ class Run:
     def _keep_examples(
         self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome
     ) -> None:
+        """One picture per attack, so that a page shows many, up to a limit per threat."""
         threat = cell.threats[0]
-        have = {e.row for e in self.examples if e.threat == threat}
+        shown = [e for e in self.examples if e.threat == threat]
+        have = {e.row for e in shown}
+        known = any(e.attack == cell.spec.title for e in shown)
+        if known or len(shown) >= EXAMPLES_PER_THREAT:
+            return
         success = outcome.success(threat)
         for i, row in enumerate(chunk.rows.tolist()):
-            if len(have) >= EXAMPLES_PER_THREAT:
-                return
             if success[row] and row not in have:
-                have.add(row)
                 self.examples.append(
                     Example(
                         row,
@@ -229,6 +231,7 @@ class Run:
                         _to_bytes(result.images[i]),
                     )
                 )
+                return
 
     def _score_adversarials(
         self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome

@@ -33,8 +33,8 @@ def count(rate: dict[str, Any] | None) -> str:
 
 
 def threat_text(threat: dict[str, Any]) -> str:
-    """L∞ 8/255."""
-    return f"{NORM_SIGNS[threat['norm']]} {threat['eps']}"
+    """L∞ 8/255, from anything with a norm and an ε."""
+    return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
 
 
 def number(value: float | None, digits: int = 3) -> str:
