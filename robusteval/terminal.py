@@ -106,6 +106,7 @@ def epoch_progress(
 
         yield on_epoch, progress
     finally:
+        bars.remove_task(task)  # its lines have been printed
         if bars.live.is_started:
             bars.stop()
 
