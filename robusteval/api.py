@@ -1,16 +1,21 @@
 """What Python users call; the command line is a thin layer over it.
 
-import robusteval
-report = robusteval.evaluate("pcl_digits", suite="quick")
-print(report.content["worst_case"])
+For example:
 
-adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
-report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
+    import robusteval
+    report = robusteval.evaluate("pcl_digits", suite="quick")
+    print(report.content["worst_case"])
+
+    adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
+    report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
+
+A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
 
 import hashlib
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +152,12 @@ def evaluate(
         options.progress,
     )
     run = Run(prepared.model, prepared.data, prepared.suite, prepared.plan, prepared.spec, settings)
-    result = run.execute()
+    try:
+        result = run.execute()
+    except BaseException:  # no folder stays behind for a run that found nothing
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     content = summarise(result, prepared.entry, provenance(options))
     write_report(folder, content, result.examples)
     return Report(content, folder)

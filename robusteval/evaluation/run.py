@@ -25,7 +25,7 @@ from robusteval.evaluation.outcomes import (
 )
 from robusteval.evaluation.plan import Cell, Plan, RunSpec, expected_passes, job_seed
 from robusteval.evaluation.suite import Suite
-from robusteval.evaluation.verify import predict, state_digest
+from robusteval.evaluation.verify import NEAR_TIE, VERIFY_BATCH, predict, state_digest
 from robusteval.models.adapter import Adapter
 
 EXAMPLES_PER_THREAT = 6
@@ -45,7 +45,7 @@ FAILURES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What bears on how a run is carried out, but not on what a finished one finds."""
+    """How a run is carried out; what of it bears on the outcome is in the spec too."""
 
     device: str = "cpu"
     time_limit: float | None = None
@@ -81,8 +81,8 @@ class Run:
         # The verdict is float32's: on an accelerator TF32 would round every product.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        clean = self._clean_predictions()
-        self._note_instability(clean)
+        clean, gap = self._clean_predictions()
+        self._note_instability(clean, gap)
         correct = clean == self.data.labels
         state = state_digest(self.model)
         outcomes = []
@@ -93,7 +93,7 @@ class Run:
                     f"{cell.spec.title} changed the model's parameters or buffers: no number of "
                     "this run can be trusted"
                 )
-            self._note_drift(outcome, clean)
+            self._note_drift(outcome, clean, gap)
             self.settings.progress.finish(outcome)
             outcomes.append(outcome)
         separations = self._separations(correct, outcomes)
@@ -119,9 +119,9 @@ class Run:
             )
         return images
 
-    def _note_instability(self, clean: Tensor) -> None:
+    def _note_instability(self, clean: Tensor, gap: Tensor) -> None:
         """A model whose clean predictions change between passes or with the batch size."""
-        changed = int((self._clean_predictions(batch_size=7) != clean).sum())
+        changed = self._changed(clean, gap, batch_size=7)
         if changed:
             self.findings.append(
                 f"{changed} of {len(clean)} clean predictions changed between two passes at "
@@ -129,24 +129,30 @@ class Run:
                 "one lucky success inflates an attack; average over passes before trusting this"
             )
 
-    def _note_drift(self, outcome: CellOutcome, clean: Tensor) -> None:
-        changed = int((self._clean_predictions() != clean).sum())
-        if changed:
+    def _note_drift(self, outcome: CellOutcome, clean: Tensor, gap: Tensor) -> None:
+        if changed := self._changed(clean, gap):
             outcome.notes.append(f"{changed} clean predictions differ after this attack")
 
-    def _clean_predictions(self, batch_size: int | None = None) -> Tensor:
-        parts = []
+    def _changed(self, clean: Tensor, gap: Tensor, batch_size: int = VERIFY_BATCH) -> int:
+        """How many clean predictions differ now, near-ties apart."""
+        now, _ = self._clean_predictions(batch_size)
+        return int(((now != clean) & (gap > NEAR_TIE)).sum())
+
+    def _clean_predictions(self, batch_size: int = VERIFY_BATCH) -> tuple[Tensor, Tensor]:
+        """Predictions (N,), and the gap between the two largest logits (N,)."""
+        predictions, gaps = [], []
         for chunk in self.plan.chunks:
-            size = {} if batch_size is None else {"batch_size": batch_size}
-            logits = predict(self.model, self._images(chunk), **size)
+            logits = predict(self.model, self._images(chunk), batch_size)
             if logits.dim() != 2 or logits.shape[1] != self.model.classes:
                 raise AttackError(
                     f"the model returns shape {tuple(logits.shape)}, not (B, {self.model.classes})"
                 )
             if not torch.isfinite(logits).all():
                 raise AttackError("the model returns NaN or infinite logits on clean images")
-            parts.append(logits.argmax(1).cpu())
-        return torch.cat(parts)
+            predictions.append(logits.argmax(1).cpu())
+            largest = logits.topk(2, dim=1).values
+            gaps.append((largest[:, 0] - largest[:, 1]).cpu())
+        return torch.cat(predictions), torch.cat(gaps)
 
     def _run_cell(self, cell: Cell, correct: Tensor) -> CellOutcome:
         started = time.perf_counter()

@@ -19,7 +19,7 @@ from robusteval.types import ThreatModel
 
 TOLERANCE = 1e-6  # float32 pixels ± ε overshoot ε by up to 2.8e-8; see ThreatModel
 NEAR_TIE = 1e-4
-_VERIFY_BATCH = 64  # another batch size than the attack's: kernels differ with it
+VERIFY_BATCH = 64  # another batch size than the attack's: kernels differ with it
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Judged:
 
 
 @torch.no_grad()
-def predict(model: Adapter, images: Tensor, batch_size: int = _VERIFY_BATCH) -> Tensor:
+def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> Tensor:
     """Logits (B, K) in float32, at the verifier's own batch size, halved where memory ends."""
     try:
         return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
