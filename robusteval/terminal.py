@@ -10,6 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from robusteval.report.wording import percent, threat_text
+from robusteval.types import NORM_SIGNS
+
 if TYPE_CHECKING:
     from robusteval.api import Estimate, Options, Report
     from robusteval.evaluation.outcomes import CellOutcome
@@ -21,7 +24,6 @@ console = Console()
 error_console = Console(stderr=True)
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _ONLY_IN_JSON = ("path", "title", "clean_count")
-_SIGNS = {"Linf": "L∞", "L2": "L2"}
 
 
 class AttackBars:
@@ -34,7 +36,7 @@ class AttackBars:
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
         self.bars.start()
-        threats = ", ".join(f"{_SIGNS[t.norm]} {t.eps_text}" for t in cell.threats)
+        threats = ", ".join(f"{NORM_SIGNS[t.norm]} {t.eps_text}" for t in cell.threats)
         name = f"{cell.spec.title} {threats}"
         self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
 
@@ -111,10 +113,6 @@ def epoch_progress(
             bars.stop()
 
 
-def _rate(rate: dict[str, Any] | None) -> str:
-    return f"{100 * rate['value']:.1f} %" if rate else "–"
-
-
 def _range(rate: dict[str, Any] | None) -> str:
     return f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}" if rate else ""
 
@@ -135,17 +133,17 @@ def print_report(report: "Report") -> None:
         table.add_row(*cells[: len(table.columns)], style=style)
 
     clean = content["clean"]["accuracy"]
-    add("clean", "", _rate(clean), _range(clean), "")
+    add("clean", "", percent(clean), _range(clean), "")
     for attack in content["attacks"]:
         rate = attack["robust_accuracy"]
-        shown = _rate(rate) if rate else attack["status"].replace("_", " ")
+        shown = percent(rate) if rate else attack["status"].replace("_", " ")
         seconds = f"{attack['seconds']:.1f}"
-        add(attack["title"], _threat(attack["threat"]), shown, _range(rate), seconds)
+        add(attack["title"], threat_text(attack["threat"]), shown, _range(rate), seconds)
     table.add_section()
     for worst in content["worst_case"]:
         rate = worst["robust_accuracy"]
-        shown = _rate(rate) if rate else f"at most {_rate(worst['at_most'])}"
-        add("worst case", _threat(worst["threat"]), shown, _range(rate), "", style="bold red")
+        shown = percent(rate) if rate else f"at most {percent(worst['at_most'])}"
+        add("worst case", threat_text(worst["threat"]), shown, _range(rate), "", style="bold red")
     console.print(table)
     for attack in content["attacks"]:
         if attack["reason"]:
@@ -153,15 +151,11 @@ def print_report(report: "Report") -> None:
     for claim in content["claims"]:
         if claim["norm"] and claim["worst"]:
             at = f"{claim['attack']}, {claim['norm']} {claim['eps']}"
-            left = f"{_rate(claim['worst'])} at {_threat(claim['worst_threat'])}"
+            left = f"{percent(claim['worst'])} at {threat_text(claim['worst_threat'])}"
             console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
     for finding in content["findings"]:
         console.print(Text(finding, style="yellow"))
     print(report.folder / "report.html")
-
-
-def _threat(threat: dict[str, Any]) -> str:
-    return f"{_SIGNS[threat['norm']]} {threat['eps']}"
 
 
 def print_estimate(found: "Estimate") -> None:

@@ -8,6 +8,7 @@ from robusteval.errors import ThreatError
 
 Norm = Literal["Linf", "L2"]
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
+NORM_SIGNS = {"Linf": "L∞", "L2": "L2"}
 
 
 def parse_eps(text: str | int | float | Fraction) -> Fraction:
@@ -60,6 +61,10 @@ class ThreatModel:
         if 255 % self.eps.denominator == 0:
             return f"{self.eps.numerator * (255 // self.eps.denominator)}/255"
         return str(self.eps)
+
+    def to_json(self) -> dict[str, Any]:
+        """The norm, ε as people write it, and ε as a number."""
+        return {"norm": self.norm, "eps": self.eps_text, "radius": self.radius}
 
     def __str__(self) -> str:
         return f"{self.norm} {self.eps_text}"

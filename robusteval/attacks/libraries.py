@@ -9,6 +9,8 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,12 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+def torchattacks_module() -> ModuleType:
+    """torchattacks, which needs torchvision to be importable."""
+    torchvision()
+    return import_module("torchattacks")
+
+
 def torchattacks_attack(
     model: Counted,
     images: Tensor,
@@ -73,9 +81,6 @@ def torchattacks_attack(
     ε is passed as ``eps``, and Square's ``norm`` and ``seed`` with it.  Raises AttackError for an
     unknown attack or parameter.
     """
-    torchvision()  # torchattacks imports it
-    import torchattacks
-
     seed_everything(seed)
     keywords = dict(parameters)
     if name not in WITHOUT_EPS:
@@ -83,7 +88,7 @@ def torchattacks_attack(
     if name == "Square":
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}
     try:
-        attack = getattr(torchattacks, name)(PositiveLogits(model), **keywords)
+        attack = getattr(torchattacks_module(), name)(PositiveLogits(model), **keywords)
     except AttributeError:
         raise AttackError(f"torchattacks has no attack {name!r}: check its name") from None
     except TypeError as error:

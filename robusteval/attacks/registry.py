@@ -1,6 +1,5 @@
 """Which attacks there are: library and name to a function."""
 
-import importlib
 import inspect
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -17,11 +16,11 @@ from robusteval.attacks.libraries import (
     AttackResult,
     autoattack,
     torchattacks_attack,
+    torchattacks_module,
 )
 from robusteval.catalogue import Catalogue, near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import ThreatModel
-from robusteval.vision import torchvision
 
 LIBRARIES = {
     "torchattacks": "torchattacks",
@@ -60,7 +59,7 @@ class AttackCall:
         if self.library == "robusteval":
             OWN.get(self.attack)
         elif self.library == "torchattacks" and not inspect.isclass(self._torchattacks_class()):
-            names = [n for n in dir(self._torchattacks()) if n[:1].isupper()]
+            names = [n for n in dir(torchattacks_module()) if n[:1].isupper()]
             hint = near_names(self.attack, names)
             raise UnknownNameError(f"torchattacks has no attack {self.attack!r}: {hint}")
 
@@ -79,13 +78,8 @@ class AttackCall:
         }
         return {**defaults, **self.parameters}
 
-    @staticmethod
-    def _torchattacks() -> Any:
-        torchvision()  # torchattacks imports it
-        return importlib.import_module("torchattacks")
-
     def _torchattacks_class(self) -> Any:
-        return getattr(self._torchattacks(), self.attack, None)
+        return getattr(torchattacks_module(), self.attack, None)
 
     def __call__(
         self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int

@@ -1,9 +1,9 @@
 """Where a data set's files are, in which of the three layouts, and the cache of decoded pixels."""
 
 import hashlib
+import io
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +23,8 @@ from robusteval.data.readers import (
     read_svhn,
     read_tiny_imagenet_val,
 )
-from robusteval.errors import DataError
+from robusteval.errors import DataError, OutputError
+from robusteval.storage import replace_file
 
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
 
@@ -140,7 +141,7 @@ def read_cached(source: Source, shape: Shape) -> RawData:
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _load(path)
     raw = source.read()
-    with suppress(OSError):  # a cache that can't be written costs time, nothing else
+    with suppress(OSError, OutputError):  # a cache that can't be written costs time, nothing else
         _save(path, raw)
     return raw
 
@@ -153,12 +154,7 @@ def _load(path: Path) -> RawData:
 
 def _save(path: Path, raw: RawData) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as stream:
-        try:
-            names = np.array(raw.class_names or (), dtype=str)
-            np.savez(stream, images=raw.images, labels=raw.labels, class_names=names)
-            stream.close()
-            os.replace(stream.name, path)
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
+    content = io.BytesIO()
+    names = np.array(raw.class_names or (), dtype=str)
+    np.savez(content, images=raw.images, labels=raw.labels, class_names=names)
+    replace_file(path, content.getvalue(), "the cache is left out")

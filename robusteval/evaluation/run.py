@@ -174,7 +174,8 @@ class Run:
                 outcome.reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 break
             done = chunk.stop
-            robust = int(correct[:done].sum()) - int(self._broken(cell, outcome)[:done].sum())
+            broken = outcome.success(cell.threats[0])[:done]
+            robust = int(correct[:done].sum()) - int(broken.sum())
             self.settings.progress.advance(cell, done, robust, done)
         outcome.notes = merge_notes(outcome.notes)
         outcome.seconds = time.perf_counter() - started
@@ -208,10 +209,6 @@ class Run:
         record(outcome, rows.numpy(), result)
         self._keep_examples(cell, part, result, outcome)
         self._score_adversarials(cell, part, result, outcome)
-
-    @staticmethod
-    def _broken(cell: Cell, outcome: CellOutcome) -> NDArray[np.bool_]:
-        return outcome.success(cell.threats[0])
 
     def _keep_examples(
         self, cell: Cell, chunk: Chunk, result: JobResult, outcome: CellOutcome

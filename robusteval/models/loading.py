@@ -3,9 +3,7 @@
 import hashlib
 import importlib
 import inspect
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES
 from robusteval.models.entry import Entry
 from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.storage import replace_file
 
 
 def classes_of(entry: Entry) -> int:
@@ -151,8 +150,5 @@ def stored_form(network: nn.Module) -> dict[str, Tensor]:
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> str:
     """Writes atomically, and returns the SHA-256."""
     content = serialise(tensors)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-        stream.write(content)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
+    replace_file(path, content, "free space in its folder")
     return hashlib.sha256(content).hexdigest()

@@ -6,6 +6,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from robusteval.evaluation.outcomes import Example
 from robusteval.report.figures import accuracy_bars, difference, picture, score_histograms
+from robusteval.report.wording import (
+    count,
+    interval,
+    number,
+    parameters_text,
+    percent,
+    threat_text,
+)
+from robusteval.types import NORM_SIGNS
 
 METRIC_TITLES = {
     "auroc": "AUROC",
@@ -14,39 +23,6 @@ METRIC_TITLES = {
     "fpr95": "FPR@95TPR",
     "detection_error": "Detection error",
 }
-NORM_SIGNS = {"Linf": "L∞", "L2": "L2"}
-
-
-def percent(rate: dict[str, Any] | None) -> str:
-    """32.1 %, or a dash where there is no number."""
-    return f"{100 * rate['value']:.1f} %" if rate else "–"
-
-
-def interval(rate: dict[str, Any] | None) -> str:
-    """[28.0, 36.5], in percent."""
-    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]" if rate else ""
-
-
-def count(rate: dict[str, Any] | None) -> str:
-    """k/n."""
-    return f"{rate['k']}/{rate['n']}" if rate else ""
-
-
-def threat_text(threat: dict[str, Any]) -> str:
-    """L∞ 8/255, from anything with a norm and an ε."""
-    return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A short number, or a dash."""
-    return "–" if value is None else f"{value:.{digits}g}"
-
-
-def parameters_text(parameters: dict[str, Any]) -> str:
-    """name=value, name=value."""
-    return ", ".join(
-        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items()
-    )
 
 
 def _environment() -> Environment:
@@ -92,7 +68,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
             "label": names[e.label],
             "prediction": names[e.prediction],
             "attack": e.attack,
-            "threat": f"{NORM_SIGNS[e.threat.norm]} {e.threat.eps_text}",
+            "threat": threat_text(e.threat.to_json()),
         }
         for e in examples
     ]

@@ -101,7 +101,7 @@ def _attack_row(outcome: CellOutcome, threat: ThreatModel, correct: Bools) -> di
         "library": call.library,
         "library_version": call.library_version,
         "attack": spec.attack,
-        "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
+        "threat": threat.to_json(),
         "parameters": {**_told_eps(call, threat), **call.all_parameters()},
         "restarts": spec.restarts,
         "status": outcome.status,
@@ -161,7 +161,7 @@ def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         row = {"class": name, "robust_accuracy": rate if complete else None, "at_most": rate}
         per_class.append(row)
     return {
-        "threat": {"norm": threat.norm, "eps": threat.eps_text, "radius": threat.radius},
+        "threat": threat.to_json(),
         "complete": complete,
         "robust_accuracy": rate_json(robust.sum(), len(robust)) if complete else None,
         "at_most": rate_json(robust.sum(), len(robust)),

@@ -1,8 +1,6 @@
 """A training's state on disk: safetensors, no pickle, replaced atomically."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +8,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from robusteval.errors import OutputError, TrainingError
+from robusteval.errors import TrainingError
+from robusteval.storage import replace_file, require_writable
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Tensors and a JSON state; a kill leaves the old file or the new one, never half of one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        copies = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-        content = save(copies, {"state": json.dumps(state)})
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(stream.name, path)
-    except OSError as error:
-        raise OutputError(f"checkpoint {path} can't be written ({error.strerror})") from None
+    copies = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    content = save(copies, {"state": json.dumps(state)})
+    require_writable(path.parent, "free space or use --work-dir")
+    replace_file(path, content, "free space or use --work-dir")
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

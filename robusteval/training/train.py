@@ -2,8 +2,6 @@
 
 import datetime
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +10,11 @@ import tomlkit
 import torch
 
 from robusteval.data.datasets import load_dataset
-from robusteval.errors import OutputError, TrainingError
+from robusteval.errors import TrainingError
 from robusteval.hardware import commit_of, hardware_name
 from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
+from robusteval.storage import replace_file, require_writable
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES
@@ -42,7 +41,7 @@ def train(
     commit = commit_of(entry.path.parent)
     place = work_dir / entry.name
     for folder in (place, entry.path.parent):
-        _probe(folder)
+        require_writable(folder, "weights, entry and log go there")
     torch.manual_seed(settings.seed)
     network = build_network(entry)
     recipe = RECIPES.get(settings.recipe)(network, settings)
@@ -82,16 +81,6 @@ def _settings(entry: Entry) -> Training:
     return entry.training
 
 
-def _probe(folder: Path) -> None:
-    """Finds out before the first epoch whether the last one could be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"folder {folder} can't be written ({error.strerror}): free it") from None
-
-
 def _trained(trainer: Trainer, commit: str, device: str, correct: int, total: int) -> Trained:
     state = trainer.state
     best = state.history[state.best_epoch - 1]
@@ -113,18 +102,11 @@ def _trained(trainer: Trainer, commit: str, device: str, correct: int, total: in
 
 def _write_log(path: Path, history: list[EpochLog]) -> None:
     text = "".join(json.dumps(asdict(line)) + "\n" for line in history)
-    partial = path.with_suffix(".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"training log {path} can't be written ({error.strerror})") from None
+    replace_file(path, text.encode(), "free space or use --work-dir")
 
 
 def _write_entry(entry: Entry, digest: str, trained: Trained) -> None:
     document = tomlkit.parse(entry.path.read_text(encoding="utf-8"))
     document["weights"] = {"file": entry.weights_path.name, "sha256": digest}
     document["trained"] = trained.model_dump()
-    partial = entry.path.with_suffix(".toml.partial")
-    partial.write_text(tomlkit.dumps(document), encoding="utf-8")
-    os.replace(partial, entry.path)
+    replace_file(entry.path, tomlkit.dumps(document).encode(), "free space in its folder")

@@ -1,0 +1,37 @@
+"""How numbers and threats of a report are worded, the same on pages and in the terminal."""
+
+from typing import Any
+
+from robusteval.types import NORM_SIGNS
+
+
+def percent(rate: dict[str, Any] | None) -> str:
+    """32.1 %, or a dash where there is no number."""
+    return f"{100 * rate['value']:.1f} %" if rate else "–"
+
+
+def interval(rate: dict[str, Any] | None) -> str:
+    """[28.0, 36.5], in percent."""
+    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]" if rate else ""
+
+
+def count(rate: dict[str, Any] | None) -> str:
+    """k/n."""
+    return f"{rate['k']}/{rate['n']}" if rate else ""
+
+
+def threat_text(threat: dict[str, Any]) -> str:
+    """L∞ 8/255, from anything with a norm and an ε."""
+    return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A short number, or a dash."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def parameters_text(parameters: dict[str, Any]) -> str:
+    """name=value, name=value."""
+    return ", ".join(
+        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items()
+    )
