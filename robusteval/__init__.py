@@ -11,11 +11,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "compare",
     "evaluate",
     "list_entries",
     "load_dataset",
     "load_model",
+    "rebuild_report",
     "train",
+    "verify",
     "wrap_module",
 ]
 

@@ -5,6 +5,7 @@ For example:
     import robusteval
     report = robusteval.evaluate("pcl_digits", suite="quick")
     print(report.content["worst_case"])
+    assert all(check.held for check in robusteval.verify(report.folder))
 
     adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
     report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
@@ -12,77 +13,56 @@ For example:
 A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
 
-import hashlib
-import json
+import shutil
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.data.known import DATASETS
-from robusteval.data.locate import data_root
-from robusteval.data.outliers import check_folder, outlier_names
-from robusteval.errors import DataError, RobustevalError, UnknownNameError
-from robusteval.evaluation.outcomes import Progress, Silent
-from robusteval.evaluation.plan import (
-    Plan,
-    RunSpec,
-    default_batch,
-    expected_passes,
-    library_versions,
-    make_plan,
-    threats_for,
-)
-from robusteval.evaluation.run import Run, Settings
-from robusteval.evaluation.suite import Suite, read_suite
-from robusteval.evaluation.verify import predict, state_digest
-from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
+from robusteval.data.datasets import load_dataset
+from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evaluation.context import Access, open_entry, rebuild
+from robusteval.evaluation.evidence import Store, open_store, write_record
+from robusteval.evaluation.examples import read_examples
+from robusteval.evaluation.outcomes import RunResult, gather, load_result
+from robusteval.evaluation.plan import RunSpec, expected_passes
+from robusteval.evaluation.proof import Check, prove, whole
+from robusteval.evaluation.run import Run, Settings, precision
+from robusteval.evaluation.verify import predict
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry, all_entries, built_in_folder, find_entry
+from robusteval.models.entry import Entry, all_entries, find_entry
 from robusteval.models.loading import load_model as load_entry
-from robusteval.report.files import prepare_folder, write_report
+from robusteval.preparation import Options, Prepared, prepare, record_of
+from robusteval.report.compare import compare as compare_results
+from robusteval.report.files import (
+    altered_files,
+    prepare_folder,
+    read_report,
+    report_files,
+    write_report,
+)
 from robusteval.report.summary import summarise
 from robusteval.training.train import train
 
 __all__ = [
+    "Check",
     "Estimate",
     "Options",
     "Report",
+    "compare",
     "estimate",
     "evaluate",
     "list_entries",
     "load_dataset",
     "load_model",
+    "rebuild_report",
     "train",
+    "verify",
     "wrap_module",
 ]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run.
-
-    ``samples`` None means all; ``eps`` as text, L∞ unless written ``L2:0.5``; ``batch_size`` None
-    goes by the images' size.
-    """
-
-    samples: int | None = None
-    seed: int = 0
-    eps: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    batch_size: int | None = None
-    device: str = "cpu"
-    time_limit: float | None = None
-    data_dir: Path | None = None
-    download: bool = False
-    outlier_folders: tuple[Path, ...] = ()
-    allow_code: bool = False
-    out: Path = Path("runs")
-    progress: Progress = field(default_factory=Silent)
 
 
 @dataclass(frozen=True)
@@ -96,6 +76,12 @@ class Report:
     def complete(self) -> bool:
         return bool(self.content["status"] == "complete")
 
+    @property
+    def proven(self) -> bool:
+        """Whether every stored image held when it was predicted again."""
+        held = self.content["evidence"]["verification"]
+        return held is not None and held["failed"] == 0
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -106,16 +92,6 @@ class Estimate:
     backward_passes: int
     minutes: float
     bytes: int
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    entry: Entry | None
-    model: Adapter
-    data: Dataset
-    suite: Suite
-    spec: RunSpec
-    plan: Plan
 
 
 def list_entries() -> list[Entry]:
@@ -135,32 +111,127 @@ def evaluate(
     name: str | None = None,
     options: Options = Options(),
 ) -> Report:
-    """Runs a suite against a model and writes its report.
+    """Runs a suite against a model and writes its evidence and its report.
 
     ``model``: an entry's name or path, or an adapter (see ``wrap_module``), which needs
-    ``dataset`` and is called ``name`` in its report.  Raises RobustevalError for bad input; a
-    failed or unfinished attack is reported as such and leaves the report incomplete.
+    ``dataset`` and is called ``name`` in its report.  A run that was begun goes on, a finished one
+    is read.  Raises RobustevalError for bad input; a failed or unfinished attack is reported as
+    such and leaves the report incomplete.
     """
-    prepared = _prepare(model, suite, dataset, name, options)
-    folder = options.out / run_name(prepared.spec)
+    prepared = prepare(model, suite, dataset, name, options)
+    folder = options.out / prepared.spec.name
+    store = Store(folder, prepared.spec.digest)
+    if (done := _finished(prepared, store)) is not None:
+        return Report(done, folder)
+    is_new = not folder.exists()
     prepare_folder(folder)
-    settings = Settings(
-        options.device,
-        options.time_limit,
-        options.data_dir,
-        options.outlier_folders,
-        options.progress,
-    )
-    run = Run(prepared.model, prepared.data, prepared.suite, prepared.plan, prepared.spec, settings)
     try:
-        result = run.execute()
-    except BaseException:  # no folder stays behind for a run that found nothing
-        with suppress(OSError):
-            folder.rmdir()
+        record = _record(prepared, folder, options)
+        settings = Settings(options.workers, options.progress)
+        result = Run(prepared.context, store, record, settings).execute()
+    except BaseException:
+        if is_new and store.is_empty():  # nothing was found: nothing stays behind
+            shutil.rmtree(folder, ignore_errors=True)
         raise
-    content = summarise(result, prepared.entry, provenance(options))
-    write_report(folder, content, result.examples)
-    return Report(content, folder)
+    return _write(store, result)
+
+
+def _finished(prepared: Prepared, store: Store) -> dict[str, Any] | None:
+    """A finished run's report, if this is one."""
+    content = read_report(store.folder)
+    if content is None or content["status"] != "complete":
+        return None
+    if not all(store.has(job) for job in prepared.context.plan.jobs()):
+        return None
+    return content if content["run"] == prepared.spec.digest[:8] else None
+
+
+def _record(prepared: Prepared, folder: Path, options: Options) -> dict[str, Any]:
+    """The run's record, as it was written when the run began."""
+    if not (folder / "run.json").exists():
+        write_record(folder, record_of(prepared, options))
+    _, spec, record = open_store(folder)
+    if spec.digest != prepared.spec.digest:
+        raise EvidenceError(
+            f"{folder / 'run.json'} is of another run: name another folder with --out"
+        )
+    return record
+
+
+def _write(store: Store, result: RunResult) -> Report:
+    content = summarise(result)
+    write_report(store.folder, content, read_examples(store, result))
+    return Report(content, store.folder)
+
+
+def rebuild_report(folder: Path) -> Report:
+    """Writes a run's report anew from its evidence, without model or data, byte for byte.
+
+    Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
+    """
+    store, _, _ = open_store(folder)
+    return _write(store, load_result(folder))
+
+
+def verify(
+    folder: Path,
+    model: str | Adapter | None = None,
+    data_dir: Path | None = None,
+    allow_code: bool = False,
+    again: int = 0,
+) -> list[Check]:
+    """Checks a run's evidence and report against the model and the data, afresh.
+
+    ``model``: where the run's entry is now, or the adapter that was evaluated.  ``again``: how
+    many jobs, chosen at random, to do once more.  Raises RobustevalError where the run, its model
+    or its data can't be had at all.
+    """
+    store, spec, record = open_store(folder)
+    reference = model if isinstance(model, str) else record["entry_reference"]
+    adapter = model if isinstance(model, Adapter) else None
+    if not reference and adapter is None:
+        raise RobustevalError("this run's model was given from Python: pass it to api.verify")
+    access = Access(reference, data_dir, allow_code)
+    context = rebuild(spec, access, adapter)
+    checks = [whole(store, context.plan)]
+    if not checks[0].held:
+        return checks
+    with precision(spec):
+        try:
+            result = gather(store, spec, context.plan, record)
+            checks += prove(context, store, result, again)
+            checks.append(_report_holds(store, result))
+        except EvidenceError as error:
+            return [*checks, Check("evidence agrees", False, str(error))]
+    if adapter is None:
+        checks.append(_entry_holds(spec, access, record))
+    return checks
+
+
+def _report_holds(store: Store, result: RunResult) -> Check:
+    files = report_files(summarise(result), read_examples(store, result))
+    altered = altered_files(store.folder, files)
+    told = f"other than the evidence gives: {', '.join(altered)}" if altered else ", ".join(files)
+    return Check("report files", not altered, told)
+
+
+def _entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
+    """What the run says of its model is what the entry says."""
+    now = open_entry(spec, access).model_dump(mode="json")
+    differ = [k for k, v in (record["entry"] or {}).items() if now.get(k) != v]
+    told = f"{', '.join(differ)} differ from the entry's" if differ else f"{spec.model}"
+    return Check("the model's entry", not differ, told)
+
+
+def compare(folders: Sequence[Path]) -> dict[str, Any]:
+    """Runs on the same samples, each against the first: see ``report.compare``.
+
+    Raises EvidenceError for runs on different samples or threat models.
+    """
+    if len(folders) < 2:
+        raise RobustevalError("a comparison needs two runs or more")
+    results = [load_result(folder) for folder in folders]
+    return compare_results([folder.name for folder in folders], results)
 
 
 def estimate(
@@ -171,117 +242,19 @@ def estimate(
     options: Options = Options(),
 ) -> Estimate:
     """What ``evaluate`` would take at most, from the speed of a few passes made now."""
-    prepared = _prepare(model, suite, dataset, name, options)
-    classes, count = prepared.model.classes, prepared.spec.samples
-    pairs = [expected_passes(cell, classes) for cell in prepared.plan.cells]
-    forward, backward = sum(p[0] for p in pairs) * count, sum(p[1] for p in pairs) * count
-    images = prepared.data.images(slice(0, prepared.spec.batch_size)).to(options.device)
-    per_forward, per_backward = _seconds_per_pass(prepared.model, images)
-    chunks = len(prepared.plan.chunks)
-    minutes = (forward * per_forward + backward * per_backward) / 60
-    pixels = prepared.data.info.shape
-    per_image = pixels.channels * pixels.height * pixels.width
-    size = 250_000 + 12 * 3 * per_image + 1_000 * len(prepared.plan.cells)
-    return Estimate(len(prepared.plan.cells) * chunks, forward, backward, minutes, size)
-
-
-def run_name(spec: RunSpec) -> str:
-    """``<model>-<suite>-<8 hex of the spec>``."""
-    return f"{spec.model}-{spec.suite['name']}-{spec.digest[:8]}"
-
-
-def provenance(options: Options) -> dict[str, Any]:
-    """What the numbers were made with."""
-    project = built_in_folder().parent
-    return {
-        "versions": package_versions(),
-        "commit": commit_of(project),
-        "dirty": is_dirty(project),
-        "hardware": hardware_name(options.device),
-        "device": options.device,
-        "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _prepare(
-    model: str | Adapter, suite: str, dataset: str | None, name: str | None, options: Options
-) -> _Prepared:
-    _check(options)
-    chosen = read_suite(suite)
-    if options.only:
-        chosen = chosen.only(list(options.only))
-    entry = find_entry(model) if isinstance(model, str) else None
-    set_name = dataset or (entry.dataset if entry else None)
-    if set_name is None:
-        raise DataError("a model from Python needs a data set: pass dataset=…")
-    DATASETS.get(set_name)
-    if entry is not None:
-        adapter = load_entry(entry, options.device, options.allow_code)
-    elif isinstance(model, Adapter):
-        adapter = model.to(options.device)
-    else:
-        raise RobustevalError(
-            "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
-        )
-    data = load_dataset(set_name, "test", options.data_dir, options.download)
-    if data.info.classes != adapter.classes:
-        raise DataError(
-            f"{set_name} has {data.info.classes} classes, the model {adapter.classes}: "
-            "choose the data set it was trained on"
-        )
-    if options.samples is not None:
-        data = data.balanced_subset(options.samples)
-    outliers = outlier_names(data, chosen.detection.natural, options.data_dir)
-    folders = [str(folder.resolve()) for folder in options.outlier_folders]
-    threats = threats_for(chosen, data, list(options.eps))
-    spec = RunSpec(
-        model=entry.name if entry else name or "model",
-        model_digest=_entry_digest(entry) if entry else state_digest(adapter),
-        dataset=set_name,
-        data_digest=data.digest,
-        suite=chosen.model_dump(),
-        threats=[[t.norm, str(t.eps)] for t in threats],
-        samples=len(data),
-        seed=options.seed,
-        batch_size=options.batch_size or default_batch(data.info.shape),
-        time_limit=options.time_limit,
-        outliers=tuple(outliers) if chosen.detection.detectors else (),
-        outlier_folders=tuple(folders),
-        versions=library_versions(),
-    )
-    return _Prepared(entry, adapter, data, chosen, spec, make_plan(chosen, adapter, threats, spec))
-
-
-def _check(options: Options) -> None:
-    if options.samples is not None and options.samples < 1:
-        raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
-    if not 0 <= options.seed < 2**32:
-        raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise RobustevalError(f"--batch-size {options.batch_size}: choose 1 or more")
-    if options.time_limit is not None and options.time_limit <= 0:
-        raise RobustevalError(
-            f"--time-limit {options.time_limit:g}: choose a positive number of seconds"
-        )
-    try:
-        torch.empty(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnknownNameError(
-            f"device {options.device!r} can't be used ({reason}): try cpu or cuda"
-        ) from None
-    data_root(options.data_dir)
-    for folder in options.outlier_folders:
-        check_folder(folder)
-
-
-def _entry_digest(entry: Entry) -> str:
-    """SHA-256 over all of an entry that decides its outputs."""
-    parts = entry.model_dump(
-        mode="json", include={"factory", "backbone", "head", "input", "classes", "weights"}
-    )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    context = prepare(model, suite, dataset, name, options).context
+    spec, cells = context.spec, context.plan.cells
+    pairs = [expected_passes(cell, context.model.classes) for cell in cells]
+    forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))
+    images = context.images(range(min(spec.batch_size, spec.samples)))
+    with precision(spec):
+        per_forward, per_backward = _seconds_per_pass(context.model, images)
+    minutes = (forward * per_forward + backward * per_backward) / 60 / options.workers
+    pixels = images[0].numel()
+    kept = spec.samples * len(context.plan.threats) * 2 * pixels  # 16 bits a pixel
+    rows = spec.samples * len(cells) * 110
+    size = 250_000 + 12 * 3 * pixels + kept + rows
+    return Estimate(len(context.plan.jobs()), forward, backward, minutes, size)
 
 
 def _seconds_per_pass(model: Adapter, images: torch.Tensor) -> tuple[float, float]:

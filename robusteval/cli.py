@@ -7,12 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from robusteval import __version__
 from robusteval.errors import RobustevalError
+
+if TYPE_CHECKING:
+    from robusteval.api import Report
 
 P = ParamSpec("P")
 
@@ -25,12 +28,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _LISTS = ("--only", "--eps", "--outlier-dir")  # options that take several values
+EXIT_NOT_HELD = 1
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
 ]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -45,7 +50,7 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            complain("interrupted: nothing half-made was left; run the same command again")
+            complain("interrupted: what was finished is kept; the same command goes on from there")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # the reader, `head` say, had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,6 +100,13 @@ def run(
         int | None,
         typer.Option(help="Images attacked together; by default 120 at 3×32×32, more if smaller."),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker; by default the cores, shared.")
+    ] = None,
+    keep: Annotated[
+        str, typer.Option(help="Images to store: first (one success a sample and threat) or all.")
+    ] = "first",
     time_limit: Annotated[
         float | None, typer.Option(help="Seconds for each attack; what doesn't finish says so.")
     ] = None,
@@ -106,14 +118,12 @@ def run(
         list[Path] | None, typer.Option(help="A folder of images as an outlier set.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")
-    ] = False,
+    allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
     ] = False,
 ) -> None:
-    """Run a suite against a model and write its report."""
+    """Run a suite against a model, go on with a run, or print a finished one's report."""
     count = parse_samples(samples)
     from robusteval import api, terminal
 
@@ -124,6 +134,9 @@ def run(
         only=tuple(split_list(only)),
         batch_size=batch_size,
         device=device,
+        workers=workers,
+        threads=threads,
+        keep=keep,  # type: ignore[arg-type]  # checked with the other options
         time_limit=time_limit,
         data_dir=data_dir,
         download=download,
@@ -137,9 +150,74 @@ def run(
     with terminal.attack_progress() as progress:
         report = api.evaluate(model, suite, options=terminal.with_progress(options, progress))
     terminal.print_report(report)
+    exit_of(report)
+
+
+def exit_of(report: "Report") -> None:
+    """The exit code that a report deserves, with a line that says why."""
+    if report.content["evidence"]["verification"] and not report.proven:
+        complain("not proven: stored images don't hold when predicted again; see the findings")
+        raise typer.Exit(EXIT_NOT_HELD)
     if not report.complete:
         complain("incomplete: an attack failed or did not finish; its cell has no number")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `robusteval run` made it.")]
+
+
+@app.command()
+@guarded
+def report(run: RunFolder) -> None:
+    """Write a run's report anew from its evidence, without the model."""
+    from robusteval import api, terminal
+
+    rebuilt = api.rebuild_report(run)
+    terminal.print_report(rebuilt)
+    exit_of(rebuilt)
+
+
+@app.command()
+@guarded
+def verify(
+    run: RunFolder,
+    model: Annotated[
+        str | None, typer.Option(help="Where the run's entry is now, if it has moved.")
+    ] = None,
+    data_dir: DataDir = None,
+    allow_code: AllowCode = False,
+    again: Annotated[
+        int, typer.Option(help="How many jobs, chosen at random, to do once more.", min=0)
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run's evidence and report against the model and the data, afresh."""
+    from robusteval import api, terminal
+
+    checks = api.verify(run, model, data_dir, allow_code, again)
+    if as_json:
+        print_json([check.to_json() for check in checks])
+    else:
+        terminal.print_checks(checks)
+    if failed := [check.name for check in checks if not check.held]:
+        complain(f"does not hold: {', '.join(failed)}")
+        raise typer.Exit(EXIT_NOT_HELD)
+
+
+@app.command()
+@guarded
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two run folders or more.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs on the same samples, each with the first: differences, McNemar's p."""
+    from robusteval import api, terminal
+
+    found = api.compare(runs)
+    if as_json:
+        print_json(found)
+    else:
+        terminal.print_comparison(found)
 
 
 def parse_samples(text: str) -> int | None:

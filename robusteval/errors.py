@@ -9,6 +9,7 @@ RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── WeightsError           a weights file that is missing, altered or doesn't fit its entry
 ├── CodeNotAllowedError    an entry that names code, without --allow-code
 ├── OutputError            a place that can't be written
+├── EvidenceError          a run's evidence that is missing, corrupt, newer, or in use
 ├── AttackError            an attack that can't run on this model, or returned nonsense
 └── TrainingError          training that can't start or went wrong
 """
@@ -50,6 +51,10 @@ class CodeNotAllowedError(RobustevalError):
 
 class OutputError(RobustevalError):
     """A place that can't be written."""
+
+
+class EvidenceError(RobustevalError):
+    """A run's evidence that is missing, corrupt, made by a newer schema, or in use."""
 
 
 class AttackError(RobustevalError):

@@ -19,3 +19,14 @@ def wilson(k: int, n: int) -> Rate | None:
     low = 0.0 if k == 0 else max(centre - half, 0.0)
     high = 1.0 if k == n else min(centre + half, 1.0)
     return Rate(share, low, high, k, n)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's exact two-sided p: were the samples that differ split by a fair coin?
+
+    ``only_first``: right in the first run alone.  1 where no sample differs.
+    """
+    from scipy.stats import binomtest
+
+    differing = only_first + only_second
+    return float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0

@@ -12,7 +12,7 @@ def replace_file(path: Path, content: bytes, advice: str) -> None:
 
     Raises OutputError, ending in ``advice``, if it can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
             stream.write(content)
@@ -34,3 +34,9 @@ def require_writable(folder: Path, advice: str) -> None:
         raise OutputError(
             f"folder {folder} can't be written ({error.strerror}): {advice}"
         ) from None
+
+
+def remove_partials(folder: Path) -> None:
+    """Clears what a killed process had half written."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)

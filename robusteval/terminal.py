@@ -14,8 +14,7 @@ from robusteval.report.wording import percent, threat_text
 from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
-    from robusteval.api import Estimate, Options, Report
-    from robusteval.evaluation.outcomes import CellOutcome
+    from robusteval.api import Check, Estimate, Options, Report
     from robusteval.evaluation.plan import Cell
     from robusteval.models.entry import Entry
     from robusteval.training.loop import EpochLog
@@ -50,11 +49,11 @@ class AttackBars:
             self.tasks[cell.key], completed=done, robust=f"{100 * robust / of:.1f} % robust"
         )
 
-    def finish(self, outcome: "CellOutcome") -> None:
+    def finish(self, cell: "Cell", status: str) -> None:
         """The attack is done, failed, or out of time."""
-        if outcome.status != "done":
-            said = outcome.status.replace("_", " ")
-            self.bars.update(self.tasks[outcome.cell.key], robust=f"[yellow]{said}[/yellow]")
+        if status != "done":
+            said = status.replace("_", " ")
+            self.bars.update(self.tasks[cell.key], robust=f"[yellow]{said}[/yellow]")
 
 
 def _bars() -> Progress:
@@ -154,8 +153,56 @@ def print_report(report: "Report") -> None:
             left = f"{percent(claim['worst'])} at {threat_text(claim['worst_threat'])}"
             console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
     for finding in content["findings"]:
-        console.print(Text(finding, style="yellow"))
+        if finding["verdict"] != "ok":
+            console.print(Text(finding_text(finding), style="yellow"))
     print(report.folder / "report.html")
+
+
+def finding_text(finding: dict[str, str]) -> str:
+    """Check, verdict, what was measured, what to do."""
+    said = f"{finding['check']}: {finding['verdict']}: {finding['measured']}"
+    return f"{said}; {finding['advice']}" if finding["advice"] else said
+
+
+def print_checks(checks: "list[Check]") -> None:
+    """What verification found, line by line."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        word, style = ("holds", "green") if check.held else ("DOES NOT HOLD", "bold red")
+        if console.width >= NARROW:
+            line = Text(f"{check.name:{width}}  ")
+        else:
+            line = Text(f"{check.name}: ")
+        console.print(line.append(word, style=style).append(f"  {check.told}"))
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """A table per pair of runs."""
+    for pair in found["pairs"]:
+        title = f"{pair['first']} and {pair['second']} · {found['samples']} of {found['dataset']}"
+        table = Table(title=title)
+        table.add_column("attack")
+        table.add_column("threat")
+        for name in ("first", "second", "difference", "p"):
+            table.add_column(name, justify="right", no_wrap=True)
+        if console.width >= NARROW:
+            table.add_column("only first", justify="right")
+            table.add_column("only second", justify="right")
+        for row in pair["rows"]:
+            cells = [
+                row["attack"],
+                threat_text(row["threat"]) if row["threat"] else "",
+                percent(row["first"]),
+                percent(row["second"]),
+                f"{100 * row['difference']:+.1f}",
+                f"{row['p']:.2g}",
+                str(len(row["only_first"])),
+                str(len(row["only_second"])),
+            ]
+            table.add_row(*cells[: len(table.columns)])
+        console.print(table)
+        for key in pair["only_in_one"]:
+            console.print(Text(f"{key} is in one of the two only, or did not finish in the other"))
 
 
 def print_estimate(found: "Estimate") -> None:
@@ -164,7 +211,7 @@ def print_estimate(found: "Estimate") -> None:
     print(f"forward passes  {found.forward_passes:,} at most")
     print(f"backward passes {found.backward_passes:,} at most")
     print(f"minutes         {found.minutes:.1f} at most, if nothing breaks early")
-    print(f"report          about {found.bytes / 1000:.0f} kB")
+    print(f"evidence        about {found.bytes / 1000:.0f} kB")
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

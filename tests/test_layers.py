@@ -24,6 +24,7 @@ FLOORS = {
     "robusteval.evaluation": 5,
     "robusteval.training": 5,
     "robusteval.report": 6,
+    "robusteval.preparation": 7,
     "robusteval.api": 7,
     "robusteval.listing": 7,
     "robusteval.terminal": 8,

@@ -1,7 +1,8 @@
 """The model as third-party attacks see it: counted, always in eval mode, with positive logits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -17,29 +18,44 @@ class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
 class Counted(Adapter):
     """Counts forward and backward passes per sample, and stops an attack at its deadline.
 
-    ``deadline`` is a time of ``time.monotonic``; ``on_pass`` is told the forward passes so far.
+    ``samples``: how many are attacked together.  ``deadline`` is a time of ``time.monotonic``;
+    ``on_pass`` is told the forward passes so far.
 
-    Backward passes are counted where a gradient reaches the logits (or a layer's distances).
+    A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
+    says otherwise), since an attack does not tell which of them it holds.  Backward passes are
+    counted where a gradient reaches the logits (or a layer's distances).
     """
 
     def __init__(
         self,
         adapter: Adapter,
+        samples: int = 1,
         deadline: float | None = None,
-        on_pass: Callable[[int], None] = lambda _: None,
+        on_pass: Callable[[float], None] = lambda _: None,
     ) -> None:
         nn.Module.__init__(self)
         self.adapter = adapter
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
-        self.forward_passes = 0
-        self.backward_passes = 0
+        self.forward_passes = torch.zeros(samples, dtype=torch.float64)
+        self.backward_passes = torch.zeros(samples, dtype=torch.float64)
+        self._attended = torch.arange(samples)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: torchattacks would switch a wrapper to training after an attack."""
         return super().train(False)
+
+    @contextmanager
+    def attending(self, rows: Tensor) -> Iterator[None]:
+        """Within it, passes belong to these of the samples attended to before."""
+        before = self._attended
+        self._attended = before[rows.cpu()]
+        try:
+            yield
+        finally:
+            self._attended = before
 
     def forward(self, images: Tensor) -> Tensor:
         self._before(images)
@@ -68,8 +84,8 @@ class Counted(Adapter):
     def _before(self, images: Tensor) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeLimitReached
-        self.forward_passes += len(images)
-        self.on_pass(self.forward_passes)
+        self._spread(self.forward_passes, len(images))
+        self.on_pass(float(self.forward_passes.sum()))
 
     def _after(self, output: Tensor) -> Tensor:
         if output.requires_grad:
@@ -77,7 +93,10 @@ class Counted(Adapter):
         return output
 
     def _count_backward(self, gradient: Tensor) -> None:
-        self.backward_passes += len(gradient)
+        self._spread(self.backward_passes, len(gradient))
+
+    def _spread(self, passes: Tensor, made: int) -> None:
+        passes[self._attended] += made / max(len(self._attended), 1)
 
 
 class PositiveLogits(nn.Module):

@@ -1,6 +1,10 @@
-"""Images that belong to none of a data set's classes: other data sets, photographs, noise."""
+"""Images that belong to none of a data set's classes: other data sets, photographs, noise.
 
-from collections.abc import Callable
+They come batch by batch, so that memory doesn't grow with their number.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +16,69 @@ from robusteval.data.datasets import Dataset, is_available, load_dataset, to_uni
 from robusteval.data.readers import Shape, decode_all, image_files
 from robusteval.errors import DataError
 
+Images = Iterator[Tensor]  # batches (B, C, H, W) in [0, 1]
+BATCH = 250
 NOISE = ("gaussian_noise", "uniform_noise")
 _GREY = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R BT.601 luma
 
 
-def gaussian_noise(count: int, shape: Shape, seed: int) -> Tensor:
+def gaussian_noise(count: int, shape: Shape, seed: int) -> Images:
     """Pixels from N(0.5, 1), cut to [0, 1]: the noise set of ODIN (Liang et al. 2018)."""
     generator = torch.Generator().manual_seed(seed)
-    size = (count, shape.channels, shape.height, shape.width)
-    return (0.5 + torch.randn(size, generator=generator)).clamp(0, 1)
+    for size in _sizes(count):
+        noise = torch.randn((size, *astuple(shape)), generator=generator)
+        yield (0.5 + noise).clamp(0, 1)
 
 
-def uniform_noise(count: int, shape: Shape, seed: int) -> Tensor:
+def uniform_noise(count: int, shape: Shape, seed: int) -> Images:
     """Pixels from U[0, 1]."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand((count, shape.channels, shape.height, shape.width), generator=generator)
+    for size in _sizes(count):
+        yield torch.rand((size, *astuple(shape)), generator=generator)
 
 
-def photo_crops(count: int, shape: Shape, seed: int) -> Tensor:
+def photo_crops(count: int, shape: Shape, seed: int) -> Images:
     """Square crops, 48 to 240 pixels wide, of the two photographs that scikit-learn ships."""
     from sklearn.datasets import load_sample_images
 
     photographs = [torch.tensor(p).permute(2, 0, 1) for p in load_sample_images().images]
     rng = np.random.default_rng(seed)
-    crops = []
-    for _ in range(count):
-        photograph = photographs[rng.integers(len(photographs))]
-        side = int(rng.integers(48, 241))
-        top = int(rng.integers(photograph.shape[1] - side + 1))
-        left = int(rng.integers(photograph.shape[2] - side + 1))
-        crop = photograph[:, top : top + side, left : left + side]
-        crops.append(fit_shape(to_unit_range(crop[None]), shape))
-    return torch.cat(crops)
+    for size in _sizes(count):
+        crops = []
+        for _ in range(size):
+            photograph = photographs[rng.integers(len(photographs))]
+            side = int(rng.integers(48, 241))
+            top = int(rng.integers(photograph.shape[1] - side + 1))
+            left = int(rng.integers(photograph.shape[2] - side + 1))
+            crop = photograph[:, top : top + side, left : left + side]
+            crops.append(fit_shape(to_unit_range(crop[None]), shape))
+        yield torch.cat(crops)
 
 
-def folder_images(folder: Path, count: int, shape: Shape, seed: int) -> Tensor:
+def folder_images(folder: Path, count: int, shape: Shape, seed: int) -> Images:
     """Up to ``count`` images drawn from a folder.  Raises DataError if it holds none."""
     files = check_folder(folder)
-    chosen = np.random.default_rng(seed).permutation(len(files))[:count]
-    return to_unit_range(torch.from_numpy(decode_all([files[i] for i in sorted(chosen)], shape)))
+    chosen = sorted(np.random.default_rng(seed).permutation(len(files))[:count])
+    for part in _parts(chosen):
+        yield to_unit_range(torch.from_numpy(decode_all([files[i] for i in part], shape)))
+
+
+def dataset_images(
+    name: str, count: int, shape: Shape, seed: int, data_dir: Path | None = None
+) -> Images:
+    """Up to ``count`` test images of another data set, balanced over its classes."""
+    data = load_dataset(name, "test", data_dir)
+    subset = data.balanced_subset(min(count, len(data)), seed)
+    for part in _parts(range(len(subset))):
+        yield fit_shape(subset.images(torch.as_tensor(part)), shape)
+
+
+def _parts(rows: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (rows[i : i + BATCH] for i in range(0, len(rows), BATCH))
+
+
+def _sizes(count: int) -> Iterator[int]:
+    return (len(part) for part in _parts(range(count)))
 
 
 def check_folder(folder: Path) -> list[Path]:
@@ -77,7 +105,7 @@ MADE_TITLES = {
     "uniform_noise": "pixels from U[0, 1]",
     "photo_crops": "crops of scikit-learn's sample photographs",
 }
-_MADE: dict[str, Callable[[int, Shape, int], Tensor]] = {
+_MADE: dict[str, Callable[[int, Shape, int], Images]] = {
     "gaussian_noise": gaussian_noise,
     "uniform_noise": uniform_noise,
     "photo_crops": photo_crops,
@@ -90,10 +118,10 @@ def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list
     return [*there[:natural], *NOISE]
 
 
-def load_outliers(
+def outlier_batches(
     name: str | Path, count: int, shape: Shape, seed: int, data_dir: Path | None = None
-) -> Tensor:
-    """Up to ``count`` outlier images, float32 (B, C, H, W) in [0, 1] of the given shape.
+) -> Images:
+    """Up to ``count`` outlier images in batches, float32 (B, C, H, W) in [0, 1], of a shape.
 
     ``name``: a data set or a made set; a Path is a folder of images.
     """
@@ -101,6 +129,4 @@ def load_outliers(
         return folder_images(name, count, shape, seed)
     if name in _MADE:
         return _MADE[name](count, shape, seed)
-    data = load_dataset(name, "test", data_dir)
-    subset = data.balanced_subset(min(count, len(data)), seed)
-    return fit_shape(subset.images(), shape)
+    return dataset_images(name, count, shape, seed, data_dir)

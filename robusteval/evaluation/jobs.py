@@ -1,20 +1,63 @@
-"""One job: one attack on one chunk, judged."""
+"""One job: clean predictions, one attack, outlier scores or diagnostics, written as evidence."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robusteval.attacks.counting import Counted
+from robusteval.attacks.counting import Counted, TimeLimitReached
 from robusteval.attacks.registry import AttackCall
-from robusteval.evaluation.plan import Cell
-from robusteval.evaluation.verify import Judged, judge, to_counted
+from robusteval.data.outliers import outlier_batches
+from robusteval.detection.detectors import scores
+from robusteval.errors import AttackError, RobustevalError
+from robusteval.evaluation.context import Context
+from robusteval.evaluation.diagnostics import measure
+from robusteval.evaluation.evidence import Failure, Kept, Piece, Store
+from robusteval.evaluation.images import Stored, decode, digests, encode
+from robusteval.evaluation.plan import Cell, Job, expected_passes, job_seed
+from robusteval.evaluation.verify import (
+    NEAR_TIE,
+    TOLERANCE,
+    VERIFY_BATCH,
+    Judged,
+    in_threat,
+    judge,
+    predict,
+    require_finite,
+    state_digest,
+)
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
+# What a third-party attack may raise: its cell fails, the run goes on.
+FAILURES = (
+    AttackError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+OTHER_BATCH = 7  # clean predictions are made once more at this batch size
 Seeds = Callable[[int], int]  # restart → seed
+Within = Callable[[float], None]  # told the share of a job that is done
+
+
+@dataclass(frozen=True)
+class Done:
+    """What progress is told of a job: how many samples, how many of them are still robust."""
+
+    samples: int
+    robust: int
 
 
 @dataclass(frozen=True)
@@ -30,11 +73,228 @@ class Chunk:
 class JobResult:
     """The counted image of each of a chunk's correct samples, and what holds of it."""
 
-    images: Tensor
+    stored: Stored  # (B, C, H, W), uint16
     judged: Judged
-    forward_passes: int
-    backward_passes: int
+    lost: int  # successes that storing undid
+    forward_passes: Tensor  # (B,) float64
+    backward_passes: Tensor  # (B,) float64
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def perform(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> Done | Failure:
+    """Does one job and writes its evidence; ``budget`` is in seconds.
+
+    An attack that fails leaves a failure behind and the model as it was.  Raises RobustevalError
+    where the model or the data can't be used at all.
+    """
+    if job.kind == "clean":
+        return _clean(context, store, job)
+    if job.kind == "outliers":
+        return _outliers(context, store, job)
+    started = time.perf_counter()
+    before = {name: value.clone() for name, value in _state(context.model).items()}
+    digest = state_digest(context.model)
+    failure: Failure | None = None
+    piece, kept, done = Piece({}), None, Done(0, 0)
+    try:
+        if job.kind == "attack":
+            piece, kept, done = _attack_chunk(context, store, job, budget, within)
+        else:
+            piece = Piece({}, _diagnose(context, store))
+    except TimeLimitReached:  # what it had so far is not counted
+        limit = context.spec.time_limit
+        failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
+    except FAILURES as error:
+        reason = str(error) or type(error).__name__
+        name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
+        failure = Failure("failed", f"{name}{reason}".splitlines()[0])
+    if state_digest(context.model) != digest:
+        _restore(context.model, before)
+        failure = Failure("failed", f"it {CHANGED}; they were put back")
+    if failure is not None:
+        store.fail(job, failure)
+        return failure
+    store.write(job, Piece(piece.columns, piece.told, time.perf_counter() - started), kept)
+    return done
+
+
+CHANGED = "changed the model's parameters or buffers"
+
+
+def _state(model: Adapter) -> dict[str, Tensor]:
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def _restore(model: Adapter, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in _state(model).items():
+            value.copy_(state[name])
+
+
+def _clean(context: Context, store: Store, job: Job) -> Done:
+    """Predictions on clean images, twice: the second time at another batch size."""
+    started = time.perf_counter()
+    rows = context.plan.chunks[job.chunk]
+    images, labels = context.images(rows), context.labels(rows)
+    logits = predict(context.model, images)
+    if logits.dim() != 2 or logits.shape[1] != context.model.classes:
+        raise AttackError(
+            f"the model returns shape {tuple(logits.shape)}, not (B, {context.model.classes})"
+        )
+    if not torch.isfinite(logits).all():
+        raise AttackError("the model returns NaN or infinite logits on clean images")
+    largest = logits.topk(2, dim=1).values
+    columns = {
+        "index": context.data.indices[rows.start : rows.stop].numpy(),
+        "label": labels.cpu().numpy(),
+        "prediction": logits.argmax(1).cpu().numpy(),
+        "gap": (largest[:, 0] - largest[:, 1]).cpu().numpy(),
+        "second_prediction": predict(context.model, images, OTHER_BATCH).argmax(1).cpu().numpy(),
+    }
+    for name in context.detectors:
+        columns[f"score_{name}"] = scores(name, context.model, images).numpy()
+    store.write(job, Piece(columns, {}, time.perf_counter() - started))
+    return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
+
+
+def _outliers(context: Context, store: Store, job: Job) -> Done:
+    """Each detector's scores on one outlier set."""
+    started = time.perf_counter()
+    name: str | Path = job.label
+    if job.part >= len(context.spec.outliers):
+        name = Path(job.label)
+    spec, shape = context.spec, context.data.info.shape
+    parts: dict[str, list[Any]] = {f"score_{detector}": [] for detector in context.detectors}
+    for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
+        images = batch.to(spec.device)
+        for detector in context.detectors:
+            parts[f"score_{detector}"].append(scores(detector, context.model, images).numpy())
+    columns = {column: np.concatenate(found) for column, found in parts.items()}
+    store.write(job, Piece(columns, {}, time.perf_counter() - started))
+    return Done(0, 0)
+
+
+def _diagnose(context: Context, store: Store) -> dict[str, Any]:
+    """The diagnostics' measurements on the first initially correct samples."""
+    wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
+    for index in range(len(context.plan.chunks)):
+        if len(rows) < wanted:
+            chunk, _ = clean_chunk(context, store, index)
+            rows = torch.cat([rows, chunk.rows])[:wanted]
+    if len(rows) == 0:
+        return {"samples": 0}
+    return measure(
+        context.model,
+        context.images(rows),
+        context.labels(rows),
+        context.plan.threats[0],
+        context.spec.seed,
+        context.transfer_source(),
+    )
+
+
+def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piece]:
+    """A chunk's initially correct samples, and its clean evidence."""
+    clean = store.read(Job("clean", 0, chunk))
+    correct = clean.columns["prediction"] == clean.columns["label"]
+    rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
+    if len(rows) == 0:
+        empty = torch.empty(0, device=context.spec.device)
+        return Chunk(rows, empty, empty.long()), clean
+    return Chunk(rows, context.images(rows), context.labels(rows)), clean
+
+
+def _attack_chunk(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> tuple[Piece, Kept, Done]:
+    cell, seed = context.plan.cells[job.part], context.spec.seed
+    chunk, clean = clean_chunk(context, store, job.chunk)
+    columns: dict[str, Any] = {
+        "index": context.data.indices[chunk.rows].numpy(),
+        "label": chunk.labels.cpu().numpy(),
+    }
+    size = len(context.plan.chunks[job.chunk])
+    detected = context.detectors if cell.spec.name in context.suite.detection.attacks else []
+    if len(chunk.rows) == 0:
+        columns |= {f"score_{name}": np.empty(0) for name in detected}
+        nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
+        return Piece(columns, {"drifted": 0, "lost": 0}), nothing, Done(size, 0)
+    most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
+    result = run_job(
+        context.model,
+        cell,
+        chunk,
+        lambda restart: job_seed(seed, cell, job.chunk, restart),
+        None if budget is None else time.monotonic() + budget,
+        lambda passes: within(min(passes / most, 1.0)),
+    )
+    judged = result.judged
+    columns |= {
+        "prediction": judged.prediction.numpy(),
+        "fooled": judged.fooled.numpy(),
+        "norm": judged.norm.numpy(),
+        "margin": judged.margin.numpy(),
+        "survives_8_bit": judged.survives_8_bit.numpy(),
+        "forward_passes": result.forward_passes.numpy(),
+        "backward_passes": result.backward_passes.numpy(),
+        "sha256": digests(result.stored),
+    }
+    if detected:
+        images = decode(result.stored).to(context.spec.device)
+        for name in detected:
+            columns[f"score_{name}"] = scores(name, context.model, images).numpy()
+    told = {
+        "notes": result.notes,
+        "warnings": result.warnings,
+        "lost": result.lost,
+        "drifted": _drifted(context, chunk, clean),
+    }
+    keep = _to_keep(context, store, job, columns)
+    kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
+    broken = int(success(columns, cell.threats[0]).sum())
+    return Piece(columns, told), kept, Done(size, len(chunk.rows) - broken)
+
+
+def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
+    """The rows that an attack broke within a threat model: bool (B,)."""
+    if "fooled" not in columns:  # an attack on a chunk without a correct sample
+        return np.zeros(len(columns["label"]), bool)
+    return columns["fooled"] & (columns["norm"] <= threat.radius + TOLERANCE)
+
+
+def _drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
+    """How many clean predictions differ after the attack, near-ties apart."""
+    correct = clean.columns["prediction"] == clean.columns["label"]
+    sure = torch.from_numpy(clean.columns["gap"][correct] > NEAR_TIE)
+    now = predict(context.model, chunk.images, VERIFY_BATCH).argmax(1)
+    return int(((now != chunk.labels).cpu() & sure).sum())
+
+
+def _to_keep(context: Context, store: Store, job: Job, columns: dict[str, Any]) -> Any:
+    """Which images to store: all successes, or those that no earlier attack broke.
+
+    Earlier attacks that are not done yet are left out of account here; ``prune`` puts that right.
+    """
+    if context.spec.keep == "all":
+        return columns["fooled"]
+    return first_successes(context, store, job, columns)
+
+
+def first_successes(context: Context, store: Store, job: Job, columns: dict[str, Any]) -> Any:
+    """Rows whose first success under a threat model, in the suite's order, is this job's."""
+    cells = context.plan.cells
+    first = np.zeros(len(columns["label"]), bool)
+    for threat in cells[job.part].threats:
+        mine = success(columns, threat)
+        for earlier in range(job.part):
+            before = Job("attack", earlier, job.chunk, cells[earlier].key)
+            if mine.any() and threat in cells[earlier].threats and store.has(before):
+                mine &= ~success(store.read(before).columns, threat)
+        first |= mine
+    return first
 
 
 def run_job(
@@ -43,36 +303,73 @@ def run_job(
     chunk: Chunk,
     seeds: Seeds,
     deadline: float | None = None,
-    on_pass: Callable[[int], None] = lambda _: None,
+    on_pass: Within = lambda _: None,
 ) -> JobResult:
     """Attacks a chunk's correct samples; each restart only those not yet broken.
 
     Raises AttackError where the attack fails, TimeLimitReached where it runs past ``deadline``
     (a time of ``time.monotonic``).
     """
-    counted = Counted(model, deadline, on_pass)
+    counted = Counted(model, len(chunk.images), deadline, on_pass)
     threat = cell.threats[0]
     known = cell.call.knows_eps
-    images, notes = chunk.images.clone(), []
+    images, notes, warnings = chunk.images.clone(), [], []
     alive = torch.arange(len(images), device=images.device)
     for restart in range(cell.spec.restarts):
         if len(alive) == 0:
             break
         clean, labels = chunk.images[alive], chunk.labels[alive]
-        found, said = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
-        notes += said
-        images[alive] = to_counted(found, clean, threat if known else None)
+        with counted.attending(alive):
+            found, told, warned = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
+        notes += told
+        warnings += warned
+        images[alive] = in_threat(found, clean, threat if known else None)
         if restart + 1 < cell.spec.restarts:
-            fooled = judge(model, images[alive], clean, labels, threat, bound=known).fooled
+            stored = decode(encode(images[alive], clean, "inward")).to(images.device)
+            fooled = judge(model, stored, clean, labels, threat, bound=known).fooled
             alive = alive[~fooled.to(alive.device)]
-    judged = judge(model, images, chunk.images, chunk.labels, threat, bound=known)
+    stored_images, judged, lost = settle(model, images, chunk, threat, bound=known)
     return JobResult(
-        images,
+        stored_images,
         judged,
+        lost,
         counted.forward_passes,
         counted.backward_passes,
         notes,
+        warnings,
     )
+
+
+def settle(
+    model: Adapter, images: Tensor, chunk: Chunk, threat: ThreatModel, bound: bool
+) -> tuple[Stored, Judged, int]:
+    """The stored form of attacked images, judged.
+
+    Rounded towards the clean image; where that undoes a success, to the nearest.  Also tells how
+    many successes neither kept.
+    """
+
+    def judged_of(stored: Stored, rows: Tensor) -> Judged:
+        counted = decode(stored).to(images.device)
+        return judge(model, counted, chunk.images[rows], chunk.labels[rows], threat, bound)
+
+    everything = torch.arange(len(images), device=images.device)
+    stored = encode(images, chunk.images, "inward")
+    judged = judged_of(stored, everything)
+    missed = everything[~judged.fooled.to(images.device)]
+    if len(missed) == 0:
+        return stored, judged, 0
+    logits = predict(model, images[missed])
+    require_finite(logits)
+    undone = missed[logits.argmax(1) != chunk.labels[missed]]
+    if len(undone) == 0:
+        return stored, judged, 0
+    nearest = encode(images[undone], chunk.images[undone], "nearest")
+    again = judged_of(nearest, undone)
+    saved = again.fooled
+    places = undone.cpu()[saved]
+    stored[places.numpy()] = nearest[saved.numpy()]
+    return stored, judged.replaced(places, again, saved), int((~saved).sum())
 
 
 def _attack(
@@ -82,16 +379,22 @@ def _attack(
     labels: Tensor,
     threat: ThreatModel,
     seed: int,
-) -> tuple[Tensor, list[str]]:
+) -> tuple[Tensor, list[str], list[str]]:
     """Calls the attack; a batch that doesn't fit in memory is halved and tried again."""
     try:
         result = call(model, images, labels, threat, seed)
-        return result.images, result.notes
+        return result.images, result.notes, result.warnings
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(images) == 1:
             raise
-    half = len(images) // 2
-    first, said = _attack(model, call, images[:half], labels[:half], threat, seed)
-    second, also = _attack(model, call, images[half:], labels[half:], threat, seed + 1)
-    split = f"out of memory at {len(images)} images: halved"
-    return torch.cat([first, second]), [split, *said, *also]
+    half = torch.arange(len(images)) < len(images) // 2
+    parts, notes, warnings = [], [f"out of memory at {len(images)} images: halved"], []
+    for rows, part_seed in ((half, seed), (~half, seed + 1)):
+        with model.attending(torch.nonzero(rows)[:, 0]):
+            found, told, warned = _attack(
+                model, call, images[rows], labels[rows], threat, part_seed
+            )
+        parts.append(found)
+        notes += told
+        warnings += warned
+    return torch.cat(parts), notes, warnings

@@ -1,17 +1,21 @@
-"""What a run found, per sample.  Every number in a report is computed from these."""
+"""What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robusteval.evaluation.plan import Cell, Plan, RunSpec
+from robusteval.errors import EvidenceError
+from robusteval.evaluation.evidence import Store, open_store
+from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
+from robusteval.evaluation.suite import Suite
 from robusteval.evaluation.verify import TOLERANCE
 from robusteval.types import ThreatModel
 
 Bools = NDArray[np.bool_]
-Status = Literal["done", "failed", "not_finished"]
+Scores = NDArray[np.float64]
 
 
 @dataclass
@@ -19,10 +23,11 @@ class CellOutcome:
     """One attack's outcome over all N samples; rows that it did not reach stay unfooled."""
 
     cell: Cell
-    status: Status
+    status: str  # done, failed, not_finished
     reason: str
     attacked: Bools  # (N,) initially correct and judged
     fooled: Bools  # (N,) mispredicted after verification; in the ball where ε was known
+    prediction: NDArray[np.int64]  # (N,) of the counted image; −1 where there is none
     norm: NDArray[np.float64]  # (N,) of the perturbation
     margin: NDArray[np.float64]  # (N,) largest wrong logit less the label's
     survives_8_bit: Bools  # (N,)
@@ -30,13 +35,23 @@ class CellOutcome:
     backward_passes: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    drifted: int = 0  # clean predictions that differed after it
+    lost: int = 0  # successes that storing undid
+    scores: dict[str, Scores] = field(default_factory=dict)  # per detector, of attacked samples
 
     @classmethod
     def empty(cls, cell: Cell, count: int) -> "CellOutcome":
         """An outcome to be filled chunk by chunk."""
-        blank = np.zeros(count, bool)
-        nan = np.full(count, np.nan)
-        return cls(cell, "done", "", blank, blank.copy(), nan, nan.copy(), blank.copy())
+
+        def no() -> Bools:
+            return np.zeros(count, bool)
+
+        def unknown() -> NDArray[np.float64]:
+            return np.full(count, np.nan)
+
+        prediction = np.full(count, -1, np.int64)
+        return cls(cell, "done", "", no(), no(), prediction, unknown(), unknown(), no())
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
@@ -63,8 +78,8 @@ class Separation:
     kind: Literal["outliers", "attack_detection"]
     detector: str
     against: str
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
+    inside: Scores
+    outside: Scores
 
 
 @dataclass
@@ -73,26 +88,206 @@ class RunResult:
 
     spec: RunSpec
     plan: Plan
+    record: dict[str, Any]
+    evidence_digest: str
+    indices: NDArray[np.int64]  # each sample's index in its split
     labels: NDArray[np.int64]
     clean_prediction: NDArray[np.int64]
+    gap: NDArray[np.float64]  # between the two largest clean logits
+    second_prediction: NDArray[np.int64]  # clean, at another batch size
     outcomes: list[CellOutcome]
     separations: list[Separation]
-    examples: list[Example]
-    findings: list[str]
-    class_names: tuple[str, ...]
+    diagnostics: dict[str, Any] | None
+    failures: dict[str, str]  # other jobs that failed: name → reason
+    verification: dict[str, Any] | None
     seconds: float
 
     @property
     def clean_correct(self) -> Bools:
         return np.asarray(self.clean_prediction == self.labels)
 
+    def robust(self, threat: ThreatModel) -> tuple[Bools, bool]:
+        """Samples that no attack under a threat model broke, and whether all its attacks ran."""
+        robust = self.clean_correct.copy()
+        meant = [o for o in self.outcomes if threat in o.cell.threats]
+        for outcome in meant:
+            robust &= ~outcome.success(threat)
+        return robust, bool(meant) and all(o.status == "done" for o in meant)
+
     @property
     def complete(self) -> bool:
-        return all(o.status == "done" for o in self.outcomes)
+        return all(o.status == "done" for o in self.outcomes) and not self.failures
+
+
+def load_result(folder: Path) -> RunResult:
+    """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
+    store, spec, record = open_store(folder)
+    suite = Suite(**spec.suite)
+    return gather(store, spec, make_plan(suite, spec, bool(record["model"]["layers"])), record)
+
+
+def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
+    """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
+    pieces = [store.read(job) for job in plan.clean_jobs()]
+    for job, piece, chunk in zip(plan.clean_jobs(), pieces, plan.chunks, strict=True):
+        _require_rows(store, job, len(piece.columns["label"]), len(chunk))
+    clean = {name: np.concatenate([p.columns[name] for p in pieces]) for name in pieces[0].columns}
+    seconds = sum(p.seconds for p in pieces)
+    outcomes = [_outcome(store, plan, part, cell, clean) for part, cell in enumerate(plan.cells)]
+    outliers, failures, diagnostics = {}, {}, None
+    for job in plan.other_jobs():
+        name = job.label or job.kind
+        if not store.has(job):
+            failure = store.failure(job)
+            failures[name] = failure.reason if failure else "it was not reached"
+            continue
+        piece = store.read(job)
+        seconds += piece.seconds
+        if job.kind == "diagnostics":
+            diagnostics = piece.told
+        else:
+            outliers[name] = _scores(piece.columns)
+    return RunResult(
+        spec,
+        plan,
+        record,
+        store.digest(plan.jobs(), record),
+        clean["index"],
+        clean["label"],
+        clean["prediction"],
+        clean["gap"],
+        clean["second_prediction"],
+        outcomes,
+        _separations(outcomes, clean, outliers),
+        diagnostics,
+        failures,
+        store.read_json("verification"),
+        seconds + sum(o.seconds for o in outcomes),
+    )
+
+
+def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, Any]) -> CellOutcome:
+    outcome = CellOutcome.empty(cell, len(clean["label"]))
+    correct = clean["label"] == clean["prediction"]
+    scores: dict[str, list[Scores]] = {}
+    for index, chunk in enumerate(plan.chunks):
+        job = Job("attack", part, index, cell.key)
+        if not store.has(job):
+            _note_failure(outcome, store, job)
+            continue
+        piece = store.read(job)
+        rows = np.flatnonzero(correct[chunk.start : chunk.stop]) + chunk.start
+        _require_rows(store, job, len(piece.columns["label"]), len(rows))
+        _fill(outcome, rows, piece.columns)
+        for name, values in _scores(piece.columns).items():
+            scores.setdefault(name, []).append(values)
+        outcome.seconds += piece.seconds
+        outcome.notes += piece.told.get("notes", [])
+        outcome.warnings += piece.told.get("warnings", [])
+        outcome.drifted += piece.told["drifted"]
+        outcome.lost += piece.told["lost"]
+    outcome.notes = merge_notes(outcome.notes)
+    outcome.warnings = sorted(set(outcome.warnings))
+    outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
+    return outcome
+
+
+def _require_rows(store: Store, job: Job, found: int, due: int) -> None:
+    if found != due:
+        raise EvidenceError(
+            f"evidence {store.path(job)} has {found} rows for {due} samples: delete it and run the "
+            "same command again: all other evidence is kept"
+        )
+
+
+def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
+    """The first failure speaks for the cell; a chunk that was not reached is none of its own."""
+    failure = store.failure(job)
+    if outcome.status == "done":
+        outcome.status, outcome.reason = "not_finished", "it was not reached"
+    if failure and outcome.reason == "it was not reached":
+        outcome.status, outcome.reason = failure.status, failure.reason
+
+
+def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]) -> None:
+    """Writes a job's columns into its samples' rows."""
+    if len(rows) == 0:
+        return
+    outcome.attacked[rows] = True
+    for name in ("fooled", "prediction", "norm", "margin", "survives_8_bit"):
+        getattr(outcome, name)[rows] = columns[name]
+    outcome.forward_passes += round(float(columns["forward_passes"].sum()))
+    outcome.backward_passes += round(float(columns["backward_passes"].sum()))
+
+
+def _scores(columns: dict[str, Any]) -> dict[str, Scores]:
+    marker = "score_"
+    return {n.removeprefix(marker): v for n, v in columns.items() if n.startswith(marker)}
+
+
+def _separations(
+    outcomes: list[CellOutcome], clean: dict[str, Any], outliers: dict[str, dict[str, Scores]]
+) -> list[Separation]:
+    """What the detectors are asked: attacked or clean, outlier or not."""
+    inside = _scores(clean)
+    correct = clean["label"] == clean["prediction"]
+    found = []
+    for outcome in outcomes:
+        broken = outcome.success(outcome.cell.threats[0])[outcome.attacked]
+        for name, values in outcome.scores.items():
+            if outcome.status == "done":
+                found.append(
+                    Separation(
+                        "attack_detection",
+                        name,
+                        outcome.cell.key,
+                        inside[name][correct],
+                        values[broken],
+                    )
+                )
+    for against, by_detector in outliers.items():
+        for name, values in by_detector.items():
+            found.append(Separation("outliers", name, against, inside[name], values))
+    return found
+
+
+def first_breaks(result: RunResult, part: int) -> Bools:
+    """Samples whose first success under a threat model, in the suite's order, is this cell's."""
+    chosen = result.outcomes[part]
+    first = np.zeros(len(result.labels), bool)
+    for threat in chosen.cell.threats:
+        earlier = np.zeros(len(result.labels), bool)
+        for outcome in result.outcomes[:part]:
+            if threat in outcome.cell.threats:
+                earlier |= outcome.success(threat)
+        first |= chosen.success(threat) & ~earlier
+    return first
+
+
+def to_be_kept(result: RunResult, part: int) -> Bools:
+    """Samples whose adversarial image by this cell is stored."""
+    if result.spec.keep == "all":
+        return result.outcomes[part].fooled
+    return first_breaks(result, part)
+
+
+def merge_notes(notes: list[str]) -> list[str]:
+    """Chunks' notes as one: "x broke 3 of 10" adds up, the rest loses its doubles."""
+    counts: dict[str, list[int]] = {}
+    rest: dict[str, None] = {}
+    for note in notes:
+        name, broke, share = note.partition(" broke ")
+        if broke and " of " in share:
+            k, n = (int(part) for part in share.split(" of "))
+            total = counts.setdefault(name, [0, 0])
+            total[0], total[1] = total[0] + k, total[1] + n
+        else:
+            rest[note] = None
+    return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
 
 
 class Progress(Protocol):
-    """Told how far a run is: ``within`` a chunk by passes made, and after each chunk."""
+    """Told how far a run is: ``within`` a chunk by its share done, and after each chunk."""
 
     def start(self, cell: Cell, samples: int) -> None: ...
 
@@ -100,7 +295,7 @@ class Progress(Protocol):
 
     def advance(self, cell: Cell, done: int, robust: int, of: int) -> None: ...
 
-    def finish(self, outcome: CellOutcome) -> None: ...
+    def finish(self, cell: Cell, status: str) -> None: ...
 
 
 class Silent:
@@ -115,5 +310,5 @@ class Silent:
     def advance(self, cell: Cell, done: int, robust: int, of: int) -> None:
         """Does nothing."""
 
-    def finish(self, outcome: CellOutcome) -> None:
+    def finish(self, cell: Cell, status: str) -> None:
         """Does nothing."""

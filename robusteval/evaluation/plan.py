@@ -2,15 +2,17 @@
 
 The spec holds all that decides the outcome, and its hash names the run.  A cell is one attack
 under one threat model (an attack that knows no ε has one cell for all of its norm's threats).  A
-chunk is a fixed slice of the samples.  Every random stream comes from (seed, cell, chunk,
-restart), so neither order nor interruption changes a result.
+chunk is a fixed slice of the samples; a job is one cell on one chunk.  Every random stream comes
+from (seed, cell, chunk, restart), so neither order, interruption nor the number of workers changes
+a result.
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, Self
 
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall
 from robusteval.data.datasets import Dataset
@@ -18,7 +20,6 @@ from robusteval.data.readers import Shape
 from robusteval.detection.detectors import DETECTORS
 from robusteval.errors import ThreatError
 from robusteval.evaluation.suite import AttackSpec, Suite
-from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
 _PIXELS_AT_ONCE = 120 * 3 * 32 * 32
@@ -50,9 +51,18 @@ class Cell:
         return f"{self.spec.name}/{self.threats[0]}"
 
 
+Keep = Literal["first", "all"]
+
+
 @dataclass(frozen=True)
 class RunSpec:
-    """All that decides a run's outcome, as plain data."""
+    """All that decides a run's outcome, as plain data.
+
+    ``threads``: of each worker, since sums split over threads differ in the last bit.  ``keep``:
+    which adversarial images are stored, the ``first`` success of each sample and threat model in
+    the suite's order or ``all``.  ``transfer_source``: name and digest of the model whose
+    adversarials the diagnostics transfer, empty where there is none.
+    """
 
     model: str
     model_digest: str
@@ -67,12 +77,65 @@ class RunSpec:
     outliers: tuple[str, ...] = ()
     outlier_folders: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+    keep: Keep = "first"
+    transfer_source: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the spec."""
-        canonical = json.dumps(self.__dict__, sort_keys=True, default=str)
+        canonical = json.dumps(self.to_json(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """``<model>-<suite>-<8 hex of the spec>``: the run's folder."""
+        return f"{self.model}-{self.suite['name']}-{self.digest[:8]}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that JSON gives back unchanged."""
+        plain: dict[str, Any] = json.loads(json.dumps(self.__dict__))
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Self:
+        """The spec of its plain data.  Raises TypeError for unknown or missing fields."""
+        names = ("outliers", "outlier_folders", "transfer_source")
+        fields: dict[str, Any] = {k: tuple(v) if k in names else v for k, v in plain.items()}
+        return cls(**fields)
+
+    def threat_models(self) -> list[ThreatModel]:
+        """The threats, with their exact ε."""
+        return [ThreatModel(norm, parse_eps(eps)) for norm, eps in self.threats]  # type: ignore[arg-type]
+
+
+JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work, of evidence and of resume.
+
+    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people.
+    """
+
+    kind: JobKind
+    part: int
+    chunk: int
+    label: str = field(default="", compare=False)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files."""
+        if self.kind == "clean":
+            return f"clean-{self.chunk:04d}"
+        if self.kind == "diagnostics":
+            return "diagnostics"
+        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        if self.kind == "outliers":
+            return f"outliers-{self.part:02d}"
+        return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +146,29 @@ class Plan:
     left_out: dict[str, str]
     chunks: list[range]
     threats: list[ThreatModel]
+    outliers: list[str]
+    diagnosed: int  # samples that the diagnostics look at
+
+    def clean_jobs(self) -> list[Job]:
+        """Clean predictions: what every other job builds on."""
+        return [Job("clean", 0, chunk) for chunk in range(len(self.chunks))]
+
+    def attack_jobs(self) -> list[Job]:
+        """Every cell on every chunk, cell by cell."""
+        return [
+            Job("attack", part, chunk, cell.key)
+            for part, cell in enumerate(self.cells)
+            for chunk in range(len(self.chunks))
+        ]
+
+    def other_jobs(self) -> list[Job]:
+        """Outlier scores, and the diagnostics."""
+        jobs = [Job("outliers", part, 0, name) for part, name in enumerate(self.outliers)]
+        return [*jobs, *([Job("diagnostics", 0, 0)] if self.diagnosed else [])]
+
+    def jobs(self) -> list[Job]:
+        """Everything, in the order in which one process does it."""
+        return [*self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
 
 
 def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel]:
@@ -109,28 +195,35 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
     return threats
 
 
-def make_plan(suite: Suite, model: Adapter, threats: list[ThreatModel], spec: RunSpec) -> Plan:
+def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
     """Cells and chunks; attacks that need prototypes are left out of models without."""
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
+    threats = spec.threat_models()
     cells, left_out = [], {}
     for attack in suite.attacks:
         AttackCall(attack.library, attack.attack, {}).check()
-        if (
-            attack.library == "robusteval"
-            and attack.attack in NEEDS_PROTOTYPES
-            and not model.layers
-        ):
+        own = attack.library == "robusteval"
+        if own and attack.attack in NEEDS_PROTOTYPES and not has_prototypes:
             left_out[attack.name] = "the model has no prototypes"
             continue
-        for norm in attack.norms:
-            meant = [t for t in threats if t.norm == norm]
-            knows_eps = AttackCall(attack.library, attack.attack, {}).knows_eps
-            groups = [(t,) for t in meant] if knows_eps else [tuple(meant)] if meant else []
-            cells += [Cell(attack, group, attack.parameters_for(group[0])) for group in groups]
+        cells += _cells_of(attack, threats)
     size = spec.batch_size
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
-    return Plan(cells, left_out, chunks, threats)
+    outliers = [*spec.outliers, *spec.outlier_folders]
+    diagnosed = suite.diagnostics.samples if threats else 0
+    return Plan(cells, left_out, chunks, threats, outliers, diagnosed)
+
+
+def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:
+    """A cell per threat model, or one for all of a norm's where the attack knows no ε."""
+    knows_eps = AttackCall(attack.library, attack.attack, {}).knows_eps
+    cells = []
+    for norm in attack.norms:
+        meant = [t for t in threats if t.norm == norm]
+        groups = [(t,) for t in meant] if knows_eps else [tuple(meant)] if meant else []
+        cells += [Cell(attack, group, attack.parameters_for(group[0])) for group in groups]
+    return cells
 
 
 def job_seed(seed: int, cell: Cell, chunk: int, restart: int) -> int:

@@ -69,6 +69,12 @@ class Detection(_Table):
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
 
 
+class Diagnostics(_Table):
+    """Is the gradient masked?  How many initially correct samples are probed; 0 for none."""
+
+    samples: int = Field(default=0, ge=0, le=512)
+
+
 class Suite(_Table):
     """Attacks and detectors, and threats where the data set's own aren't meant."""
 
@@ -77,6 +83,7 @@ class Suite(_Table):
     threats: dict[Norm, list[str]] = {}
     attacks: list[AttackSpec] = []
     detection: Detection = Detection()
+    diagnostics: Diagnostics = Diagnostics()
 
     @field_validator("threats")
     @classmethod

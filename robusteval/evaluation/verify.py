@@ -32,6 +32,20 @@ class Judged:
     norm: Tensor  # float64: of the perturbation, in the threat's norm
     survives_8_bit: Tensor  # bool: still mispredicted after rounding to 8 bits
 
+    def replaced(self, rows: Tensor, other: "Judged", chosen: Tensor) -> "Judged":
+        """With ``rows`` taken from the ``chosen`` samples of another judgement."""
+        merged = {}
+        for name, values in self.__dict__.items():
+            merged[name] = values.clone()
+            merged[name][rows] = getattr(other, name)[chosen]
+        return Judged(**merged)
+
+
+def require_finite(logits: Tensor) -> None:
+    """Raises AttackError for NaN or infinite logits: argmax would read a class from them."""
+    if not torch.isfinite(logits).all():
+        raise AttackError("drove the model to NaN or infinite logits, which are no prediction")
+
 
 @torch.no_grad()
 def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> Tensor:
@@ -44,8 +58,8 @@ def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> T
     return predict(model, images, batch_size // 2)
 
 
-def to_counted(images: Tensor, clean: Tensor, threat: ThreatModel | None) -> Tensor:
-    """The image that is counted: put in the ball, where ε was known, and in [0, 1].
+def in_threat(images: Tensor, clean: Tensor, threat: ThreatModel | None) -> Tensor:
+    """What an attack returned, put in the ball, where ε was known, and in [0, 1].
 
     Raises AttackError for an image of another shape or with values that are not finite.
     """
@@ -66,22 +80,29 @@ def judge(
     ``bound``: an image outside the threat's ball is no success.
     """
     logits = predict(model, images)
-    if not torch.isfinite(logits).all():
-        raise AttackError("drove the model to NaN or infinite logits, which are no prediction")
+    require_finite(logits)
     prediction = logits.argmax(1)
     distance = norms(images.double() - clean.double(), threat.norm)
     in_range = ((images >= 0) & (images <= 1)).flatten(1).all(1)
     fooled = (prediction != labels) & in_range
     if bound:
         fooled &= distance <= threat.radius + TOLERANCE
-    rounded = predict(model, (images * 255).round() / 255).argmax(1)
+    survives = torch.zeros_like(fooled)
+    if fooled.any():
+        rounded = predict(model, to_8_bits(images[fooled])).argmax(1)
+        survives[fooled] = rounded != labels[fooled]
     return Judged(
         fooled.cpu(),
         prediction.cpu(),
         logit_margin(logits, labels).cpu(),
         distance.cpu(),
-        (fooled & (rounded != labels)).cpu(),
+        survives.cpu(),
     )
+
+
+def to_8_bits(images: Tensor) -> Tensor:
+    """Rounded to the nearest of 256 levels, as a file format would."""
+    return (images * 255).round() / 255
 
 
 def state_digest(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from robusteval.errors import AttackError
 from robusteval.models.heads import Similarity, prototype_distances
-from robusteval.models.network import PrototypeNetwork
+from robusteval.models.network import PrototypeNetwork, precise
 
 
 class Adapter(nn.Module):
@@ -68,7 +68,7 @@ class PrototypeAdapter(Adapter):
         layers = self.module.activations(images)
         if self.layers:
             return self.module.supervised_features(layers)[self.layers[-1]]
-        return layers[self.module.embedding_layer].float()
+        return precise(layers[self.module.embedding_layer])
 
     def distances(self, images: Tensor) -> Tensor:
         if not self.layers:

@@ -1,5 +1,7 @@
 """A model's entry: one TOML file, checked by a schema.  Imports no torch."""
 
+import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Iterator
@@ -192,6 +194,13 @@ class Entry(_Table):
         if (self.backbone is None) == (self.factory is None):
             raise ValueError("give either a [backbone] or a factory")
         return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides the model's outputs, its weights' digest with it."""
+        decisive = {"factory", "backbone", "head", "input", "classes", "weights"}
+        parts = self.model_dump(mode="json", include=decisive)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def weights_path(self) -> Path:

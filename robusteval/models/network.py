@@ -42,6 +42,11 @@ class AuxiliaryBranch(nn.Module):
         return out
 
 
+def precise(values: Tensor) -> Tensor:
+    """Float32 where autocast made less of it; float64 stays."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class PrototypeNetwork(nn.Module):
     """Images in [0, 1] to logits, features and distances.
 
@@ -83,15 +88,14 @@ class PrototypeNetwork(nn.Module):
 
     def supervised_features(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each supervised layer's features (B, D) in float32, after its branch."""
-        return {name: self.branches[name](layers[name]).float() for name in self.head.layers}
+        return {name: precise(self.branches[name](layers[name])) for name in self.head.layers}
 
     def logits(self, layers: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) in float32 from the backbone's layers."""
         if self.classifier is not None:
-            out: Tensor = self.classifier(layers[self.embedding_layer])
-            return out.float()
+            return precise(self.classifier(layers[self.embedding_layer]))
         layer = self.head.layers[-1]
-        features = self.branches[layer](layers[layer]).float()
+        features = precise(self.branches[layer](layers[layer]))
         distances = prototype_distances(features, self.prototypes[layer], self.head.similarity)
         return pool_to_classes(-distances, self.head.pooling, self.head.temperature)
 

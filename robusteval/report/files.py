@@ -1,4 +1,4 @@
-"""A report's four files, written so that nothing half-made looks whole."""
+"""The report's files in a run's folder, all of them made from its evidence."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from robusteval.evaluation.outcomes import Example
 from robusteval.report.leaderboard import COLUMNS, leaderboard_rows
 from robusteval.report.page import render_html, render_markdown
+from robusteval.report.summary import SCHEMA
 from robusteval.storage import replace_file, require_writable
 
 
@@ -15,18 +16,45 @@ def prepare_folder(folder: Path) -> None:
     require_writable(folder, "choose another with --out")
 
 
-def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) -> None:
-    """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
+def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, bytes]:
+    """Every file by name; the same report gives the same bytes."""
     import pandas as pd
 
     rows = pd.DataFrame(leaderboard_rows(report), columns=list(COLUMNS))
-    texts = {
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {
         "row.csv": rows.to_csv(index=False),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
-        "report.json": json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.json": text,
     }
+    return {name: content.encode() for name, content in files.items()}
+
+
+def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) -> None:
+    """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
+    files = report_files(report, examples)
     # Gone first, back last: an interruption between leaves nothing that looks whole.
     (folder / "report.json").unlink(missing_ok=True)
-    for name, text in texts.items():
-        replace_file(folder / name, text.encode(), "free space or use --out")
+    for name, content in files.items():
+        replace_file(folder / name, content, "free space or use --out")
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """A finished run's ``report.json``; None if there is none that can be used."""
+    try:
+        content = json.loads((folder / "report.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    usable = isinstance(content, dict) and content.get("schema") == SCHEMA
+    return content if usable else None
+
+
+def altered_files(folder: Path, files: dict[str, bytes]) -> list[str]:
+    """Names of the files that are not what the evidence gives."""
+    altered = []
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            altered.append(name)
+    return altered

@@ -6,6 +6,7 @@ import numpy as np
 
 from robusteval.attacks.registry import AttackCall
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
+from robusteval.evaluation.findings import findings_of
 from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separation
 from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.models.entry import Claim, Entry
@@ -21,15 +22,17 @@ def rate_json(k: int | np.integer[Any], n: int | np.integer[Any]) -> dict[str, A
     return rate.to_json() if rate else None
 
 
-def summarise(result: RunResult, entry: Entry | None, provenance: dict[str, Any]) -> dict[str, Any]:
-    """The whole report as plain data."""
-    correct = result.clean_correct
+def summarise(result: RunResult) -> dict[str, Any]:
+    """The whole report as plain data, from evidence alone."""
+    correct, record = result.clean_correct, result.record
+    entry = Entry(**record["entry"]) if record["entry"] else None
     attacks = [
-        _attack_row(outcome, threat, correct)
+        _attack_row(result, outcome, threat)
         for outcome in result.outcomes
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
+    seed = result.spec.seed
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
@@ -40,22 +43,26 @@ def summarise(result: RunResult, entry: Entry | None, provenance: dict[str, Any]
             "name": result.spec.dataset,
             "split": "test",
             "digest": result.spec.data_digest,
-            "classes": list(result.class_names),
+            "classes": record["dataset"]["classes"],
         },
         "samples": result.spec.samples,
-        "seed": result.spec.seed,
-        "findings": result.findings,
+        "seed": seed,
+        "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
         "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
         "worst_case": worst,
-        "outliers": [_separation(s, result.spec.seed) for s in _kind(result, "outliers")],
-        "attack_detection": [
-            _separation(s, result.spec.seed) for s in _kind(result, "attack_detection")
-        ],
+        "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
+        "attack_detection": [_separation(s, seed) for s in _kind(result, "attack_detection")],
         "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
+        "evidence": {
+            "digest": result.evidence_digest,
+            "keep": result.spec.keep,
+            "verification": result.verification,
+        },
+        "diagnostics": result.diagnostics,
         "seconds": round(result.seconds, 2),
-        "provenance": provenance,
+        "provenance": record["provenance"],
     }
 
 
@@ -91,18 +98,19 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
     }
 
 
-def _attack_row(outcome: CellOutcome, threat: ThreatModel, correct: Bools) -> dict[str, Any]:
-    spec, call = outcome.cell.spec, outcome.cell.call
+def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) -> dict[str, Any]:
+    spec, call, correct = outcome.cell.spec, outcome.cell.call, result.clean_correct
+    about = result.record["attacks"][outcome.cell.key]
     success = outcome.success(threat)
     done = outcome.status == "done"
     row: dict[str, Any] = {
         "name": spec.name,
         "title": spec.title,
         "library": call.library,
-        "library_version": call.library_version,
+        "library_version": about["library_version"],
         "attack": spec.attack,
         "threat": threat.to_json(),
-        "parameters": {**_told_eps(call, threat), **call.all_parameters()},
+        "parameters": {**_told_eps(call, threat), **about["parameters"]},
         "restarts": spec.restarts,
         "status": outcome.status,
         "reason": outcome.reason,
@@ -113,7 +121,7 @@ def _attack_row(outcome: CellOutcome, threat: ThreatModel, correct: Bools) -> di
         "seconds": round(outcome.seconds, 3),
         "verified": _verified(outcome, success),
         "note": spec.note,
-        "findings": outcome.notes,
+        "findings": [*outcome.notes, *outcome.warnings],
     }
     if not call.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)
@@ -149,13 +157,9 @@ def _verified(outcome: CellOutcome, success: Bools) -> dict[str, Any]:
 def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
     """A sample is robust only if no attack under this threat model broke it."""
     correct = result.clean_correct
-    robust = correct.copy()
-    meant = [o for o in result.outcomes if threat in o.cell.threats]
-    for outcome in meant:
-        robust &= ~outcome.success(threat)
-    complete = bool(meant) and all(o.status == "done" for o in meant)
+    robust, complete = result.robust(threat)
     per_class = []
-    for k, name in enumerate(result.class_names):
+    for k, name in enumerate(result.record["dataset"]["classes"]):
         of_class = result.labels == k
         rate = rate_json((robust & of_class).sum(), of_class.sum())
         row = {"class": name, "robust_accuracy": rate if complete else None, "at_most": rate}

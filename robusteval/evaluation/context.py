@@ -1,0 +1,100 @@
+"""What every job of a run needs at hand: the model, the data, the plan."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.detection.detectors import NEEDS_PROTOTYPES
+from robusteval.errors import DataError, EvidenceError
+from robusteval.evaluation.plan import Plan, RunSpec, make_plan
+from robusteval.evaluation.suite import Suite
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import Entry, find_entry
+from robusteval.models.loading import load_model
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a run reaches its model and its data; none of it bears on an outcome."""
+
+    entry: str = ""  # name or path; empty for a model given from Python
+    data_dir: Path | None = None
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """A model, its samples, and what is to be done with them."""
+
+    model: Adapter
+    data: Dataset  # the chosen samples
+    suite: Suite
+    spec: RunSpec
+    plan: Plan
+    access: Access = Access()
+
+    @property
+    def detectors(self) -> list[str]:
+        """The suite's detectors that this model can have."""
+        names = self.suite.detection.detectors
+        return [n for n in names if self.model.layers or n not in NEEDS_PROTOTYPES]
+
+    def images(self, rows: Tensor | range) -> Tensor:
+        """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
+        images = self.data.images(torch.as_tensor(rows)).to(self.spec.device)
+        if images.min() < 0 or images.max() > 1 or not torch.isfinite(images).all():
+            raise DataError(
+                f"{self.data.info.name} has pixels outside [0, 1]: scale its images to [0, 1] "
+                "(normalisation belongs into the model)"
+            )
+        return images
+
+    def labels(self, rows: Tensor | range) -> Tensor:
+        """Labels (B,) on the model's device."""
+        return self.data.labels[torch.as_tensor(rows)].to(self.spec.device)
+
+    def transfer_source(self) -> Adapter | None:
+        """The zoo's model whose adversarials the diagnostics transfer, if there is one."""
+        if not self.spec.transfer_source:
+            return None
+        name, digest = self.spec.transfer_source
+        entry = find_entry(name)
+        if entry.digest != digest:
+            raise EvidenceError(f"{entry.path} has changed since this run began: start a new one")
+        return load_model(entry, self.spec.device)
+
+
+def open_entry(spec: RunSpec, access: Access) -> Entry:
+    """The entry that a run is about.  Raises EvidenceError if it isn't the same any more."""
+    entry = find_entry(access.entry)
+    if entry.digest != spec.model_digest:
+        raise EvidenceError(
+            f"{entry.path} is not the model of this run: its entry or weights have changed since; "
+            "name the right one with --model"
+        )
+    return entry
+
+
+def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
+    """The run's samples.  Raises EvidenceError if the data differ from the run's."""
+    data = load_dataset(spec.dataset, "test", data_dir)
+    if spec.samples < len(data):
+        data = data.balanced_subset(spec.samples)
+    if data.digest != spec.data_digest:
+        raise EvidenceError(
+            f"{spec.dataset} holds other images or labels than those of this run: "
+            "name the right copy with --data-dir"
+        )
+    return data
+
+
+def rebuild(spec: RunSpec, access: Access, model: Adapter | None = None) -> Context:
+    """A run's context from its spec; ``model`` where it has no entry."""
+    if model is None:
+        model = load_model(open_entry(spec, access), spec.device, access.allow_code)
+    suite = Suite(**spec.suite)
+    plan = make_plan(suite, spec, bool(model.layers))
+    return Context(model, samples_of(spec, access.data_dir), suite, spec, plan, access)

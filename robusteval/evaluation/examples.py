@@ -1,0 +1,111 @@
+"""The report's pictures: a few attacked images, kept apart so that a report needs no data set."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as serialise
+
+from robusteval.errors import EvidenceError
+from robusteval.evaluation.context import Context
+from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.images import decode
+from robusteval.evaluation.outcomes import Example, RunResult, to_be_kept
+from robusteval.evaluation.plan import Job
+from robusteval.storage import replace_file
+
+EXAMPLES_PER_THREAT = 6
+Pictures = dict[str, NDArray[np.uint8]]  # clean and adversarial, each (E, C, H, W)
+
+
+def _path(store: Store) -> Path:
+    return store.evidence / "examples.safetensors"
+
+
+def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures:
+    """The pictures, from the data and the stored images."""
+    clean, adversarial = [], []
+    for part, _, row in pick_examples(result):
+        chunk = next(i for i, c in enumerate(context.plan.chunks) if row in c)
+        kept = store.read_images(Job("attack", part, chunk, context.plan.cells[part].key))
+        place = int(np.flatnonzero(kept.rows == row)[0])
+        adversarial.append(_to_bytes(decode(kept.images[place : place + 1])[0]))
+        clean.append(_to_bytes(context.data.images(torch.tensor([row]))[0]))
+    return {"clean": np.stack(clean), "adversarial": np.stack(adversarial)} if clean else {}
+
+
+def write_examples(context: Context, store: Store, result: RunResult) -> None:
+    """Keeps the pictures beside the evidence."""
+    pictures = make_pictures(context, store, result)
+    if not pictures:
+        _path(store).unlink(missing_ok=True)
+        return
+    replace_file(_path(store), serialise(pictures), "free space, then run the same command again")
+
+
+def read_pictures(store: Store) -> Pictures:
+    """The stored pictures.  Raises EvidenceError if they are corrupt."""
+    path = _path(store)
+    if not path.is_file():
+        return {}
+    try:
+        pictures = load_arrays(path.read_bytes())
+        if len(pictures["clean"]) != len(pictures["adversarial"]):
+            raise ValueError("its arrays don't belong together")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise EvidenceError(
+            f"evidence {path} is corrupt ({error}): delete it and run the same command again"
+        ) from None
+    return pictures
+
+
+def pick_examples(result: RunResult) -> list[tuple[int, int, int]]:
+    """(cell, threat, row) of the pictures: of each threat six, from as many attacks as there are.
+
+    Only stored images are shown, so a sample appears with the first attack that broke it.
+    """
+    picked = []
+    for number, threat in enumerate(result.plan.threats):
+        of_attacks: list[list[tuple[int, int, int]]] = []
+        used: set[int] = set()
+        for part, outcome in enumerate(result.outcomes):
+            if threat in outcome.cell.threats:
+                rows = np.flatnonzero(to_be_kept(result, part) & outcome.success(threat)).tolist()
+                of_attacks.append([(part, number, r) for r in rows[:EXAMPLES_PER_THREAT]])
+        chosen: list[tuple[int, int, int]] = []
+        for rank in range(EXAMPLES_PER_THREAT):
+            for candidates in of_attacks:
+                candidate = candidates[rank] if rank < len(candidates) else None
+                full = len(chosen) == EXAMPLES_PER_THREAT
+                if candidate and candidate[2] not in used and not full:
+                    used.add(candidate[2])
+                    chosen.append(candidate)
+        picked += sorted(chosen)
+    return picked
+
+
+def read_examples(store: Store, result: RunResult) -> list[Example]:
+    """The report's pictures; none where they were not stored (yet)."""
+    pictures, picked = read_pictures(store), pick_examples(result)
+    if len(picked) != len(pictures.get("clean", ())):
+        return []
+    return [
+        Example(
+            row,
+            result.outcomes[part].cell.spec.title,
+            result.plan.threats[threat],
+            int(result.labels[row]),
+            int(result.outcomes[part].prediction[row]),
+            pictures["clean"][place],
+            pictures["adversarial"][place],
+        )
+        for place, (part, threat, row) in enumerate(picked)
+    ]
+
+
+def _to_bytes(image: torch.Tensor) -> NDArray[np.uint8]:
+    array: NDArray[np.uint8] = (image * 255).round().to(torch.uint8).cpu().numpy()
+    return array

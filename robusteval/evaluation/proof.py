@@ -1,0 +1,351 @@
+"""A run's stored evidence, checked against the model and the data themselves.
+
+Nothing that the run wrote down is believed: predictions are made anew at other batch sizes and
+precisions, norms measured in float64, digests and labels compared, and jobs done again.
+"""
+
+import copy
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.steps import norms
+from robusteval.errors import EvidenceError
+from robusteval.evaluation.context import Context
+from robusteval.evaluation.evidence import Kept, Piece, Store
+from robusteval.evaluation.examples import make_pictures, read_pictures
+from robusteval.evaluation.images import decode, digests
+from robusteval.evaluation.jobs import Chunk, clean_chunk, run_job
+from robusteval.evaluation.outcomes import RunResult, to_be_kept
+from robusteval.evaluation.plan import Job, Plan, job_seed
+from robusteval.evaluation.verify import NEAR_TIE, TOLERANCE, predict, to_8_bits
+
+PROOF_BATCH = 48  # neither the attack's batch nor the verdict's
+FLOAT64_SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked, whether it holds, and what was seen."""
+
+    name: str
+    held: bool
+    told: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """One job's kept images with all that is claimed of them, and what they are held against."""
+
+    job: Job
+    kept: Kept
+    images: Tensor  # decoded
+    clean: Tensor
+    labels: Tensor
+    places: Any  # of the kept rows among the job's rows
+    columns: dict[str, Any]
+
+
+def whole(store: Store, plan: Plan) -> Check:
+    """Every finished job's files can be read and are this run's."""
+    problems, done = [], 0
+    for job in plan.jobs():
+        if not store.has(job):
+            continue
+        done += 1
+        try:
+            store.read(job)
+            store.read_images(job)
+        except EvidenceError as error:
+            problems.append(str(error))
+    stems = {job.stem for job in plan.jobs()}
+    strange = [p.name for p in store.evidence.iterdir() if p.name.partition(".")[0] not in stems]
+    known = {"verification.json", "examples.safetensors"}
+    problems += [
+        f"{name} belongs to no job of this run"
+        for name in strange
+        if name not in known and not _is_dotted_stem(name, stems)
+    ]
+    told = "; ".join(problems) or f"{done} of {len(plan.jobs())} jobs"
+    return Check("evidence can be read", not problems, told)
+
+
+def _is_dotted_stem(name: str, stems: set[str]) -> bool:
+    """Stems hold dots themselves (an ε of 0.15), so that a name's first dot says little."""
+    endings = (".parquet", ".safetensors", ".failed.json")
+    return any(name.endswith(e) and name.removesuffix(e) in stems for e in endings)
+
+
+def prove(context: Context, store: Store, result: RunResult, again: int = 0) -> list[Check]:
+    """Every check that needs the model or the data; ``again``: how many jobs to do once more."""
+    found = [
+        labels_hold(context, store, result),
+        clean_holds(context, result),
+        rows_hold(context, store),
+        kept_are_those(context, store, result),
+        digests_hold(context, store),
+        balls_hold(context, store),
+        float32_holds(context, store),
+        float64_holds(context, store),
+        eight_bits_hold(context, store),
+        pictures_hold(context, store, result),
+    ]
+    return [*found, jobs_repeat(context, store, again)] if again else found
+
+
+def kept_images(context: Context, store: Store) -> Iterator[KeptImages]:
+    """Every job's kept images, job by job, so that memory goes with the chunk.
+
+    Raises EvidenceError for images of samples that the job did not attack.
+    """
+    for job in context.plan.attack_jobs():
+        if store.has(job):
+            kept = store.read_images(job)
+            if len(kept.rows):
+                yield _joined(context, store.read(job), job, kept)
+
+
+def _joined(context: Context, piece: Piece, job: Job, kept: Kept) -> KeptImages:
+    chunk = context.plan.chunks[job.chunk]
+    if kept.rows.min() < chunk.start or kept.rows.max() >= chunk.stop:
+        raise EvidenceError(f"{job.stem} keeps images of samples that are not in its chunk")
+    rows = torch.from_numpy(kept.rows)
+    indices = context.data.indices[rows].numpy()
+    order = {int(index): place for place, index in enumerate(piece.columns["index"])}
+    places = np.array([order.get(int(index), -1) for index in indices])
+    if (places < 0).any():
+        raise EvidenceError(f"{job.stem} keeps images of samples that it did not attack")
+    images = decode(kept.images).to(context.spec.device)
+    clean = context.images(rows)
+    if images.shape != clean.shape:
+        raise EvidenceError(
+            f"{job.stem} keeps images of shape {tuple(images.shape[1:])}, "
+            f"not {tuple(clean.shape[1:])}"
+        )
+    return KeptImages(job, kept, images, clean, context.labels(rows), places, piece.columns)
+
+
+def labels_hold(context: Context, store: Store, result: RunResult) -> Check:
+    """Indices and labels are the data set's."""
+    wrong = int((result.labels != context.data.labels.numpy()).sum())
+    indices = np.concatenate([store.read(j).columns["index"] for j in context.plan.clean_jobs()])
+    wrong += int((indices != context.data.indices.numpy()).sum())
+    for job in context.plan.attack_jobs():
+        if store.has(job):
+            columns = store.read(job).columns
+            chunk, _ = clean_chunk(context, store, job.chunk)
+            same = np.array_equal(columns["index"], context.data.indices[chunk.rows].numpy())
+            same = same and np.array_equal(columns["label"], chunk.labels.cpu().numpy())
+            wrong += not same
+    told = f"{len(result.labels)} samples of {context.spec.dataset}"
+    return Check("labels are the data set's", wrong == 0, told if not wrong else f"{wrong} differ")
+
+
+def clean_holds(context: Context, result: RunResult) -> Check:
+    """Clean predictions, made again."""
+    now = torch.cat(
+        [
+            predict(context.model, context.images(chunk), PROOF_BATCH).argmax(1).cpu()
+            for chunk in context.plan.chunks
+        ]
+    ).numpy()
+    differs = now != result.clean_prediction
+    ties = int((differs & (result.gap <= NEAR_TIE)).sum())
+    wrong = int(differs.sum()) - ties
+    told = f"{len(now) - wrong - ties} of {len(now)}, {ties} near-ties apart"
+    return Check("clean predictions", wrong == 0, told)
+
+
+def rows_hold(context: Context, store: Store) -> Check:
+    """Each row agrees with itself: a success is mispredicted, in the ball, with its margin."""
+    wrong: list[str] = []
+    for job in context.plan.attack_jobs():
+        if not store.has(job):
+            continue
+        columns = store.read(job).columns
+        if len(columns["label"]) == 0:
+            continue
+        cell = context.plan.cells[job.part]
+        mispredicted = columns["prediction"] != columns["label"]
+        inside = np.ones(len(mispredicted), bool)
+        if cell.call.knows_eps:
+            inside = columns["norm"] <= cell.threats[0].radius + TOLERANCE
+        margin = columns["margin"]
+        agree = columns["fooled"] == (mispredicted & inside)
+        agree &= (margin > 0) == mispredicted
+        agree |= np.abs(margin) <= NEAR_TIE
+        agree &= columns["fooled"] | ~columns["survives_8_bit"]
+        agree &= columns["forward_passes"] >= 0
+        if not agree.all():
+            wrong.append(f"{job.stem}: {int((~agree).sum())} rows contradict themselves")
+    return Check("rows agree with themselves", not wrong, "; ".join(wrong) or "all")
+
+
+def image_balance(plan: Plan, store: Store, result: RunResult) -> dict[str, tuple[int, int]]:
+    """For each job: how many images it lacks, and how many it has too many."""
+    balance = {}
+    for job in plan.attack_jobs():
+        chunk = plan.chunks[job.chunk]
+        wanted = np.flatnonzero(to_be_kept(result, job.part)[chunk.start : chunk.stop])
+        stored = set(store.read_images(job).rows.tolist()) if store.has(job) else set()
+        due = set((wanted + chunk.start).tolist())
+        balance[job.stem] = len(due - stored), len(stored - due)
+    return balance
+
+
+def kept_are_those(context: Context, store: Store, result: RunResult) -> Check:
+    """There is an image for each success that is to be proven, and for nothing else."""
+    balance = image_balance(context.plan, store, result).values()
+    missing, extra = sum(gone for gone, _ in balance), sum(more for _, more in balance)
+    told = f"{missing} images missing, {extra} too many" if missing or extra else "all"
+    return Check("each proof is there", not missing and not extra, told)
+
+
+def digests_hold(context: Context, store: Store) -> Check:
+    """The stored images are those that were counted."""
+    wrong = total = 0
+    for batch in kept_images(context, store):
+        claimed = batch.columns["sha256"][batch.places]
+        found = digests(batch.kept.images)
+        wrong += sum(a != b for a, b in zip(claimed, found, strict=True))
+        total += len(found)
+    told = f"{total - wrong} of {total}"
+    return Check("SHA-256 of the counted images", wrong == 0, told)
+
+
+def balls_hold(context: Context, store: Store) -> Check:
+    """Every counted image lies in its ball and in [0, 1], measured in float64."""
+    wrong, largest = 0, 0.0
+    for batch in kept_images(context, store):
+        cell = context.plan.cells[batch.job.part]
+        threat = cell.threats[0]
+        distance = norms(batch.images.double() - batch.clean.double(), threat.norm).cpu()
+        claimed = torch.from_numpy(batch.columns["norm"][batch.places].copy())
+        bad = (distance - claimed).abs() > TOLERANCE
+        if cell.call.knows_eps:
+            bad |= distance > threat.radius + TOLERANCE
+            largest = max(largest, float(distance.max() / threat.radius))
+        bad |= ((batch.images < 0) | (batch.images > 1)).flatten(1).any(1).cpu()
+        wrong += int(bad.sum())
+    told = f"largest {largest:.7f} of ε" if not wrong else f"{wrong} images are outside"
+    return Check("ε and [0, 1], in float64", wrong == 0, told)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of the kept successes: how many hold, are near-ties, fail."""
+
+    held: int = 0
+    near_ties: int = 0
+    failed: int = 0
+
+    def plus(self, logits: Tensor, labels: Tensor) -> "Tally":
+        """With more images predicted."""
+        margin = logit_margin(logits, labels)
+        tie = margin.abs() <= NEAR_TIE
+        broken = (margin > 0) & ~tie
+        return Tally(
+            self.held + int(broken.sum()),
+            self.near_ties + int(tie.sum()),
+            self.failed + int((~broken & ~tie).sum()),
+        )
+
+    @property
+    def told(self) -> str:
+        total = self.held + self.near_ties + self.failed
+        failed = f", {self.failed} do not" if self.failed else ""
+        return f"{self.held} of {total} hold, {self.near_ties} near-ties apart{failed}"
+
+
+def float32_tally(context: Context, store: Store) -> Tally:
+    """Every kept image predicted again, at a batch size of its own."""
+    tally = Tally()
+    for batch in kept_images(context, store):
+        tally = tally.plus(predict(context.model, batch.images, PROOF_BATCH), batch.labels)
+    return tally
+
+
+def float32_holds(context: Context, store: Store) -> Check:
+    """Every counted success holds in float32."""
+    tally = float32_tally(context, store)
+    return Check(f"float32, batch size {PROOF_BATCH}", tally.failed == 0, tally.told)
+
+
+def float64_holds(context: Context, store: Store) -> Check:
+    """A sample of the successes holds in float64."""
+    name = "float64, on a sample"
+    total = sum(len(store.read_images(job).rows) for job in context.plan.attack_jobs())
+    every = max(1, -(-total // FLOAT64_SAMPLES))
+    tally, seen = Tally(), 0
+    try:
+        model = copy.deepcopy(context.model).double().cpu()
+        for batch in kept_images(context, store):
+            chosen = [i for i in range(len(batch.images)) if (seen + i) % every == 0]
+            seen += len(batch.images)
+            if chosen:
+                with torch.no_grad():
+                    logits = model(batch.images[chosen].double().cpu())
+                tally = tally.plus(logits, batch.labels[chosen].cpu())
+    except (RuntimeError, TypeError) as error:
+        return Check(name, True, f"not checked: the model doesn't run in float64 ({error})")
+    return Check(name, tally.failed == 0, tally.told)
+
+
+def eight_bits_hold(context: Context, store: Store) -> Check:
+    """After rounding to 8 bits as many survive as the run says."""
+    survive = total = wrong = 0
+    for batch in kept_images(context, store):
+        logits = predict(context.model, to_8_bits(batch.images), PROOF_BATCH)
+        margin = logit_margin(logits, batch.labels).cpu()
+        now = (margin > 0).numpy()
+        claimed = batch.columns["survives_8_bit"][batch.places]
+        wrong += int(((now != claimed) & (margin.abs().numpy() > NEAR_TIE)).sum())
+        survive, total = survive + int(now.sum()), total + len(now)
+    told = f"{survive} of {total} survive" + (f", {wrong} other than claimed" if wrong else "")
+    return Check("rounded to 8 bits", wrong == 0, told)
+
+
+def pictures_hold(context: Context, store: Store, result: RunResult) -> Check:
+    """The report's pictures are of the stored images and the data."""
+    stored = read_pictures(store)
+    made = make_pictures(context, store, result)
+    same = stored.keys() == made.keys() and all(np.array_equal(stored[k], made[k]) for k in made)
+    return Check("pictures of the report", same, f"{len(made.get('clean', ()))} images")
+
+
+def jobs_repeat(context: Context, store: Store, count: int) -> Check:
+    """Some jobs done again, chosen anew each time: the only proof that what failed did fail."""
+    jobs = [j for j in context.plan.attack_jobs() if store.has(j)]
+    chosen = random.sample(jobs, min(count, len(jobs)))
+    wrong, equal, total = [], 0, 0
+    for job in chosen:
+        chunk, _ = clean_chunk(context, store, job.chunk)
+        if len(chunk.rows) == 0:
+            continue
+        columns = store.read(job).columns
+        result = _again(context, job, chunk)
+        found = digests(result.stored)
+        equal += sum(a == b for a, b in zip(columns["sha256"], found, strict=True))
+        total += len(found)
+        if not np.array_equal(columns["fooled"], result.judged.fooled.numpy()):
+            wrong.append(job.stem)
+    told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
+    if wrong:
+        told += f"; other successes in {', '.join(wrong)}"
+    return Check("jobs done again", not wrong, told)
+
+
+def _again(context: Context, job: Job, chunk: Chunk) -> Any:
+    cell, seed = context.plan.cells[job.part], context.spec.seed
+    return run_job(
+        context.model, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+    )

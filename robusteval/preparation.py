@@ -1,0 +1,245 @@
+"""From what a user asks to a run's context: checks, model, data, suite, spec, plan."""
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.known import DATASETS
+from robusteval.data.locate import data_root
+from robusteval.data.outliers import check_folder, outlier_names
+from robusteval.errors import DataError, EvidenceError, RobustevalError, UnknownNameError
+from robusteval.evaluation.context import Access, Context
+from robusteval.evaluation.evidence import open_store
+from robusteval.evaluation.outcomes import Progress, Silent
+from robusteval.evaluation.plan import (
+    Keep,
+    RunSpec,
+    default_batch,
+    library_versions,
+    make_plan,
+    threats_for,
+)
+from robusteval.evaluation.suite import Suite, read_suite
+from robusteval.evaluation.verify import state_digest
+from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import Entry, all_entries, built_in_folder, entry_paths, find_entry
+from robusteval.models.loading import load_model
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    ``samples`` None means all; ``eps`` as text, L∞ unless written ``L2:0.5``; ``batch_size`` None
+    goes by the images' size.  ``workers`` are processes with ``threads`` each, by default the
+    machine's cores shared among them.  ``keep``: which adversarial images are stored, the
+    ``first`` success of each sample and threat model, or ``all``.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    eps: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    batch_size: int | None = None
+    device: str = "cpu"
+    workers: int = 1
+    threads: int | None = None
+    keep: Keep = "first"
+    time_limit: float | None = None
+    data_dir: Path | None = None
+    download: bool = False
+    outlier_folders: tuple[Path, ...] = ()
+    allow_code: bool = False
+    out: Path = Path("runs")
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could begin: its context, and the model's entry if it has one."""
+
+    context: Context
+    entry: Entry | None
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.context.spec
+
+
+def prepare(
+    model: str | Adapter, suite: str, dataset: str | None, name: str | None, options: Options
+) -> Prepared:
+    """Everything a run needs.  Raises RobustevalError for what can't be run."""
+    check_options(options)
+    chosen = read_suite(suite)
+    if options.only:
+        chosen = chosen.only(list(options.only))
+    entry = find_entry(model) if isinstance(model, str) else None
+    set_name = dataset or (entry.dataset if entry else None)
+    if set_name is None:
+        raise DataError("a model from Python needs a data set: pass dataset=…")
+    DATASETS.get(set_name)
+    adapter = _adapter(model, entry, options)
+    data = _samples(set_name, adapter, options)
+    spec = RunSpec(
+        model=entry.name if entry else name or "model",
+        model_digest=entry.digest if entry else state_digest(adapter),
+        dataset=set_name,
+        data_digest=data.digest,
+        suite=chosen.model_dump(),
+        threats=[[t.norm, str(t.eps)] for t in threats_for(chosen, data, list(options.eps))],
+        samples=len(data),
+        seed=options.seed,
+        batch_size=options.batch_size or default_batch(data.info.shape),
+        time_limit=options.time_limit,
+        outliers=_outliers(chosen, data, options),
+        outlier_folders=tuple(str(f.resolve()) for f in options.outlier_folders),
+        versions=library_versions(),
+        device=options.device,
+        threads=options.threads or _threads(options.workers),
+        keep=options.keep,
+        transfer_source=_transfer_source(chosen, set_name, entry),
+    )
+    if options.threads is None:
+        spec = _same_but_for_threads(spec, options.out)
+    access = Access(_reference(entry), options.data_dir, options.allow_code)
+    plan = make_plan(chosen, spec, bool(adapter.layers))
+    return Prepared(Context(adapter, data, chosen, spec, plan, access), entry)
+
+
+def _adapter(model: str | Adapter, entry: Entry | None, options: Options) -> Adapter:
+    if entry is not None:
+        return load_model(entry, options.device, options.allow_code)
+    if isinstance(model, Adapter):
+        return model.to(options.device)
+    raise RobustevalError(
+        "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
+    )
+
+
+def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:
+    data = load_dataset(set_name, "test", options.data_dir, options.download)
+    if data.info.classes != model.classes:
+        raise DataError(
+            f"{set_name} has {data.info.classes} classes, the model {model.classes}: "
+            "choose the data set it was trained on"
+        )
+    return data if options.samples is None else data.balanced_subset(options.samples)
+
+
+def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
+    if not suite.detection.detectors:
+        return ()
+    return tuple(outlier_names(data, suite.detection.natural, options.data_dir))
+
+
+def _transfer_source(suite: Suite, dataset: str, entry: Entry | None) -> tuple[str, ...]:
+    """The first other model of the registry that was trained on the same data."""
+    if not suite.diagnostics.samples:
+        return ()
+    own = entry.weights if entry else None
+    for other in all_entries():
+        if (
+            isinstance(other, Entry)
+            and other.dataset == dataset
+            and other.backbone
+            and other.weights not in (None, own)
+        ):
+            return other.name, other.digest
+    return ()
+
+
+def _threads(workers: int) -> int:
+    """The cores that this process may use, shared among workers."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(cores, torch.get_num_threads()) // workers)
+
+
+def _same_but_for_threads(spec: RunSpec, out: Path) -> RunSpec:
+    """A run that was begun with other threads goes on with them, whatever the workers now."""
+    for folder in sorted(out.glob(f"{spec.model}-{spec.suite['name']}-*")):
+        try:
+            _, begun, _ = open_store(folder)
+        except EvidenceError:
+            continue
+        if replace(spec, threads=begun.threads).digest == begun.digest:
+            return begun
+    return spec
+
+
+def _reference(entry: Entry | None) -> str:
+    """How to find the entry again: its name where that leads to it, else its path."""
+    if entry is None:
+        return ""
+    known = entry_paths().get(entry.name)
+    same = known is not None and known.resolve() == entry.path.resolve()
+    return entry.name if same else str(entry.path.resolve())
+
+
+def record_of(prepared: Prepared, options: Options) -> dict[str, Any]:
+    """What ``run.json`` holds: all that a report needs beside the evidence."""
+    context = prepared.context
+    return {
+        "spec": context.spec.to_json(),
+        "entry": prepared.entry.model_dump(mode="json") if prepared.entry else None,
+        "entry_reference": context.access.entry,
+        "model": {"classes": context.model.classes, "layers": list(context.model.layers)},
+        "dataset": {"classes": list(context.data.class_names)},
+        "attacks": {
+            cell.key: {
+                "library_version": cell.call.library_version,
+                "parameters": cell.call.all_parameters(),
+            }
+            for cell in context.plan.cells
+        },
+        "provenance": provenance(options, context.spec.threads),
+    }
+
+
+def provenance(options: Options, threads: int) -> dict[str, Any]:
+    """What the numbers were made with."""
+    project = built_in_folder().parent
+    return {
+        "versions": package_versions(),
+        "commit": commit_of(project),
+        "dirty": is_dirty(project),
+        "hardware": hardware_name(options.device),
+        "device": options.device,
+        "threads": threads,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def check_options(options: Options) -> None:
+    """Raises RobustevalError for what makes no sense, before anything is loaded."""
+    if options.samples is not None and options.samples < 1:
+        raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
+    if not 0 <= options.seed < 2**32:
+        raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
+    counts = {"batch-size": options.batch_size, "threads": options.threads}
+    for name, value in {**counts, "workers": options.workers}.items():
+        if value is not None and value < 1:
+            raise RobustevalError(f"--{name} {value}: choose 1 or more")
+    if options.keep not in ("first", "all"):
+        raise RobustevalError(f"--keep {options.keep!r}: choose first or all")
+    if options.time_limit is not None and options.time_limit <= 0:
+        raise RobustevalError(
+            f"--time-limit {options.time_limit:g}: choose a positive number of seconds"
+        )
+    try:
+        torch.empty(1, device=options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnknownNameError(
+            f"device {options.device!r} can't be used ({reason}): try cpu or cuda"
+        ) from None
+    data_root(options.data_dir)
+    for folder in options.outlier_folders:
+        check_folder(folder)
