@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from robusteval import api
 from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
+from robusteval.evaluation.run import Run
 from tests.test_models import with_weights, write_entry
 
 RUNNER = CliRunner()
@@ -47,25 +49,38 @@ def test_run_prints_the_table_and_the_path() -> None:
         "report.md",
         "report.html",
         "row.csv",
+        "run.json",
+        "evidence",
+        ".lock",
     }
     assert "worst case" in result.stdout
     content = json.loads((path.parent / "report.json").read_text())
     assert content["samples"] == 20
 
 
-def test_run_twice_gives_the_same_numbers_in_the_same_folder() -> None:
+def test_the_same_spec_gives_the_same_report() -> None:
     arguments = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
     contents = []
-    for _ in range(2):
-        result = cli(*arguments)
-        path = Path(result.stdout.strip().splitlines()[-1])
+    for out in ("here", "there"):
+        path = Path(cli(*arguments, "--out", out).stdout.strip().splitlines()[-1])
         contents.append(json.loads((path.parent / "report.json").read_text()))
-    assert len(list(Path("runs").iterdir())) == 1
-    for content in contents:
-        content.pop("seconds")
-        for attack in content["attacks"]:
-            attack.pop("seconds")
-    assert contents[0] == contents[1]
+    assert without_times(contents[0]) == without_times(contents[1])
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    """A report but for what a clock told."""
+    attacks = [{k: v for k, v in a.items() if k != "seconds"} for a in report["attacks"]]
+    return {**{k: v for k, v in report.items() if k != "seconds"}, "attacks": attacks}
+
+
+def test_a_finished_run_prints_its_report_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
+    first = cli(*arguments)
+    files = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
+    monkeypatch.setattr(Run, "execute", None)  # nothing may run
+    again = cli(*arguments)
+    assert again.stdout == first.stdout
+    assert {p: p.stat().st_mtime_ns for p in files} == files
 
 
 def test_several_eps_make_several_threats() -> None:

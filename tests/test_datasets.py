@@ -9,7 +9,7 @@ from PIL import Image
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
-from robusteval.data.outliers import fit_shape, load_outliers, outlier_names
+from robusteval.data.outliers import fit_shape, outlier_batches, outlier_names
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
 
@@ -135,34 +135,43 @@ def test_regrouping_takes_consecutive_labels(shared_data: Path) -> None:
     assert torch.equal(coarse, fine // 10)
 
 
+def load_all(name: str | Path, count: int, shape: Shape, seed: int) -> torch.Tensor:
+    return torch.cat(list(outlier_batches(name, count, shape, seed)))
+
+
+def test_outliers_come_in_batches() -> None:
+    sizes = [len(b) for b in outlier_batches("uniform_noise", 600, Shape(1, 8, 8), 0)]
+    assert sizes == [250, 250, 100]
+
+
 @pytest.mark.parametrize("name", ["gaussian_noise", "uniform_noise", "photo_crops"])
 @pytest.mark.parametrize("shape", [Shape(1, 8, 8), Shape(3, 32, 32)])
 def test_made_outliers(name: str, shape: Shape) -> None:
-    images = load_outliers(name, 20, shape, seed=3)
+    images = load_all(name, 20, shape, seed=3)
     assert images.shape == (20, shape.channels, shape.height, shape.width)
     assert images.min() >= 0
     assert images.max() <= 1
     assert images.std() > 0.05
-    assert torch.equal(images, load_outliers(name, 20, shape, seed=3))
-    assert not torch.equal(images, load_outliers(name, 20, shape, seed=4))
+    assert torch.equal(images, load_all(name, 20, shape, seed=3))
+    assert not torch.equal(images, load_all(name, 20, shape, seed=4))
 
 
 def test_noise_has_the_stated_distribution() -> None:
-    gaussian = load_outliers("gaussian_noise", 500, Shape(1, 8, 8), 0)
+    gaussian = load_all("gaussian_noise", 500, Shape(1, 8, 8), 0)
     # P(N(0.5, 1) > 1) = 0.3085, and as much below 0
     assert float((gaussian == 1).double().mean()) == pytest.approx(0.3085, abs=0.01)
-    uniform = load_outliers("uniform_noise", 500, Shape(1, 8, 8), 0)
+    uniform = load_all("uniform_noise", 500, Shape(1, 8, 8), 0)
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_folder_is_an_outlier_set(tmp_path: Path) -> None:
     for i in range(3):
         Image.new("RGB", (10, 10), (i * 50, 0, 0)).save(tmp_path / f"{i}.png")
-    assert load_outliers(tmp_path, 10, Shape(1, 8, 8), 0).shape == (3, 1, 8, 8)
+    assert load_all(tmp_path, 10, Shape(1, 8, 8), 0).shape == (3, 1, 8, 8)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        load_outliers(empty, 10, Shape(1, 8, 8), 0)
+        load_all(empty, 10, Shape(1, 8, 8), 0)
 
 
 def test_fit_shape_uses_luma_and_repeats_grey() -> None:

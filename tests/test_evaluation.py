@@ -1,5 +1,6 @@
 """Suites, plans, verification, and runs that go wrong in every way they can."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks import registry
+from robusteval.attacks.counting import Counted
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
 from robusteval.errors import (
@@ -19,19 +21,25 @@ from robusteval.errors import (
     ThreatError,
     UnknownNameError,
 )
+from robusteval.evaluation.context import Context
+from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.executors import Executor
+from robusteval.evaluation.findings import findings_of
 from robusteval.evaluation.jobs import _attack
-from robusteval.evaluation.outcomes import RunResult
+from robusteval.evaluation.outcomes import RunResult, merge_notes
 from robusteval.evaluation.plan import (
+    Plan,
     RunSpec,
     expected_passes,
     job_seed,
     make_plan,
     threats_for,
 )
-from robusteval.evaluation.run import Run, Settings, merge_notes
+from robusteval.evaluation.run import Run, Settings
 from robusteval.evaluation.suite import AttackSpec, Suite, read_suite, suite_names
-from robusteval.evaluation.verify import judge, state_digest, to_counted
+from robusteval.evaluation.verify import in_threat, judge, state_digest
 from robusteval.models.adapter import Adapter
+from robusteval.preparation import Options, Prepared, record_of
 from robusteval.report.summary import summarise
 from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import linear_model, pixel_prototypes
@@ -50,29 +58,45 @@ def attack_spec(
     return AttackSpec(name=name, **{**base, **fields})  # type: ignore[arg-type]
 
 
+def context_of(
+    model: Adapter, data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
+) -> Context:
+    spec = spec_of(data, suite, eps, **fields)
+    return Context(model, data, suite, spec, make_plan(suite, spec, bool(model.layers)))
+
+
+def spec_of(
+    data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
+) -> RunSpec:
+    base: dict[str, object] = {
+        "model": "m",
+        "model_digest": "d",
+        "dataset": data.info.name,
+        "data_digest": data.digest,
+        "suite": suite.model_dump(),
+        "threats": [[t.norm, str(t.eps)] for t in threats_for(suite, data, eps or [])],
+        "samples": len(data),
+        "seed": 0,
+        "batch_size": 40,
+        "threads": 2,
+        "outliers": tuple(outlier_names(data, suite.detection.natural, None)),
+    }
+    return RunSpec(**{**base, **fields})  # type: ignore[arg-type]
+
+
 def run_suite(
     model: Adapter,
     data: Dataset,
     suite: Suite,
-    batch_size: int = 40,
-    seed: int = 0,
-    **settings: object,
+    folder: Path | None = None,
+    executor: Callable[[Context, Store], Executor] | None = None,
+    **fields: object,
 ) -> RunResult:
-    threats = threats_for(suite, data, [])
-    spec = RunSpec(
-        model="m",
-        model_digest="d",
-        dataset=data.info.name,
-        data_digest=data.digest,
-        suite=suite.model_dump(),
-        threats=[],
-        samples=len(data),
-        seed=seed,
-        batch_size=batch_size,
-        outliers=tuple(outlier_names(data, suite.detection.natural, None)),
-    )
-    plan = make_plan(suite, model, threats, spec)
-    return Run(model, data, suite, plan, spec, Settings(**settings)).execute()  # type: ignore[arg-type]
+    context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
+    record = record_of(Prepared(context, None), Options())
+    store = Store(folder or Path(tempfile.mkdtemp()), context.spec.digest)
+    run = Run(context, store, record, Settings())
+    return run.execute(executor(context, store) if executor else None)
 
 
 @pytest.fixture
@@ -163,9 +187,8 @@ def test_threats_come_from_the_user_the_suite_or_the_data(digits: Dataset) -> No
     assert [t.norm for t in threats_for(linf_only, digits, [])] == ["Linf"]
 
 
-def plan_of(model: Adapter, data: Dataset, suite: Suite, eps: list[str]):  # type: ignore[no-untyped-def]
-    spec = RunSpec("m", "d", "digits", "x", {}, [], len(data), 0, 100)
-    return make_plan(suite, model, threats_for(suite, data, eps), spec)
+def plan_of(model: Adapter, data: Dataset, suite: Suite, eps: list[str]) -> Plan:
+    return context_of(model, data, suite, eps, batch_size=100).plan
 
 
 def test_cells_and_chunks(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset) -> None:
@@ -307,9 +330,9 @@ def test_images_that_are_not_finite_fail_the_attack(bad: float) -> None:
     images = clean.clone()
     images[1, 0, 0, 0] = bad
     with pytest.raises(AttackError, match="1 of 3"):
-        to_counted(images, clean, LINF)
+        in_threat(images, clean, LINF)
     with pytest.raises(AttackError, match="shape"):
-        to_counted(images[:2], clean, LINF)
+        in_threat(images[:2], clean, LINF)
 
 
 # Runs
@@ -333,7 +356,7 @@ def test_worst_case_is_per_sample(
         attack_spec("b", attack="mine", parameters={"odd": False}),
     )
     result = run_suite(pcl_digits, data, suite)
-    report = summarise(result, None, {})
+    report = summarise(result)
     successes = [a["success_rate"]["k"] for a in report["attacks"]]
     (worst,) = report["worst_case"]
     clean = report["clean"]["accuracy"]["k"]
@@ -377,7 +400,7 @@ def test_a_failing_attack_spoils_its_own_cell_only(
         attack_spec(), attack_spec("gaussian_noise", library="robusteval", attack="gaussian_noise")
     )
     result = run_suite(pcl_digits, digits.balanced_subset(80), suite)
-    report = summarise(result, None, {})
+    report = summarise(result)
     failed, fine = report["attacks"]
     assert report["status"] == "incomplete"
     assert failed["status"] == "failed"
@@ -405,7 +428,7 @@ def test_nan_images_fail_the_cell(
 def test_a_time_limit_leaves_no_number(pcl_digits: Adapter, digits: Dataset) -> None:
     suite = read_suite("full").only(["square"])
     result = run_suite(pcl_digits, digits.balanced_subset(40), suite, time_limit=1e-6)
-    report = summarise(result, None, {})
+    report = summarise(result)
     for attack in report["attacks"]:
         assert attack["status"] == "not_finished"
         assert "time limit" in attack["reason"]
@@ -446,7 +469,7 @@ def test_only_correct_samples_are_attacked(
     own_attack(spied)
     result = run_suite(model, digits.balanced_subset(50), suite_of(attack_spec()))
     assert torch.cat(seen).tolist() == [3] * 5
-    report = summarise(result, None, {})
+    report = summarise(result)
     assert report["clean"]["accuracy"]["k"] == 5
     assert report["attacks"][0]["robust_accuracy"]["k"] == 5
     assert report["attacks"][0]["success_rate"] == {
@@ -461,7 +484,7 @@ def test_only_correct_samples_are_attacked(
 def test_a_model_that_is_never_right_has_no_success_rate(digits: Dataset) -> None:
     data = digits.take(torch.nonzero(digits.labels != 3)[:, 0][:20])
     model = linear_model(torch.zeros(10, 64), torch.eye(10)[3])
-    report = summarise(run_suite(model, data, read_suite("quick")), None, {})
+    report = summarise(run_suite(model, data, read_suite("quick")))
     assert report["clean"]["accuracy"]["k"] == 0
     assert all(a["success_rate"] is None for a in report["attacks"])
     assert report["attack_detection"][0]["status"] == "empty"
@@ -490,15 +513,16 @@ class BatchDependent(nn.Module):
 @pytest.mark.parametrize("module", [Randomised(), BatchDependent()])
 def test_models_that_change_their_mind_are_flagged(module: nn.Module, digits: Dataset) -> None:
     suite = read_suite("quick").only(["fgsm"])
-    data = digits.balanced_subset(40)
-    report = summarise(run_suite(Adapter(module, 10), data, suite), None, {})
-    assert "randomised or depends on its batch" in report["findings"][0]
+    result = run_suite(Adapter(module, 10), digits.balanced_subset(40), suite)
+    found = {f.check: f for f in findings_of(result)}
+    assert found["steady predictions"].verdict == "broken"
+    assert "randomised or depends on its batch" in found["steady predictions"].advice
 
 
 def test_steady_models_are_not_flagged(pcl_digits: Adapter, digits: Dataset) -> None:
     suite = read_suite("quick").only(["fgsm"])
-    report = summarise(run_suite(pcl_digits, digits, suite), None, {})
-    assert report["findings"] == []
+    report = summarise(run_suite(pcl_digits, digits, suite))
+    assert {f["verdict"] for f in report["findings"]} == {"ok"}
     assert report["attacks"][0]["findings"] == []
 
 
@@ -571,18 +595,29 @@ def test_torchattacks_cannot_leave_the_model_in_training_mode(digits: Dataset) -
     assert not any(m.training for m in model.modules())
 
 
-def test_an_attack_that_changes_the_model_stops_the_run(
+def test_an_attack_that_changes_the_model_has_no_number(
     digits: Dataset, own_attack: Callable[..., None]
 ) -> None:
+    """Its cell fails, the model is put back, and the other cells are as without it."""
     model = linear_model(torch.rand(10, 64), torch.zeros(10))
+    before = state_digest(model)
 
     def meddles(counted, images, labels, threat, *, seed):  # type: ignore[no-untyped-def]
         counted.adapter.module[1].bias.data += 1
         return images
 
     own_attack(meddles)
-    with pytest.raises(AttackError, match="changed the model"):
-        run_suite(model, digits.balanced_subset(20), suite_of(attack_spec()))
+    noise = attack_spec("gaussian_noise", attack="gaussian_noise")
+    data = digits.balanced_subset(20)
+    result = run_suite(model, data, suite_of(attack_spec(), noise))
+    meddler, untouched = result.outcomes
+    assert meddler.status == "failed"
+    assert "changed the model" in meddler.reason
+    assert state_digest(model) == before
+    (alone,) = run_suite(model, data, suite_of(noise)).outcomes
+    np.testing.assert_array_equal(untouched.norm, alone.norm)
+    found = {f.check: f for f in findings_of(result)}
+    assert found["unchanged model"].verdict == "broken"
 
 
 def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Dataset) -> None:
@@ -596,7 +631,8 @@ def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Datase
             return registry.AttackResult(images + 0.01)
 
     images, labels = digits.images(slice(0, 37)), digits.labels[:37]
-    found, notes = _attack(pcl_digits, Call(), images, labels, LINF, 0)  # type: ignore[arg-type]
+    counted = Counted(pcl_digits, len(images))
+    found, notes, _ = _attack(counted, Call(), images, labels, LINF, 0)  # type: ignore[arg-type]
     torch.testing.assert_close(found, images + 0.01)
     assert max(s for s in sizes if s <= 10) == 10
     assert any("halved" in note for note in notes)
@@ -606,7 +642,7 @@ def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Datase
             raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        _attack(pcl_digits, Broken(), images, labels, LINF, 0)  # type: ignore[arg-type]
+        _attack(counted, Broken(), images, labels, LINF, 0)  # type: ignore[arg-type]
 
 
 def test_images_outside_the_unit_range_are_refused(pcl_digits: Adapter, digits: Dataset) -> None:
@@ -631,7 +667,7 @@ def test_attacks_without_eps_count_within_it_and_tell_the_rest(
     data = digits.balanced_subset(30)
     suite = read_suite("full").only(["deepfool"])
     suite = suite.model_copy(update={"threats": {"L2": ["0.2", "0.6", "8"]}})
-    report = summarise(run_suite(pcl_digits, data, suite), None, {})
+    report = summarise(run_suite(pcl_digits, data, suite))
     rates = [a["success_rate"]["k"] for a in report["attacks"]]
     assert rates == sorted(rates)
     assert rates[0] < rates[-1] == report["attacks"][0]["unbounded"]["success_rate"]["k"]
@@ -666,7 +702,7 @@ def test_two_and_three_classes_run_the_whole_suite(classes: int, digits: Dataset
 
 def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset) -> None:
     data = digits.balanced_subset(60)
-    report = summarise(run_suite(pcl_digits, data, read_suite("quick")), None, {})
+    report = summarise(run_suite(pcl_digits, data, read_suite("quick")))
     names = [(r["detector"], r["against"]) for r in report["outliers"]]
     assert len(names) == 4 * 3
     assert {a for _, a in names} == {"photo_crops", "gaussian_noise", "uniform_noise"}
@@ -679,7 +715,7 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
     for row in report["attack_detection"]:
         assert row["n_in"] == report["clean"]["accuracy"]["k"]
         assert row["n_out"] == pgd["success_rate"]["k"]
-    without = summarise(run_suite(ce_digits, data, read_suite("quick")), None, {})
+    without = summarise(run_suite(ce_digits, data, read_suite("quick")))
     assert "nearest_prototype" not in {r["detector"] for r in without["outliers"]}
 
 

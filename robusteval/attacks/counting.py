@@ -18,7 +18,7 @@ class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
 class Counted(Adapter):
     """Counts forward and backward passes per sample, and stops an attack at its deadline.
 
-    ``samples``: how many are attacked together.  ``deadline`` is a time of ``time.monotonic``;
+    ``samples``: how many are attacked together; None for one tally of all passes.  ``deadline`` is a time of ``time.monotonic``;
     ``on_pass`` is told the forward passes so far.
 
     A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
@@ -29,7 +29,7 @@ class Counted(Adapter):
     def __init__(
         self,
         adapter: Adapter,
-        samples: int = 1,
+        samples: int | None = None,
         deadline: float | None = None,
         on_pass: Callable[[float], None] = lambda _: None,
     ) -> None:
@@ -38,9 +38,10 @@ class Counted(Adapter):
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
-        self.forward_passes = torch.zeros(samples, dtype=torch.float64)
-        self.backward_passes = torch.zeros(samples, dtype=torch.float64)
-        self._attended = torch.arange(samples)
+        self.forward_passes = torch.zeros(samples or 1, dtype=torch.float64)
+        self.backward_passes = torch.zeros(samples or 1, dtype=torch.float64)
+        self._attended = torch.arange(samples or 1)
+        self._apart = samples is not None
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -51,7 +52,7 @@ class Counted(Adapter):
     def attending(self, rows: Tensor) -> Iterator[None]:
         """Within it, passes belong to these of the samples attended to before."""
         before = self._attended
-        self._attended = before[rows.cpu()]
+        self._attended = before[rows.cpu()] if self._apart else before
         try:
             yield
         finally:
