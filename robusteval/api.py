@@ -28,7 +28,7 @@ from robusteval.evaluation.context import Access, open_entry, rebuild
 from robusteval.evaluation.evidence import Store, open_store, write_record
 from robusteval.evaluation.examples import read_examples
 from robusteval.evaluation.outcomes import RunResult, gather, load_result
-from robusteval.evaluation.plan import RunSpec, expected_passes
+from robusteval.evaluation.plan import RunSpec, check_names, expected_passes
 from robusteval.evaluation.proof import Check, prove, whole
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict
@@ -123,6 +123,7 @@ def evaluate(
     store = Store(folder, prepared.spec.digest)
     if (done := _finished(prepared, store)) is not None:
         return Report(done, folder)
+    check_names(prepared.context.suite)  # loads the libraries: a finished run needs none
     is_new = not folder.exists()
     prepare_folder(folder)
     try:
@@ -243,6 +244,7 @@ def estimate(
 ) -> Estimate:
     """What ``evaluate`` would take at most, from the speed of a few passes made now."""
     context = prepare(model, suite, dataset, name, options).context
+    check_names(context.suite)
     spec, cells = context.spec, context.plan.cells
     pairs = [expected_passes(cell, context.model.classes) for cell in cells]
     forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))

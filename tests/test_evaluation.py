@@ -30,6 +30,7 @@ from robusteval.evaluation.outcomes import RunResult, merge_notes
 from robusteval.evaluation.plan import (
     Plan,
     RunSpec,
+    check_names,
     expected_passes,
     job_seed,
     make_plan,
@@ -61,13 +62,12 @@ def attack_spec(
 def context_of(
     model: Adapter, data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
 ) -> Context:
+    check_names(suite)
     spec = spec_of(data, suite, eps, **fields)
     return Context(model, data, suite, spec, make_plan(suite, spec, bool(model.layers)))
 
 
-def spec_of(
-    data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
-) -> RunSpec:
+def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object) -> RunSpec:
     base: dict[str, object] = {
         "model": "m",
         "model_digest": "d",

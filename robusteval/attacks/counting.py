@@ -18,8 +18,8 @@ class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
 class Counted(Adapter):
     """Counts forward and backward passes per sample, and stops an attack at its deadline.
 
-    ``samples``: how many are attacked together; None for one tally of all passes.  ``deadline`` is a time of ``time.monotonic``;
-    ``on_pass`` is told the forward passes so far.
+    ``samples``: how many are attacked together; None for one tally of all passes.
+    ``deadline``: a time of ``time.monotonic``.  ``on_pass`` is told the forward passes so far.
 
     A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
     says otherwise), since an attack does not tell which of them it holds.  Backward passes are

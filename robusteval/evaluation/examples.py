@@ -31,6 +31,10 @@ def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures
     for part, _, row in pick_examples(result):
         chunk = next(i for i, c in enumerate(context.plan.chunks) if row in c)
         kept = store.read_images(Job("attack", part, chunk, context.plan.cells[part].key))
+        if row not in kept.rows:
+            raise EvidenceError(
+                f"the image of sample {row} by {context.plan.cells[part].key} is gone"
+            )
         place = int(np.flatnonzero(kept.rows == row)[0])
         adversarial.append(_to_bytes(decode(kept.images[place : place + 1])[0]))
         clean.append(_to_bytes(context.data.images(torch.tensor([row]))[0]))

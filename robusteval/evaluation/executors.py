@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol
@@ -97,7 +98,8 @@ class Worker:
                 queue.put((self, json.loads(line)))
             queue.put((self, None))
 
-        threading.Thread(target=read, daemon=True).start()
+        self.reader = threading.Thread(target=read, daemon=True)
+        self.reader.start()
 
     def give(self, job: Job, budget: float | None) -> None:
         """Hands it a job."""
@@ -106,16 +108,24 @@ class Worker:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
-        try:
+        with suppress(OSError):  # if it has died, its silence will be heard
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        except OSError:  # it has died: its silence will be heard
-            pass
 
     def stop(self) -> None:
         """Ends it at once."""
         self.process.kill()
-        self.process.wait()
+        self.bury()
+
+    def bury(self) -> int:
+        """Closes what it leaves open; its exit code, negative for a signal."""
+        code = self.process.wait()
+        self.reader.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with suppress(OSError):
+                stream.close()
+        return code
 
 
 class Processes:
@@ -178,7 +188,7 @@ class Processes:
     def _bury(
         self, worker: Worker, waiting: deque[Job], deaths: dict[Job, int], watch: Watch
     ) -> None:
-        code = worker.process.wait()
+        code = worker.bury()
         self.workers.remove(worker)
         job = worker.job
         if job is None or self.store.has(job):

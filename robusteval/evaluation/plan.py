@@ -195,14 +195,19 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
     return threats
 
 
-def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
-    """Cells and chunks; attacks that need prototypes are left out of models without."""
+def check_names(suite: Suite) -> None:
+    """Raises UnknownNameError for attacks and detectors that there aren't."""
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
+    for attack in suite.attacks:
+        AttackCall(attack.library, attack.attack, {}).check()
+
+
+def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
+    """Cells and chunks; attacks that need prototypes are left out of models without."""
     threats = spec.threat_models()
     cells, left_out = [], {}
     for attack in suite.attacks:
-        AttackCall(attack.library, attack.attack, {}).check()
         own = attack.library == "robusteval"
         if own and attack.attack in NEEDS_PROTOTYPES and not has_prototypes:
             left_out[attack.name] = "the model has no prototypes"

@@ -6,7 +6,7 @@ precisions, norms measured in float64, digests and labels compared, and jobs don
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.__dict__)
+
+
+Seen = tuple[bool, str]  # whether it holds, and what was seen
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,12 @@ def _is_dotted_stem(name: str, stems: set[str]) -> bool:
 
 def prove(context: Context, store: Store, result: RunResult, again: int = 0) -> list[Check]:
     """Every check that needs the model or the data; ``again``: how many jobs to do once more."""
-    found = [
-        labels_hold(context, store, result),
-        clean_holds(context, result),
-        rows_hold(context, store),
-        kept_are_those(context, store, result),
-        digests_hold(context, store),
-        balls_hold(context, store),
-        float32_holds(context, store),
-        float64_holds(context, store),
-        eight_bits_hold(context, store),
-        pictures_hold(context, store, result),
-    ]
+    found = []
+    for name, check in CHECKS.items():
+        try:
+            found.append(Check(name, *check(context, store, result)))
+        except EvidenceError as error:
+            found.append(Check(name, False, str(error)))
     return [*found, jobs_repeat(context, store, again)] if again else found
 
 
@@ -134,7 +131,7 @@ def _joined(context: Context, piece: Piece, job: Job, kept: Kept) -> KeptImages:
     return KeptImages(job, kept, images, clean, context.labels(rows), places, piece.columns)
 
 
-def labels_hold(context: Context, store: Store, result: RunResult) -> Check:
+def labels_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """Indices and labels are the data set's."""
     wrong = int((result.labels != context.data.labels.numpy()).sum())
     indices = np.concatenate([store.read(j).columns["index"] for j in context.plan.clean_jobs()])
@@ -147,10 +144,10 @@ def labels_hold(context: Context, store: Store, result: RunResult) -> Check:
             same = same and np.array_equal(columns["label"], chunk.labels.cpu().numpy())
             wrong += not same
     told = f"{len(result.labels)} samples of {context.spec.dataset}"
-    return Check("labels are the data set's", wrong == 0, told if not wrong else f"{wrong} differ")
+    return wrong == 0, told if not wrong else f"{wrong} differ"
 
 
-def clean_holds(context: Context, result: RunResult) -> Check:
+def clean_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """Clean predictions, made again."""
     now = torch.cat(
         [
@@ -162,10 +159,10 @@ def clean_holds(context: Context, result: RunResult) -> Check:
     ties = int((differs & (result.gap <= NEAR_TIE)).sum())
     wrong = int(differs.sum()) - ties
     told = f"{len(now) - wrong - ties} of {len(now)}, {ties} near-ties apart"
-    return Check("clean predictions", wrong == 0, told)
+    return wrong == 0, told
 
 
-def rows_hold(context: Context, store: Store) -> Check:
+def rows_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """Each row agrees with itself: a success is mispredicted, in the ball, with its margin."""
     wrong: list[str] = []
     for job in context.plan.attack_jobs():
@@ -187,7 +184,7 @@ def rows_hold(context: Context, store: Store) -> Check:
         agree &= columns["forward_passes"] >= 0
         if not agree.all():
             wrong.append(f"{job.stem}: {int((~agree).sum())} rows contradict themselves")
-    return Check("rows agree with themselves", not wrong, "; ".join(wrong) or "all")
+    return not wrong, "; ".join(wrong) or "all"
 
 
 def image_balance(plan: Plan, store: Store, result: RunResult) -> dict[str, tuple[int, int]]:
@@ -202,15 +199,15 @@ def image_balance(plan: Plan, store: Store, result: RunResult) -> dict[str, tupl
     return balance
 
 
-def kept_are_those(context: Context, store: Store, result: RunResult) -> Check:
+def kept_are_those(context: Context, store: Store, result: RunResult) -> Seen:
     """There is an image for each success that is to be proven, and for nothing else."""
     balance = image_balance(context.plan, store, result).values()
     missing, extra = sum(gone for gone, _ in balance), sum(more for _, more in balance)
     told = f"{missing} images missing, {extra} too many" if missing or extra else "all"
-    return Check("each proof is there", not missing and not extra, told)
+    return not missing and not extra, told
 
 
-def digests_hold(context: Context, store: Store) -> Check:
+def digests_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """The stored images are those that were counted."""
     wrong = total = 0
     for batch in kept_images(context, store):
@@ -219,10 +216,10 @@ def digests_hold(context: Context, store: Store) -> Check:
         wrong += sum(a != b for a, b in zip(claimed, found, strict=True))
         total += len(found)
     told = f"{total - wrong} of {total}"
-    return Check("SHA-256 of the counted images", wrong == 0, told)
+    return wrong == 0, told
 
 
-def balls_hold(context: Context, store: Store) -> Check:
+def balls_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """Every counted image lies in its ball and in [0, 1], measured in float64."""
     wrong, largest = 0, 0.0
     for batch in kept_images(context, store):
@@ -237,7 +234,7 @@ def balls_hold(context: Context, store: Store) -> Check:
         bad |= ((batch.images < 0) | (batch.images > 1)).flatten(1).any(1).cpu()
         wrong += int(bad.sum())
     told = f"largest {largest:.7f} of ε" if not wrong else f"{wrong} images are outside"
-    return Check("ε and [0, 1], in float64", wrong == 0, told)
+    return wrong == 0, told
 
 
 @dataclass(frozen=True)
@@ -274,15 +271,14 @@ def float32_tally(context: Context, store: Store) -> Tally:
     return tally
 
 
-def float32_holds(context: Context, store: Store) -> Check:
+def float32_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """Every counted success holds in float32."""
     tally = float32_tally(context, store)
-    return Check(f"float32, batch size {PROOF_BATCH}", tally.failed == 0, tally.told)
+    return (tally.failed == 0, tally.told)
 
 
-def float64_holds(context: Context, store: Store) -> Check:
+def float64_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """A sample of the successes holds in float64."""
-    name = "float64, on a sample"
     total = sum(len(store.read_images(job).rows) for job in context.plan.attack_jobs())
     every = max(1, -(-total // FLOAT64_SAMPLES))
     tally, seen = Tally(), 0
@@ -296,11 +292,11 @@ def float64_holds(context: Context, store: Store) -> Check:
                     logits = model(batch.images[chosen].double().cpu())
                 tally = tally.plus(logits, batch.labels[chosen].cpu())
     except (RuntimeError, TypeError) as error:
-        return Check(name, True, f"not checked: the model doesn't run in float64 ({error})")
-    return Check(name, tally.failed == 0, tally.told)
+        return True, f"not checked: the model doesn't run in float64 ({error})"
+    return (tally.failed == 0, tally.told)
 
 
-def eight_bits_hold(context: Context, store: Store) -> Check:
+def eight_bits_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """After rounding to 8 bits as many survive as the run says."""
     survive = total = wrong = 0
     for batch in kept_images(context, store):
@@ -311,15 +307,29 @@ def eight_bits_hold(context: Context, store: Store) -> Check:
         wrong += int(((now != claimed) & (margin.abs().numpy() > NEAR_TIE)).sum())
         survive, total = survive + int(now.sum()), total + len(now)
     told = f"{survive} of {total} survive" + (f", {wrong} other than claimed" if wrong else "")
-    return Check("rounded to 8 bits", wrong == 0, told)
+    return wrong == 0, told
 
 
-def pictures_hold(context: Context, store: Store, result: RunResult) -> Check:
+def pictures_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """The report's pictures are of the stored images and the data."""
     stored = read_pictures(store)
     made = make_pictures(context, store, result)
     same = stored.keys() == made.keys() and all(np.array_equal(stored[k], made[k]) for k in made)
-    return Check("pictures of the report", same, f"{len(made.get('clean', ()))} images")
+    return same, f"{len(made.get('clean', ()))} images"
+
+
+CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
+    "labels are the data set's": labels_hold,
+    "clean predictions": clean_holds,
+    "rows agree with themselves": rows_hold,
+    "each proof is there": kept_are_those,
+    "SHA-256 of the counted images": digests_hold,
+    "ε and [0, 1], in float64": balls_hold,
+    f"float32, batch size {PROOF_BATCH}": float32_holds,
+    "float64, on a sample": float64_holds,
+    "rounded to 8 bits": eight_bits_hold,
+    "pictures of the report": pictures_hold,
+}
 
 
 def jobs_repeat(context: Context, store: Store, count: int) -> Check:

@@ -1,0 +1,395 @@
+"""Every diagnostic fires on a model built to trigger it, and not on an honest one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from robusteval.data.datasets import Dataset
+from robusteval.evaluation import findings
+from robusteval.evaluation.diagnostics import ascend, changes, gradients, kind_of_logits, measure
+from robusteval.evaluation.findings import Finding, findings_of
+from robusteval.evaluation.suite import Suite, read_suite
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.types import ThreatModel, parse_eps
+from tests.conftest import linear_model
+from tests.test_evaluation import attack_spec, run_suite, suite_of
+
+LINF = ThreatModel("Linf", parse_eps("0.15"))
+Samples = tuple[Tensor, Tensor]
+
+
+class Around(nn.Module):
+    """A model with something done to its images before, or to its logits after."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        before: Callable[[Tensor], Tensor] = lambda x: x,
+        after: Callable[[Tensor], Tensor] = lambda z: z,
+    ) -> None:
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.after(self.model(self.before(images)))
+
+
+def around(model: Adapter, **changed: Any) -> Adapter:
+    return Adapter(Around(model, **changed), 10)
+
+
+@pytest.fixture(scope="module")
+def samples(digits: Dataset, ce_digits: Adapter) -> Samples:
+    images, labels = digits.images(), digits.labels
+    right = ce_digits(images).argmax(1) == labels
+    return images[right][:20], labels[right][:20]
+
+
+def measured(model: Adapter, samples: Samples, source: Adapter | None = None) -> dict[str, Any]:
+    return measure(model, *samples, LINF, 0, source)
+
+
+def verdicts(model: Adapter, samples: Samples) -> dict[str, str]:
+    found = measured(model, samples)
+    return {f.check: f.verdict for f in (check(found) for check in findings.PROBES)}
+
+
+@pytest.mark.parametrize("name", ["ce_digits", "pcl_digits", "pcl_at_digits"])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_honest_models_pass_every_probe(name: str, norm: str, digits: Dataset) -> None:
+    model = load_model(find_entry(name))
+    right = model(digits.images()).argmax(1) == digits.labels
+    images, labels = digits.images()[right][:32], digits.labels[right][:32]
+    threat = ThreatModel(norm, parse_eps(digits.info.threats[norm]))  # type: ignore[arg-type,index]
+    found = measure(model, images, labels, threat, 0, load_model(find_entry("ce_digits")))
+    told = [check(found) for check in (*findings.PROBES, findings.transfer)]
+    assert [f for f in told if f.verdict != "ok"] == []
+
+
+def test_a_softmaxed_output(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, after=lambda z: z.softmax(1))
+    assert kind_of_logits(model, samples[0])["probabilities"] == 20
+    assert verdicts(model, samples)["logits"] == "suspicious"
+
+
+def test_log_probabilities(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, after=lambda z: z.log_softmax(1))
+    assert kind_of_logits(model, samples[0])["log_probabilities"] == 20
+    found = findings.proper_logits(measured(model, samples))
+    assert found.verdict == "suspicious"
+    assert "log-probabilities" in found.measured
+
+
+def test_a_saturated_head(ce_digits: Adapter, samples: Samples) -> None:
+    """Logits a hundred times as large: cross-entropy's gradient is zero, the margin's is not."""
+    model = around(ce_digits, after=lambda z: 100 * z)
+    found = measured(model, samples)
+    assert findings.proper_logits(found).verdict == "suspicious"
+    assert found["gradients"]["cross-entropy"]["zero"] > 10
+    assert found["gradients"]["logit margin"]["zero"] == 0
+    told = findings.usable_gradients(found)
+    assert told.verdict == "suspicious"
+    assert "cross-entropy" in told.measured
+    assert findings.breaks_at_last(found).verdict == "ok"  # the margin is not fooled
+
+
+def test_a_quantised_input(ce_digits: Adapter, samples: Samples) -> None:
+    """Rounding has a zero gradient almost everywhere; noise and queries get through."""
+    model = around(ce_digits, before=lambda x: (4 * x).round() / 4)
+    found = verdicts(model, samples)
+    assert found["gradients"] == "broken"
+    assert found["unbounded attack"] == "broken"
+    assert found["queries"] == "broken"
+
+
+def test_an_operation_that_stops_the_gradient(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, before=lambda x: x.detach())
+    found = measured(model, samples)
+    assert all(g["unavailable"] for g in found["gradients"].values())
+    told = findings.usable_gradients(found)
+    assert told.verdict == "broken"
+    assert "BPDA" in told.advice
+    source = measured(model, samples, load_model(find_entry("pcl_digits")))
+    assert findings.transfer(source).verdict == "broken"
+
+
+class Misleading(torch.autograd.Function):
+    """The identity, with the gradient turned round."""
+
+    @staticmethod
+    def forward(context: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -gradient
+
+
+def test_a_gradient_that_points_the_wrong_way(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, before=Misleading.apply)
+    found = verdicts(model, samples)
+    assert found["gradients"] == "ok"  # there is one, and it lies
+    assert found["queries"] == "broken"
+
+
+def test_noise_that_knows_more_than_the_gradient(ce_digits: Adapter, samples: Samples) -> None:
+    """Right on the grid of sixteenths, wrong beside it, and no gradient that would tell."""
+
+    def off_grid(images: Tensor) -> Tensor:
+        images = images.detach()
+        off = ((16 * images).round() / 16 != images).flatten(1).any(1)
+        return torch.where(off.view(-1, 1, 1, 1), 1 - images, images)
+
+    found = verdicts(around(ce_digits, before=off_grid), samples)
+    assert found["random noise"] == "broken"
+
+
+def test_a_gradient_that_is_not_finite(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, before=lambda x: x + 0 * (x - x.detach()).sqrt())
+    found = gradients(model, *samples)
+    assert found["logit margin"]["non_finite"] == 20
+    assert findings.usable_gradients(measured(model, samples)).verdict == "broken"
+
+
+def test_a_randomised_layer(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, before=lambda x: x + 0.1 * torch.randn_like(x))
+    assert changes(model, samples[0])["between_passes"] > 0.01
+    told = findings.same_outputs(measured(model, samples))
+    assert told.verdict == "broken"
+    assert "EOT" in told.advice
+
+
+def test_a_layer_that_reads_its_batch(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, after=lambda z: z - z.mean(0))
+    told = findings.same_outputs(measured(model, samples))
+    assert told.verdict == "broken"
+    assert "batch" in told.advice
+
+
+def test_outputs_that_jump_under_noise(ce_digits: Adapter, samples: Samples) -> None:
+    model = around(ce_digits, after=lambda z: z + 20 * (1e4 * z).sin())
+    assert findings.smooth_margin(measured(model, samples)).verdict == "suspicious"
+
+
+def probe_of(**attack: int) -> dict[str, Any]:
+    base = {"steps": 20, "single_step": 5, "many": 10, "twice": 10, "silent": 0, "unfinished": 0}
+    growth = {"broken": [[0.1, 5], [0.2, 10], [0.4, 20]], "whole_range": 20}
+    return {"samples": 20, "attack": {**base, **attack}, "growth": growth}
+
+
+@pytest.mark.parametrize(
+    ("check", "changed"),
+    [
+        (findings.best_iterate, {"silent": 4}),
+        (findings.finished_ascent, {"unfinished": 8}),
+        (findings.steps_pay, {"twice": 14}),
+        (findings.steps_pay, {"single_step": 13}),
+    ],
+)
+def test_ascents_that_were_not_at_their_end(
+    check: Callable[[dict[str, Any]], Finding], changed: dict[str, int]
+) -> None:
+    assert check(probe_of()).verdict == "ok"
+    assert check(probe_of(**changed)).verdict == "suspicious"
+
+
+def test_success_must_grow_with_eps() -> None:
+    assert findings.grows_with_eps(probe_of()).verdict == "ok"
+    falling = {**probe_of(), "growth": {"broken": [[0.1, 9], [0.2, 4]], "whole_range": 20}}
+    assert findings.grows_with_eps(falling).verdict == "suspicious"
+
+
+def test_an_ascent_on_a_linear_model_is_exact() -> None:
+    """L∞: the margin rises by exactly ε‖w₁ − w₀‖₁, and stays there."""
+    weight = torch.tensor([[1.0, -2.0, 0.5, 1.0], [0.0, 1.0, 0.5, -1.0]])
+    model = linear_model(weight, torch.zeros(2))
+    images = torch.full((1, 1, 2, 2), 0.5)
+    labels = torch.tensor([0])
+    for steps in (1, 20):
+        _, trace = ascend(model, images, labels, LINF, steps)
+        risen = trace.margins.max() - trace.margins[0]
+        assert float(risen) == pytest.approx(0.15 * (1 + 3 + 0 + 2), rel=1e-5)
+
+
+# From a run's own evidence
+
+
+def verdict_of(result: Any, check: str) -> Finding:
+    return next(f for f in findings_of(result) if f.check.startswith(check))
+
+
+def test_gradient_free_above_gradient_based(ce_digits: Adapter, digits: Dataset) -> None:
+    """The quantised model again, now seen from the suite's own attacks."""
+    suite = read_suite("full").only(["square", "pgd10"])
+    few = [
+        a.model_copy(update={"norms": ["Linf"], "parameters": {**a.parameters, "n_queries": 200}})
+        if a.name == "square"
+        else a
+        for a in suite.attacks
+    ]
+    suite = suite.model_copy(update={"attacks": few})
+    data = digits.balanced_subset(40)
+    masked = around(ce_digits, before=lambda x: (4 * x).round() / 4)
+    told = verdict_of(run_suite(masked, data, suite), "gradient-free")
+    assert told.verdict == "suspicious"
+    assert "masked" in told.advice
+    assert verdict_of(run_suite(ce_digits, data, suite), "gradient-free").verdict == "ok"
+
+
+def test_autoattacks_checks_and_its_counter(ce_digits: Adapter, digits: Dataset) -> None:
+    """A softmaxed model draws the library's warning, and leaves no mark on the next model."""
+    suite = read_suite("full").only(["autoattack"])
+    suite = suite.model_copy(
+        update={"attacks": [suite.attacks[0].model_copy(update={"norms": ["Linf"]})]}
+    )
+    data = digits.balanced_subset(10)
+
+    class InnerGradient(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = images.detach().clone().requires_grad_()
+                torch.autograd.grad(ce_digits(leaf).sum(), leaf)
+            return ce_digits(images)
+
+    first = verdict_of(run_suite(Adapter(InnerGradient(), 10), data, suite), "AutoAttack's checks")
+    assert first.verdict == "suspicious"
+    assert "dynamic defense" in first.measured
+    after = verdict_of(run_suite(ce_digits, data, suite), "AutoAttack's checks")
+    assert (after.verdict, after.measured) == ("ok", "no warning")
+    softmaxed = around(ce_digits, after=lambda z: z.softmax(1))
+    told = verdict_of(run_suite(softmaxed, data, suite), "AutoAttack's checks")
+    assert "probability" in told.measured
+
+
+class Remembering(nn.Module):
+    """Turns its logits round once it has been asked often enough: state that no digest sees."""
+
+    def __init__(self, model: Adapter, limit: int) -> None:
+        super().__init__()
+        self.model, self.calls, self.limit = model, 0, limit
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        logits: Tensor = self.model(images)
+        return logits if self.calls < self.limit else -logits
+
+
+def test_clean_predictions_that_differ_after_an_attack(ce_digits: Adapter, digits: Dataset) -> None:
+    data, suite = digits.balanced_subset(40), read_suite("quick").only(["fgsm", "pgd10"])
+    told = verdict_of(run_suite(Adapter(Remembering(ce_digits, 12), 10), data, suite), "unchanged")
+    assert told.verdict == "broken"
+    assert "clean predictions differ" in told.measured
+    steady = run_suite(Adapter(Remembering(ce_digits, 10**6), 10), data, suite)
+    assert verdict_of(steady, "unchanged").verdict == "ok"
+
+
+class Batchnormed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.layer = nn.BatchNorm1d(64), nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.norm(images.flatten(1)))
+        return out
+
+
+class PassThrough(nn.Module):
+    """A wrapper as people write them: in training mode, around a model in eval mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.model(images)
+        return out
+
+
+def test_torchattacks_mode_trap_and_how_it_is_kept_out(digits: Dataset) -> None:
+    """torchattacks gives the outermost module its mode back, and the inner ones with it."""
+    images, labels = digits.images()[:20], digits.labels[:20]
+    inner = Batchnormed().eval()
+    attack = torchattacks.FGSM(PassThrough(inner), eps=0.1)
+    attack(images, labels)
+    assert inner.training  # the trap
+    statistics = inner.norm.running_mean.clone()
+    inner(images)
+    assert not torch.equal(inner.norm.running_mean, statistics)
+    # The same model, wrapped the same way, through the harness.
+    result = run_suite(
+        Adapter(PassThrough(Batchnormed()), 10),
+        digits.balanced_subset(40),
+        read_suite("quick").only(["fgsm", "pgd10"]),
+    )
+    assert verdict_of(result, "unchanged").verdict == "ok"
+    assert result.complete
+
+
+def test_successes_that_storing_undoes(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose decision hangs on bits below 1/65535."""
+    from robusteval.attacks import registry
+
+    class LastBits(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            off = ((images.double() * 65535) % 1).flatten(1)
+            odd = ((off > 0.01) & (off < 0.99)).any(1)
+            return torch.stack([odd.float(), 1 - odd.float()], 1)
+
+    pixels = (digits.images()[:20] * 65535).round() / 65535
+    data = Dataset(
+        digits.info,
+        "test",
+        pixels,
+        torch.ones(20, dtype=torch.int64),
+        digits.class_names,
+        torch.arange(20),
+    )
+
+    def nudge(model: Any, images: Tensor, labels: Tensor, threat: Any, *, seed: int) -> Tensor:
+        return (images + 0.4 / 65535).clamp(0, 1)
+
+    monkeypatch.setitem(registry.OWN._items, "mine", nudge)
+    result = run_suite(Adapter(LastBits(), 2), data, suite_of(attack_spec()))
+    assert result.outcomes[0].lost > 10
+    assert verdict_of(result, "stored successes").verdict == "suspicious"
+
+
+def test_probes_are_part_of_a_run(pcl_digits: Adapter, digits: Dataset) -> None:
+    suite = read_suite("quick").only(["fgsm"])
+    result = run_suite(
+        pcl_digits,
+        digits.balanced_subset(40),
+        suite,
+        transfer_source=("ce_digits", find_entry("ce_digits").digest),
+    )
+    names = {f.check for f in findings_of(result)}
+    assert {"gradients", "logits", "same outputs", "random noise", "queries", "transfer"} <= names
+    assert result.diagnostics is not None
+    assert result.diagnostics["samples"] == 12
+    without = suite.model_copy(update={"diagnostics": Suite(name="x").diagnostics})
+    assert run_suite(pcl_digits, digits.balanced_subset(40), without).diagnostics is None
+
+
+def test_a_run_on_an_accelerator_says_that_last_bits_may_differ() -> None:
+    told = findings.accelerated("cuda")
+    assert "last bit" in told.measured
+
+
+def test_measurements_repeat(pcl_digits: Adapter, samples: Samples) -> None:
+    assert measured(pcl_digits, samples) == measured(pcl_digits, samples)
+
+
+def test_findings_serialise(pcl_digits: Adapter, digits: Dataset) -> None:
+    result = run_suite(pcl_digits, digits.balanced_subset(20), read_suite("quick").only(["fgsm"]))
+    for finding in findings_of(result):
+        assert finding.to_json()["verdict"] in ("ok", "suspicious", "broken")
+        assert np.all([isinstance(v, str) for v in finding.to_json().values()])
+        assert finding.advice or finding.verdict == "ok"
