@@ -1,8 +1,11 @@
 """What a number was made on: processor, threads, versions, commit."""
 
+import ctypes
 import os
 import platform
 import subprocess
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,6 +27,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         "out of memory" in text or "can't allocate memory" in text
     )
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc's, where that is the C library."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
+def give_memory_back() -> None:
+    """Hands freed memory back to the system.
+
+    Batches of ever new sizes leave holes behind that glibc keeps, so that a process grows with
+    the number of batches it has seen.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
 
 
 def hardware_name(device: str = "cpu") -> str:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from robusteval.models.adapter import Adapter
 
+_PAUSE = 0.1  # seconds between two words on how many passes were made
+
 
 class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
     """An attack ran past its time limit; what it had so far is not counted."""
@@ -31,15 +33,22 @@ class Counted(Adapter):
         adapter: Adapter,
         samples: int | None = None,
         deadline: float | None = None,
-        on_pass: Callable[[float], None] = lambda _: None,
+        on_pass: Callable[[int], None] = lambda _: None,
     ) -> None:
         nn.Module.__init__(self)
         self.adapter = adapter
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
-        self.forward_passes = torch.zeros(samples or 1, dtype=torch.float64)
-        self.backward_passes = torch.zeros(samples or 1, dtype=torch.float64)
+        self._counts = {
+            "forward": torch.zeros(samples or 1, dtype=torch.float64),
+            "backward": torch.zeros(samples or 1, dtype=torch.float64),
+        }
+        # Plain numbers until someone looks or attends to others: a tensor would cost more than
+        # the pass of a small model.
+        self._pending = {"forward": 0, "backward": 0}
+        self._total = 0
+        self._told = 0.0
         self._attended = torch.arange(samples or 1)
         self._apart = samples is not None
         self.eval()
@@ -51,12 +60,26 @@ class Counted(Adapter):
     @contextmanager
     def attending(self, rows: Tensor) -> Iterator[None]:
         """Within it, passes belong to these of the samples attended to before."""
+        self._settle()
         before = self._attended
         self._attended = before[rows.cpu()] if self._apart else before
         try:
             yield
         finally:
+            self._settle()
             self._attended = before
+
+    @property
+    def forward_passes(self) -> Tensor:
+        """Of each sample (B,), float64."""
+        self._settle()
+        return self._counts["forward"]
+
+    @property
+    def backward_passes(self) -> Tensor:
+        """Of each sample (B,), float64."""
+        self._settle()
+        return self._counts["backward"]
 
     def forward(self, images: Tensor) -> Tensor:
         self._before(images)
@@ -85,8 +108,12 @@ class Counted(Adapter):
     def _before(self, images: Tensor) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeLimitReached
-        self._spread(self.forward_passes, len(images))
-        self.on_pass(float(self.forward_passes.sum()))
+        self._pending["forward"] += len(images)
+        self._total += len(images)
+        now = time.monotonic()
+        if now - self._told > _PAUSE:
+            self._told = now
+            self.on_pass(self._total)
 
     def _after(self, output: Tensor) -> Tensor:
         if output.requires_grad:
@@ -94,10 +121,12 @@ class Counted(Adapter):
         return output
 
     def _count_backward(self, gradient: Tensor) -> None:
-        self._spread(self.backward_passes, len(gradient))
+        self._pending["backward"] += len(gradient)
 
-    def _spread(self, passes: Tensor, made: int) -> None:
-        passes[self._attended] += made / max(len(self._attended), 1)
+    def _settle(self) -> None:
+        for kind, made in self._pending.items():
+            self._counts[kind][self._attended] += made / max(len(self._attended), 1)
+            self._pending[kind] = 0
 
 
 class PositiveLogits(nn.Module):
@@ -120,5 +149,4 @@ class PositiveLogits(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images.contiguous())
         smallest = logits.detach().amin(1, keepdim=True)
-        shift = torch.where(smallest < 1, 1 - smallest, torch.zeros_like(smallest))
-        return logits + shift
+        return logits + (1 - smallest).clamp_min(0)

@@ -31,7 +31,7 @@ from robusteval.evaluation.verify import (
     require_finite,
     state_digest,
 )
-from robusteval.hardware import is_out_of_memory
+from robusteval.hardware import give_memory_back, is_out_of_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -90,10 +90,20 @@ def perform(
     An attack that fails leaves a failure behind and the model as it was.  Raises RobustevalError
     where the model or the data can't be used at all.
     """
-    if job.kind == "clean":
-        return _clean(context, store, job)
-    if job.kind == "outliers":
-        return _outliers(context, store, job)
+    try:
+        if job.kind == "clean":
+            return _clean(context, store, job)
+        if job.kind == "outliers":
+            return _outliers(context, store, job)
+        return _guarded(context, store, job, budget, within)
+    finally:
+        give_memory_back()
+
+
+def _guarded(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> Done | Failure:
+    """An attack or the diagnostics: foreign code, which may fail or change the model."""
     started = time.perf_counter()
     before = {name: value.clone() for name, value in _state(context.model).items()}
     digest = state_digest(context.model)
@@ -303,7 +313,7 @@ def run_job(
     chunk: Chunk,
     seeds: Seeds,
     deadline: float | None = None,
-    on_pass: Within = lambda _: None,
+    on_pass: Callable[[int], None] = lambda _: None,
 ) -> JobResult:
     """Attacks a chunk's correct samples; each restart only those not yet broken.
 

@@ -274,7 +274,7 @@ def float32_tally(context: Context, store: Store) -> Tally:
 def float32_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """Every counted success holds in float32."""
     tally = float32_tally(context, store)
-    return (tally.failed == 0, tally.told)
+    return tally.failed == 0, tally.told
 
 
 def float64_holds(context: Context, store: Store, result: RunResult) -> Seen:
@@ -293,7 +293,7 @@ def float64_holds(context: Context, store: Store, result: RunResult) -> Seen:
                 tally = tally.plus(logits, batch.labels[chosen].cpu())
     except (RuntimeError, TypeError) as error:
         return True, f"not checked: the model doesn't run in float64 ({error})"
-    return (tally.failed == 0, tally.told)
+    return tally.failed == 0, tally.told
 
 
 def eight_bits_hold(context: Context, store: Store, result: RunResult) -> Seen:
