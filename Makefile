@@ -13,8 +13,8 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q
 
 check: $(VENV)/.ready
-	$(BIN)/ruff check robusteval tests
-	$(BIN)/ruff format --check robusteval tests
+	$(BIN)/ruff check robusteval tests benchmarks
+	$(BIN)/ruff format --check robusteval tests benchmarks
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt

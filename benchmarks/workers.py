@@ -34,7 +34,7 @@ def in_reverse(model: str, suite: str, options: api.Options) -> Path:
     check_names(prepared.context.suite)
     folder = options.out / prepared.spec.name
     folder.mkdir(parents=True)
-    from robusteval.evaluation.evidence import write_record
+    from robusteval.evaluation.record import write_record
 
     record = record_of(prepared, options)
     write_record(folder, record)

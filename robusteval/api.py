@@ -25,11 +25,12 @@ import torch
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.context import Access, open_entry, rebuild
-from robusteval.evaluation.evidence import Store, open_store, write_record
+from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.examples import read_examples
 from robusteval.evaluation.outcomes import RunResult, gather, load_result
 from robusteval.evaluation.plan import RunSpec, check_names, expected_passes
 from robusteval.evaluation.proof import Check, prove, whole
+from robusteval.evaluation.record import open_store, write_record
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict
 from robusteval.models.adapter import Adapter, wrap_module

@@ -14,8 +14,6 @@ from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder, outlier_names
 from robusteval.errors import DataError, EvidenceError, RobustevalError, UnknownNameError
 from robusteval.evaluation.context import Access, Context
-from robusteval.evaluation.evidence import open_store
-from robusteval.evaluation.outcomes import Progress, Silent
 from robusteval.evaluation.plan import (
     Keep,
     RunSpec,
@@ -24,6 +22,8 @@ from robusteval.evaluation.plan import (
     make_plan,
     threats_for,
 )
+from robusteval.evaluation.progress import Progress, Silent
+from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions

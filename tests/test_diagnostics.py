@@ -10,10 +10,11 @@ import torchattacks
 from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
-from robusteval.evaluation import findings
+from robusteval.evaluation import verdicts as probed
 from robusteval.evaluation.diagnostics import ascend, changes, gradients, kind_of_logits, measure
-from robusteval.evaluation.findings import Finding, findings_of
+from robusteval.evaluation.findings import accelerated, findings_of
 from robusteval.evaluation.suite import Suite, read_suite
+from robusteval.evaluation.verdicts import Finding
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -58,7 +59,7 @@ def measured(model: Adapter, samples: Samples, source: Adapter | None = None) ->
 
 def verdicts(model: Adapter, samples: Samples) -> dict[str, str]:
     found = measured(model, samples)
-    return {f.check: f.verdict for f in (check(found) for check in findings.PROBES)}
+    return {f.check: f.verdict for f in (check(found) for check in probed.PROBES)}
 
 
 @pytest.mark.parametrize("name", ["ce_digits", "pcl_digits", "pcl_at_digits"])
@@ -69,7 +70,7 @@ def test_honest_models_pass_every_probe(name: str, norm: str, digits: Dataset) -
     images, labels = digits.images()[right][:32], digits.labels[right][:32]
     threat = ThreatModel(norm, parse_eps(digits.info.threats[norm]))  # type: ignore[arg-type,index]
     found = measure(model, images, labels, threat, 0, load_model(find_entry("ce_digits")))
-    told = [check(found) for check in (*findings.PROBES, findings.transfer)]
+    told = [check(found) for check in (*probed.PROBES, probed.transfer)]
     assert [f for f in told if f.verdict != "ok"] == []
 
 
@@ -82,7 +83,7 @@ def test_a_softmaxed_output(ce_digits: Adapter, samples: Samples) -> None:
 def test_log_probabilities(ce_digits: Adapter, samples: Samples) -> None:
     model = around(ce_digits, after=lambda z: z.log_softmax(1))
     assert kind_of_logits(model, samples[0])["log_probabilities"] == 20
-    found = findings.proper_logits(measured(model, samples))
+    found = probed.proper_logits(measured(model, samples))
     assert found.verdict == "suspicious"
     assert "log-probabilities" in found.measured
 
@@ -91,13 +92,13 @@ def test_a_saturated_head(ce_digits: Adapter, samples: Samples) -> None:
     """Logits a hundred times as large: cross-entropy's gradient is zero, the margin's is not."""
     model = around(ce_digits, after=lambda z: 100 * z)
     found = measured(model, samples)
-    assert findings.proper_logits(found).verdict == "suspicious"
+    assert probed.proper_logits(found).verdict == "suspicious"
     assert found["gradients"]["cross-entropy"]["zero"] > 10
     assert found["gradients"]["logit margin"]["zero"] == 0
-    told = findings.usable_gradients(found)
+    told = probed.usable_gradients(found)
     assert told.verdict == "suspicious"
     assert "cross-entropy" in told.measured
-    assert findings.breaks_at_last(found).verdict == "ok"  # the margin is not fooled
+    assert probed.breaks_at_last(found).verdict == "ok"  # the margin is not fooled
 
 
 def test_a_quantised_input(ce_digits: Adapter, samples: Samples) -> None:
@@ -113,11 +114,11 @@ def test_an_operation_that_stops_the_gradient(ce_digits: Adapter, samples: Sampl
     model = around(ce_digits, before=lambda x: x.detach())
     found = measured(model, samples)
     assert all(g["unavailable"] for g in found["gradients"].values())
-    told = findings.usable_gradients(found)
+    told = probed.usable_gradients(found)
     assert told.verdict == "broken"
     assert "BPDA" in told.advice
     source = measured(model, samples, load_model(find_entry("pcl_digits")))
-    assert findings.transfer(source).verdict == "broken"
+    assert probed.transfer(source).verdict == "broken"
 
 
 class Misleading(torch.autograd.Function):
@@ -155,27 +156,27 @@ def test_a_gradient_that_is_not_finite(ce_digits: Adapter, samples: Samples) -> 
     model = around(ce_digits, before=lambda x: x + 0 * (x - x.detach()).sqrt())
     found = gradients(model, *samples)
     assert found["logit margin"]["non_finite"] == 20
-    assert findings.usable_gradients(measured(model, samples)).verdict == "broken"
+    assert probed.usable_gradients(measured(model, samples)).verdict == "broken"
 
 
 def test_a_randomised_layer(ce_digits: Adapter, samples: Samples) -> None:
     model = around(ce_digits, before=lambda x: x + 0.1 * torch.randn_like(x))
     assert changes(model, samples[0])["between_passes"] > 0.01
-    told = findings.same_outputs(measured(model, samples))
+    told = probed.same_outputs(measured(model, samples))
     assert told.verdict == "broken"
     assert "EOT" in told.advice
 
 
 def test_a_layer_that_reads_its_batch(ce_digits: Adapter, samples: Samples) -> None:
     model = around(ce_digits, after=lambda z: z - z.mean(0))
-    told = findings.same_outputs(measured(model, samples))
+    told = probed.same_outputs(measured(model, samples))
     assert told.verdict == "broken"
     assert "batch" in told.advice
 
 
 def test_outputs_that_jump_under_noise(ce_digits: Adapter, samples: Samples) -> None:
     model = around(ce_digits, after=lambda z: z + 20 * (1e4 * z).sin())
-    assert findings.smooth_margin(measured(model, samples)).verdict == "suspicious"
+    assert probed.smooth_margin(measured(model, samples)).verdict == "suspicious"
 
 
 def probe_of(**attack: int) -> dict[str, Any]:
@@ -187,10 +188,10 @@ def probe_of(**attack: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("check", "changed"),
     [
-        (findings.best_iterate, {"silent": 4}),
-        (findings.finished_ascent, {"unfinished": 8}),
-        (findings.steps_pay, {"twice": 14}),
-        (findings.steps_pay, {"single_step": 13}),
+        (probed.best_iterate, {"silent": 4}),
+        (probed.finished_ascent, {"unfinished": 8}),
+        (probed.steps_pay, {"twice": 14}),
+        (probed.steps_pay, {"single_step": 13}),
     ],
 )
 def test_ascents_that_were_not_at_their_end(
@@ -201,9 +202,9 @@ def test_ascents_that_were_not_at_their_end(
 
 
 def test_success_must_grow_with_eps() -> None:
-    assert findings.grows_with_eps(probe_of()).verdict == "ok"
+    assert probed.grows_with_eps(probe_of()).verdict == "ok"
     falling = {**probe_of(), "growth": {"broken": [[0.1, 9], [0.2, 4]], "whole_range": 20}}
-    assert findings.grows_with_eps(falling).verdict == "suspicious"
+    assert probed.grows_with_eps(falling).verdict == "suspicious"
 
 
 def test_an_ascent_on_a_linear_model_is_exact() -> None:
@@ -379,7 +380,7 @@ def test_probes_are_part_of_a_run(pcl_digits: Adapter, digits: Dataset) -> None:
 
 
 def test_a_run_on_an_accelerator_says_that_last_bits_may_differ() -> None:
-    told = findings.accelerated("cuda")
+    told = accelerated("cuda")
     assert "last bit" in told.measured
 
 

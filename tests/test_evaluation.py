@@ -21,11 +21,11 @@ from robusteval.errors import (
     ThreatError,
     UnknownNameError,
 )
+from robusteval.evaluation.chunks import _attack
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Executor
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.jobs import _attack
 from robusteval.evaluation.outcomes import RunResult, merge_notes
 from robusteval.evaluation.plan import (
     Plan,

@@ -20,11 +20,12 @@ from robusteval.attacks import registry
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store, open_store, read_record
+from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Here, Watch
 from robusteval.evaluation.images import LEVELS, decode, digests, encode
 from robusteval.evaluation.outcomes import load_result, to_be_kept
 from robusteval.evaluation.plan import Job
+from robusteval.evaluation.record import open_store, read_record
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel, parse_eps

@@ -26,15 +26,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import EvidenceError
 from robusteval.evaluation.images import Stored
-from robusteval.evaluation.plan import Job, RunSpec
-from robusteval.evaluation.suite import Suite
-from robusteval.models.entry import Entry
+from robusteval.evaluation.plan import Job
 from robusteval.storage import remove_partials, replace_file
 
 SCHEMA = 1
-RUN_SCHEMA = "robusteval.run"
 _KEY = b"robusteval"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"
@@ -165,7 +162,7 @@ class Store:
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Says why a job has no evidence."""
-        replace_file(self._failed(job), _json_bytes(failure.__dict__), _ADVICE)
+        replace_file(self._failed(job), json_bytes(failure.__dict__), _ADVICE)
 
     def failure(self, job: Job) -> Failure | None:
         """Why a job has no evidence, if it was tried."""
@@ -181,7 +178,7 @@ class Store:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Findings about the whole run, as ``evidence/<name>.json``."""
-        replace_file(self.evidence / f"{name}.json", _json_bytes(content), _ADVICE)
+        replace_file(self.evidence / f"{name}.json", json_bytes(content), _ADVICE)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """What ``write_json`` wrote; None if it never did."""
@@ -264,54 +261,6 @@ def _require_columns(job: Job, columns: dict[str, Column], path: Path) -> None:
             raise EvidenceError(f"evidence {path} has no proper column {name!r}: {_DELETE}")
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """``run.json``.  Raises OutputError where it can't be written."""
-    content = {"schema": f"{RUN_SCHEMA}/{SCHEMA}", **record}
-    replace_file(folder / "run.json", _json_bytes(content), "choose another with --out")
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """``run.json``.  Raises EvidenceError for no run, a corrupt or a newer one."""
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        name, _, version = record["schema"].partition("/")
-        schema = int(version)
-    except (FileNotFoundError, NotADirectoryError):
-        raise EvidenceError(
-            f"{folder} is no run: name a folder that `robusteval run` made"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EvidenceError(
-            f"{path} is corrupt ({error}): restore it, or run the same command again elsewhere"
-        ) from None
-    require_readable(schema, SCHEMA, path)
-    if name != RUN_SCHEMA:
-        raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
-    return dict(record)
-
-
-def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
-    """A run's store, spec and record.  Raises EvidenceError if they don't belong together."""
-    record = read_record(folder)
-    try:
-        spec = RunSpec.from_json(record["spec"])
-        spec.threat_models()
-        Suite(**spec.suite)
-        if record["entry"] is not None:
-            Entry(**record["entry"])
-        list(record["model"]["layers"])
-        parts = ("entry_reference", "attacks", "provenance", "dataset")
-        _ = [record[part] for part in parts]
-    except (TypeError, KeyError, AttributeError, ValueError, RobustevalError) as error:
-        said = str(error).splitlines()[0]
-        raise EvidenceError(
-            f"{folder / 'run.json'} is corrupt ({said}): restore it, or run the same command "
-            "again elsewhere"
-        ) from None
-    return Store(folder, spec.digest), spec, record
-
-
 def require_readable(schema: Any, known: int, path: Path) -> None:
     """Raises EvidenceError for what a newer version of the project wrote."""
     if not isinstance(schema, int) or schema > known:
@@ -321,7 +270,8 @@ def require_readable(schema: Any, known: int, path: Path) -> None:
         )
 
 
-def _json_bytes(content: Any) -> bytes:
+def json_bytes(content: Any) -> bytes:
+    """As run files hold it: indented, no NaN."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 

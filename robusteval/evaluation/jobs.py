@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robusteval.attacks.counting import Counted, TimeLimitReached
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.counting import TimeLimitReached
 from robusteval.data.outliers import outlier_batches
 from robusteval.detection.detectors import scores
 from robusteval.errors import AttackError, RobustevalError
+from robusteval.evaluation.chunks import Chunk, run_job
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
 from robusteval.evaluation.evidence import Failure, Kept, Piece, Store
-from robusteval.evaluation.images import Stored, decode, digests, encode
-from robusteval.evaluation.plan import Cell, Job, expected_passes, job_seed
+from robusteval.evaluation.images import decode, digests
+from robusteval.evaluation.plan import Job, expected_passes, job_seed
 from robusteval.evaluation.verify import (
     NEAR_TIE,
     TOLERANCE,
     VERIFY_BATCH,
-    Judged,
-    in_threat,
-    judge,
     predict,
-    require_finite,
     state_digest,
 )
-from robusteval.hardware import give_memory_back, is_out_of_memory
+from robusteval.hardware import give_memory_back
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -48,7 +44,6 @@ FAILURES = (
     ValueError,
 )
 OTHER_BATCH = 7  # clean predictions are made once more at this batch size
-Seeds = Callable[[int], int]  # restart → seed
 Within = Callable[[float], None]  # told the share of a job that is done
 
 
@@ -58,28 +53,6 @@ class Done:
 
     samples: int
     robust: int
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Initially correct samples of a chunk, on the model's device."""
-
-    rows: Tensor  # (B,) into the run's samples
-    images: Tensor  # (B, C, H, W)
-    labels: Tensor  # (B,)
-
-
-@dataclass
-class JobResult:
-    """The counted image of each of a chunk's correct samples, and what holds of it."""
-
-    stored: Stored  # (B, C, H, W), uint16
-    judged: Judged
-    lost: int  # successes that storing undid
-    forward_passes: Tensor  # (B,) float64
-    backward_passes: Tensor  # (B,) float64
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def perform(
@@ -305,106 +278,3 @@ def first_successes(context: Context, store: Store, job: Job, columns: dict[str,
                 mine &= ~success(store.read(before).columns, threat)
         first |= mine
     return first
-
-
-def run_job(
-    model: Adapter,
-    cell: Cell,
-    chunk: Chunk,
-    seeds: Seeds,
-    deadline: float | None = None,
-    on_pass: Callable[[int], None] = lambda _: None,
-) -> JobResult:
-    """Attacks a chunk's correct samples; each restart only those not yet broken.
-
-    Raises AttackError where the attack fails, TimeLimitReached where it runs past ``deadline``
-    (a time of ``time.monotonic``).
-    """
-    counted = Counted(model, len(chunk.images), deadline, on_pass)
-    threat = cell.threats[0]
-    known = cell.call.knows_eps
-    images, notes, warnings = chunk.images.clone(), [], []
-    alive = torch.arange(len(images), device=images.device)
-    for restart in range(cell.spec.restarts):
-        if len(alive) == 0:
-            break
-        clean, labels = chunk.images[alive], chunk.labels[alive]
-        with counted.attending(alive):
-            found, told, warned = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
-        notes += told
-        warnings += warned
-        images[alive] = in_threat(found, clean, threat if known else None)
-        if restart + 1 < cell.spec.restarts:
-            stored = decode(encode(images[alive], clean, "inward")).to(images.device)
-            fooled = judge(model, stored, clean, labels, threat, bound=known).fooled
-            alive = alive[~fooled.to(alive.device)]
-    stored_images, judged, lost = settle(model, images, chunk, threat, bound=known)
-    return JobResult(
-        stored_images,
-        judged,
-        lost,
-        counted.forward_passes,
-        counted.backward_passes,
-        notes,
-        warnings,
-    )
-
-
-def settle(
-    model: Adapter, images: Tensor, chunk: Chunk, threat: ThreatModel, bound: bool
-) -> tuple[Stored, Judged, int]:
-    """The stored form of attacked images, judged.
-
-    Rounded towards the clean image; where that undoes a success, to the nearest.  Also tells how
-    many successes neither kept.
-    """
-
-    def judged_of(stored: Stored, rows: Tensor) -> Judged:
-        counted = decode(stored).to(images.device)
-        return judge(model, counted, chunk.images[rows], chunk.labels[rows], threat, bound)
-
-    everything = torch.arange(len(images), device=images.device)
-    stored = encode(images, chunk.images, "inward")
-    judged = judged_of(stored, everything)
-    missed = everything[~judged.fooled.to(images.device)]
-    if len(missed) == 0:
-        return stored, judged, 0
-    logits = predict(model, images[missed])
-    require_finite(logits)
-    undone = missed[logits.argmax(1) != chunk.labels[missed]]
-    if len(undone) == 0:
-        return stored, judged, 0
-    nearest = encode(images[undone], chunk.images[undone], "nearest")
-    again = judged_of(nearest, undone)
-    saved = again.fooled
-    places = undone.cpu()[saved]
-    stored[places.numpy()] = nearest[saved.numpy()]
-    return stored, judged.replaced(places, again, saved), int((~saved).sum())
-
-
-def _attack(
-    model: Counted,
-    call: AttackCall,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-) -> tuple[Tensor, list[str], list[str]]:
-    """Calls the attack; a batch that doesn't fit in memory is halved and tried again."""
-    try:
-        result = call(model, images, labels, threat, seed)
-        return result.images, result.notes, result.warnings
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or len(images) == 1:
-            raise
-    half = torch.arange(len(images)) < len(images) // 2
-    parts, notes, warnings = [], [f"out of memory at {len(images)} images: halved"], []
-    for rows, part_seed in ((half, seed), (~half, seed + 1)):
-        with model.attending(torch.nonzero(rows)[:, 0]):
-            found, told, warned = _attack(
-                model, call, images[rows], labels[rows], threat, part_seed
-            )
-        parts.append(found)
-        notes += told
-        warnings += warned
-    return torch.cat(parts), notes, warnings

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.evidence import Store, open_store
+from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
+from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite
 from robusteval.evaluation.verify import TOLERANCE
 from robusteval.types import ThreatModel
@@ -284,31 +285,3 @@ def merge_notes(notes: list[str]) -> list[str]:
         else:
             rest[note] = None
     return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
-
-
-class Progress(Protocol):
-    """Told how far a run is: ``within`` a chunk by its share done, and after each chunk."""
-
-    def start(self, cell: Cell, samples: int) -> None: ...
-
-    def within(self, cell: Cell, done: float) -> None: ...
-
-    def advance(self, cell: Cell, done: int, robust: int, of: int) -> None: ...
-
-    def finish(self, cell: Cell, status: str) -> None: ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def start(self, cell: Cell, samples: int) -> None:
-        """Does nothing."""
-
-    def within(self, cell: Cell, done: float) -> None:
-        """Does nothing."""
-
-    def advance(self, cell: Cell, done: int, robust: int, of: int) -> None:
-        """Does nothing."""
-
-    def finish(self, cell: Cell, status: str) -> None:
-        """Does nothing."""

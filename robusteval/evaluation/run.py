@@ -13,9 +13,10 @@ from robusteval.evaluation.evidence import Failure, Kept, Store
 from robusteval.evaluation.examples import write_examples
 from robusteval.evaluation.executors import Executor, Here, Processes
 from robusteval.evaluation.jobs import Done, success
-from robusteval.evaluation.outcomes import Progress, RunResult, Silent, gather, to_be_kept
+from robusteval.evaluation.kept import PROOF_BATCH, float32_tally, image_balance
+from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
-from robusteval.evaluation.proof import PROOF_BATCH, float32_tally, image_balance
+from robusteval.evaluation.progress import Progress, Silent
 
 
 @dataclass(frozen=True)

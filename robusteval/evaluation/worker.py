@@ -17,9 +17,9 @@ import torch
 
 from robusteval.errors import RobustevalError
 from robusteval.evaluation.context import Access, Context, rebuild
-from robusteval.evaluation.evidence import open_store
 from robusteval.evaluation.jobs import perform
 from robusteval.evaluation.plan import Job
+from robusteval.evaluation.record import open_store
 from robusteval.evaluation.run import set_precision
 
 _PAUSE = 0.2  # seconds between two words on how far a job is

@@ -1,0 +1,143 @@
+"""One attack on one chunk: attacked, restarted, stored, judged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.registry import AttackCall
+from robusteval.evaluation.images import Stored, decode, encode
+from robusteval.evaluation.plan import Cell
+from robusteval.evaluation.verify import Judged, in_threat, judge, predict, require_finite
+from robusteval.hardware import is_out_of_memory
+from robusteval.models.adapter import Adapter
+from robusteval.types import ThreatModel
+
+Seeds = Callable[[int], int]  # restart → seed
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Initially correct samples of a chunk, on the model's device."""
+
+    rows: Tensor  # (B,) into the run's samples
+    images: Tensor  # (B, C, H, W)
+    labels: Tensor  # (B,)
+
+
+@dataclass
+class JobResult:
+    """The counted image of each of a chunk's correct samples, and what holds of it."""
+
+    stored: Stored  # (B, C, H, W), uint16
+    judged: Judged
+    lost: int  # successes that storing undid
+    forward_passes: Tensor  # (B,) float64
+    backward_passes: Tensor  # (B,) float64
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def run_job(
+    model: Adapter,
+    cell: Cell,
+    chunk: Chunk,
+    seeds: Seeds,
+    deadline: float | None = None,
+    on_pass: Callable[[int], None] = lambda _: None,
+) -> JobResult:
+    """Attacks a chunk's correct samples; each restart only those not yet broken.
+
+    Raises AttackError where the attack fails, TimeLimitReached where it runs past ``deadline``
+    (a time of ``time.monotonic``).
+    """
+    counted = Counted(model, len(chunk.images), deadline, on_pass)
+    threat = cell.threats[0]
+    known = cell.call.knows_eps
+    images, notes, warnings = chunk.images.clone(), [], []
+    alive = torch.arange(len(images), device=images.device)
+    for restart in range(cell.spec.restarts):
+        if len(alive) == 0:
+            break
+        clean, labels = chunk.images[alive], chunk.labels[alive]
+        with counted.attending(alive):
+            found, told, warned = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
+        notes += told
+        warnings += warned
+        images[alive] = in_threat(found, clean, threat if known else None)
+        if restart + 1 < cell.spec.restarts:
+            stored = decode(encode(images[alive], clean, "inward")).to(images.device)
+            fooled = judge(model, stored, clean, labels, threat, bound=known).fooled
+            alive = alive[~fooled.to(alive.device)]
+    stored_images, judged, lost = settle(model, images, chunk, threat, bound=known)
+    return JobResult(
+        stored_images,
+        judged,
+        lost,
+        counted.forward_passes,
+        counted.backward_passes,
+        notes,
+        warnings,
+    )
+
+
+def settle(
+    model: Adapter, images: Tensor, chunk: Chunk, threat: ThreatModel, bound: bool
+) -> tuple[Stored, Judged, int]:
+    """The stored form of attacked images, judged.
+
+    Rounded towards the clean image; where that undoes a success, to the nearest.  Also tells how
+    many successes neither kept.
+    """
+
+    def judged_of(stored: Stored, rows: Tensor) -> Judged:
+        counted = decode(stored).to(images.device)
+        return judge(model, counted, chunk.images[rows], chunk.labels[rows], threat, bound)
+
+    everything = torch.arange(len(images), device=images.device)
+    stored = encode(images, chunk.images, "inward")
+    judged = judged_of(stored, everything)
+    missed = everything[~judged.fooled.to(images.device)]
+    if len(missed) == 0:
+        return stored, judged, 0
+    logits = predict(model, images[missed])
+    require_finite(logits)
+    undone = missed[logits.argmax(1) != chunk.labels[missed]]
+    if len(undone) == 0:
+        return stored, judged, 0
+    nearest = encode(images[undone], chunk.images[undone], "nearest")
+    again = judged_of(nearest, undone)
+    saved = again.fooled
+    places = undone.cpu()[saved]
+    stored[places.numpy()] = nearest[saved.numpy()]
+    return stored, judged.replaced(places, again, saved), int((~saved).sum())
+
+
+def _attack(
+    model: Counted,
+    call: AttackCall,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seed: int,
+) -> tuple[Tensor, list[str], list[str]]:
+    """Calls the attack; a batch that doesn't fit in memory is halved and tried again."""
+    try:
+        result = call(model, images, labels, threat, seed)
+        return result.images, result.notes, result.warnings
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(images) == 1:
+            raise
+    half = torch.arange(len(images)) < len(images) // 2
+    parts, notes, warnings = [], [f"out of memory at {len(images)} images: halved"], []
+    for rows, part_seed in ((half, seed), (~half, seed + 1)):
+        with model.attending(torch.nonzero(rows)[:, 0]):
+            found, told, warned = _attack(
+                model, call, images[rows], labels[rows], threat, part_seed
+            )
+        parts.append(found)
+        notes += told
+        warnings += warned
+    return torch.cat(parts), notes, warnings

@@ -1,0 +1,33 @@
+"""Who watches a run: how far each attack is."""
+
+from typing import Protocol
+
+from robusteval.evaluation.plan import Cell
+
+
+class Progress(Protocol):
+    """Told how far a run is: ``within`` a chunk by its share done, and after each chunk."""
+
+    def start(self, cell: Cell, samples: int) -> None: ...
+
+    def within(self, cell: Cell, done: float) -> None: ...
+
+    def advance(self, cell: Cell, done: int, robust: int, of: int) -> None: ...
+
+    def finish(self, cell: Cell, status: str) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, cell: Cell, samples: int) -> None:
+        """Does nothing."""
+
+    def within(self, cell: Cell, done: float) -> None:
+        """Does nothing."""
+
+    def advance(self, cell: Cell, done: int, robust: int, of: int) -> None:
+        """Does nothing."""
+
+    def finish(self, cell: Cell, status: str) -> None:
+        """Does nothing."""
