@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from robusteval.report.wording import percent, threat_text
-from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Estimate, Options, Report
@@ -35,7 +34,7 @@ class AttackBars:
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
         self.bars.start()
-        threats = ", ".join(f"{NORM_SIGNS[t.norm]} {t.eps_text}" for t in cell.threats)
+        threats = ", ".join(t.title for t in cell.threats)
         name = f"{cell.spec.title} {threats}"
         self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
 

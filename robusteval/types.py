@@ -66,6 +66,11 @@ class ThreatModel:
         """The norm, ε as people write it, and ε as a number."""
         return {"norm": self.norm, "eps": self.eps_text, "radius": self.radius}
 
+    @property
+    def title(self) -> str:
+        """As people read it: L∞ 8/255."""
+        return f"{NORM_SIGNS[self.norm]} {self.eps_text}"
+
     def __str__(self) -> str:
         return f"{self.norm} {self.eps_text}"
 

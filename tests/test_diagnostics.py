@@ -1,6 +1,7 @@
 """Every diagnostic fires on a model built to trigger it, and not on an honest one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import linear_model
+from tests.test_api_cli import cli, refused
 from tests.test_evaluation import attack_spec, run_suite, suite_of
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
@@ -179,32 +181,106 @@ def test_outputs_that_jump_under_noise(ce_digits: Adapter, samples: Samples) -> 
     assert probed.smooth_margin(measured(model, samples)).verdict == "suspicious"
 
 
-def probe_of(**attack: int) -> dict[str, Any]:
-    base = {"steps": 20, "single_step": 5, "many": 10, "twice": 10, "silent": 0, "unfinished": 0}
-    growth = {"broken": [[0.1, 5], [0.2, 10], [0.4, 20]], "whole_range": 20}
-    return {"samples": 20, "attack": {**base, **attack}, "growth": growth}
+class OfShift(nn.Module):
+    """A margin that is a function of the image's mean alone, with a gradient of one's choice.
+
+    Images start at 0.5, so that what is left of the mean is how far an attack has moved them.
+    """
+
+    def __init__(
+        self,
+        margin: Callable[[Tensor], Tensor],
+        slope: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.margin, self.slope = margin, slope
+
+    def forward(self, images: Tensor) -> Tensor:
+        shift = images.flatten(1).mean(1) - 0.5
+        margin = self.margin(shift)
+        if self.slope is not None:  # the value as it is, another gradient
+            led = self.slope(shift)
+            margin = margin.detach() + led - led.detach()
+        return torch.stack([torch.zeros_like(margin), margin, torch.full_like(margin, -9.0)], 1)
 
 
-@pytest.mark.parametrize(
-    ("check", "changed"),
-    [
-        (probed.best_iterate, {"silent": 4}),
-        (probed.finished_ascent, {"unfinished": 8}),
-        (probed.steps_pay, {"twice": 14}),
-        (probed.steps_pay, {"single_step": 13}),
-    ],
-)
-def test_ascents_that_were_not_at_their_end(
-    check: Callable[[dict[str, Any]], Finding], changed: dict[str, int]
-) -> None:
-    assert check(probe_of()).verdict == "ok"
-    assert check(probe_of(**changed)).verdict == "suspicious"
+def shifted(module: OfShift) -> dict[str, Any]:
+    images = torch.full((20, 1, 8, 8), 0.5)
+    return measure(Adapter(module, 3), images, torch.zeros(20, dtype=torch.int64), LINF, 0)
 
 
-def test_success_must_grow_with_eps() -> None:
-    assert probed.grows_with_eps(probe_of()).verdict == "ok"
-    falling = {**probe_of(), "growth": {"broken": [[0.1, 9], [0.2, 4]], "whole_range": 20}}
-    assert probed.grows_with_eps(falling).verdict == "suspicious"
+def up(shift: Tensor) -> Tensor:
+    return shift
+
+
+def test_a_success_on_the_way_that_the_last_step_loses() -> None:
+    """Broken only a little way up: a random start falls in there, the ascent climbs past it."""
+    found = shifted(OfShift(lambda s: 1.0 - 2 * ((s < 1e-4) | (s > 0.05)).float(), up))
+    assert found["attack"]["silent"] > 4
+    assert probed.best_iterate(found).verdict == "suspicious"
+    assert probed.best_iterate(shifted(OfShift(lambda s: 9 * (s - 0.1)))).verdict == "ok"
+
+
+def test_an_ascent_that_is_still_rising() -> None:
+    """A ridge inside the ball: steps of a fixed length jump over it, ever closer as they shrink."""
+    found = shifted(OfShift(lambda s: -1e-4 - (s - 0.01).abs()))
+    assert found["attack"]["unfinished"] > 10
+    assert probed.finished_ascent(found).verdict == "suspicious"
+    assert probed.finished_ascent(shifted(OfShift(lambda s: s - 1))).verdict == "ok"
+
+
+def test_steps_that_still_pay() -> None:
+    """The ridge again, broken at its top: only the shorter steps of a longer ascent hit that."""
+    found = shifted(OfShift(lambda s: 3e-4 - (s - 0.01).abs()))
+    told = probed.steps_pay(found)
+    assert found["attack"]["twice"] > found["attack"]["many"] + 1
+    assert told.verdict == "suspicious"
+    assert "more steps" in told.advice
+
+
+def test_a_single_step_above_many() -> None:
+    """Only at the clean image itself does the gradient tell the truth."""
+
+    def slope(shift: Tensor) -> Tensor:
+        return torch.where(shift == 0, shift, -shift)
+
+    found = shifted(OfShift(lambda s: 9 * (s - 0.1), slope))
+    assert found["attack"]["single_step"] == 20
+    assert found["attack"]["many"] == 0
+    assert probed.steps_pay(found).verdict == "suspicious"
+    assert probed.steps_pay(shifted(OfShift(lambda s: 9 * (s - 0.1)))).verdict == "ok"
+
+
+def test_success_that_falls_as_eps_grows() -> None:
+    """Broken in a band around ε: a larger ball lets the ascent run past it."""
+    found = shifted(OfShift(lambda s: 1.0 - 2 * ((s < 0.12) | (s > 0.2)).float(), up))
+    assert probed.grows_with_eps(found).verdict == "suspicious"
+    assert probed.grows_with_eps(shifted(OfShift(lambda s: 9 * (s - 0.1)))).verdict == "ok"
+    assert probed.breaks_at_last(found).verdict == "broken"
+
+
+def test_images_that_do_not_hold_are_not_proven(digits: Dataset, tmp_path: Path) -> None:
+    """A coin for a model: what it counted falls when it is asked again."""
+    suite = read_suite("quick").only(["fgsm"])
+    torch.manual_seed(0)
+    coin = around(linear_model(torch.zeros(10, 64), torch.zeros(10)), after=torch.randn_like)
+    result = run_suite(coin, digits, suite)
+    assert result.verification is not None
+    assert result.verification["failed"] > 0
+    assert verdict_of(result, "stored images").verdict == "broken"
+    (tmp_path / "coin_model.py").write_text(
+        "import torch\n\nclass Coin(torch.nn.Module):\n"
+        "    def forward(self, images):\n        return torch.randn(len(images), 10)\n"
+    )
+    (tmp_path / "coin.toml").write_text(
+        'name = "coin"\nmethod = "coin"\ndataset = "digits"\nfactory = "coin_model:Coin"\n'
+        "[input]\nmean = [0.0]\nstd = [1.0]\n"
+    )
+    told = cli(
+        *("run", "--model", str(tmp_path / "coin.toml"), "--suite", "quick", "--allow-code"),
+        *("--only", "fgsm", "gaussian_noise"),
+    )
+    refused(told, "not proven", code=1)
 
 
 def test_an_ascent_on_a_linear_model_is_exact() -> None:

@@ -509,3 +509,21 @@ def test_digests_are_of_the_stored_bytes() -> None:
 
     stored = encode(torch.rand(2, 1, 4, 4), torch.rand(2, 1, 4, 4), "inward")
     assert digests(stored)[1] == hashlib.sha256(stored[1].tobytes()).digest()
+
+
+def test_memory_goes_with_the_chunk(shared_data: Path, tmp_path: Path) -> None:
+    """Five times the images, the same chunk: the same peak, but for the images themselves."""
+
+    def peak(samples: int) -> float:
+        command = [
+            *(sys.executable, "-m", "robusteval", "run", "--model", "pcl_mnist"),
+            *("--suite", "quick", "--only", "fgsm", "pgd10", "--samples", str(samples)),
+            *("--batch-size", "100", "--threads", "1", "--data-dir", str(shared_data)),
+        ]
+        quiet = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+        process = os.posix_spawn(command[0], command, dict(os.environ), file_actions=[quiet])
+        _, status, usage = os.wait4(process, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        return float(usage.ru_maxrss)
+
+    assert peak(1000) <= 1.1 * peak(200)

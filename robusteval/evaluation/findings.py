@@ -101,7 +101,7 @@ def autoattack_checks(result: RunResult) -> list[Finding]:
             broken = int(note.split()[2])
             if broken > MASKED_SHARE * len(result.labels):
                 said.append(f"{note} samples that its gradient-based members left")
-        name = f"AutoAttack's checks, {outcome.cell.threats[0]}"
+        name = f"AutoAttack's checks, {outcome.cell.threats[0].title}"
         if said:
             advice = f"gradients may be masked, or the model randomised: {MORE}"
             found.append(Finding(name, "suspicious", "; ".join(said), advice))
@@ -122,7 +122,7 @@ def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     worst = max(alone.values())
     told = ", ".join(f"{title} {count}" for title, count in alone.items())
     measured = f"samples that only gradient-free attacks broke: {told}"
-    name = f"gradient-free against gradient-based, {threat}"
+    name = f"gradient-free against gradient-based, {threat.title}"
     if worst <= max(1, MASKED_SHARE * len(result.labels)):
         return [Finding(name, "ok", measured)]
     return [Finding(name, "suspicious", measured, f"gradients may be masked: {MORE}")]
