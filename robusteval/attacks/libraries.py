@@ -25,6 +25,9 @@ from robusteval.vision import torchvision
 
 # Attacks of torchattacks that take no ε: their images count where they lie within it.
 WITHOUT_EPS = ("CW", "DeepFool")
+# Its last steps are as small as the logits' last bits: a shift coarsens those, and costs it half
+# as many steps again.  It reads differences only, so it needs none.
+_WITHOUT_SHIFT = ("DeepFool",)
 # Attacks that work in tanh space cannot move a pixel that is exactly 0 or 1.
 _TANH_SPACE = ("CW",)
 
@@ -84,7 +87,8 @@ def torchattacks_attack(
     if name == "Square":
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}
     try:
-        attack = getattr(torchattacks_module(), name)(PositiveLogits(model), **keywords)
+        seen = model if name in _WITHOUT_SHIFT else PositiveLogits(model)
+        attack = getattr(torchattacks_module(), name)(seen, **keywords)
     except AttributeError:
         raise AttackError(f"torchattacks has no attack {name!r}: check its name") from None
     except TypeError as error:

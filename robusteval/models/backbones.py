@@ -164,6 +164,41 @@ def resnet110(in_channels: int, embedding: int = 1024) -> ResNet:
     return ResNet(in_channels, _Bottleneck, (16, 32, 64), (12, 12, 12), 16, embedding)
 
 
+def resnet18(in_channels: int, width: int = 64, embedding: int = 64) -> ResNet:
+    """ResNet-18 for small images: SCPL, DRP and MPAT.  11 M parameters, 2.8 M at width 32.
+
+    Two basic blocks at each of four widths, 3×3 stem without pooling; ``embedding`` is D.
+    """
+    widths = (width, 2 * width, 4 * width, 8 * width)
+    return ResNet(in_channels, _Basic, widths, (2, 2, 2, 2), width, embedding)
+
+
+class LeNet(Backbone):
+    """Two convolutions with pooling and a hidden layer (LeCun et al. 1989): SCPL's for MNIST.
+
+    Layers: ``conv2`` (maps), ``fc1`` (500), ``fc2`` (the embedding, linear).
+    """
+
+    def __init__(self, in_channels: int, embedding: int = 64) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            nn.Conv2d(in_channels, 20, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(20, 50, 5),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(4),
+        )
+        self.fc1 = nn.Sequential(nn.Linear(50 * 16, 500), nn.ReLU())
+        self.fc2 = nn.Linear(500, embedding)
+        self.channels = {"conv2": 50, "fc1": 500, "fc2": embedding}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.convs(images)
+        fc1 = self.fc1(maps.flatten(1))
+        return {"conv2": maps, "fc1": fc1, "fc2": self.fc2(fc1)}
+
+
 def resnet_small(
     in_channels: int,
     widths: Sequence[int] = (32, 64, 128),
@@ -175,5 +210,7 @@ def resnet_small(
 
 
 BACKBONES.add("cnn6", CNN6)
+BACKBONES.add("lenet", LeNet)
+BACKBONES.add("resnet18", resnet18)
 BACKBONES.add("resnet110", resnet110)
 BACKBONES.add("resnet_small", resnet_small)

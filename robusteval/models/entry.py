@@ -111,12 +111,18 @@ class Claim(_Table):
 
 
 class Adversarial(_Table):
-    """Adversarial training: images crafted with ε drawn uniformly from ``eps``."""
+    """Adversarial training: images crafted with ε drawn uniformly from ``eps``.
 
-    attack: Literal["fgsm", "pgd"]
+    ``fast`` is one step from a random start, ``free`` replays each batch and steps image and
+    weights at once; see ``robusteval.training.adversarial``.
+    """
+
+    attack: Literal["fgsm", "pgd", "fast", "free"]
     eps: tuple[str, str]
     steps: int = Field(default=1, ge=1)
     step_size: float = Field(default=1.0, gt=0, description="as a share of ε")
+    with_clean: bool = Field(default=True, description="clean images beside the crafted ones")
+    replays: int = Field(default=8, ge=1, description="of each batch, where the attack is free")
 
     @field_validator("eps")
     @classmethod

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.models.entry import Training
+from robusteval.models.entry import Adversarial, Training
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.adversarial import craft
+from robusteval.training.adversarial import FreeSteps, craft, strongest
 from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
@@ -52,7 +52,7 @@ class Trainer:
     """Trains a network in place by a recipe.
 
     The epoch that counts is the best by accuracy on ``validation`` among those of the joint
-    stage; in adversarial training, by accuracy on validation images crafted as the training's are.
+    stage; in adversarial training, by accuracy on validation images under PGD.
     ``identity`` stands for what a checkpoint must belong to beside ``settings``: the network's
     description, say.
     """
@@ -96,6 +96,7 @@ class Trainer:
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
+            self.recipe.end_epoch(self.network, self.training, epoch)
             validated = accuracy_of(self.network, self.validation)
             robust = self._robust_accuracy(epoch)
             self._note_best(epoch, validated if robust is None else robust)
@@ -121,29 +122,48 @@ class Trainer:
         source = batches(
             self.training, settings.batch_size, settings.augment, settings.crop_padding, generator
         )
+        free = self._free_steps(epoch)
         for i, (images, labels) in enumerate(source):
             scale_learning_rates(self.optimizer, settings, epoch + i / total)
-            loss, right = self._step(images, labels, epoch, generator)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"loss became {loss} in epoch {epoch + 1}, batch {i + 1}: lower [training] lr; "
-                    "the checkpoint of the last good epoch is kept"
-                )
-            count = len(labels) * (2 if self._is_adversarial(epoch) else 1)
-            losses, correct, seen = losses + loss * count, correct + right, seen + count
+            for loss, right, count in self._updates(images, labels, epoch, generator, free):
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"loss became {loss} in epoch {epoch + 1}, batch {i + 1}: lower [training] "
+                        "lr; the checkpoint of the last good epoch is kept"
+                    )
+                losses, correct, seen = losses + loss * count, correct + right, seen + count
             self.progress(i + 1, total, losses / seen)
         return losses / seen, correct / seen
 
-    def _step(
-        self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator
-    ) -> tuple[float, int]:
-        """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
+    def _updates(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        free: FreeSteps | None,
+    ) -> Iterator[tuple[float, int, int]]:
+        """The updates that a batch gives: (loss, how many were right, of how many)."""
         images = images.to(self.device, memory_format=torch.channels_last)
         labels = labels.to(self.device)
+        if free is not None:
+            for loss, right in free.replay(
+                images, generator, lambda moved: self._step(moved, labels, epoch)
+            ):
+                yield loss, right, len(labels)
+            return
+        if self._is_adversarial(epoch):
+            with precision(self.speed.bfloat16, self.device):
+                crafted = self._craft(images, labels, epoch, generator)
+            both = self.settings.adversarial is not None and self.settings.adversarial.with_clean
+            images = torch.cat([images, crafted]) if both else crafted
+            labels = labels.repeat(2) if both else labels
+        loss, right = self._step(images, labels, epoch)
+        yield loss, right, len(labels)
+
+    def _step(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[float, int]:
+        """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
         with precision(self.speed.bfloat16, self.device):
-            if self._is_adversarial(epoch):
-                images = torch.cat([images, self._craft(images, labels, epoch, generator)])
-                labels = labels.repeat(2)
             layers = self.network.activations(images)
             loss, logits = self.recipe.loss(self.network, layers, labels, epoch)
         value = loss.item()
@@ -154,24 +174,36 @@ class Trainer:
             self.optimizer.step()
         return value, int((logits.argmax(1) == labels).sum())
 
+    def _free_steps(self, epoch: int) -> FreeSteps | None:
+        chosen = self.settings.adversarial
+        if chosen is None or chosen.attack != "free" or not self._is_adversarial(epoch):
+            return None
+        return FreeSteps(chosen)
+
     def _is_adversarial(self, epoch: int) -> bool:
         return self.settings.adversarial is not None and epoch >= self.settings.warmup_epochs
 
     def _craft(
-        self, images: Tensor, labels: Tensor, epoch: int, generator: torch.Generator
+        self,
+        images: Tensor,
+        labels: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        chosen: Adversarial | None = None,
     ) -> Tensor:
-        assert self.settings.adversarial is not None
-        chosen = self.settings.adversarial
+        chosen = chosen or self.settings.adversarial
+        assert chosen is not None
         return craft(self.network, self.recipe, images, labels, chosen, epoch, generator)
 
     def _robust_accuracy(self, epoch: int) -> float | None:
-        """Accuracy on up to 500 crafted validation images; None without adversarial training."""
-        if not self._is_adversarial(epoch):
+        """Accuracy on up to 500 validation images under PGD; None without adversarial training."""
+        if self.settings.adversarial is None or not self._is_adversarial(epoch):
             return None
         part = self.validation.balanced_subset(min(500, len(self.validation)))
         generator = torch.Generator().manual_seed(self.settings.seed)
         images, labels = part.images().to(self.device), part.labels.to(self.device)
-        images = self._craft(images, labels, epoch, generator)
+        against = strongest(self.settings.adversarial)
+        images = self._craft(images, labels, epoch, generator, against)
         self.network.eval()
         with torch.no_grad():
             return float((self.network(images).argmax(1) == labels).double().mean())

@@ -13,7 +13,7 @@ joint stage begins.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,61 +23,44 @@ from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.losses import bounded_conformity, prototype_conformity
-from robusteval.training.recipe import RECIPES, Recipe
-
-DEFAULTS: dict[str, float | str | bool] = {
-    "weighting": "bounded",
-    "tau": 1.0,
-    "repulsion_weight": 1e-4,
-    "centre_lr": 0.5,
-    "repulsion_lr": 1e-4,
-    "centres": "normal",
-}
+from robusteval.training.recipe import RECIPES, Option, Recipe, class_means
 
 
 class PCL(Recipe):
     """The model's prototypes are the attraction centres; repulsion centres serve training only."""
 
+    defaults: ClassVar[dict[str, Option]] = {
+        "weighting": "bounded",
+        "tau": 1.0,
+        "repulsion_weight": 1e-4,
+        "centre_lr": 0.5,
+        "repulsion_lr": 1e-4,
+        "centres": "normal",
+    }
+
     def prepare(self, network: PrototypeNetwork) -> None:
-        if unknown := set(self.settings.options) - set(DEFAULTS):
-            raise TrainingError(
-                f"[training.options] names {', '.join(sorted(unknown))}: PCL takes "
-                f"{', '.join(DEFAULTS)}"
-            )
         if not network.head.layers or network.head.prototypes_per_class != 1:
             raise TrainingError("PCL needs head.layers and one prototype per class")
-        self.options = {**DEFAULTS, **self.settings.options}
         self.repulsion_centres = nn.ParameterDict(
             {name: torch.randn_like(p[:, 0]) for name, p in network.prototypes.items()}
         )
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         # The authors divide each centre's gradient by its loss weight before the step.
-        tau, weight = float(self.options["tau"]), float(self.options["repulsion_weight"])
-        centre_lr = float(self.options["centre_lr"]) / (tau or 1)
-        repulsion_lr = float(self.options["repulsion_lr"]) / (tau * weight or 1)
+        tau, weight = self.number("tau"), self.number("repulsion_weight")
+        centre_lr = self.number("centre_lr") / (tau or 1)
+        repulsion_lr = self.number("repulsion_lr") / (tau * weight or 1)
         return [
             {"params": list(network.prototypes.values()), "lr": centre_lr},
             {"params": list(self.repulsion_centres.values()), "lr": repulsion_lr},
         ]
 
-    @torch.no_grad()
     def start_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
         if epoch != self.settings.warmup_epochs or self.options["centres"] != "class_means":
             return
-        sample = data.balanced_subset(min(len(data), 256 * network.head.classes))
-        network.eval()
-        device = next(network.parameters()).device
-        parts = [
-            network.supervised_features(network.activations(sample.images(rows).to(device)))
-            for rows in torch.arange(len(sample)).split(256)
-        ]
-        for name, prototypes in network.prototypes.items():
-            features = torch.cat([part[name] for part in parts])
-            for k in range(network.head.classes):
-                mean = features[sample.labels == k].mean(0)
-                prototypes[k, 0] = mean
-                self.repulsion_centres[name][k] = mean
+        for name, means in class_means(network, data).items():
+            network.prototypes[name].data.copy_(means[:, None])
+            self.repulsion_centres[name].data.copy_(means)
 
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
@@ -87,9 +70,7 @@ class PCL(Recipe):
         if epoch < self.settings.warmup_epochs:
             return loss, logits
         for name, features in network.supervised_features(layers).items():
-            loss = loss + float(self.options["tau"]) * self._conformity(
-                network, name, features, labels
-            )
+            loss = loss + self.number("tau") * self._conformity(network, name, features, labels)
         return loss, logits
 
     def _conformity(
@@ -99,7 +80,7 @@ class PCL(Recipe):
         if self.options["weighting"] == "paper":
             return prototype_conformity(features, labels, centres)
         far = self.repulsion_centres[layer]
-        weight = float(self.options["repulsion_weight"])
+        weight = self.number("repulsion_weight")
         return bounded_conformity(features, labels, centres, far, weight)
 
 

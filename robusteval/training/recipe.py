@@ -1,37 +1,69 @@
 """What the loop asks of a method."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from robusteval.catalogue import Catalogue
 from robusteval.data.datasets import Dataset
+from robusteval.errors import TrainingError
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
+
+Option = float | str | bool
 
 
 class Recipe(nn.Module):
     """A method's loss, and the parameters that only training needs.
 
+    ``defaults`` are its options, which an entry's ``[training.options]`` may change.
     ``parameter_groups`` are groups for the optimiser beside the network's own weights: those with
     a learning rate of their own, which the schedule scales alike.
     """
 
+    defaults: ClassVar[dict[str, Option]] = {}
+
     def __init__(self, network: PrototypeNetwork, settings: Training) -> None:
         super().__init__()
         self.settings = settings
+        if unknown := set(settings.options) - set(self.defaults):
+            known = ", ".join(self.defaults) or "none"
+            raise TrainingError(
+                f"[training.options] names {', '.join(sorted(unknown))}: {settings.recipe} takes "
+                f"{known}"
+            )
+        self.options = {**self.defaults, **settings.options}
         self.prepare(network)
 
+    def number(self, name: str) -> float:
+        """A numeric option."""
+        return float(self.options[name])
+
     def prepare(self, network: PrototypeNetwork) -> None:
-        """Makes the recipe's own parameters."""
+        """Makes the recipe's own parameters.  Raises TrainingError for a network it can't train."""
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         """Optimiser groups for prototypes and the recipe's own parameters."""
         return []
 
+    def trained_prototypes(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
+        """A group that trains the network's prototypes as its weights, but without decay."""
+        return [
+            {
+                "params": list(network.prototypes.values()),
+                "lr": self.settings.lr,
+                "momentum": self.settings.momentum,
+                "nesterov": self.settings.momentum > 0,
+            }
+        ]
+
     def start_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
         """Called before each epoch, counted from 0."""
+
+    def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
+        """Called after each epoch, before it is judged on the validation part."""
 
     def loss(
         self,
@@ -42,6 +74,30 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(loss, logits (B, K)) from the backbone's layers, at an epoch counted from 0."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+
+@torch.no_grad()
+def class_means(
+    network: PrototypeNetwork, data: Dataset, per_class: int = 256
+) -> dict[str, Tensor]:
+    """Each supervised layer's mean feature of each class (K, D), over a part of the data.
+
+    The network is left in eval mode.
+    """
+    classes = network.head.classes
+    sample = data.balanced_subset(min(len(data), per_class * classes))
+    network.eval()
+    device = next(network.parameters()).device
+    parts = [
+        network.supervised_features(network.activations(sample.images(rows).to(device)))
+        for rows in torch.arange(len(sample)).split(256)
+    ]
+    means = {}
+    for name in network.head.layers:
+        features = torch.cat([part[name] for part in parts])
+        by_class = [features[sample.labels == k].mean(0) for k in range(classes)]
+        means[name] = torch.stack(by_class)
+    return means
 
 
 RECIPES: Catalogue[type[Recipe]] = Catalogue("recipe")

@@ -15,7 +15,14 @@ from robusteval.hardware import commit_of, hardware_name
 from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.storage import replace_file, require_writable
-from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
+from robusteval.training import (  # noqa: F401 - they register their recipes
+    baselines,
+    drp,
+    gcpl,
+    mpat,
+    pcl,
+    scpl,
+)
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES
 from robusteval.training.speed import choose_speed

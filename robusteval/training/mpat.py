@@ -1,0 +1,98 @@
+"""Multi-prototype adversarial training through metric learning (MPAT).
+
+L = L_CE + λ₁ L_SoftTriple + λ₂ L_norm (eq. 5): cross-entropy on the classifier, SoftTriple
+(eq. 3) with its regulariser τ (eq. 4) on K prototypes per class at the embedding, and weight
+decay, which is the optimiser's here (``weight_decay`` is λ₂).  The network trains on whatever the
+loop crafts: PGD, Free or Fast adversarial training.
+
+A class starts with many prototypes, and the closest are merged by their L2 distance as unit
+vectors.  Merged prototypes are kept in their places with one value, and move as one from then on,
+since equal vectors have equal gradients.
+
+``options``: ``triple_weight`` is λ₁ (0.5); ``scale`` λ (20), ``gamma`` γ (0.1) and ``margin`` δ
+(0.01) of eq. 3; ``tau`` of eq. 4 (0.2); ``merge_distance`` (0.1), 0 for no merging;
+``merge_from``, the first epoch (counted from 0) after which prototypes merge (5).
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robusteval.data.datasets import Dataset
+from robusteval.errors import TrainingError
+from robusteval.models.network import PrototypeNetwork
+from robusteval.training.prototype_losses import soft_triple, soft_triple_regulariser
+from robusteval.training.recipe import RECIPES, Option, Recipe
+
+
+def merge_prototypes(prototypes: Tensor, distance: float) -> Tensor:
+    """Prototypes (K, M, D) with those of a class closer than ``distance`` put at their mean.
+
+    Distances are between unit vectors, and chains merge: if a is close to b and b to c, all three
+    become one.
+    """
+    merged = prototypes.clone()
+    for own in merged:
+        unit = F.normalize(own, dim=1)
+        near = torch.cdist(unit, unit) < distance
+        reached = near.clone()
+        for _ in range(len(own)):
+            reached = (reached.float() @ near.float()) > 0
+        weights = reached.to(own.dtype)
+        own.copy_(weights @ own / weights.sum(1, keepdim=True))
+    return merged
+
+
+def distinct_prototypes(prototypes: Tensor) -> list[int]:
+    """How many different prototypes each class has."""
+    return [len(torch.unique(own, dim=0)) for own in prototypes]
+
+
+class MPAT(Recipe):
+    """A classifier beside prototypes, both on the embedding."""
+
+    defaults: ClassVar[dict[str, Option]] = {
+        "triple_weight": 0.5,
+        "scale": 20.0,
+        "gamma": 0.1,
+        "margin": 0.01,
+        "tau": 0.2,
+        "merge_distance": 0.1,
+        "merge_from": 5,
+    }
+
+    def prepare(self, network: PrototypeNetwork) -> None:
+        if network.head.reading != "softmax" or len(network.head.layers) != 1:
+            raise TrainingError('MPAT needs head.reading = "softmax" and one layer of prototypes')
+
+    def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
+        return self.trained_prototypes(network)
+
+    def loss(
+        self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        (layer,) = network.head.layers
+        features, prototypes = network.supervised_features(layers)[layer], network.prototypes[layer]
+        logits = network.logits(layers)
+        triple = soft_triple(
+            features,
+            labels,
+            prototypes,
+            self.number("scale"),
+            self.number("gamma"),
+            self.number("margin"),
+        )
+        metric = triple + self.number("tau") * soft_triple_regulariser(prototypes)
+        return F.cross_entropy(logits, labels) + self.number("triple_weight") * metric, logits
+
+    @torch.no_grad()
+    def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
+        if self.number("merge_distance") and epoch >= self.number("merge_from"):
+            for prototypes in network.prototypes.values():
+                prototypes.copy_(merge_prototypes(prototypes, self.number("merge_distance")))
+
+
+RECIPES.add("mpat", MPAT)
