@@ -5,6 +5,7 @@ Verdicts on the run's own evidence stand here, those on the diagnostics' probes 
 
 import numpy as np
 
+from robusteval.evaluation.jobs import CHANGED
 from robusteval.evaluation.outcomes import CellOutcome, RunResult
 from robusteval.evaluation.verdicts import MORE, PROBES, Finding, Measured, transfer
 from robusteval.evaluation.verify import NEAR_TIE
@@ -68,7 +69,7 @@ def steady_predictions(result: RunResult) -> Finding:
 def unchanged_model(result: RunResult) -> Finding:
     """Parameters, buffers and clean predictions must be the same after every attack."""
     drifted = {o.cell.spec.title: o.drifted for o in result.outcomes if o.drifted}
-    changed = [o.cell.spec.title for o in result.outcomes if "changed the model" in o.reason]
+    changed = [o.cell.spec.title for o in result.outcomes if CHANGED in o.reason]
     if changed:
         return Finding(
             "unchanged model",

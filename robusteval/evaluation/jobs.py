@@ -43,6 +43,7 @@ FAILURES = (
     TypeError,
     ValueError,
 )
+CHANGED = "changed the model's parameters or buffers"
 OTHER_BATCH = 7  # clean predictions are made once more at this batch size
 Within = Callable[[float], None]  # told the share of a job that is done
 
@@ -102,9 +103,6 @@ def _guarded(
         return failure
     store.write(job, Piece(piece.columns, piece.told, time.perf_counter() - started), kept)
     return done
-
-
-CHANGED = "changed the model's parameters or buffers"
 
 
 def _state(model: Adapter) -> dict[str, Tensor]:

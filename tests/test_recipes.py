@@ -1,0 +1,254 @@
+"""The papers' recipes: each trains a small network, and holds what its paper says of it."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.errors import TrainingError
+from robusteval.models.backbones import BACKBONES
+from robusteval.models.entry import Adversarial, Training
+from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.training import train  # noqa: F401 - registers the recipes
+from robusteval.training.adversarial import FreeSteps, craft, strongest
+from robusteval.training.drp import repulsive_prototypes
+from robusteval.training.loop import Trainer, accuracy_of
+from robusteval.training.mpat import distinct_prototypes, merge_prototypes
+from robusteval.training.recipe import RECIPES, class_means
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[Dataset, Dataset]:
+    return load_dataset("digits", "train").split_off(200)
+
+
+def network_for(reading: str, layers: tuple[str, ...], **head: Any) -> PrototypeNetwork:
+    torch.manual_seed(0)
+    backbone = BACKBONES.get("cnn6")(1, widths=[8, 16, 32], hidden=[32, 16], kernel_size=3)
+    return PrototypeNetwork(backbone, HeadConfig(reading, 10, layers, **head), [0.305], [0.376])
+
+
+def settings_for(recipe: str, epochs: int = 4, **fields: Any) -> Training:
+    base: dict[str, Any] = {"lr": 0.03, "batch_size": 64, "validation": 200}
+    return Training(recipe=recipe, epochs=epochs, **{**base, **fields})
+
+
+NEAREST = {"reading": "nearest_prototype", "layers": ("fc2",)}
+SOFTMAX = {"reading": "softmax", "layers": ("fc2",)}
+DEEP = {"reading": "softmax", "layers": ("conv3", "fc1", "fc2")}
+# Recipe, network, options.
+METHODS: dict[str, tuple[str, Mapping[str, Any], dict[str, Any]]] = {
+    "scpl": ("scpl", {**NEAREST, "similarity": "l2", "prototypes_per_class": 2}, {}),
+    "scpl, trained by l1": ("scpl", {**NEAREST, "similarity": "l2"}, {"similarity": "l1"}),
+    "scpl, trained by dot": ("scpl", {**NEAREST, "similarity": "dot"}, {"similarity": "dot"}),
+    "drp": ("drp", {**NEAREST, "branch_dims": {"fc2": 40}, "similarity": "cosine"}, {}),
+    "drp in L∞": (
+        "drp",
+        {**NEAREST, "branch_dims": {"fc2": 40}, "similarity": "linf"},
+        {"metric": "linf", "similarity": "inverse"},
+    ),
+    "mpat": ("mpat", {**SOFTMAX, "prototypes_per_class": 3}, {}),
+    "gcpl": ("gcpl", {**NEAREST, "branch_dims": {"fc2": 32}}, {}),
+    "dce": ("gcpl", {**NEAREST, "branch_dims": {"fc2": 32}}, {"encoding_weight": 0.0}),
+    "atl": ("auxiliary", SOFTMAX, {"metric": "triplet", "norm_weight": 0.001}),
+    "anl": ("auxiliary", SOFTMAX, {"metric": "n_pair", "norm_weight": 0.001}),
+    "centre": ("auxiliary", DEEP, {"metric": "centre", "weight": 0.01}),
+    "contrastive": ("auxiliary", DEEP, {"metric": "contrastive"}),
+    "triplet": ("auxiliary", DEEP, {"metric": "triplet"}),
+    "proxy_nca": ("auxiliary", SOFTMAX, {"metric": "proxy_nca"}),
+    "proxy_anchor": ("auxiliary", SOFTMAX, {"metric": "proxy_anchor"}),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns(name: str, parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    recipe_name, head, options = METHODS[name]
+    network = network_for(**head)  # type: ignore[arg-type]
+    settings = settings_for(recipe_name, epochs=6, options=options)
+    recipe = RECIPES.get(recipe_name)(network, settings)
+    lines = list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
+    assert lines[-1].loss < lines[0].loss
+    assert accuracy_of(network, parts[1]) > 0.75, [line.validation_accuracy for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "head", "options", "said"),
+    [
+        ("scpl", SOFTMAX, {}, "nearest_prototype"),
+        ("gcpl", SOFTMAX, {}, "nearest_prototype"),
+        ("drp", SOFTMAX, {}, "nearest_prototype"),
+        ("drp", {**NEAREST, "prototypes_per_class": 2}, {}, "one prototype"),
+        ("drp", NEAREST, {}, "multiple|divide"),
+        ("drp", NEAREST, {"metric": "l1"}, "metric"),
+        ("drp", NEAREST, {"similarity": "dot"}, "similarity"),
+        ("mpat", NEAREST, {}, "softmax"),
+        ("auxiliary", NEAREST, {}, "softmax"),
+        ("auxiliary", SOFTMAX, {"metric": "triplets"}, "triplet"),
+        ("auxiliary", SOFTMAX, {"wieght": 1.0}, "weight"),
+        ("ce", SOFTMAX, {"tau": 1.0}, "none"),
+    ],
+)
+def test_what_a_recipe_cannot_train_is_refused(
+    recipe: str, head: Mapping[str, Any], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TrainingError, match=said):
+        RECIPES.get(recipe)(network_for(**head), settings_for(recipe, options=options))
+
+
+# DRP
+
+
+@pytest.mark.parametrize("metric", ["l2", "linf"])
+def test_repulsive_prototypes_are_far_apart_and_in_their_ball(metric: str) -> None:
+    order = 2.0 if metric == "l2" else torch.inf
+    first, second = torch.triu_indices(10, 10, 1)
+
+    def apart(steps: int) -> torch.Tensor:
+        centres = repulsive_prototypes(10, 50, metric, 8.0, steps, 0.01, seed=0)
+        assert centres.norm(p=order, dim=1).max() <= 8 + 1e-4
+        return (centres[first] - centres[second]).norm(p=order, dim=1)
+
+    assert apart(400).mean() > apart(0).mean()
+    if metric == "l2":  # a regular simplex on the sphere: every pair √(2·10/9)·ε apart
+        torch.testing.assert_close(
+            apart(2000), torch.full((45,), 8 * (20 / 9) ** 0.5), rtol=0.01, atol=0
+        )
+
+
+def test_drps_prototypes_are_frozen(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    network = network_for(**NEAREST, branch_dims={"fc2": 40}, similarity="cosine")  # type: ignore[arg-type]
+    settings = settings_for("drp", epochs=1)
+    recipe = RECIPES.get("drp")(network, settings)
+    before = network.prototypes["fc2"].clone()
+    list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
+    assert torch.equal(network.prototypes["fc2"], before)
+
+
+# MPAT
+
+
+def test_merging_by_hand() -> None:
+    """Two of three lie within the distance; of the other class, a chain of three does."""
+
+    def at(degrees: float, length: float = 1.0) -> list[float]:
+        angle = torch.deg2rad(torch.tensor(degrees))
+        return [length * float(angle.cos()), length * float(angle.sin())]
+
+    prototypes = torch.tensor([[at(0), at(4), at(90)], [at(0), at(5), at(10)]])
+    merged = merge_prototypes(prototypes, 0.1)  # 0.1 is 5.7 degrees on the unit circle
+    assert distinct_prototypes(merged) == [2, 1]
+    torch.testing.assert_close(merged[0, 0], (prototypes[0, 0] + prototypes[0, 1]) / 2)
+    assert torch.equal(merged[0, 0], merged[0, 1])
+    assert torch.equal(merged[0, 2], prototypes[0, 2])
+    torch.testing.assert_close(merged[1, 2], prototypes[1].mean(0))
+    assert torch.equal(merge_prototypes(prototypes, 0.0), prototypes)
+
+
+def test_merged_prototypes_stay_merged(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    network = network_for(**SOFTMAX, prototypes_per_class=4)  # type: ignore[arg-type]
+    options = {"merge_distance": 0.9, "merge_from": 0}
+    settings = settings_for("mpat", epochs=3, options=options)
+    recipe = RECIPES.get("mpat")(network, settings)
+    counts = []
+    for _ in Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"):
+        counts.append(sum(distinct_prototypes(network.prototypes["fc2"])))
+    assert counts[0] < 40
+    assert all(later <= earlier for earlier, later in pairwise(counts))
+
+
+# Adversarial training
+
+
+def adversarial(attack: str, **fields: Any) -> Adversarial:
+    return Adversarial(attack=attack, eps=("0.1", "0.1"), **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "fast", "free"])
+@pytest.mark.parametrize("with_clean", [True, False])
+def test_adversarial_training_keeps_more_under_pgd(
+    attack: str, with_clean: bool, parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    def trained(chosen: Adversarial | None, epochs: int) -> PrototypeNetwork:
+        network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+        settings = settings_for("ce", epochs=epochs, adversarial=chosen)
+        recipe = RECIPES.get("ce")(network, settings)
+        list(Trainer(network, recipe, *parts, settings).fit(tmp_path / f"{epochs}.safetensors"))
+        return network
+
+    chosen = adversarial(attack, steps=3, step_size=0.5, with_clean=with_clean, replays=4)
+    hardened, plain = trained(chosen, 3 if attack == "free" else 8), trained(None, 7)
+    kept = [robust_share(network, parts[1]) for network in (plain, hardened)]
+    assert kept[1] > kept[0] + 0.1, kept
+
+
+def robust_share(network: PrototypeNetwork, data: Dataset) -> float:
+    """Accuracy under ten steps of PGD at 0.1."""
+    recipe = RECIPES.get("ce")(network, settings_for("ce"))
+    generator = torch.Generator().manual_seed(0)
+    images, labels = data.images(), data.labels
+    against = strongest(adversarial("fast"))
+    moved = craft(network, recipe, images, labels, against, 0, generator)
+    assert (moved - images).abs().max() <= 0.1 + 1e-6
+    network.eval()
+    return float((network(moved).argmax(1) == labels).double().mean())
+
+
+def test_fast_is_one_step_from_a_random_start(parts: tuple[Dataset, Dataset]) -> None:
+    network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+    recipe = RECIPES.get("ce")(network, settings_for("ce"))
+    images, labels = parts[1].images()[:8], parts[1].labels[:8]
+    chosen = adversarial("fast", step_size=1.25, steps=99)
+    found = craft(network, recipe, images, labels, chosen, 0, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    torch.rand((8, 1, 1, 1), generator=generator)  # ε, which is fixed here
+    noise = 0.1 * (2 * torch.rand(images.shape, generator=generator) - 1)
+    start = (images + noise).clamp(0, 1).requires_grad_()
+    network.eval()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(network(start), labels), start)
+    stepped = start.detach() + 0.125 * gradient.sign()
+    expected = torch.minimum(torch.maximum(stepped, images - 0.1), images + 0.1).clamp(0, 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_free_goes_on_from_where_it_was() -> None:
+    """The perturbation is kept from replay to replay and from batch to batch, inside ε."""
+    free = FreeSteps(adversarial("free", replays=3, step_size=0.5))
+    images, seen = torch.full((2, 1, 2, 2), 0.5), []
+
+    def update(moved: torch.Tensor) -> tuple[float, int]:
+        seen.append(moved.detach().clone())
+        moved.sum().backward()
+        return 0.0, 0
+
+    for _ in range(2):
+        told = free.replay(images, torch.Generator().manual_seed(0), update)
+    assert len(told) == 3
+    shifts = [float((s - 0.5).mean()) for s in seen]
+    assert shifts == pytest.approx([0.0, 0.05, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_class_means(parts: tuple[Dataset, Dataset]) -> None:
+    network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+    means = class_means(network, parts[1])["fc2"]
+    with torch.no_grad():
+        features = network.supervised_features(network.activations(parts[1].images()))["fc2"]
+    for k in range(10):
+        torch.testing.assert_close(means[k], features[parts[1].labels == k].mean(0))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("lenet", (1, 28, 28)), ("resnet18", (3, 32, 32))])
+def test_the_papers_backbones(name: str, shape: tuple[int, ...]) -> None:
+    options = {"width": 8} if name == "resnet18" else {}
+    backbone = BACKBONES.get(name)(shape[0], **options)
+    layers = backbone(torch.rand(2, *shape))
+    assert {k: v.shape[1] for k, v in layers.items()} == backbone.channels
+    if name == "resnet18":
+        full = BACKBONES.get(name)(3)
+        convolutions = [m for m in full.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert len([c for c in convolutions if c.kernel_size == (3, 3)]) == 17  # and the last layer
+        assert 11e6 < sum(p.numel() for p in full.parameters()) < 11.4e6
