@@ -10,8 +10,9 @@ samples away.)  A sample is classified by its closest prototype.
 
 ``options``: ``metric`` = "l2" or "linf", the d of eq. 5; ``radius`` is ε (8); ``prototype_steps``
 (100) and ``prototype_lr`` (0.01), relative to ε; ``similarity`` = "cosine", (1 + cos)/2 as in the
-hyperspherical prototypes that the paper builds on (Mettes et al. 2019), or "inverse",
-1/(1 + d/ε) in the metric.
+hyperspherical prototypes that the paper builds on (Mettes et al. 2019), or "linear",
+1 − d/2ε in the metric, which is in [0, 1] for features inside the ball.  In L∞ a linear similarity
+moves one coordinate at a time and hardly learns; cosine does, with prototypes of either metric.
 """
 
 from collections.abc import Mapping
@@ -76,8 +77,8 @@ class DRP(Recipe):
             raise TrainingError("DRP has one prototype per class")
         if self.options["metric"] not in ("l2", "linf"):
             raise TrainingError('DRP takes metric = "l2" or "linf"')
-        if self.options["similarity"] not in ("cosine", "inverse"):
-            raise TrainingError('DRP takes similarity = "cosine" or "inverse"')
+        if self.options["similarity"] not in ("cosine", "linear"):
+            raise TrainingError('DRP takes similarity = "cosine" or "linear"')
         (layer,) = head.layers
         prototypes = network.prototypes[layer]
         centres = repulsive_prototypes(
@@ -106,7 +107,7 @@ class DRP(Recipe):
             return (1 + F.cosine_similarity(features, own)) / 2
         order = 2.0 if self.options["metric"] == "l2" else torch.inf
         distances: Tensor = (features - own).norm(p=order, dim=1)
-        return 1 / (1 + distances / self.number("radius"))
+        return 1 - distances / (2 * self.number("radius"))
 
 
 RECIPES.add("drp", DRP)

@@ -4,7 +4,7 @@ Convolutional Prototype Learning" (2018), which SCPL compares itself to as DCE.
 L = DCE + λ PL: the distance-based cross-entropy over all prototypes (SCPL, eq. 4, with γ) and the
 prototype loss ‖f − m_y‖².  A sample is classified by its closest prototype.  λ = 0 is DCE alone.
 
-``options``: ``gamma`` (1.0), ``encoding_weight`` is λ (0.001).
+``options``: ``gamma`` (0.1), ``encoding_weight`` is λ (0.001).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from robusteval.training.recipe import RECIPES, Option, Recipe
 class GCPL(Recipe):
     """The model's prototypes, trained as its weights are."""
 
-    defaults: ClassVar[dict[str, Option]] = {"gamma": 1.0, "encoding_weight": 1e-3}
+    defaults: ClassVar[dict[str, Option]] = {"gamma": 0.1, "encoding_weight": 1e-3}
 
     def prepare(self, network: PrototypeNetwork) -> None:
         if network.head.reading != "nearest_prototype" or len(network.head.layers) != 1:

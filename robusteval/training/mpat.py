@@ -6,8 +6,8 @@ decay, which is the optimiser's here (``weight_decay`` is λ₂).  The network t
 loop crafts: PGD, Free or Fast adversarial training.
 
 A class starts with many prototypes, and the closest are merged by their L2 distance as unit
-vectors.  Merged prototypes are kept in their places with one value, and move as one from then on,
-since equal vectors have equal gradients.
+vectors, at the end of an epoch.  Merged prototypes are kept in their places with one value: equal
+vectors have equal gradients, and what their momenta drive apart the next epoch's end joins again.
 
 ``options``: ``triple_weight`` is λ₁ (0.5); ``scale`` λ (20), ``gamma`` γ (0.1) and ``margin`` δ
 (0.01) of eq. 3; ``tau`` of eq. 4 (0.2); ``merge_distance`` (0.1), 0 for no merging;
@@ -37,13 +37,22 @@ def merge_prototypes(prototypes: Tensor, distance: float) -> Tensor:
     merged = prototypes.clone()
     for own in merged:
         unit = F.normalize(own, dim=1)
-        near = torch.cdist(unit, unit) < distance
-        reached = near.clone()
-        for _ in range(len(own)):
-            reached = (reached.float() @ near.float()) > 0
-        weights = reached.to(own.dtype)
-        own.copy_(weights @ own / weights.sum(1, keepdim=True))
+        for group in _chains(torch.cdist(unit, unit) < distance):
+            own[group] = own[group].mean(0)
     return merged
+
+
+def _chains(near: Tensor) -> list[list[int]]:
+    """Groups of indices (M,) that are connected by a symmetric relation (M, M)."""
+    left, groups = set(range(len(near))), []
+    while left:
+        group, grown = set(), {min(left)}
+        while grown:
+            group |= grown
+            grown = {j for i in grown for j in torch.nonzero(near[i])[:, 0].tolist()} - group
+        left -= group
+        groups.append(sorted(group))
+    return groups
 
 
 def distinct_prototypes(prototypes: Tensor) -> list[int]:
