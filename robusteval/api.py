@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from robusteval import __version__
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.context import Access, open_entry, rebuild
@@ -202,7 +203,7 @@ def verify(
         try:
             result = gather(store, spec, context.plan, record)
             checks += prove(context, store, result, again)
-            checks.append(_report_holds(store, result))
+            checks.append(_report_holds(store, result, record))
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]
     if adapter is None:
@@ -210,8 +211,21 @@ def verify(
     return checks
 
 
-def _report_holds(store: Store, result: RunResult) -> Check:
-    files = report_files(summarise(result), read_examples(store, result))
+# What a report says, however a version of the project may word it.
+_NUMBERS = ("status", "samples", "seed", "clean", "attacks", "worst_case", "evidence")
+
+
+def _report_holds(store: Store, result: RunResult, record: dict[str, Any]) -> Check:
+    """Byte for byte; in a run by another version of the project, number for number."""
+    content = summarise(result)
+    made_by = record["provenance"]["versions"]["robusteval"]
+    if made_by != __version__:
+        stored = read_report(store.folder) or {}
+        differ = [key for key in _NUMBERS if stored.get(key) != content[key]]
+        by = f"made by robusteval {made_by}, this is {__version__}: numbers compared, pages not"
+        told = f"{', '.join(differ)} other than the evidence gives; {by}" if differ else by
+        return Check("report files", not differ, told)
+    files = report_files(content, read_examples(store, result))
     altered = altered_files(store.folder, files)
     told = f"other than the evidence gives: {', '.join(altered)}" if altered else ", ".join(files)
     return Check("report files", not altered, told)

@@ -200,6 +200,21 @@ def test_hidden_successes_are_found_by_doing_jobs_again(copied: Path) -> None:
     assert not again["jobs done again"]
 
 
+def test_a_report_by_another_version_is_compared_number_for_number(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages may be worded otherwise, its numbers may not."""
+    (copied / "report.html").write_text("as an older version had it")
+    monkeypatch.setattr(api, "__version__", "9.9")
+    told = {c.name: c for c in api.verify(copied)}["report files"]
+    assert told.held
+    assert "9.9" in told.told
+    change_json(copied / "report.json", better_number)
+    told = {c.name: c for c in api.verify(copied)}["report files"]
+    assert not told.held
+    assert "worst_case" in told.told
+
+
 def test_another_model_or_data_is_refused(copied: Path, tmp_path: Path) -> None:
     refused(cli("verify", str(copied), "--model", "ce_digits"), "not the model", "--model")
     refused(cli("verify", str(copied), "--model", "nonsense"), "unknown model")
