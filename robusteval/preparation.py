@@ -140,19 +140,25 @@ def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
 
 
 def _transfer_source(suite: Suite, dataset: str, entry: Entry | None) -> tuple[str, ...]:
-    """The first other model of the registry that was trained on the same data."""
+    """Another model of the registry for the same data, plain cross-entropy if there is one.
+
+    Adversarials of an undefended model transfer best.
+    """
     if not suite.diagnostics.samples:
         return ()
     own = entry.weights if entry else None
-    for other in all_entries():
-        if (
-            isinstance(other, Entry)
-            and other.dataset == dataset
-            and other.backbone
-            and other.weights not in (None, own)
-        ):
-            return other.name, other.digest
-    return ()
+    others = [
+        (other.method != "ce", bool(other.training and other.training.adversarial), other)
+        for other in all_entries()
+        if isinstance(other, Entry)
+        and other.dataset == dataset
+        and other.backbone
+        and other.weights not in (None, own)
+    ]
+    if not others:
+        return ()
+    chosen = min(others, key=lambda found: (found[0], found[1], found[2].name))[2]
+    return chosen.name, chosen.digest
 
 
 def _threads(workers: int) -> int:

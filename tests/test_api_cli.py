@@ -236,10 +236,14 @@ def test_train_from_the_command_line(tmp_path: Path) -> None:
     refused(cli("train", str(write_entry(tmp_path, "other"))), "[training]")
 
 
-def test_ctrl_c_leaves_no_report(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_leaves_no_report(workers: str, tmp_path: Path) -> None:
     """Interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "robusteval", "run", "--model", "pcl_at_digits"],
+        [
+            *(sys.executable, "-u", "-m", "robusteval", "run", "--model", "pcl_at_digits"),
+            *("--workers", workers),
+        ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
