@@ -84,7 +84,8 @@ class Run:
         """Drops images that prove nothing new, predicts the rest again, picks pictures."""
         result = self._gather()
         prune(self.context, self.store, result)
-        if lacking := [stem for stem, (gone, _) in self._balance(result).items() if gone]:
+        balance = image_balance(self.context.plan, self.store, result)
+        if lacking := [stem for stem, (gone, _) in balance.items() if gone]:
             raise EvidenceError(
                 f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
                 "same command again: all other evidence is kept"
@@ -95,9 +96,6 @@ class Run:
         write_examples(self.context, self.store, result)
         (self.store.folder / "workers.log").unlink(missing_ok=True)
         return self._gather()
-
-    def _balance(self, result: RunResult) -> dict[str, tuple[int, int]]:
-        return image_balance(self.context.plan, self.store, result)
 
     def _gather(self) -> RunResult:
         return gather(self.store, self.context.spec, self.context.plan, self.record)

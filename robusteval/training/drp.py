@@ -71,8 +71,7 @@ class DRP(Recipe):
 
     def prepare(self, network: PrototypeNetwork) -> None:
         head = network.head
-        if head.reading != "nearest_prototype" or len(head.layers) != 1:
-            raise TrainingError('DRP needs head.reading = "nearest_prototype" and one layer')
+        self.require_one_layer(network, "nearest_prototype")
         if head.prototypes_per_class != 1:
             raise TrainingError("DRP has one prototype per class")
         if self.options["metric"] not in ("l2", "linf"):
@@ -96,9 +95,8 @@ class DRP(Recipe):
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        (layer,) = network.head.layers
-        features = network.supervised_features(layers)[layer]
-        own = network.prototypes[layer][labels, 0]
+        features, prototypes = self.features_and_prototypes(network, layers)
+        own = prototypes[labels, 0]
         return repulsive_fit(self._similarity(features, own)), network.logits(layers)
 
     def _similarity(self, features: Tensor, own: Tensor) -> Tensor:

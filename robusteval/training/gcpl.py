@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robusteval.errors import TrainingError
 from robusteval.models.heads import prototype_distances
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.prototype_losses import distance_cross_entropy, prototype_encoding_cost
@@ -25,8 +24,7 @@ class GCPL(Recipe):
     defaults: ClassVar[dict[str, Option]] = {"gamma": 0.1, "encoding_weight": 1e-3}
 
     def prepare(self, network: PrototypeNetwork) -> None:
-        if network.head.reading != "nearest_prototype" or len(network.head.layers) != 1:
-            raise TrainingError('GCPL needs head.reading = "nearest_prototype" and one layer')
+        self.require_one_layer(network, "nearest_prototype")
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         return self.trained_prototypes(network)
@@ -34,8 +32,7 @@ class GCPL(Recipe):
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        (layer,) = network.head.layers
-        features, prototypes = network.supervised_features(layers)[layer], network.prototypes[layer]
+        features, prototypes = self.features_and_prototypes(network, layers)
         squared = prototype_distances(features, prototypes, "sql2")
         loss = distance_cross_entropy(squared, labels, self.number("gamma"))
         encoding = prototype_encoding_cost(features, labels, prototypes)

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset
-from robusteval.errors import TrainingError
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.prototype_losses import soft_triple, soft_triple_regulariser
 from robusteval.training.recipe import RECIPES, Option, Recipe
@@ -74,8 +73,7 @@ class MPAT(Recipe):
     }
 
     def prepare(self, network: PrototypeNetwork) -> None:
-        if network.head.reading != "softmax" or len(network.head.layers) != 1:
-            raise TrainingError('MPAT needs head.reading = "softmax" and one layer of prototypes')
+        self.require_one_layer(network, "softmax")
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         return self.trained_prototypes(network)
@@ -83,8 +81,7 @@ class MPAT(Recipe):
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        (layer,) = network.head.layers
-        features, prototypes = network.supervised_features(layers)[layer], network.prototypes[layer]
+        features, prototypes = self.features_and_prototypes(network, layers)
         logits = network.logits(layers)
         triple = soft_triple(
             features,

@@ -44,6 +44,21 @@ class Recipe(nn.Module):
     def prepare(self, network: PrototypeNetwork) -> None:
         """Makes the recipe's own parameters.  Raises TrainingError for a network it can't train."""
 
+    def require_one_layer(self, network: PrototypeNetwork, reading: str) -> None:
+        """Raises TrainingError unless the head reads so and one layer carries its prototypes."""
+        if network.head.reading != reading or len(network.head.layers) != 1:
+            raise TrainingError(
+                f'{self.settings.recipe} needs head.reading = "{reading}" and one layer of '
+                "prototypes"
+            )
+
+    def features_and_prototypes(
+        self, network: PrototypeNetwork, layers: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and prototypes (K, M, D) of the one layer that carries some."""
+        (layer,) = network.head.layers
+        return network.supervised_features(layers)[layer], network.prototypes[layer]
+
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         """Optimiser groups for prototypes and the recipe's own parameters."""
         return []

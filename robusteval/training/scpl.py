@@ -17,7 +17,6 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from robusteval.errors import TrainingError
 from robusteval.models.heads import Similarity, prototype_distances
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.prototype_losses import n_prototype, prototype_norm
@@ -30,8 +29,7 @@ class SCPL(Recipe):
     defaults: ClassVar[dict[str, Option]] = {"similarity": "l2", "norm_weight": 0.1, "scale": 1.0}
 
     def prepare(self, network: PrototypeNetwork) -> None:
-        if network.head.reading != "nearest_prototype" or len(network.head.layers) != 1:
-            raise TrainingError('SCPL needs head.reading = "nearest_prototype" and one layer')
+        self.require_one_layer(network, "nearest_prototype")
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         return self.trained_prototypes(network)
@@ -39,8 +37,7 @@ class SCPL(Recipe):
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        (layer,) = network.head.layers
-        features, prototypes = network.supervised_features(layers)[layer], network.prototypes[layer]
+        features, prototypes = self.features_and_prototypes(network, layers)
         chosen = cast(Similarity, self.options["similarity"])
         distances = prototype_distances(features, prototypes, chosen)
         loss = n_prototype(-self.number("scale") * distances.amin(2), labels)
