@@ -130,6 +130,7 @@ class ResNet(Backbone):
         blocks: Sequence[int],
         stem: int,
         embedding: int,
+        first_stride: int = 1,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_conv_norm(in_channels, stem, 3, 1), nn.ReLU())
@@ -139,7 +140,8 @@ class ResNet(Backbone):
         for k, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             stage = []
             for i in range(count):
-                stage.append(block(source, width, 2 if i == 0 and k > 0 else 1))
+                stride = 1 if i else 2 if k else first_stride
+                stage.append(block(source, width, stride))
                 source = width * block.expansion
             self.stages.append(nn.Sequential(*stage))
             self.channels[f"stage{k + 1}"] = source
@@ -204,9 +206,15 @@ def resnet_small(
     widths: Sequence[int] = (32, 64, 128),
     blocks: Sequence[int] = (1, 1, 1),
     embedding: int = 256,
+    stem: int = 32,
+    first_stride: int = 1,
 ) -> ResNet:
-    """A wide, shallow ResNet of basic blocks that trains within minutes on two cores."""
-    return ResNet(in_channels, _Basic, widths, blocks, widths[0], embedding)
+    """A wide, shallow ResNet of basic blocks that trains within minutes on two cores.
+
+    With ``first_stride`` 2 only the stem works at full resolution: twice the width for the same
+    time.
+    """
+    return ResNet(in_channels, _Basic, widths, blocks, stem, embedding, first_stride)
 
 
 BACKBONES.add("cnn6", CNN6)
