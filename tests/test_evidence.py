@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from robusteval import api
 from robusteval.attacks import registry
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
+from robusteval.evaluation.chunks import Chunk, settle
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Here, Watch
@@ -27,7 +29,7 @@ from robusteval.evaluation.outcomes import load_result, to_be_kept
 from robusteval.evaluation.plan import Job
 from robusteval.evaluation.record import open_store, read_record
 from robusteval.evaluation.suite import read_suite
-from robusteval.models.adapter import Adapter
+from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import ThreatModel, parse_eps
 from tests.test_api_cli import cli, refused, without_times
 from tests.test_evaluation import attack_spec, run_suite, suite_of
@@ -96,6 +98,29 @@ def test_a_stored_image_stays_in_the_ball(norm: str) -> None:
     change = (decode(encode(moved, clean, "inward")).double() - clean.double()).flatten(1)
     size = change.abs().amax(1) if norm == "Linf" else change.norm(dim=1)
     assert size.max() <= eps + 1e-6
+
+
+def test_a_minimal_success_survives_storing() -> None:
+    """An attack without an ε ends a millionth beyond the boundary: rounding must not undo it."""
+    weight = torch.randn((1, 64), generator=torch.Generator().manual_seed(2))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    with torch.no_grad():
+        linear[1].weight.copy_(torch.cat([weight, -weight]))
+        linear[1].bias.copy_(torch.tensor([-0.5, 0.5]) * weight.sum())
+    model = wrap_module(linear, classes=2)
+    images = 0.4 + 0.2 * torch.rand((60, 1, 8, 8), generator=torch.Generator().manual_seed(3))
+    labels = model(images).argmax(1)
+    height = (images.flatten(1) - 0.5) @ weight[0]
+    push = (height + 1e-6 * height.sign()) / weight[0].dot(weight[0])
+    minimal = images - (push[:, None] * weight).view_as(images)
+    assert (model(minimal).argmax(1) != labels).sum() > 50
+    chunk = Chunk(torch.arange(60), images, labels)
+    threat = ThreatModel("L2", parse_eps("0.6"))
+    stored, judged, lost = settle(model, minimal, chunk, threat, bound=False)
+    assert lost == 0 and judged.fooled.sum() > 50
+    grown = (decode(stored) - minimal).flatten(1).norm(dim=1)
+    assert grown.max() < 8 / LEVELS
+    assert settle(model, minimal, chunk, threat, bound=True)[2] > 0
 
 
 # What is stored

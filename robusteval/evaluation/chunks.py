@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.registry import AttackCall
-from robusteval.evaluation.images import Stored, decode, encode
+from robusteval.evaluation.images import Rounding, Stored, decode, encode
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, in_threat, judge, predict, require_finite
 from robusteval.hardware import is_out_of_memory
@@ -88,31 +88,35 @@ def settle(
 ) -> tuple[Stored, Judged, int]:
     """The stored form of attacked images, judged.
 
-    Rounded towards the clean image; where that undoes a success, to the nearest.  Also tells how
-    many successes neither kept.
+    Rounded towards the clean image; where that undoes a success, to the nearest; and then, unless
+    the attack is ``bound`` to a threat model's ball, away from the clean image.  Also tells how
+    many successes none of these kept.
     """
 
-    def judged_of(stored: Stored, rows: Tensor) -> Judged:
+    def rounded(rows: Tensor, rounding: Rounding) -> tuple[Stored, Judged]:
+        clean, labels = chunk.images[rows], chunk.labels[rows]
+        stored = encode(images[rows], clean, rounding)
         counted = decode(stored).to(images.device)
-        return judge(model, counted, chunk.images[rows], chunk.labels[rows], threat, bound)
+        return stored, judge(model, counted, clean, labels, threat, bound)
 
     everything = torch.arange(len(images), device=images.device)
-    stored = encode(images, chunk.images, "inward")
-    judged = judged_of(stored, everything)
-    missed = everything[~judged.fooled.to(images.device)]
-    if len(missed) == 0:
-        return stored, judged, 0
-    logits = predict(model, images[missed])
-    require_finite(logits)
-    undone = missed[logits.argmax(1) != chunk.labels[missed]]
-    if len(undone) == 0:
-        return stored, judged, 0
-    nearest = encode(images[undone], chunk.images[undone], "nearest")
-    again = judged_of(nearest, undone)
-    saved = again.fooled
-    places = undone.cpu()[saved]
-    stored[places.numpy()] = nearest[saved.numpy()]
-    return stored, judged.replaced(places, again, saved), int((~saved).sum())
+    stored, judged = rounded(everything, "inward")
+    undone = everything[~judged.fooled.to(images.device)]
+    if len(undone):
+        logits = predict(model, images[undone])
+        require_finite(logits)
+        undone = undone[logits.argmax(1) != chunk.labels[undone]]
+    others: tuple[Rounding, ...] = ("nearest",) if bound else ("nearest", "outward")
+    for rounding in others:
+        if len(undone) == 0:
+            break
+        other, again = rounded(undone, rounding)
+        saved = again.fooled
+        places = undone.cpu()[saved]
+        stored[places.numpy()] = other[saved.numpy()]
+        judged = judged.replaced(places, again, saved)
+        undone = undone[~saved.to(undone.device)]
+    return stored, judged, len(undone)
 
 
 def _attack(

@@ -1,7 +1,8 @@
 """Counted images as they are stored: 16-bit fixed point.
 
 A pixel is k/65535.  Rounding goes towards the clean image, so that a stored image never leaves a
-ball around it that the image itself was in.  What is stored is what counts: predictions, norms
+ball around it that the image itself was in; an attack that knows no ball ends on the boundary of
+a class, and may need rounding away from the clean image to stay beyond it.  What is stored is what counts: predictions, norms
 and digests are of the decoded image.
 """
 
@@ -17,14 +18,18 @@ LEVELS = 65535
 Stored = NDArray[np.uint16]
 
 
-def encode(images: Tensor, clean: Tensor, rounding: Literal["inward", "nearest"]) -> Stored:
+Rounding = Literal["inward", "nearest", "outward"]
+
+
+def encode(images: Tensor, clean: Tensor, rounding: Rounding) -> Stored:
     """Images (B, C, H, W) in [0, 1] as uint16; ``inward`` rounds towards ``clean``."""
     values = images.detach().cpu().double().numpy() * LEVELS
     origin = clean.detach().cpu().double().numpy() * LEVELS
     rounded = np.rint(values)
-    if rounding == "inward":
-        rounded = np.where(values > origin, np.floor(values), rounded)
-        rounded = np.where(values < origin, np.ceil(values), rounded)
+    if rounding != "nearest":
+        above, below = (np.floor, np.ceil) if rounding == "inward" else (np.ceil, np.floor)
+        rounded = np.where(values > origin, above(values), rounded)
+        rounded = np.where(values < origin, below(values), rounded)
     stored: Stored = rounded.clip(0, LEVELS).astype(np.uint16)
     return stored
 
