@@ -15,7 +15,7 @@ from robusteval import __version__
 from robusteval.errors import RobustevalError
 
 if TYPE_CHECKING:
-    from robusteval.api import Report
+    from robusteval.api import Options, Report
 
 P = ParamSpec("P")
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_LISTS = ("--only", "--eps", "--outlier-dir")  # options that take several values
+_LISTS = ("--model", "--only", "--eps", "--outlier-dir")  # options that take several values
 EXIT_NOT_HELD = 1
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
@@ -82,7 +82,12 @@ def root(
 @app.command()
 @guarded
 def run(
-    model: Annotated[str, typer.Option(help="A model's name, or the path of its entry.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="A model's name, or the path of its entry; several, 'all', or '*_cifar10'."
+        ),
+    ],
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
     samples: Annotated[
         str, typer.Option(help="How many test samples: a number (class-balanced) or all.")
@@ -125,7 +130,7 @@ def run(
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     count = parse_samples(samples)
-    from robusteval import api, terminal
+    from robusteval import api, terminal, zoo
 
     options = api.Options(
         samples=count,
@@ -144,13 +149,38 @@ def run(
         allow_code=allow_code,
         out=out,
     )
+    models = parse_models(model)
     if dry_run:
-        terminal.print_estimate(api.estimate(model, suite, options=options))
-        return
-    with terminal.attack_progress() as progress:
-        report = api.evaluate(model, suite, options=terminal.with_progress(options, progress))
-    terminal.print_report(report)
-    exit_of(report)
+        for name in zoo.models_called(models):
+            terminal.print_estimate(name, api.estimate(name, suite, options=options))
+    elif zoo.is_several(models):
+        run_several(models, suite, options)
+    else:
+        report = terminal.evaluate_watched(models[0], suite, options)
+        terminal.print_report(report)
+        exit_of(report)
+
+
+def run_several(models: list[str], suite: str, options: "Options") -> None:
+    """One table of all models, and its CSV; those that can't be run are told last."""
+    from robusteval import terminal, zoo
+
+    outcomes = zoo.evaluate(models, suite, options, terminal.evaluate_watched)
+    reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
+    refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
+    if reports:
+        table = options.out / f"{Path(suite).stem}.csv"
+        zoo.write(reports, table)
+        terminal.print_models([report.content for report in reports])
+        print(table)
+    for one in refused:
+        complain(f"{one.name} was not run: {one.reason}")
+    if not reports:
+        raise typer.Exit(max(one.exit_code for one in refused))
+    for report in sorted(reports, key=lambda r: r.proven):  # what is not proven is said first
+        exit_of(report)
+    if refused:
+        raise typer.Exit(EXIT_INCOMPLETE)
 
 
 def exit_of(report: "Report") -> None:
@@ -227,6 +257,13 @@ def parse_samples(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise RobustevalError(f"--samples {text!r} is neither a number above 0 nor 'all'")
     return int(text)
+
+
+def parse_models(values: list[str]) -> list[str]:
+    """Names and paths, given several times or with commas between; a path may hold commas."""
+    return [
+        m for value in values for m in ([value] if Path(value).is_file() else split_list([value]))
+    ]
 
 
 def split_list(values: list[str] | None) -> list[str]:

@@ -39,7 +39,8 @@ class Options:
     ``samples`` None means all; ``eps`` as text, L∞ unless written ``L2:0.5``; ``batch_size`` None
     goes by the images' size.  ``workers`` are processes with ``threads`` each, by default the
     machine's cores shared among them.  ``keep``: which adversarial images are stored, the
-    ``first`` success of each sample and threat model, or ``all``.
+    ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where the data set
+    has fewer than ``samples``, all of it is taken.
     """
 
     samples: int | None = None
@@ -57,6 +58,7 @@ class Options:
     outlier_folders: tuple[Path, ...] = ()
     allow_code: bool = False
     out: Path = Path("runs")
+    at_most: bool = False
     progress: Progress = field(default_factory=Silent)
 
 
@@ -130,7 +132,9 @@ def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:
             f"{set_name} has {data.info.classes} classes, the model {model.classes}: "
             "choose the data set it was trained on"
         )
-    return data if options.samples is None else data.balanced_subset(options.samples)
+    if options.samples is None or (options.at_most and options.samples >= len(data)):
+        return data
+    return data.balanced_subset(options.samples)
 
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:

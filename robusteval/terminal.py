@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from robusteval.report.wording import percent, threat_text
+from robusteval.report.wording import interval, percent, threat_text
+from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Estimate, Options, Report
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 console = Console()
 error_console = Console(stderr=True)
+WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _ONLY_IN_JSON = ("path", "title", "clean_count")
 
@@ -77,9 +79,12 @@ def attack_progress() -> Iterator[AttackBars]:
             bars.stop()
 
 
-def with_progress(options: "Options", progress: AttackBars) -> "Options":
-    """The same options, watched."""
-    return replace(options, progress=progress)
+def evaluate_watched(model: str, suite: str, options: "Options") -> "Report":
+    """``api.evaluate`` with a bar for each attack."""
+    from robusteval import api
+
+    with attack_progress() as progress:
+        return api.evaluate(model, suite, options=replace(options, progress=progress))
 
 
 @contextmanager
@@ -204,8 +209,58 @@ def print_comparison(found: dict[str, Any]) -> None:
             console.print(Text(f"{key} is in one of the two only, or did not finish in the other"))
 
 
-def print_estimate(found: "Estimate") -> None:
+def print_models(reports: list[dict[str, Any]]) -> None:
+    """A line for each model under its data set: clean accuracy and worst cases, firmest first."""
+    if not reports:
+        return
+    table = Table(title=reports[0]["suite"]["name"])
+    table.add_column("model", overflow="fold")
+    norms = [n for n in NORM_SIGNS if any(_worst(r, n) for r in reports)]
+    for name in ("clean", *(NORM_SIGNS[n] for n in norms)):
+        table.add_column(name, justify="right", no_wrap=True)
+    if console.width >= NARROW and any(_lowest_claim(r) for r in reports):
+        table.add_column("claimed", justify="right")
+    for data in sorted({r["dataset"]["name"] for r in reports}):
+        group = sorted((r for r in reports if r["dataset"]["name"] == data), key=_firmest)
+        about = f"{data}, {group[0]['samples']}"
+        eps = [" / ".join(w["threat"]["eps"] for w in _worst(group[0], n)) for n in norms]
+        table.add_row(about, "", *eps, style="bold")
+        for report in group:
+            left = [" / ".join(_left(w) for w in _worst(report, n)) for n in norms]
+            claim = _lowest_claim(report)
+            clean = percent(report["clean"]["accuracy"])
+            cells = [f"  {report['model']['name']}", clean, *left, claim]
+            table.add_row(*cells[: len(table.columns)])
+        table.add_section()
+    console.print(table)
+
+
+def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
+    return [w for w in report["worst_case"] if w["threat"]["norm"] == norm]
+
+
+def _left(worst: dict[str, Any]) -> str:
+    """A worst case, with its interval where there is room; an upper bound if it did not finish."""
+    rate = worst["robust_accuracy"]
+    if not rate:
+        return f"≤ {percent(worst['at_most'])}"
+    return f"{percent(rate)} {interval(rate)}" if console.width >= WIDE else percent(rate)
+
+
+def _firmest(report: dict[str, Any]) -> tuple[float, str]:
+    first = report["worst_case"][0]["robust_accuracy"] if report["worst_case"] else None
+    return (-first["value"] if first else 1.0, report["model"]["name"])
+
+
+def _lowest_claim(report: dict[str, Any]) -> str:
+    claims = [c for c in report["claims"] if c["norm"]]
+    lowest = min(claims, key=lambda c: c["accuracy"], default=None)
+    return f"{lowest['accuracy']:.1f} % at {lowest['eps']}" if lowest else ""
+
+
+def print_estimate(model: str, found: "Estimate") -> None:
     """What a run would take."""
+    print(model)
     print(f"jobs            {found.jobs}")
     print(f"forward passes  {found.forward_passes:,} at most")
     print(f"backward passes {found.backward_passes:,} at most")

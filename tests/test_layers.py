@@ -26,6 +26,7 @@ FLOORS = {
     "robusteval.report": 6,
     "robusteval.preparation": 7,
     "robusteval.api": 7,
+    "robusteval.zoo": 7,
     "robusteval.listing": 7,
     "robusteval.terminal": 8,
     "robusteval.cli": 8,

@@ -2,8 +2,8 @@
 
 A pixel is k/65535.  Rounding goes towards the clean image, so that a stored image never leaves a
 ball around it that the image itself was in; an attack that knows no ball ends on the boundary of
-a class, and may need rounding away from the clean image to stay beyond it.  What is stored is what counts: predictions, norms
-and digests are of the decoded image.
+a class, and may need rounding away from the clean image to stay beyond it.  What is stored is
+what counts: predictions, norms and digests are of the decoded image.
 """
 
 import hashlib

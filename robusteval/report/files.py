@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.evaluation.outcomes import Example
-from robusteval.report.leaderboard import COLUMNS, leaderboard_rows
+from robusteval.report.leaderboard import rows_as_csv
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.summary import SCHEMA
 from robusteval.storage import replace_file, require_writable
@@ -18,12 +18,9 @@ def prepare_folder(folder: Path) -> None:
 
 def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, bytes]:
     """Every file by name; the same report gives the same bytes."""
-    import pandas as pd
-
-    rows = pd.DataFrame(leaderboard_rows(report), columns=list(COLUMNS))
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     files = {
-        "row.csv": rows.to_csv(index=False),
+        "row.csv": rows_as_csv([report]),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
         "report.json": text,
@@ -38,6 +35,11 @@ def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) 
     (folder / "report.json").unlink(missing_ok=True)
     for name, content in files.items():
         replace_file(folder / name, content, "free space or use --out")
+
+
+def write_table(path: Path, table: str) -> None:
+    """A CSV beside the run folders."""
+    replace_file(path, table.encode(), "free space or use --out")
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """A report's leaderboard rows: one per threat model, in fixed columns."""
 
+from collections.abc import Sequence
 from typing import Any
 
 COLUMNS = (
@@ -30,6 +31,14 @@ COLUMNS = (
 def leaderboard_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per threat model; accuracies in percent, empty where there is no number."""
     return [_row(report, worst) for worst in report["worst_case"]]
+
+
+def rows_as_csv(reports: Sequence[dict[str, Any]]) -> str:
+    """The rows of all reports, under one header."""
+    import pandas as pd
+
+    rows = [row for report in reports for row in leaderboard_rows(report)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False)
 
 
 def _row(report: dict[str, Any], worst: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""Several models under one suite, into one table: what ``robusteval run --model all`` does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from robusteval import api
+from robusteval.errors import RobustevalError, UnknownNameError
+from robusteval.models.entry import entry_paths, read_entry
+from robusteval.report.files import write_table
+from robusteval.report.leaderboard import rows_as_csv
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A model that could not be run, and why."""
+
+    name: str
+    reason: str
+    exit_code: int
+
+
+Outcome = api.Report | Refused
+
+
+def is_several(models: Sequence[str]) -> bool:
+    """Whether these name more than one model, or a pattern that may."""
+    return len(models) > 1 or any(m == "all" or _is_pattern(m) for m in models)
+
+
+def models_called(models: Sequence[str]) -> list[str]:
+    """Names and paths as they are; "all" and patterns such as ``*_cifar10`` as the models of the
+    registry that have weights, and those whose entry can't be read.  Each once, in order.
+
+    Raises UnknownNameError for a pattern that fits no model.
+    """
+    found: list[str] = []
+    for model in models:
+        pattern = "*" if model == "all" else model
+        fits = [n for n in entry_paths() if fnmatchcase(n, pattern)]
+        if _is_pattern(pattern) and not fits:
+            raise UnknownNameError(f"no model fits {model!r}: see `robusteval list models`")
+        found += [n for n in fits if _can_be_run(n)] if _is_pattern(pattern) else [model]
+    return list(dict.fromkeys(found))
+
+
+def _is_pattern(model: str) -> bool:
+    return any(sign in model for sign in "*?[") and not Path(model).is_file()
+
+
+def _can_be_run(name: str) -> bool:
+    """False for an entry that was never trained; an unreadable one is refused later, aloud."""
+    try:
+        entry = read_entry(entry_paths()[name])
+    except RobustevalError:
+        return True
+    return entry.weights is not None or entry.factory is not None
+
+
+def evaluate(
+    models: Sequence[str],
+    suite: str = "full",
+    options: api.Options = api.Options(),
+    evaluate_one: Callable[[str, str, api.Options], api.Report] | None = None,
+) -> list[Outcome]:
+    """Runs a suite against each model; one that can't be run doesn't hold up the others.
+
+    ``models`` as ``models_called`` takes them.  Where a data set has fewer than
+    ``options.samples``, all of it is used.  ``evaluate_one`` is ``api.evaluate``, or what watches
+    it.
+    """
+    each = evaluate_one or (lambda name, suite, options: api.evaluate(name, suite, options=options))
+    options = replace(options, at_most=True)
+    outcomes: list[Outcome] = []
+    for name in models_called(models):
+        try:
+            outcomes.append(each(name, suite, options))
+        except RobustevalError as error:
+            outcomes.append(Refused(name, str(error), error.exit_code))
+    return outcomes
+
+
+def write(reports: Sequence[api.Report], path: Path) -> None:
+    """Every report's leaderboard rows in one CSV."""
+    write_table(path, rows_as_csv([report.content for report in reports]))
