@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.errors import RobustevalError
-from robusteval.models.entry import Entry, all_entries
+from robusteval.models.entry import Entry, all_entries, weights_content
 
 Rows = list[dict[str, Any]]
 
 
 def models(data_dir: Path | None) -> Rows:
-    """Every entry; a broken one with what is wrong with it."""
+    """Every entry, its weights' digest checked; a broken one with what is wrong with it."""
     return [
         _model(e) if isinstance(e, Entry) else {"name": "(broken)", "problem": str(e)}
         for e in all_entries()
@@ -31,9 +31,20 @@ def _model(entry: Entry) -> dict[str, Any]:
         "claim": f"{lowest.accuracy} % {lowest.attack} {lowest.norm} {lowest.eps}"
         if lowest
         else "",
-        "weights": "yes" if entry.weights else "untrained",
         "path": str(entry.path),
+        **_weights(entry),
     }
+
+
+def _weights(entry: Entry) -> dict[str, str]:
+    """Whether the weights are there, and their digest is the entry's."""
+    if entry.weights is None:
+        return {"weights": "untrained" if entry.training else "none"}
+    try:
+        weights_content(entry)
+    except RobustevalError as error:
+        return {"weights": "unusable", "problem": str(error)}
+    return {"weights": "checked"}
 
 
 def datasets(data_dir: Path | None) -> Rows:

@@ -19,6 +19,7 @@ from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
 from robusteval.evaluation.run import Run
+from robusteval.models.entry import built_in_folder
 from tests.test_models import with_weights, write_entry
 
 RUNNER = CliRunner()
@@ -210,6 +211,28 @@ def test_a_broken_entry_does_not_hide_the_others(
     rows = json.loads(cli("list", "--json").stdout)
     assert any("bad.toml" in row.get("problem", "") for row in rows)
     assert any(row["name"] == "pcl_digits" for row in rows)
+
+
+def test_listed_weights_are_checked_by_their_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("altered", "missing"):
+        text = (built_in_folder() / "ce_digits.toml").read_text().replace("ce_digits", name)
+        (tmp_path / f"{name}.toml").write_text(text)
+    content = bytearray((built_in_folder() / "ce_digits.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "altered.safetensors").write_bytes(content)
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(cli("list", "--json").stdout)}
+    assert rows["ce_digits"]["weights"] == "checked"
+    assert "are altered" in rows["altered"]["problem"]
+    assert "can't be read" in rows["missing"]["problem"]
+    assert {rows[n]["weights"] for n in ("altered", "missing")} == {"unusable"}
+    assert all(
+        r["weights"] in ("checked", "untrained")
+        for n, r in rows.items()
+        if n not in ("altered", "missing")
+    )
 
 
 def test_show_tells_claims_and_training() -> None:

@@ -13,7 +13,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robusteval.catalogue import near_names
-from robusteval.errors import EntryError, RobustevalError, ThreatError, UnknownNameError
+from robusteval.errors import (
+    EntryError,
+    RobustevalError,
+    ThreatError,
+    UnknownNameError,
+    WeightsError,
+)
 from robusteval.types import Norm, parse_eps
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
@@ -227,6 +233,26 @@ def read_entry(path: Path) -> Entry:
         return Entry(**content, path=path)
     except (ValidationError, TypeError, ThreatError) as error:
         raise EntryError(f"{path}: {first_problem(error)}") from None
+
+
+def weights_content(entry: Entry) -> bytes:
+    """The weights' file, after its digest was checked.  Raises WeightsError."""
+    path = entry.weights_path
+    if entry.weights is None:
+        raise WeightsError(
+            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
+        )
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"weights {path} can't be read ({error.strerror or error})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry.weights.sha256:
+        raise WeightsError(
+            f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
+            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
+        )
+    return content
 
 
 def first_problem(error: Exception) -> str:

@@ -16,7 +16,7 @@ from robusteval.data.known import DATASETS
 from robusteval.errors import CodeNotAllowedError, EntryError, WeightsError
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES
-from robusteval.models.entry import Entry
+from robusteval.models.entry import Entry, weights_content
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.storage import replace_file
 
@@ -103,24 +103,11 @@ def _from_factory(entry: Entry, allow_code: bool) -> nn.Module:
 
 def read_weights(entry: Entry) -> dict[str, Tensor]:
     """The weights in float32, after their digest was checked."""
-    path = entry.weights_path
-    if entry.weights is None:
-        raise WeightsError(
-            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
-        )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"weights {path} can't be read ({error.strerror or error})") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry.weights.sha256:
-        raise WeightsError(
-            f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
-            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
-        )
+    content = weights_content(entry)
     try:
         tensors = load_tensors(content)
     except (SafetensorError, ValueError) as error:
+        path = entry.weights_path
         raise WeightsError(f"weights {path} are no safetensors file ({error})") from None
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 

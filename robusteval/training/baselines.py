@@ -5,7 +5,8 @@ several for deep supervision (PCL, Table 3).  ``metric``:
 
 - "centre": Wen et al. 2016; the centres are the model's prototypes.
 - "contrastive", "triplet", "n_pair": over the pairs of a batch, by ``pytorch-metric-learning``.
-  With λ₂ they are SCPL's auxiliary triplet (ATL, eq. 5) and N-pair losses (ANL, eq. 6).
+  With λ₂ they are SCPL's auxiliary triplet (ATL, eq. 5) and N-pair losses (ANL, eq. 6), the
+  latter as Sohn 2016 has it: one pair and one negative of each other class, on dot products.
 - "proxy_nca", "proxy_anchor": the proxies are the model's prototypes.
 
 Adversarially trained with ``with_clean``, "triplet" is TLA (Mao et al. 2019): each anchor is an
@@ -114,7 +115,7 @@ def _pair_loss(name: str, margin: float) -> Callable[..., Tensor]:
     if name == "contrastive":
         return losses.ContrastiveLoss(pos_margin=0.0, neg_margin=max(margin, 0.2) * 5)  # type: ignore[no-any-return]
     if name == "n_pair":
-        return losses.NTXentLoss(temperature=0.1)  # type: ignore[no-any-return]
+        return losses.NPairsLoss()  # type: ignore[no-any-return]
     loss = losses.TripletMarginLoss(margin=margin, distance=distances.CosineSimilarity())
     miner = miners.BatchHardMiner(distance=distances.CosineSimilarity())
 
