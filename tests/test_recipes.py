@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.errors import TrainingError
+from robusteval.errors import ThreatError, TrainingError
 from robusteval.models.backbones import BACKBONES
 from robusteval.models.entry import Adversarial, Training
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.training import train  # noqa: F401 - registers the recipes
-from robusteval.training.adversarial import FreeSteps, craft, strongest
+from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.drp import repulsive_prototypes
 from robusteval.training.loop import Trainer, accuracy_of
 from robusteval.training.mpat import distinct_prototypes, merge_prototypes
@@ -190,19 +190,31 @@ def adversarial(attack: str, **fields: Any) -> Adversarial:
     ],
 )
 def test_adversarial_training_keeps_more_under_pgd(
-    attack: str, with_clean: bool, parts: tuple[Dataset, Dataset], tmp_path: Path
+    attack: str,
+    with_clean: bool,
+    parts: tuple[Dataset, Dataset],
+    undefended_share: float,
+    tmp_path: Path,
 ) -> None:
-    def trained(chosen: Adversarial | None, epochs: int) -> PrototypeNetwork:
-        network = network_for(**SOFTMAX)  # type: ignore[arg-type]
-        settings = settings_for("ce", epochs=epochs, adversarial=chosen)
-        recipe = RECIPES.get("ce")(network, settings)
-        list(Trainer(network, recipe, *parts, settings).fit(tmp_path / f"{epochs}.safetensors"))
-        return network
-
     chosen = adversarial(attack, steps=3, step_size=0.5, with_clean=with_clean, replays=4)
-    hardened, plain = trained(chosen, 3 if attack == "free" else 8), trained(None, 7)
-    kept = [robust_share(network, parts[1]) for network in (plain, hardened)]
-    assert kept[1] > kept[0] + 0.05, kept
+    settings = settings_for("ce", epochs=3 if attack == "free" else 8, adversarial=chosen)
+    hardened = trained(settings, parts, tmp_path)
+    assert robust_share(hardened, parts[1]) > undefended_share + 0.05
+
+
+@pytest.fixture(scope="module")
+def undefended_share(
+    parts: tuple[Dataset, Dataset], tmp_path_factory: pytest.TempPathFactory
+) -> float:
+    settings = settings_for("ce", epochs=7)
+    return robust_share(trained(settings, parts, tmp_path_factory.mktemp("plain")), parts[1])
+
+
+def trained(settings: Training, parts: tuple[Dataset, Dataset], folder: Path) -> PrototypeNetwork:
+    network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+    recipe = RECIPES.get(settings.recipe)(network, settings)
+    list(Trainer(network, recipe, *parts, settings).fit(folder / "checkpoint.safetensors"))
+    return network
 
 
 def robust_share(network: PrototypeNetwork, data: Dataset) -> float:
@@ -210,11 +222,26 @@ def robust_share(network: PrototypeNetwork, data: Dataset) -> float:
     recipe = RECIPES.get("ce")(network, settings_for("ce"))
     generator = torch.Generator().manual_seed(0)
     images, labels = data.images(), data.labels
-    against = strongest(adversarial("fast"))
+    against = chosen_by(settings_for("ce", adversarial=adversarial("fast")))
+    assert against is not None
     moved = craft(network, recipe, images, labels, against, 0, generator)
     assert (moved - images).abs().max() <= 0.1 + 1e-6
     network.eval()
     return float((network(moved).argmax(1) == labels).double().mean())
+
+
+def test_early_stopping_on_robustness(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """Without adversarial training: the epoch is the one that keeps most under PGD at that ε."""
+    network = network_for(**NEAREST)  # type: ignore[arg-type]
+    settings = settings_for("gcpl", epochs=5, stopping_eps="0.05", lr=0.01)
+    recipe = RECIPES.get("gcpl")(network, settings)
+    trainer = Trainer(network, recipe, *parts, settings)
+    lines = list(trainer.fit(tmp_path / "checkpoint.safetensors"))
+    kept = [line.validation_robust or 0.0 for line in lines]
+    assert trainer.state.best_score == max(kept) > 0
+    assert max(kept) < max(line.validation_accuracy for line in lines)
+    with pytest.raises(ThreatError):
+        settings_for("gcpl", stopping_eps="much")
 
 
 def test_fast_is_one_step_from_a_random_start(parts: tuple[Dataset, Dataset]) -> None:

@@ -98,6 +98,13 @@ class Weights(_Table):
         return value
 
 
+def _a_number(value: str | None) -> str | None:
+    """An ε as text, as it was, if it is one."""
+    if value is not None:
+        parse_eps(value)
+    return value
+
+
 class Claim(_Table):
     """What the paper reports: accuracy in percent under one attack."""
 
@@ -108,12 +115,7 @@ class Claim(_Table):
     source: str = ""
     note: str = ""
 
-    @field_validator("eps")
-    @classmethod
-    def _eps_is_a_number(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_eps(value)
-        return value
+    _eps_is_a_number = field_validator("eps")(_a_number)
 
 
 class Adversarial(_Table):
@@ -157,6 +159,13 @@ class Training(_Table):
     seed: int = 0
     options: dict[str, float | str | bool] = {}
     adversarial: Adversarial | None = None
+    stopping_eps: str | None = Field(
+        default=None,
+        description="choose the epoch by accuracy under PGD at this ε (early stopping on "
+        "robustness); in adversarial training its own largest ε unless given",
+    )
+
+    _stopping_eps_is_a_number = field_validator("stopping_eps")(_a_number)
 
     @property
     def total_epochs(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robusteval.models.entry import Adversarial
+from robusteval.models.entry import Adversarial, Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.recipe import Recipe
 from robusteval.types import parse_eps
@@ -57,13 +57,16 @@ def draw_eps(settings: Adversarial, count: int, generator: torch.Generator) -> T
     return low + (high - low) * torch.rand((count, 1, 1, 1), generator=generator)
 
 
-def strongest(settings: Adversarial) -> Adversarial:
-    """Ten steps of PGD at the largest ε: what epochs are chosen by.
+def chosen_by(settings: Training) -> Adversarial | None:
+    """What epochs are chosen by: ten steps of PGD at one ε; None where clean accuracy decides.
 
     A single step, as Fast trains on, would not see its own catastrophic overfitting.
     """
-    changed = {"attack": "pgd", "eps": (settings.eps[1],) * 2, "steps": 10, "step_size": 0.25}
-    return settings.model_copy(update=changed)
+    trained_at = settings.adversarial.eps[1] if settings.adversarial else None
+    eps = settings.stopping_eps or trained_at
+    if eps is None:
+        return None
+    return Adversarial(attack="pgd", eps=(eps, eps), steps=10, step_size=0.25)
 
 
 class FreeSteps:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.models.entry import Adversarial, Training
+from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.adversarial import FreeSteps, craft, strongest
+from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
@@ -52,7 +52,8 @@ class Trainer:
     """Trains a network in place by a recipe.
 
     The epoch that counts is the best by accuracy on ``validation`` among those of the joint
-    stage; in adversarial training, by accuracy on validation images under PGD.
+    stage; in adversarial training, and where the entry says so, by accuracy on validation images
+    under PGD.
     ``identity`` stands for what a checkpoint must belong to beside ``settings``: the network's
     description, say.
     """
@@ -152,12 +153,12 @@ class Trainer:
             ):
                 yield loss, right, len(labels)
             return
-        if self._is_adversarial(epoch):
+        chosen = self.settings.adversarial
+        if chosen is not None and self._is_adversarial(epoch):
             with precision(self.speed.bfloat16, self.device):
-                crafted = self._craft(images, labels, epoch, generator)
-            both = self.settings.adversarial is not None and self.settings.adversarial.with_clean
-            images = torch.cat([images, crafted]) if both else crafted
-            labels = labels.repeat(2) if both else labels
+                crafted = craft(self.network, self.recipe, images, labels, chosen, epoch, generator)
+            images = torch.cat([images, crafted]) if chosen.with_clean else crafted
+            labels = labels.repeat(2) if chosen.with_clean else labels
         loss, right = self._step(images, labels, epoch)
         yield loss, right, len(labels)
 
@@ -183,27 +184,15 @@ class Trainer:
     def _is_adversarial(self, epoch: int) -> bool:
         return self.settings.adversarial is not None and epoch >= self.settings.warmup_epochs
 
-    def _craft(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        chosen: Adversarial | None = None,
-    ) -> Tensor:
-        chosen = chosen or self.settings.adversarial
-        assert chosen is not None
-        return craft(self.network, self.recipe, images, labels, chosen, epoch, generator)
-
     def _robust_accuracy(self, epoch: int) -> float | None:
-        """Accuracy on up to 500 validation images under PGD; None without adversarial training."""
-        if self.settings.adversarial is None or not self._is_adversarial(epoch):
+        """Accuracy on up to 500 validation images under PGD; None where clean accuracy decides."""
+        against = chosen_by(self.settings)
+        if against is None or epoch < self.settings.warmup_epochs:
             return None
         part = self.validation.balanced_subset(min(500, len(self.validation)))
         generator = torch.Generator().manual_seed(self.settings.seed)
         images, labels = part.images().to(self.device), part.labels.to(self.device)
-        against = strongest(self.settings.adversarial)
-        images = self._craft(images, labels, epoch, generator, against)
+        images = craft(self.network, self.recipe, images, labels, against, epoch, generator)
         self.network.eval()
         with torch.no_grad():
             return float((self.network(images).argmax(1) == labels).double().mean())
