@@ -38,7 +38,7 @@ class AuxiliaryBranch(nn.Module):
 
     def forward(self, activations: Tensor) -> Tensor:
         pooled = activations.mean((2, 3)) if activations.dim() == 4 else activations
-        out: Tensor = self.project(pooled)
+        out: Tensor = self.project(precise(pooled))
         return out
 
 
@@ -93,7 +93,7 @@ class PrototypeNetwork(nn.Module):
     def logits(self, layers: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) in float32 from the backbone's layers."""
         if self.classifier is not None:
-            return precise(self.classifier(layers[self.embedding_layer]))
+            return precise(self.classifier(precise(layers[self.embedding_layer])))
         layer = self.head.layers[-1]
         features = precise(self.branches[layer](layers[layer]))
         distances = prototype_distances(features, self.prototypes[layer], self.head.similarity)
