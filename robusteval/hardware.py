@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 PACKAGES = (
     "robusteval",
     "torch",
@@ -29,13 +30,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
-def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's, where that is the C library."""
+@lru_cache(maxsize=2)
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc's, where that is the C library."""
     try:
-        return ctypes.CDLL(None).malloc_trim
+        function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError, TypeError):
         return None
+    return function
+
+
+def keep_freed_memory() -> None:
+    """Lets this process use its freed memory again, until ``give_memory_back``.
+
+    glibc asks the system for each large block anew and hands it back at once, so that a training
+    step spends up to half of its time in the kernel, which has to clear the pages.
+    """
+    if (mallopt := _glibc("mallopt")) is not None:
+        for option, value in ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1)):
+            mallopt(option, value)
 
 
 def give_memory_back() -> None:
@@ -44,7 +57,7 @@ def give_memory_back() -> None:
     Batches of ever new sizes leave holes behind that glibc keeps, so that a process grows with
     the number of batches it has seen.
     """
-    if (trim := _malloc_trim()) is not None:
+    if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
 
 

@@ -16,20 +16,26 @@ from robusteval.errors import DataError, EvidenceError, RobustevalError, Unknown
 from robusteval.evaluation.context import Access, Context
 from robusteval.evaluation.plan import (
     Keep,
+    Plan,
     RunSpec,
     default_batch,
+    expected_passes,
     library_versions,
     make_plan,
     threats_for,
 )
 from robusteval.evaluation.progress import Progress, Silent
 from robusteval.evaluation.record import open_store
+from robusteval.evaluation.run import precision
 from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
+from robusteval.models.acceleration import choose_forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry, all_entries, built_in_folder, entry_paths, find_entry
 from robusteval.models.loading import load_model
+
+_PROBED = 32  # images that the model's forms are timed on
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,19 @@ def prepare(
         keep=options.keep,
         transfer_source=_transfer_source(chosen, set_name, entry),
     )
-    if options.threads is None:
-        spec = _same_but_for_threads(spec, options.out)
-    access = Access(_reference(entry), options.data_dir, options.allow_code)
     plan = make_plan(chosen, spec, bool(adapter.layers))
+    spec = _as_begun(spec, options) or replace(spec, forms=_forms(adapter, data, spec, plan))
+    access = Access(_reference(entry), options.data_dir, options.allow_code)
     return Prepared(Context(adapter, data, chosen, spec, plan, access), entry)
+
+
+def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[str, str]:
+    """What computes soonest on this machine."""
+    passes = sum(expected_passes(cell, adapter.classes)[1] for cell in plan.cells) * len(data)
+    images = data.images(slice(0, min(_PROBED, len(data)))).to(spec.device)
+    with precision(spec):
+        libraries, gradients = choose_forms(adapter, images, passes)
+    return str(libraries), str(gradients)
 
 
 def _adapter(model: str | Adapter, entry: Entry | None, options: Options) -> Adapter:
@@ -172,16 +186,18 @@ def _threads(workers: int) -> int:
     return max(1, min(cores, torch.get_num_threads()) // workers)
 
 
-def _same_but_for_threads(spec: RunSpec, out: Path) -> RunSpec:
-    """A run that was begun with other threads goes on with them, whatever the workers now."""
-    for folder in sorted(out.glob(f"{spec.model}-{spec.suite['name']}-*")):
+def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
+    """The spec of a run that was begun, and differs only in what the machine chose then: the
+    model's forms, and threads unless they were asked for."""
+    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite['name']}-*")):
         try:
             _, begun, _ = open_store(folder)
         except EvidenceError:
             continue
-        if replace(spec, threads=begun.threads).digest == begun.digest:
+        threads = begun.threads if options.threads is None else spec.threads
+        if replace(spec, threads=threads, forms=begun.forms).digest == begun.digest:
             return begun
-    return spec
+    return None
 
 
 def _reference(entry: Entry | None) -> str:

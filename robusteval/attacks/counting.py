@@ -22,6 +22,7 @@ class Counted(Adapter):
 
     ``samples``: how many are attacked together; None for one tally of all passes.
     ``deadline``: a time of ``time.monotonic``.  ``on_pass`` is told the forward passes so far.
+    ``fast``: the same model in a faster, rougher form, for gradients (see ``quickly``).
 
     A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
     says otherwise), since an attack does not tell which of them it holds.  Backward passes are
@@ -34,9 +35,11 @@ class Counted(Adapter):
         samples: int | None = None,
         deadline: float | None = None,
         on_pass: Callable[[int], None] = lambda _: None,
+        fast: Adapter | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.adapter = adapter
+        self.fast = fast
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
@@ -69,6 +72,16 @@ class Counted(Adapter):
             self._settle()
             self._attended = before
 
+    @contextmanager
+    def quickly(self) -> Iterator[None]:
+        """Within it the faster form computes, if there is one."""
+        plain = self.adapter
+        self.adapter = self.fast or plain
+        try:
+            yield
+        finally:
+            self.adapter = plain
+
     @property
     def forward_passes(self) -> Tensor:
         """Of each sample (B,), float64."""
@@ -88,6 +101,13 @@ class Counted(Adapter):
     @property
     def layers(self) -> tuple[str, ...]:
         return self.adapter.layers
+
+    @property
+    def reads_distances(self) -> bool:
+        return self.adapter.reads_distances
+
+    def class_distances(self) -> Tensor | None:
+        return self.adapter.class_distances()
 
     def embed(self, images: Tensor) -> Tensor:
         self._before(images)

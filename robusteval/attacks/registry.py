@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from robusteval.attacks import own
+from robusteval.attacks.adaptive import adaptive_told
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import (
     AUTOATTACK_PARAMETERS,
@@ -28,6 +29,7 @@ LIBRARIES = {
     "robusteval": "robusteval",
 }
 OWN: Catalogue[Any] = Catalogue("attack")
+OWN.add("adaptive", adaptive_told)
 OWN.add("joint_pc", own.joint_pc)
 OWN.add("prototype_margin", own.prototype_margin)
 OWN.add("gaussian_noise", own.gaussian_noise)
@@ -99,8 +101,7 @@ class AttackCall:
             return autoattack(model, images, labels, threat, seed=seed)
         function = OWN.get(self.attack)
         try:
-            return AttackResult(
-                function(model, images, labels, threat, seed=seed, **self.parameters)
-            )
+            found = function(model, images, labels, threat, seed=seed, **self.parameters)
         except TypeError as error:
             raise AttackError(f"robusteval.{self.attack}: {error}") from None
+        return found if isinstance(found, AttackResult) else AttackResult(found)

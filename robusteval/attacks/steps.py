@@ -5,6 +5,8 @@ from torch import Tensor
 
 from robusteval.types import Norm, ThreatModel
 
+_LENGTHENINGS = 6  # each brings a cut perturbation's norm closer to ε
+
 
 def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     """Each sample's norm (B,) of a perturbation (B, ...), in its own precision."""
@@ -25,6 +27,30 @@ def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
     # A hair inside: float32 rounding may carry a long vector over ε by more than the tolerance.
     scale = ((1 - 1e-6) * eps / length).clamp_max(1).view(-1, *[1] * (clean.dim() - 1))
     return (clean + scale * perturbation).clamp(0, 1)
+
+
+def project_fully(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+    """As ``project``, but an L2 perturbation that [0, 1] cuts is lengthened to use all of ε.
+
+    Where many pixels are 0 or 1, most of a gradient points out of the box: scaled to the ball and
+    then cut, a perturbation would end far inside it.
+    """
+    if threat.norm == "Linf":
+        return project(images, clean, threat)
+    shape = (-1, *[1] * (clean.dim() - 1))
+    perturbation = images - clean
+    beyond = norms(perturbation, "L2") > threat.radius
+    for _ in range(_LENGTHENINGS):
+        scale = threat.radius / norms(perturbation, "L2").clamp_min(1e-12)
+        scale = torch.where(beyond, scale, 1.0).view(shape)
+        perturbation = (clean + scale * perturbation).clamp(0, 1) - clean
+    return project(clean + perturbation, clean, threat)
+
+
+def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
+    """The gradient without what would push a pixel of ``images`` out of [0, 1]."""
+    stuck = ((images <= 0) & (gradient < 0)) | ((images >= 1) & (gradient > 0))
+    return gradient.masked_fill(stuck, 0.0)
 
 
 def random_start(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:

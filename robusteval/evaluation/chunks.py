@@ -12,6 +12,7 @@ from robusteval.evaluation.images import Rounding, Stored, decode, encode
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, in_threat, judge, predict, require_finite
 from robusteval.hardware import is_out_of_memory
+from robusteval.models.acceleration import Forms
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -41,7 +42,7 @@ class JobResult:
 
 
 def run_job(
-    model: Adapter,
+    forms: Forms,
     cell: Cell,
     chunk: Chunk,
     seeds: Seeds,
@@ -50,10 +51,13 @@ def run_job(
 ) -> JobResult:
     """Attacks a chunk's correct samples; each restart only those not yet broken.
 
-    Raises AttackError where the attack fails, TimeLimitReached where it runs past ``deadline``
-    (a time of ``time.monotonic``).
+    Third-party attacks see the model's form for libraries; our own see the model itself, and take
+    gradients from its form for them.  Raises AttackError where the attack fails, TimeLimitReached
+    where it runs past ``deadline`` (a time of ``time.monotonic``).
     """
-    counted = Counted(model, len(chunk.images), deadline, on_pass)
+    model = forms.plain
+    seen = model if cell.call.library == "robusteval" else forms.libraries
+    counted = Counted(seen, len(chunk.images), deadline, on_pass, forms.gradients)
     threat = cell.threats[0]
     known = cell.call.knows_eps
     images, notes, warnings = chunk.images.clone(), [], []

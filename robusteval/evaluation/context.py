@@ -1,6 +1,7 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from robusteval.detection.detectors import NEEDS_PROTOTYPES
 from robusteval.errors import DataError, EvidenceError
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
+from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry, find_entry
 from robusteval.models.loading import load_model
@@ -35,6 +37,12 @@ class Context:
     spec: RunSpec
     plan: Plan
     access: Access = Access()
+
+    @cached_property
+    def forms(self) -> Forms:
+        """The model's faster forms.  What counts is decided by ``model`` alone."""
+        libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
+        return Forms.of(self.model, libraries, gradients)
 
     @property
     def detectors(self) -> list[str]:

@@ -80,7 +80,7 @@ def _guarded(
     """An attack or the diagnostics: foreign code, which may fail or change the model."""
     started = time.perf_counter()
     before = {name: value.clone() for name, value in _state(context.model).items()}
-    digest = state_digest(context.model)
+    digest = _digest(context)
     failure: Failure | None = None
     piece, kept, done = Piece({}), None, Done(0, 0)
     try:
@@ -95,14 +95,21 @@ def _guarded(
         reason = str(error) or type(error).__name__
         name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
         failure = Failure("failed", f"{name}{reason}".splitlines()[0])
-    if state_digest(context.model) != digest:
+    if _digest(context) != digest:
         _restore(context.model, before)
+        context.__dict__.pop("forms", None)  # made anew from the model
         failure = Failure("failed", f"it {CHANGED}; they were put back")
     if failure is not None:
         store.fail(job, failure)
         return failure
     store.write(job, Piece(piece.columns, piece.told, time.perf_counter() - started), kept)
     return done
+
+
+def _digest(context: Context) -> str:
+    """Of the model and of its forms, which share nothing with it."""
+    forms = {id(f): f for f in (context.model, context.forms.libraries, context.forms.gradients)}
+    return "".join(state_digest(form) for form in forms.values() if form is not None)
 
 
 def _state(model: Adapter) -> dict[str, Tensor]:
@@ -205,7 +212,7 @@ def _attack_chunk(
         return Piece(columns, {"drifted": 0, "lost": 0}), nothing, Done(size, 0)
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
-        context.model,
+        context.forms,
         cell,
         chunk,
         lambda restart: job_seed(seed, cell, job.chunk, restart),

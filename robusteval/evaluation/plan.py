@@ -61,7 +61,8 @@ class RunSpec:
     ``threads``: of each worker, since sums split over threads differ in the last bit.  ``keep``:
     which adversarial images are stored, the ``first`` success of each sample and threat model in
     the suite's order or ``all``.  ``transfer_source``: name and digest of the model whose
-    adversarials the diagnostics transfer, empty where there is none.
+    adversarials the diagnostics transfer, empty where there is none.  ``forms``: how the model
+    computes for libraries and for our own gradients (see ``models.acceleration``).
     """
 
     model: str
@@ -81,6 +82,7 @@ class RunSpec:
     threads: int = 1
     keep: Keep = "first"
     transfer_source: tuple[str, ...] = ()
+    forms: tuple[str, str] = ("float32", "float32")
 
     @property
     def digest(self) -> str:
@@ -101,7 +103,7 @@ class RunSpec:
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
         """The spec of its plain data.  Raises TypeError for unknown or missing fields."""
-        names = ("outliers", "outlier_folders", "transfer_source")
+        names = ("outliers", "outlier_folders", "transfer_source", "forms")
         fields: dict[str, Any] = {k: tuple(v) if k in names else v for k, v in plain.items()}
         return cls(**fields)
 
@@ -257,5 +259,8 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         return int(parameters.get("n_queries", 5000)) + 1, 0
     if cell.spec.attack == "gaussian_noise":
         return 0, 0
+    if cell.spec.attack == "adaptive":  # its budget counts a backward pass as two
+        budget = int(cell.call.all_parameters()["passes_per_sample"])
+        return budget // 3, budget // 3
     steps = int(parameters.get("steps", 1))
     return cell.spec.restarts * steps, cell.spec.restarts * steps

@@ -266,5 +266,5 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
 def _again(context: Context, job: Job, chunk: Chunk) -> Any:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     return run_job(
-        context.model, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+        context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
     )

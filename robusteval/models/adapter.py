@@ -38,6 +38,19 @@ class Adapter(nn.Module):
         """Names of the layers that carry prototypes, shallow to deep; empty if there are none."""
         return ()
 
+    @property
+    def reads_distances(self) -> bool:
+        """Whether classes are read from distances to prototypes, and from nothing else."""
+        return False
+
+    def class_distances(self) -> Tensor | None:
+        """How far apart classes are in feature space (K, K), zero to themselves; None if unknown.
+
+        A logit gap over this distance is the way to that class's region, up to the features'
+        Lipschitz constant (Voráček and Hein 2022): it ranks targets without a Jacobian.
+        """
+        return None
+
     def embed(self, images: Tensor) -> Tensor:
         """Features (B, D) that the model classifies by.  A plain module's are its logits."""
         features: Tensor = self(images)
@@ -63,6 +76,20 @@ class PrototypeAdapter(Adapter):
     @property
     def layers(self) -> tuple[str, ...]:
         return self.module.head.layers
+
+    @property
+    def reads_distances(self) -> bool:
+        return self.module.head.reading == "nearest_prototype"
+
+    def class_distances(self) -> Tensor | None:
+        if self.module.classifier is not None:
+            rows = self.module.classifier.weight
+            return torch.cdist(rows, rows)
+        prototypes = self.module.prototypes[self.layers[-1]]  # (K, M, D)
+        classes, per_class, _ = prototypes.shape
+        flat = prototypes.flatten(0, 1)
+        pairs = torch.cdist(flat, flat).view(classes, per_class, classes, per_class)
+        return pairs.amin((1, 3)).fill_diagonal_(0)
 
     def embed(self, images: Tensor) -> Tensor:
         layers = self.module.activations(images)

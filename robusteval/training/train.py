@@ -11,7 +11,7 @@ import torch
 
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import commit_of, hardware_name
+from robusteval.hardware import commit_of, hardware_name, keep_freed_memory
 from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.storage import replace_file, require_writable
@@ -49,6 +49,7 @@ def train(
     place = work_dir / entry.name
     for folder in (place, entry.path.parent):
         require_writable(folder, "weights, entry and log go there")
+    keep_freed_memory()
     torch.manual_seed(settings.seed)
     network = build_network(entry)
     recipe = RECIPES.get(settings.recipe)(network, settings)

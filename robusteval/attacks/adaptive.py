@@ -1,0 +1,270 @@
+"""``adaptive``: an ordered cascade on survivors, with gradients spent where samples are near.
+
+Its losses are margins of logits and of prototype distances, which cannot saturate as
+cross-entropy on squared distances does; its targets are ranked by what the model says itself.
+
+1. ``margin``: momentum steps on the logit margin, from the clean image, their sizes falling by a
+   cosine from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).
+2. ``pull``: features to the nearest wrong prototype, where classes are not read from the
+   distances themselves.
+3. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
+   came nearest to breaking; classes are ranked by the margin left at their best image.
+4. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+   gradients are masked.
+
+Where gradients are masked or the model is random, the cascade says so, and goes on with
+expectation over passes and full AutoAttack: on such a model strength alone counts.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.libraries import AttackResult, autoattack, torchattacks_attack
+from robusteval.attacks.losses import distance_margin, logit_margin
+from robusteval.attacks.search import Objective, Search, Seen, cosine_sizes
+from robusteval.attacks.steps import project, random_start
+from robusteval.models.acceleration import folded_if_same
+from robusteval.models.adapter import Adapter
+from robusteval.types import ThreatModel
+
+BACKWARD = 2  # a backward pass costs about as much as two forward ones
+_MARGIN_STEPS = 20
+_AIMED_STEPS = 40
+_MOST_CLASSES = 9  # that a sample is driven towards
+_NEAR = 0.3  # the share of survivors that further steps are spent on first
+_FEWEST = 8  # but no fewer than these
+_QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
+_DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
+_DRAWS = 8  # passes that a random model's gradient is averaged over
+_RANDOM = 1e-4  # relative change of logits between two passes
+
+
+def _aimed(seen: Seen) -> Tensor:
+    assert seen.targets is not None
+    wrong = seen.logits.gather(1, seen.targets[:, None])[:, 0]
+    return wrong - seen.logits.gather(1, seen.labels[:, None])[:, 0]
+
+
+def _pulled(seen: Seen) -> Tensor:
+    *_, deepest = seen.squared.values()
+    return distance_margin(deepest, seen.labels)
+
+
+MARGIN = Objective(lambda seen: logit_margin(seen.logits, seen.labels))
+AIMED = Objective(_aimed)
+PULLED = Objective(_pulled, distances=True)
+
+
+def adaptive(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    passes_per_sample: int = 240,
+) -> Tensor:
+    """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
+
+    ``model``: an adapter, or any module from such images to logits (B, K).
+    ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
+    counted as two; samples that break earlier cost less.  Returns the first image that broke a
+    sample, else the one with the largest margin.  Its source is this file: see the head.
+    """
+    parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
+    return adaptive_told(model, images, labels, threat, **parameters).images
+
+
+def adaptive_told(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    passes_per_sample: int = 240,
+) -> AttackResult:
+    """``adaptive``, with what each of its stages broke."""
+    counted = as_counted(model, images)
+    return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
+
+
+def as_counted(model: nn.Module, images: Tensor) -> Counted:
+    """Any module behind an adapter that counts."""
+    if isinstance(model, Counted):
+        return model
+    if not isinstance(model, Adapter):
+        with torch.no_grad():
+            classes = model(images[:1]).shape[1]
+        model = Adapter(model, classes)
+    return Counted(model, len(images), fast=folded_if_same(model, images[:32]))
+
+
+class Cascade:
+    """One attack on one batch; ``notes`` tell what each stage broke."""
+
+    def __init__(
+        self,
+        model: Counted,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        seed: int,
+        passes_per_sample: int,
+    ) -> None:
+        self.search = Search(model, images, labels, threat)
+        self.model, self.threat, self.seed = model, threat, seed
+        self.budget = passes_per_sample
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queried = False
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def run(self) -> AttackResult:
+        """All stages, in order."""
+        images = self.search.images
+        random = self._is_random()
+        self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, _MARGIN_STEPS))
+        if self.model.layers and not self.model.reads_distances:
+            self.stage("pull", self._pull)
+        self.stage("aim", self._aim)
+        self.stage("square", self._query)
+        if reason := "outputs change between passes" if random else self._masked():
+            self.warnings.append(f"adaptive: {reason}; went on with more steps and AutoAttack")
+            self._escalate(_DRAWS if random else 1)
+        return AttackResult(self.search.best, self.notes, self.warnings)
+
+    def stage(self, name: str, attack: Callable[[Tensor], None]) -> None:
+        """Runs a stage on the survivors, and notes what it broke."""
+        rows = self.search.alive()
+        if len(rows):
+            attack(rows)
+            broken = len(rows) - len(self.search.alive())
+            self.notes.append(f"{name} broke {broken} of {len(rows)}")
+
+    def _ascend(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        objective: Objective,
+        steps: int,
+        targets: Tensor | None = None,
+    ) -> None:
+        sizes = cosine_sizes(self.threat.radius, steps)
+        self.search.ascend(rows, start, objective, sizes, targets=targets)
+
+    def _pull(self, rows: Tensor) -> None:
+        near = self._nearest(rows, _NEAR)
+        self._ascend(near, self._anywhere(near), PULLED, _MARGIN_STEPS)
+
+    def _aim(self, rows: Tensor) -> None:
+        """Towards further classes, the nearest samples first, while the budget lasts."""
+        ranked = torch.zeros((len(self.search.images), self.model.classes - 1), dtype=torch.long)
+        ranked = ranked.to(rows.device)
+        ranked[rows] = self._ranked_classes(rows)
+        for place, share, steps in self._rounds():
+            alive = self.search.alive(rows)
+            near = self._nearest(alive, share)
+            if len(alive) == 0 or not self._affords(len(near) * steps, alive):
+                return
+            self._ascend(near, self._anywhere(near), AIMED, steps, ranked[near, place])
+
+    def _rounds(self) -> Iterator[tuple[int, float, int]]:
+        """(place in a sample's ranking, share of survivors, steps), without end.
+
+        The closest class comes last: the stage before has tried it.
+        """
+        classes = min(self.model.classes - 1, _MOST_CLASSES)
+        share, steps = _NEAR, _AIMED_STEPS
+        while True:
+            for place in [*range(1, classes), 0]:
+                yield place, share, steps
+            share, steps = min(2 * share, 1.0), steps if share < 1 else 2 * steps
+
+    def _affords(self, steps: int, alive: Tensor) -> bool:
+        """Whether so many more gradient steps keep the survivors' mean within the budget."""
+        used = self.model.forward_passes + BACKWARD * self.model.backward_passes
+        spent = float(used[alive.cpu()].mean())
+        return spent + (1 + BACKWARD) * steps / len(alive) <= self.budget
+
+    def _ranked_classes(self, rows: Tensor) -> Tensor:
+        """Wrong classes (B, K − 1), the one that is closest at the best image first."""
+        logits, labels = self.search.logits(rows, self.search.best[rows]), self.search.labels[rows]
+        gaps = logits - logits.gather(1, labels[:, None])
+        if (apart := self.model.class_distances()) is not None:
+            gaps = gaps / apart[labels].clamp_min(1e-12)
+        gaps = gaps.scatter(1, labels[:, None], -torch.inf)
+        return gaps.argsort(1, descending=True)[:, :-1]
+
+    def _nearest(self, rows: Tensor, share: float) -> Tensor:
+        """The rows whose best margin is largest."""
+        count = min(len(rows), max(_FEWEST, math.ceil(share * len(rows))))
+        order = self.search.margin[rows].argsort(descending=True, stable=True)
+        return rows[order[:count]].sort().values
+
+    def _anywhere(self, rows: Tensor) -> Tensor:
+        return random_start(self.search.images[rows], self.threat, self.generator)
+
+    def _query(self, rows: Tensor) -> None:
+        """A little of Square (Andriushchenko et al. 2020) on some survivors."""
+        chosen = torch.randperm(len(rows), generator=self.generator)[:_QUERIED].to(rows.device)
+        some = rows[chosen.sort().values]
+        images, labels = self.search.images[some], self.search.labels[some]
+        parameters = {"n_queries": _QUERIES, "n_restarts": 1, "loss": "margin"}
+        with self.model.attending(some):
+            found = torchattacks_attack(
+                self.model,
+                images,
+                labels,
+                self.threat,
+                name="Square",
+                seed=self.seed,
+                parameters=parameters,
+            )
+        self.search.judge(some, project(found.images, images, self.threat))
+        self.queried = len(self.search.alive(some)) < len(some)
+
+    def _masked(self) -> str:
+        """Why gradients look masked, or nothing."""
+        dead = self.search.dead_share or 0.0
+        if dead > _DEAD_SHARE:
+            return f"{100 * dead:.0f} % of samples have no gradient"
+        if self.queried:
+            return "a few gradient-free queries broke what gradients did not"
+        return ""
+
+    def _is_random(self) -> bool:
+        """Whether two passes over the same images differ; clean margins are judged on the way."""
+        images = self.search.images
+        rows = torch.arange(len(images), device=images.device)
+        first = self.search.judge(rows, images)
+        second = self.search.logits(rows[:32], images[:32])
+        again = logit_margin(second, self.search.labels[:32])
+        scale = second.abs().amax().clamp_min(1e-12)
+        return bool((first[:32] - again).abs().amax() > _RANDOM * scale)
+
+    def _escalate(self, draws: int) -> None:
+        """Strength alone: longer ascents over averaged gradients, then full AutoAttack."""
+        self.search.draws = draws
+        self.stage("more steps", self._insist)
+        self.stage("AutoAttack", self._autoattack)
+
+    def _insist(self, rows: Tensor) -> None:
+        self._ascend(rows, self._anywhere(rows), MARGIN, 100)
+        for place in range(min(3, self.model.classes - 1)):
+            alive = self.search.alive(rows)
+            if len(alive):
+                targets = self._ranked_classes(alive)[:, place]
+                self._ascend(alive, self._anywhere(alive), AIMED, 100, targets)
+
+    def _autoattack(self, rows: Tensor) -> None:
+        images, labels = self.search.images[rows], self.search.labels[rows]
+        with self.model.attending(rows):
+            found = autoattack(self.model, images, labels, self.threat, seed=self.seed)
+        self.notes += found.notes
+        self.warnings += found.warnings
+        self.search.judge(rows, project(found.images, images, self.threat))

@@ -1,0 +1,177 @@
+"""The gradient oracle: one forward and one backward pass a step, on what is not yet broken.
+
+Gradients may come from a faster, rougher form of the model; a sample counts as broken only after
+the model itself, in its own precision, mispredicts the image.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
+from robusteval.types import ThreatModel
+
+# Images a pass: on a processor a larger batch falls out of its cache, on an accelerator a smaller
+# one leaves it idle.
+_BATCH = {"cpu": 32, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pass tells an objective: logits (B, K), squared distances (B, K, M) by layer, labels
+    (B,), and the class (B,) that each sample is driven towards, if it is."""
+
+    logits: Tensor
+    squared: dict[str, Tensor]
+    labels: Tensor
+    targets: Tensor | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What ascent maximises: ``losses`` gives (B,).  ``distances``: whether it reads prototypes."""
+
+    losses: Callable[[Seen], Tensor]
+    distances: bool = False
+
+
+class Search:
+    """Attacked samples, and the best that is known of each.
+
+    ``best`` (B, C, H, W) holds the first image that broke a sample, else the one with the largest
+    margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
+    passes that a gradient is averaged over.  ``dead_share``: the share of samples without any
+    gradient in the first pass.
+    """
+
+    def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
+        self.model, self.images, self.labels, self.threat = model, images, labels, threat
+        self.draws = 1
+        self.dead_share: float | None = None
+        self.batch_size = _BATCH.get(images.device.type, 128)
+        self.best = images.clone()
+        self.margin = torch.full((len(images),), -torch.inf, device=images.device)
+        self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+    def alive(self, rows: Tensor | None = None) -> Tensor:
+        """Those of ``rows`` (all by default) that are not yet broken."""
+        if rows is None:
+            return torch.nonzero(~self.broken)[:, 0]
+        return rows[~self.broken[rows]]
+
+    def judge(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Margins (B,) by the model itself; what breaks a sample, or is its best yet, is kept."""
+        margins = logit_margin(self.logits(rows, points), self.labels[rows])
+        better = (margins > self.margin[rows]) & ~self.broken[rows]
+        chosen = rows[better]
+        self.best[chosen], self.margin[chosen] = points[better], margins[better]
+        self.broken[chosen] |= margins[better] > 0
+        return margins
+
+    @torch.no_grad()
+    def logits(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Logits (B, K) of points by the model itself."""
+        parts = []
+        for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
+            with self.model.attending(rows[at]):
+                parts.append(self.model(points[at]))
+        return torch.cat(parts)
+
+    def ascend(
+        self,
+        rows: Tensor,
+        points: Tensor,
+        objective: Objective,
+        sizes: list[float],
+        momentum: float = 0.75,
+        targets: Tensor | None = None,
+    ) -> None:
+        """Steps of the given sizes on the samples ``rows`` from ``points`` (B, C, H, W).
+
+        Samples leave as soon as they are broken.  The last points are judged at the end, and where
+        gradients are rough the highest ones, too.
+        """
+        points, crest = points.clone(), points.clone()
+        velocity = torch.zeros_like(points)
+        highest = torch.full((len(rows),), -torch.inf, device=points.device)
+        left = torch.arange(len(rows), device=points.device)  # into rows
+        for size in sizes:
+            aimed = None if targets is None else targets[left]
+            margins, gradients = self.gradients(rows[left], points[left], objective, aimed)
+            suspects = left[margins > 0]
+            if len(suspects):
+                self.judge(rows[suspects], points[suspects])
+            higher = margins > highest[left]
+            highest[left[higher]] = margins[higher]
+            crest[left[higher]] = points[left[higher]]
+            kept = ~self.broken[rows[left]]
+            left, gradients = left[kept], gradients[kept]
+            if len(left) == 0:
+                return
+            points[left], velocity[left] = self._step(
+                points[left], velocity[left], gradients, self.images[rows[left]], size, momentum
+            )
+        self.judge(rows[left], points[left])
+        left = left[~self.broken[rows[left]]]
+        if len(left) and self.model.fast is not None:
+            self.judge(rows[left], crest[left])
+
+    def gradients(
+        self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rough margins (B,), the least of all draws, and gradients (B, C, H, W)."""
+        margins, gradients = [], []
+        with self.model.quickly():
+            for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
+                aimed = None if targets is None else targets[at]
+                margin, gradient = self._gradient(rows[at], points[at], objective, aimed)
+                for _ in range(self.draws - 1):
+                    again, more = self._gradient(rows[at], points[at], objective, aimed)
+                    margin, gradient = torch.minimum(margin, again), gradient + more
+                margins.append(margin)
+                gradients.append(gradient)
+        found = torch.cat(gradients)
+        if self.dead_share is None:
+            self.dead_share = float((found.flatten(1).abs().amax(1) == 0).double().mean())
+        return torch.cat(margins), found
+
+    def _gradient(
+        self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        moved = points.detach().requires_grad_()
+        with self.model.attending(rows):
+            if objective.distances:
+                logits, squared = self.model.logits_and_distances(moved)
+            else:
+                logits, squared = self.model(moved), {}
+            losses = objective.losses(Seen(logits, squared, self.labels[rows], targets))
+            gradient = torch.zeros_like(points)
+            if losses.requires_grad:  # a model may break the graph
+                (found,) = torch.autograd.grad(losses.sum(), moved, allow_unused=True)
+                gradient = gradient if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
+        return logit_margin(logits.detach(), self.labels[rows]), gradient
+
+    def _step(
+        self,
+        points: Tensor,
+        velocity: Tensor,
+        gradients: Tensor,
+        clean: Tensor,
+        size: float,
+        momentum: float,
+    ) -> tuple[Tensor, Tensor]:
+        """New points and velocities."""
+        norm = self.threat.norm
+        velocity = momentum * velocity + ascent_direction(free_gradient(gradients, points), norm)
+        direction = ascent_direction(free_gradient(velocity, points), norm)
+        return project_fully(points + size * direction, clean, self.threat), velocity
+
+
+def cosine_sizes(radius: float, steps: int, first: float = 2.0) -> list[float]:
+    """Step sizes that fall by a cosine from ``first``·ε to nearly 0."""
+    return [first * radius * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]

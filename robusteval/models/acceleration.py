@@ -1,0 +1,203 @@
+"""The same model, faster: batch norm folded into convolutions, channels-last, bfloat16, compiled.
+
+What is fast finds adversarial images; what counts is decided by the plain float32 model alone.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from robusteval.models.adapter import Adapter, PrototypeAdapter
+
+# A folded model's logits may differ by this share of their size: float32 rounding, no more.
+_TOLERANCE = 1e-3
+# Compiling takes some ten seconds a shape on a processor, and longer for deep networks.
+_COMPILE_SECONDS = 15.0
+_PROBE_PIXELS = 3 * 16 * 16  # smaller images: a probe would cost more than it finds
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """How a form of a model computes.  ``fold``: folded batch norm, and channels-last."""
+
+    fold: bool = True
+    bfloat16: bool = False
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """Such as "float32", "float32 folded" or "bfloat16 folded compiled"."""
+        words = ["bfloat16" if self.bfloat16 else "float32"]
+        words += ["folded"] * self.fold + ["compiled"] * self.compiled
+        return " ".join(words)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What ``str`` gave."""
+        words = text.split()
+        return cls("folded" in words, "bfloat16" in words, "compiled" in words)
+
+
+PLAIN = Acceleration(fold=False)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """The forms of one model: as it is, for libraries (float32), and for our own gradients."""
+
+    plain: Adapter
+    libraries: Adapter
+    gradients: Adapter | None  # None: the plain one
+
+    @classmethod
+    def of(cls, plain: Adapter, libraries: Acceleration, gradients: Acceleration) -> Self:
+        """Copies of ``plain`` that compute as is said."""
+        quick = accelerated(plain, libraries)
+        if gradients == libraries:
+            return cls(plain, quick, None if quick is plain else quick)
+        rough = accelerated(plain, gradients)
+        return cls(plain, quick, None if rough is plain else rough)
+
+
+class _ChannelsLast(torch.autograd.Function):
+    """Images to channels-last strides; their gradient comes back contiguous, as libraries need."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].contiguous()
+
+
+class Faster(nn.Module):
+    """A module on images (B, C, H, W), run channels-last and, if asked for, in bfloat16."""
+
+    def __init__(self, module: nn.Module, bfloat16: bool) -> None:
+        super().__init__()
+        self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rough = bfloat16
+
+    def forward(self, images: Tensor) -> Any:
+        moved = _ChannelsLast.apply(images)  # type: ignore[no-untyped-call]
+        if not self.rough:
+            return self.module(moved)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.module(moved)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in which each batch norm that follows a convolution in a Sequential is part of it."""
+    module = copy.deepcopy(module).eval()
+    for inner in module.modules():
+        if not isinstance(inner, nn.Sequential):
+            continue
+        names = list(inner._modules)
+        for first, second in pairwise(names):
+            conv, norm = inner._modules[first], inner._modules[second]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                inner._modules[first] = fuse_conv_bn_eval(conv, norm)
+                inner._modules[second] = nn.Identity()
+    return module.requires_grad_(False)
+
+
+def accelerated(adapter: Adapter, how: Acceleration) -> Adapter:
+    """A copy of ``adapter`` that computes faster; the original for ``PLAIN``."""
+    if how == PLAIN:
+        return adapter
+    fast = copy.deepcopy(adapter)
+    if isinstance(fast, PrototypeAdapter):
+        fast.module.backbone = Faster(folded(fast.module.backbone), how.bfloat16)  # type: ignore[assignment]
+        inner: nn.Module = fast.module.backbone
+    else:
+        inner = fast.module = Faster(folded(fast.module), how.bfloat16)
+    if how.compiled:
+        inner.compile(dynamic=False)
+    return fast.requires_grad_(False).eval()
+
+
+def folded_if_same(adapter: Adapter, images: Tensor) -> Adapter | None:
+    """The folded, channels-last form in float32, where that is the same function on ``images``."""
+    fast = accelerated(adapter, Acceleration())
+    return fast if same_function(adapter, fast, images) else None
+
+
+def same_function(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
+    """Whether two adapters give equal logits on ``images``, up to float32 rounding."""
+    with torch.no_grad():
+        first, second = plain(images), fast(images)
+    scale = first.abs().amax().clamp_min(1e-12)
+    return bool(torch.isfinite(second).all()) and float((first - second).abs().amax() / scale) <= (
+        _TOLERANCE
+    )
+
+
+def seconds_per_gradient(adapter: Adapter, images: Tensor) -> float:
+    """The best of three forward and backward passes over ``images``, after one to warm up."""
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        moved = images.clone().requires_grad_()
+        torch.autograd.grad(adapter(moved).sum(), moved)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def choose_forms(
+    adapter: Adapter,
+    images: Tensor,
+    passes: float,
+    stopwatch: Callable[[Adapter, Tensor], float] = seconds_per_gradient,
+) -> tuple[Acceleration, Acceleration]:
+    """What computes soonest, for libraries (float32) and for gradients, by trying on ``images``.
+
+    ``passes``: forward and backward passes of single images to come.  Folding is left out where
+    it changes the function, and compiling where it fails or saves less than it costs.  Small
+    images are left as they are.
+    """
+    if images[0].numel() < _PROBE_PIXELS:
+        return PLAIN, PLAIN
+    try:
+        folded_one = folded_if_same(adapter, images)
+    except Exception:  # noqa: BLE001 - a foreign module that can't be copied or folded
+        return PLAIN, PLAIN
+    if folded_one is None:
+        return PLAIN, PLAIN
+    seconds = {PLAIN: stopwatch(adapter, images)}
+    seconds[Acceleration()] = stopwatch(folded_one, images)
+    libraries = min(seconds, key=lambda how: seconds[how])
+    rough = Acceleration(bfloat16=True)
+    seconds[rough] = stopwatch(accelerated(adapter, rough), images)
+    gradients = min(seconds, key=lambda how: seconds[how])
+    batches = passes / len(images)
+    return tuple(  # type: ignore[return-value]
+        _compiled_if_it_pays(adapter, images, how, batches, seconds[how], stopwatch)
+        for how in (libraries, gradients)
+    )
+
+
+def _compiled_if_it_pays(
+    adapter: Adapter,
+    images: Tensor,
+    how: Acceleration,
+    batches: float,
+    seconds: float,
+    stopwatch: Callable[[Adapter, Tensor], float],
+) -> Acceleration:
+    if how == PLAIN or batches * seconds / 2 < _COMPILE_SECONDS:  # it never did more than halve
+        return how
+    compiled = replace(how, compiled=True)
+    try:
+        saved = batches * (seconds - stopwatch(accelerated(adapter, compiled), images))
+    except Exception:  # noqa: BLE001 - no compiler, or one that can't: torch raises many kinds
+        return how
+    return compiled if saved > _COMPILE_SECONDS else how
