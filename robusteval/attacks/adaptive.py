@@ -162,26 +162,44 @@ class Cascade:
         self._ascend(near, self._anywhere(near), PULLED, _MARGIN_STEPS)
 
     def _aim(self, rows: Tensor) -> None:
-        """Towards further classes, the nearest samples first, while the budget lasts."""
-        ranked = torch.zeros((len(self.search.images), self.model.classes - 1), dtype=torch.long)
-        ranked = ranked.to(rows.device)
-        ranked[rows] = self._ranked_classes(rows)
+        """Towards further classes, the nearest samples first, while the budget lasts.
+
+        A class that broke some is tried on the next nearest, too, before another class is.
+        """
+        ranked = torch.zeros_like(self._untried(), dtype=torch.long)
+        ranked[rows] = self._ranked_classes(rows)[:, : ranked.shape[1]]
+        untried = self._untried()
         for place, share, steps in self._rounds():
-            alive = self.search.alive(rows)
-            near = self._nearest(alive, share)
-            if len(alive) == 0 or not self._affords(len(near) * steps, alive):
-                return
-            self._ascend(near, self._anywhere(near), AIMED, steps, ranked[near, place])
+            broke = True
+            while broke:
+                alive = self.search.alive(rows)
+                near = self._nearest(alive[untried[alive, place]], share, of=len(alive))
+                if len(alive) == 0 or not self._affords(len(near) * steps, alive):
+                    return
+                untried[near, place] = False
+                self._ascend(near, self._anywhere(near), AIMED, steps, ranked[near, place])
+                broke = len(self.search.alive(near)) < len(near)
+            if not untried[alive].any():
+                untried = self._untried()
+
+    @property
+    def _places(self) -> int:
+        """How many wrong classes a sample is driven towards."""
+        return min(self.model.classes - 1, _MOST_CLASSES)
+
+    def _untried(self) -> Tensor:
+        """Of each sample and place in its ranking: everything."""
+        shape = (len(self.search.images), self._places)
+        return torch.ones(shape, dtype=torch.bool, device=self.search.images.device)
 
     def _rounds(self) -> Iterator[tuple[int, float, int]]:
         """(place in a sample's ranking, share of survivors, steps), without end.
 
         The closest class comes last: the stage before has tried it.
         """
-        classes = min(self.model.classes - 1, _MOST_CLASSES)
         share, steps = _NEAR, _AIMED_STEPS
         while True:
-            for place in [*range(1, classes), 0]:
+            for place in [*range(1, self._places), 0]:
                 yield place, share, steps
             share, steps = min(2 * share, 1.0), steps if share < 1 else 2 * steps
 
@@ -200,9 +218,10 @@ class Cascade:
         gaps = gaps.scatter(1, labels[:, None], -torch.inf)
         return gaps.argsort(1, descending=True)[:, :-1]
 
-    def _nearest(self, rows: Tensor, share: float) -> Tensor:
-        """The rows whose best margin is largest."""
-        count = min(len(rows), max(_FEWEST, math.ceil(share * len(rows))))
+    def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
+        """Those of the rows whose best margin is largest: a share ``of`` so many."""
+        wanted = max(_FEWEST, math.ceil(share * (of or len(rows))))
+        count = min(len(rows), wanted)
         order = self.search.margin[rows].argsort(descending=True, stable=True)
         return rows[order[:count]].sort().values
 

@@ -7,9 +7,10 @@ library's own word for success is never taken.
 import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
+from io import StringIO
 from types import ModuleType
 from typing import Any
 
@@ -88,12 +89,14 @@ def torchattacks_attack(
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}
     try:
         seen = model if name in _WITHOUT_SHIFT else PositiveLogits(model)
-        attack = getattr(torchattacks_module(), name)(seen, **keywords)
+        with redirect_stdout(StringIO()):  # it prints where a model has no parameters
+            attack = getattr(torchattacks_module(), name)(seen, **keywords)
     except AttributeError:
         raise AttackError(f"torchattacks has no attack {name!r}: check its name") from None
     except TypeError as error:
         raise AttackError(f"torchattacks.{name}: {error}: use its own parameter names") from None
     start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
+    attack.set_device(images.device)
     adversarial = attack(start.contiguous(), labels)
     if name in _TANH_SPACE:  # what it did not move is the clean image, to the bit
         adversarial = torch.where(adversarial == start, images, adversarial)
