@@ -15,7 +15,7 @@ from robusteval import __version__
 from robusteval.errors import RobustevalError
 
 if TYPE_CHECKING:
-    from robusteval.api import Options, Report
+    from robusteval.api import Check, Options, Report
 
 P = ParamSpec("P")
 
@@ -222,9 +222,15 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a run's evidence and report against the model and the data, afresh."""
-    from robusteval import api, terminal
+    from robusteval import api
 
-    checks = api.verify(run, model, data_dir, allow_code, again)
+    print_held(api.verify(run, model, data_dir, allow_code, again), as_json)
+
+
+def print_held(checks: "list[Check]", as_json: bool) -> None:
+    """What was checked; exits with 1 where something does not hold."""
+    from robusteval import terminal
+
     if as_json:
         print_json([check.to_json() for check in checks])
     else:
@@ -303,6 +309,39 @@ def train(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
         f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
     )
+
+
+board = typer.Typer(
+    help="Publish runs that verify as leaderboard CSVs, and check what is published.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(board, name="leaderboard")
+Boards = Annotated[Path, typer.Option(help="Where the leaderboards are.")]
+
+
+@board.command("add")
+@guarded
+def board_add(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    folder: Boards = Path("leaderboards"),
+    data_dir: DataDir = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Verify runs and put their models on the leaderboards of their threat models."""
+    from robusteval import leaderboards
+
+    for path in leaderboards.add(runs, folder, data_dir, allow_code):
+        print(path)
+
+
+@board.command("check")
+@guarded
+def board_check(folder: Boards = Path("leaderboards"), as_json: AsJson = False) -> None:
+    """Check published leaderboards: numbers, ranks, and the registry's digests."""
+    from robusteval import leaderboards
+
+    print_held(leaderboards.check(folder), as_json)
 
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")

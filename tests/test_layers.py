@@ -27,6 +27,7 @@ FLOORS = {
     "robusteval.preparation": 7,
     "robusteval.api": 7,
     "robusteval.zoo": 7,
+    "robusteval.leaderboards": 7,
     "robusteval.listing": 7,
     "robusteval.terminal": 8,
     "robusteval.cli": 8,

@@ -1,0 +1,221 @@
+"""``adaptive`` beside AutoAttack and others: robust accuracy, passes and seconds, in one run.
+
+    python benchmarks/attacks.py --model '*_cifar10' [--samples 500] [--attacks adaptive autoattack]
+                                 [--out attacks.csv] [--data-dir DIR]
+
+Every attack gets the same initially correct test samples, in chunks of the same size, one attack
+after the other in this process.  AutoAttack and the others are called on the plain model, as their
+users call them; ``adaptive`` takes its gradients from the form that is fastest here, and choosing
+it is part of its seconds.  All returned images are judged alike, by the plain model in float32.
+A row is written as soon as it is known; what is in the file already is not done again.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robusteval import zoo
+from robusteval.attacks.adaptive import BACKWARD, adaptive
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_module
+from robusteval.data.datasets import load_dataset
+from robusteval.evaluation.plan import default_batch
+from robusteval.evaluation.verify import judge, predict
+from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.numerics import wilson
+from robusteval.types import ThreatModel
+
+Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One attack on one model; passes are per initially correct sample."""
+
+    model: str
+    norm: str
+    eps: str
+    attack: str
+    samples: int
+    correct: int
+    robust: int
+    forward: float
+    backward: float
+    seconds: float
+
+    @property
+    def forward_equivalents(self) -> float:
+        """Passes per initially correct sample, a backward one counted as two."""
+        return self.forward + BACKWARD * self.backward
+
+    @property
+    def weighted(self) -> float:
+        """The same of all samples, for each that survives."""
+        return self.forward_equivalents * self.correct / max(self.robust, 1)
+
+
+def with_budget(budget: int) -> Attack:
+    """``adaptive`` at a budget."""
+
+    def attack(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+        return adaptive(model, images, labels, threat, passes_per_sample=budget)
+
+    return attack
+
+
+def standard(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """AutoAttack, its members on survivors."""
+    return autoattack(model, images, labels, threat, seed=0).images
+
+
+def apgd_t(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """AutoAttack's targeted APGD alone."""
+    import pyautoattack
+
+    whole = pyautoattack.AutoAttack(
+        model, norm=threat.norm, eps=threat.radius, seed=0, version="standard", device=images.device
+    )
+    whole.apgd_targeted.n_target_classes = min(9, model.classes - 1)
+    whole.attacks_to_run = ["apgd-t"]
+    found: Tensor = whole.run_standard_evaluation(images, labels, batch_size=len(images))[0]
+    return found
+
+
+def pgd_100(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """torchattacks' PGD: 100 steps of ε/10, ten restarts on survivors."""
+    result, alive = images.clone(), torch.arange(len(images))
+    name = "PGD" if threat.norm == "Linf" else "PGDL2"
+    for restart in range(10):
+        if len(alive) == 0:
+            break
+        seed_everything(restart)
+        attack = getattr(torchattacks_module(), name)(
+            model, eps=threat.radius, alpha=threat.radius / 10, steps=100, random_start=True
+        )
+        with model.attending(alive):
+            found = attack(images[alive], labels[alive])
+            result[alive] = found
+            with torch.no_grad():
+                holds = model(found).argmax(1) == labels[alive]
+        alive = alive[holds]
+    return result
+
+
+BUDGET = 450
+ATTACKS: dict[str, Attack] = {
+    "adaptive": with_budget(BUDGET),
+    "autoattack": standard,
+    "apgd_t": apgd_t,
+    "pgd_100x10": pgd_100,
+    **{f"adaptive_{b}": with_budget(b) for b in (60, 120, 240, 900)},
+}
+
+
+def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Path | None) -> Result:
+    """One attack on one model's initially correct samples."""
+    entry = find_entry(name)
+    model = load_model(entry)
+    data = load_dataset(entry.dataset, "test", data_dir)
+    data = data.balanced_subset(min(samples, len(data)))
+    right = predict(model, data.images()).argmax(1) == data.labels
+    chosen = torch.nonzero(right)[:, 0]
+    robust, forward, backward = 0, 0.0, 0.0
+    started = time.perf_counter()
+    forms = _forms(model, data.images(chosen[:32]), attack, len(chosen))
+    for rows in chosen.split(default_batch(data.info.shape)):
+        images, labels = data.images(rows), data.labels[rows]
+        counted = Counted(model, len(rows), fast=forms.gradients)
+        found = ATTACKS[attack](counted, images, labels, threat)
+        fooled = judge(model, found.detach(), images, labels, threat, bound=True).fooled
+        robust += int((~fooled).sum())
+        forward += float(counted.forward_passes.sum())
+        backward += float(counted.backward_passes.sum())
+    seconds = time.perf_counter() - started
+    n = len(chosen)
+    eps, norm = threat.eps_text, threat.norm
+    passes = (forward / n, backward / n)
+    return Result(entry.name, norm, eps, attack, len(data), n, robust, *passes, seconds)
+
+
+def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
+    if not attack.startswith("adaptive"):
+        return Forms(model, model, None)
+    budget = int(attack.partition("_")[2] or BUDGET)
+    return Forms.of(model, *choose_forms(model, images, count * budget / 3))
+
+
+def stored(path: Path) -> list[Result]:
+    """Results of earlier runs."""
+    if not path.is_file():
+        return []
+    kinds = {f.name: f.type for f in fields(Result)}
+    with path.open() as file:
+        return [
+            Result(**{k: kinds[k](v) for k, v in row.items()})  # type: ignore[operator]
+            for row in csv.DictReader(file)
+        ]
+
+
+def show(results: list[Result]) -> bool:
+    """Prints a table; whether ``adaptive`` is at or below AutoAttack everywhere."""
+    held = True
+    print("| model | threat | attack | left | passes for each that survives | seconds |")
+    print("|---|---|---|---:|---:|---:|")
+    for r in results:
+        rate = wilson(r.robust, r.samples)
+        assert rate is not None
+        print(
+            f"| `{r.model}` | {r.norm} {r.eps} | {r.attack} | {rate} ({r.robust}/{r.samples}) | "
+            f"{r.weighted:,.0f} | {r.seconds:.1f} |"
+        )
+    by = {(r.model, r.norm, r.attack): r for r in results}
+    for (model, norm, attack), ours in by.items():
+        theirs = by.get((model, norm, "autoattack"))
+        if attack == "adaptive" and theirs:
+            held = held and ours.robust <= theirs.robust
+            print(
+                f"{model} {norm}: {ours.robust} against {theirs.robust}; passes 1/"
+                f"{theirs.forward_equivalents / ours.forward_equivalents:.1f}, seconds 1/"
+                f"{theirs.seconds / ours.seconds:.1f}"
+            )
+    return held
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", nargs="+", default=["*_cifar10"])
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
+    parser.add_argument("--out", type=Path, default=Path("attacks.csv"))
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    results = stored(arguments.out)
+    done = {(r.model, r.norm, r.attack) for r in results}
+    for name in zoo.models_called(arguments.model):
+        info = load_dataset(find_entry(name).dataset, "test", arguments.data_dir).info
+        threat = info.default_threat(arguments.norm)
+        for attack in arguments.attacks:
+            if (name, threat.norm, attack) in done:
+                continue
+            results.append(run(name, attack, threat, arguments.samples, arguments.data_dir))
+            with arguments.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, [f.name for f in fields(Result)])
+                writer.writeheader()
+                writer.writerows(asdict(r) for r in results)
+            print(f"{name} {attack}: {results[-1].robust} left", file=sys.stderr, flush=True)
+    return 0 if show(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

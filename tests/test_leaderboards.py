@@ -1,0 +1,153 @@
+"""Leaderboards: only what verifies gets on, and what is published is checked."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from robusteval import api, leaderboards
+from robusteval.errors import EvidenceError
+from robusteval.report import board
+from robusteval.report.files import read_report
+from tests.test_api_cli import cli, refused
+
+NAMES = {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
+
+
+def run_of(model: str, out: Path, **changed: object) -> Path:
+    options = {"samples": 30, "threads": 1, "out": out, **changed}
+    return api.evaluate(model, "quick", options=api.Options(**options)).folder  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("runs")
+    return [run_of(model, out) for model in ("ce_digits", "pcl_at_digits")]
+
+
+@pytest.fixture(scope="module")
+def published(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    boards = tmp_path_factory.mktemp("published")
+    leaderboards.add(runs, boards)
+    return boards
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    shutil.copytree(published, tmp_path / "boards")
+    return tmp_path / "boards"
+
+
+def rows_in(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_ranked_by_the_worst_case(folder: Path, runs: list[Path]) -> None:
+    assert {p.name for p in folder.iterdir()} == NAMES
+    rows = rows_in(folder / "digits_Linf_0.15.csv")
+    assert [(r["rank"], r["model"]) for r in rows] == [("1", "pcl_at_digits"), ("2", "ce_digits")]
+    assert [r["training"] for r in rows] == ["PGD at 0.05 to 0.3", "standard"]
+    report = read_report(runs[1])
+    assert report is not None
+    worst = report["worst_case"][0]["robust_accuracy"]
+    assert rows[0]["robust_samples"] == str(worst["k"])
+    assert float(rows[0]["worst_case"]) == pytest.approx(100 * worst["value"], abs=0.005)
+    assert rows[0]["evidence_sha256"] == report["evidence"]["digest"]
+    for attack in report["attacks"]:
+        if attack["threat"]["norm"] == "Linf":
+            told = float(rows[0][f"attack_{attack['name']}"])
+            assert told == pytest.approx(100 * attack["robust_accuracy"]["value"], abs=0.005)
+
+
+def test_adding_again_changes_nothing(folder: Path, runs: list[Path]) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    leaderboards.add(runs[:1], folder)
+    leaderboards.add(runs, folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_a_newer_run_takes_the_place_of_an_older_one(folder: Path, tmp_path: Path) -> None:
+    leaderboards.add([run_of("ce_digits", tmp_path / "more", samples=40)], folder)
+    rows = rows_in(folder / "digits_Linf_0.15.csv")
+    assert {r["model"]: r["samples"] for r in rows} == {"ce_digits": "40", "pcl_at_digits": "30"}
+
+
+def test_other_suites_attacks_get_their_own_columns(folder: Path, tmp_path: Path) -> None:
+    leaderboards.add([run_of("drp_digits", tmp_path / "one", only=("fgsm",))], folder)
+    rows = {r["model"]: r for r in rows_in(folder / "digits_Linf_0.15.csv")}
+    assert rows["drp_digits"]["attack_pgd10"] == ""
+    assert rows["drp_digits"]["attack_fgsm"] != ""
+    assert [c.held for c in leaderboards.check(folder)] == [True, True]
+
+
+def test_what_is_incomplete_is_refused(tmp_path: Path) -> None:
+    run = run_of("ce_digits", tmp_path, time_limit=1e-9)
+    refused(cli("leaderboard", "add", str(run), "--folder", str(tmp_path / "b")), "incomplete")
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_does_not_verify_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / runs[0].name
+    shutil.copytree(runs[0], run)
+    (run / "report.md").write_text("All is well.")
+    result = cli("leaderboard", "add", str(runs[1]), str(run), "--folder", str(tmp_path / "b"))
+    refused(result, "does not verify", "report files")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_model_without_an_entry_is_refused(tmp_path: Path) -> None:
+    model = api.load_model("ce_digits")
+    options = api.Options(samples=10, out=tmp_path)
+    run = api.evaluate(model, "quick", dataset="digits", name="mine", options=options).folder
+    with pytest.raises(EvidenceError, match="without an entry"):
+        leaderboards.add([run], tmp_path / "b")
+
+
+def test_checking(folder: Path) -> None:
+    result = cli("leaderboard", "check", "--folder", str(folder))
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("worst_case", "99.99", "not 0 of 30"),
+        ("worst_case_low", "1.00", "interval is not"),
+        ("robust_samples", "many", "many"),
+        ("attack_fgsm", "0.00", "above one of its attacks"),
+        ("rank", "1", "ranks"),
+        ("model", "nobody", "not in the registry"),
+        ("weights_sha256", "0" * 64, "changed since the run"),
+        ("entry_sha256", "0" * 64, "changed since the run"),
+        ("model", "pcl_at_digits", "twice"),
+    ],
+)
+def test_an_altered_leaderboard_does_not_hold(
+    folder: Path, column: str, value: str, said: str
+) -> None:
+    path = folder / "digits_Linf_0.15.csv"
+    rows = rows_in(path)
+    at = 0 if column == "attack_fgsm" else 1
+    if said == "not 0 of 30":
+        said = f"not {rows[at]['robust_samples']} of 30"
+    rows[at][column] = value
+    path.write_text(board.as_csv(rows))
+    result = cli("leaderboard", "check", "--folder", str(folder))
+    assert result.exit_code == 1
+    assert said in " ".join(result.stdout.split())
+
+
+def test_what_is_no_leaderboard(tmp_path: Path) -> None:
+    refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "no leaderboards in")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "lacks rank")
+    (tmp_path / "x.csv").write_text(",".join((*board.FOUND, *board.BACKING)) + "\n1,2\n")
+    refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "fewer cells")
+
+
+def test_equal_worst_cases_share_a_place() -> None:
+    rows = [{"robust_samples": str(k), "samples": "10"} for k in (9, 5, 5, 0)]
+    assert board.ranks(rows) == [1, 2, 2, 4]
