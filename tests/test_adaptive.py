@@ -1,7 +1,7 @@
 """The adaptive cascade: against known smallest perturbations, and what only one stage breaks."""
 
 from collections.abc import Callable
-from itertools import combinations
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robusteval.attacks.adaptive import BACKWARD, adaptive, adaptive_told
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import logit_margin
-from robusteval.attacks.search import Objective, Search, cosine_sizes
+from robusteval.attacks.search import Objective, Search, cosine, shrinking
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
@@ -117,11 +117,11 @@ def test_a_cut_perturbation_is_lengthened() -> None:
     moved = clean + torch.randn(clean.shape, generator=generator)
     threat = threat_of("L2", 0.5)
     short = norms(project(moved, clean, threat) - clean, "L2")
-    long = norms(project_fully(moved, clean, threat) - clean, "L2")
+    long = norms(project_fully(moved, clean, "L2", 0.5) - clean, "L2")
     assert (short < 0.45).all()
     assert ((long > 0.49) & (long <= 0.5 + 1e-6)).all()
     inside = clean + 0.01 * (0.5 - clean)
-    assert torch.equal(project_fully(inside, clean, threat), project(inside, clean, threat))
+    assert torch.equal(project_fully(inside, clean, "L2", 0.5), project(inside, clean, threat))
 
 
 def test_a_free_gradient_does_not_push_out_of_the_box() -> None:
@@ -287,7 +287,7 @@ def test_rough_gradients_never_decide() -> None:
     model = Counted(Adapter(network, 5), len(images), fast=liar)
     search = Search(model, images, labels, threat_of("Linf", 0.001))
     climb = Objective(lambda seen: logit_margin(seen.logits, seen.labels))
-    search.ascend(search.alive(), images, climb, cosine_sizes(0.001, 3))
+    search.ascend(search.alive(), images, climb, cosine(0.001, 3))
     honest = margins(network, search.best, labels) > 0
     assert torch.equal(search.broken, honest)
     assert not search.broken.all()
@@ -304,7 +304,26 @@ def test_few_and_many_classes(classes: int) -> None:
 
 
 def test_step_sizes_fall_from_twice_the_radius() -> None:
-    sizes = cosine_sizes(0.1, 10)
-    assert sizes[0] == pytest.approx(0.2)
-    assert all(second < first for first, second in combinations(sizes, 2))
-    assert sizes[-1] > 0
+    schedule = cosine(0.1, 10)
+    assert schedule[0].size == pytest.approx(0.2)
+    assert all(second.size < first.size for first, second in pairwise(schedule))
+    assert schedule[-1].size > 0
+    assert {step.radius for step in schedule} == {0.1}
+
+
+def test_shrinking_balls_end_in_the_smallest() -> None:
+    schedule = shrinking(0.1, 30)
+    assert len(schedule) == 30
+    radii = [step.radius for step in schedule]
+    assert radii == pytest.approx([0.6] * 9 + [0.2] * 10 + [0.1] * 11)
+
+
+def test_only_images_in_the_ball_break_a_sample() -> None:
+    """In the larger balls of a shrinking schedule all samples are adversarial; in ε none can be."""
+    weight = torch.linspace(-1, 1, 64)
+    model = Function(lambda x: torch.stack([halves(x)[0] + 1, (x.flatten(1) - 0.5) @ weight], 1))
+    images = images_near_grey(10)
+    labels = model(images).argmax(1)
+    found = adaptive(model, images, labels, threat_of("L2", 0.1))
+    assert norms(found - images, "L2").max() <= 0.1 + 1e-6
+    assert (margins(model, found, labels) <= 0).all()

@@ -4,7 +4,8 @@ Its losses are margins of logits and of prototype distances, which cannot satura
 cross-entropy on squared distances does; its targets are ranked by what the model says itself.
 
 1. ``margin``: momentum steps on the logit margin, from the clean image, their sizes falling by a
-   cosine from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).
+   cosine from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In
+   L2, here and below, through balls that shrink from 6ε (see ``search.shrinking``).
 2. ``pull``: features to the nearest wrong prototype, where classes are not read from the
    distances themselves.
 3. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
@@ -25,14 +26,14 @@ from torch import Tensor, nn
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import AttackResult, autoattack, torchattacks_attack
 from robusteval.attacks.losses import distance_margin, logit_margin
-from robusteval.attacks.search import Objective, Search, Seen, cosine_sizes
+from robusteval.attacks.search import Objective, Search, Seen, cosine, shrinking
 from robusteval.attacks.steps import project, random_start
 from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
-_MARGIN_STEPS = 20
+_MARGIN_STEPS = {"Linf": 20, "L2": 30}
 _AIMED_STEPS = 40
 _MOST_CLASSES = 9  # that a sample is driven towards
 _NEAR = 0.3  # the share of survivors that further steps are spent on first
@@ -126,9 +127,9 @@ class Cascade:
 
     def run(self) -> AttackResult:
         """All stages, in order."""
-        images = self.search.images
+        images, steps = self.search.images, _MARGIN_STEPS[self.threat.norm]
         random = self._is_random()
-        self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, _MARGIN_STEPS))
+        self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
         if self.model.layers and not self.model.reads_distances:
             self.stage("pull", self._pull)
         self.stage("aim", self._aim)
@@ -154,12 +155,13 @@ class Cascade:
         steps: int,
         targets: Tensor | None = None,
     ) -> None:
-        sizes = cosine_sizes(self.threat.radius, steps)
-        self.search.ascend(rows, start, objective, sizes, targets=targets)
+        plan = shrinking if self.threat.norm == "L2" else cosine
+        schedule = plan(self.threat.radius, steps)
+        self.search.ascend(rows, start, objective, schedule, targets=targets)
 
     def _pull(self, rows: Tensor) -> None:
         near = self._nearest(rows, _NEAR)
-        self._ascend(near, self._anywhere(near), PULLED, _MARGIN_STEPS)
+        self._ascend(near, self._anywhere(near), PULLED, _MARGIN_STEPS[self.threat.norm])
 
     def _aim(self, rows: Tensor) -> None:
         """Towards further classes, the nearest samples first, while the budget lasts.

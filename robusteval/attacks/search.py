@@ -5,7 +5,7 @@ the model itself, in its own precision, mispredicts the image.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,14 @@ class Objective:
 
     losses: Callable[[Seen], Tensor]
     distances: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far to go, and the radius of the ball around the clean image to be put in after it."""
+
+    size: float
+    radius: float
 
 
 class Search:
@@ -87,35 +95,38 @@ class Search:
         rows: Tensor,
         points: Tensor,
         objective: Objective,
-        sizes: list[float],
+        schedule: list[Step],
         momentum: float = 0.75,
         targets: Tensor | None = None,
     ) -> None:
-        """Steps of the given sizes on the samples ``rows`` from ``points`` (B, C, H, W).
+        """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
 
-        Samples leave as soon as they are broken.  The last points are judged at the end, and where
+        Samples leave as soon as they are broken, which only an image in the ball can tell.  The last points are judged at the end, and where
         gradients are rough the highest ones, too.
         """
         points, crest = points.clone(), points.clone()
         velocity = torch.zeros_like(points)
         highest = torch.full((len(rows),), -torch.inf, device=points.device)
         left = torch.arange(len(rows), device=points.device)  # into rows
-        for size in sizes:
+        inside = True
+        for step in schedule:
             aimed = None if targets is None else targets[left]
             margins, gradients = self.gradients(rows[left], points[left], objective, aimed)
-            suspects = left[margins > 0]
-            if len(suspects):
-                self.judge(rows[suspects], points[suspects])
-            higher = margins > highest[left]
-            highest[left[higher]] = margins[higher]
-            crest[left[higher]] = points[left[higher]]
+            if inside:
+                suspects = left[margins > 0]
+                if len(suspects):
+                    self.judge(rows[suspects], points[suspects])
+                higher = margins > highest[left]
+                highest[left[higher]] = margins[higher]
+                crest[left[higher]] = points[left[higher]]
             kept = ~self.broken[rows[left]]
             left, gradients = left[kept], gradients[kept]
             if len(left) == 0:
                 return
             points[left], velocity[left] = self._step(
-                points[left], velocity[left], gradients, self.images[rows[left]], size, momentum
+                points[left], velocity[left], gradients, self.images[rows[left]], step, momentum
             )
+            inside = step.radius <= self.threat.radius
         self.judge(rows[left], points[left])
         left = left[~self.broken[rows[left]]]
         if len(left) and self.model.fast is not None:
@@ -162,16 +173,31 @@ class Search:
         velocity: Tensor,
         gradients: Tensor,
         clean: Tensor,
-        size: float,
+        step: Step,
         momentum: float,
     ) -> tuple[Tensor, Tensor]:
         """New points and velocities."""
         norm = self.threat.norm
         velocity = momentum * velocity + ascent_direction(free_gradient(gradients, points), norm)
         direction = ascent_direction(free_gradient(velocity, points), norm)
-        return project_fully(points + size * direction, clean, self.threat), velocity
+        moved = points + step.size * direction
+        return project_fully(moved, clean, norm, step.radius), velocity
 
 
-def cosine_sizes(radius: float, steps: int, first: float = 2.0) -> list[float]:
-    """Step sizes that fall by a cosine from ``first``·ε to nearly 0."""
-    return [first * radius * 0.5 * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+def cosine(radius: float, steps: int) -> list[Step]:
+    """Sizes that fall by a cosine from 2ε to nearly 0, in the ball of that radius."""
+    sizes = [radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+    return [Step(size, radius) for size in sizes]
+
+
+def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -> list[Step]:
+    """As many cosines as there are balls, each from where the larger one's ended.
+
+    What is adversarial in a larger ball shows a way that no ascent from inside the smaller one
+    finds (as in APGD for L1, Croce and Hein 2021).  The last factor is 1.
+    """
+    schedule: list[Step] = []
+    for factor, following in zip(factors, [*factors[1:], 1], strict=True):
+        phase = cosine(factor * radius, math.ceil(steps / len(factors)))
+        schedule += [*phase[:-1], Step(phase[-1].size, following * radius)]
+    return schedule

@@ -19,8 +19,11 @@ def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
 
     Clipping to [0, 1] moves towards ``clean``, which lies in it, so the result is in both sets.
     """
-    eps = threat.radius
-    if threat.norm == "Linf":
+    return _into_ball(images, clean, threat.norm, threat.radius)
+
+
+def _into_ball(images: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tensor:
+    if norm == "Linf":
         return torch.minimum(torch.maximum(images, clean - eps), clean + eps).clamp(0, 1)
     perturbation = images - clean
     length = norms(perturbation, "L2").clamp_min(1e-12)
@@ -29,22 +32,22 @@ def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
     return (clean + scale * perturbation).clamp(0, 1)
 
 
-def project_fully(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+def project_fully(images: Tensor, clean: Tensor, norm: Norm, radius: float) -> Tensor:
     """As ``project``, but an L2 perturbation that [0, 1] cuts is lengthened to use all of ε.
 
     Where many pixels are 0 or 1, most of a gradient points out of the box: scaled to the ball and
     then cut, a perturbation would end far inside it.
     """
-    if threat.norm == "Linf":
-        return project(images, clean, threat)
-    shape = (-1, *[1] * (clean.dim() - 1))
-    perturbation = images - clean
-    beyond = norms(perturbation, "L2") > threat.radius
-    for _ in range(_LENGTHENINGS):
-        scale = threat.radius / norms(perturbation, "L2").clamp_min(1e-12)
-        scale = torch.where(beyond, scale, 1.0).view(shape)
-        perturbation = (clean + scale * perturbation).clamp(0, 1) - clean
-    return project(clean + perturbation, clean, threat)
+    if norm == "L2":
+        shape = (-1, *[1] * (clean.dim() - 1))
+        perturbation = images - clean
+        beyond = norms(perturbation, "L2") > radius
+        for _ in range(_LENGTHENINGS):
+            scale = radius / norms(perturbation, "L2").clamp_min(1e-12)
+            scale = torch.where(beyond, scale, 1.0).view(shape)
+            perturbation = (clean + scale * perturbation).clamp(0, 1) - clean
+        images = clean + perturbation
+    return _into_ball(images, clean, norm, radius)
 
 
 def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
