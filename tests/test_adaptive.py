@@ -270,7 +270,7 @@ def test_the_budget_is_kept_and_passes_are_counted_one_by_one() -> None:
 def test_the_same_seed_gives_the_same_images() -> None:
     network, images = small_network(), images_near_grey(30)
     labels = network(images).argmax(1)
-    threat = threat_of("L2", 0.1)
+    threat = threat_of("Linf", 0.005)
     first, second, other = (
         adaptive(network, images, labels, threat, seed=seed).flatten() for seed in (1, 1, 2)
     )

@@ -101,8 +101,8 @@ class Search:
     ) -> None:
         """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
 
-        Samples leave as soon as they are broken, which only an image in the ball can tell.  The last points are judged at the end, and where
-        gradients are rough the highest ones, too.
+        Samples leave as soon as they are broken, which only an image in the ball can tell.  The
+        last points are judged at the end, and where gradients are rough the highest ones, too.
         """
         points, crest = points.clone(), points.clone()
         velocity = torch.zeros_like(points)
