@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import BACKWARD, adaptive, adaptive_told
+from robusteval.attacks.adaptive import BACKWARD, Cascade, adaptive, adaptive_told, as_counted
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.search import Objective, Search, cosine, shrinking
@@ -270,12 +270,12 @@ def test_the_budget_is_kept_and_passes_are_counted_one_by_one() -> None:
 def test_the_same_seed_gives_the_same_images() -> None:
     network, images = small_network(), images_near_grey(30)
     labels = network(images).argmax(1)
-    threat = threat_of("Linf", 0.005)
-    first, second, other = (
-        adaptive(network, images, labels, threat, seed=seed).flatten() for seed in (1, 1, 2)
-    )
+    threat, rows = threat_of("Linf", 0.005), torch.arange(30)
+    first, second = (adaptive(network, images, labels, threat, seed=1) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, other)
+    model = as_counted(network, images)
+    starts = [Cascade(model, images, labels, threat, seed, 100).anywhere(rows) for seed in (1, 2)]
+    assert not torch.equal(*starts)
 
 
 def test_rough_gradients_never_decide() -> None:

@@ -161,7 +161,7 @@ class Cascade:
 
     def _pull(self, rows: Tensor) -> None:
         near = self._nearest(rows, _NEAR)
-        self._ascend(near, self._anywhere(near), PULLED, _MARGIN_STEPS[self.threat.norm])
+        self._ascend(near, self.anywhere(near), PULLED, _MARGIN_STEPS[self.threat.norm])
 
     def _aim(self, rows: Tensor) -> None:
         """Towards further classes, the nearest samples first, while the budget lasts.
@@ -179,7 +179,7 @@ class Cascade:
                 if len(alive) == 0 or not self._affords(len(near) * steps, alive):
                     return
                 untried[near, place] = False
-                self._ascend(near, self._anywhere(near), AIMED, steps, ranked[near, place])
+                self._ascend(near, self.anywhere(near), AIMED, steps, ranked[near, place])
                 broke = len(self.search.alive(near)) < len(near)
             if not untried[alive].any():
                 untried = self._untried()
@@ -227,7 +227,8 @@ class Cascade:
         order = self.search.margin[rows].argsort(descending=True, stable=True)
         return rows[order[:count]].sort().values
 
-    def _anywhere(self, rows: Tensor) -> Tensor:
+    def anywhere(self, rows: Tensor) -> Tensor:
+        """Random starts in the ball."""
         return random_start(self.search.images[rows], self.threat, self.generator)
 
     def _query(self, rows: Tensor) -> None:
@@ -275,12 +276,12 @@ class Cascade:
         self.stage("AutoAttack", self._autoattack)
 
     def _insist(self, rows: Tensor) -> None:
-        self._ascend(rows, self._anywhere(rows), MARGIN, 100)
+        self._ascend(rows, self.anywhere(rows), MARGIN, 100)
         for place in range(min(3, self.model.classes - 1)):
             alive = self.search.alive(rows)
             if len(alive):
                 targets = self._ranked_classes(alive)[:, place]
-                self._ascend(alive, self._anywhere(alive), AIMED, 100, targets)
+                self._ascend(alive, self.anywhere(alive), AIMED, 100, targets)
 
     def _autoattack(self, rows: Tensor) -> None:
         images, labels = self.search.images[rows], self.search.labels[rows]
