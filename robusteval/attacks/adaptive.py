@@ -105,6 +105,19 @@ def as_counted(model: nn.Module, images: Tensor) -> Counted:
     return Counted(model, len(images), fast=folded_if_same(model, images[:32]))
 
 
+def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
+    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first.
+
+    By the logit gap over the distance between classes in feature space, where that is known.
+    """
+    logits, labels = search.logits(rows, points), search.labels[rows]
+    gaps = logits - logits.gather(1, labels[:, None])
+    if (apart := search.model.class_distances()) is not None:
+        gaps = gaps / apart[labels].clamp_min(1e-12)
+    gaps = gaps.scatter(1, labels[:, None], -torch.inf)
+    return gaps.argsort(1, descending=True)[:, :-1]
+
+
 class Cascade:
     """One attack on one batch; ``notes`` tell what each stage broke."""
 
@@ -169,7 +182,9 @@ class Cascade:
         A class that broke some is tried on the next nearest, too, before another class is.
         """
         ranked = torch.zeros_like(self._untried(), dtype=torch.long)
-        ranked[rows] = self._ranked_classes(rows)[:, : ranked.shape[1]]
+        ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[
+            :, : ranked.shape[1]
+        ]
         untried = self._untried()
         for place, share, steps in self._rounds():
             broke = True
@@ -210,15 +225,6 @@ class Cascade:
         used = self.model.forward_passes + BACKWARD * self.model.backward_passes
         spent = float(used[alive.cpu()].mean())
         return spent + (1 + BACKWARD) * steps / len(alive) <= self.budget
-
-    def _ranked_classes(self, rows: Tensor) -> Tensor:
-        """Wrong classes (B, K − 1), the one that is closest at the best image first."""
-        logits, labels = self.search.logits(rows, self.search.best[rows]), self.search.labels[rows]
-        gaps = logits - logits.gather(1, labels[:, None])
-        if (apart := self.model.class_distances()) is not None:
-            gaps = gaps / apart[labels].clamp_min(1e-12)
-        gaps = gaps.scatter(1, labels[:, None], -torch.inf)
-        return gaps.argsort(1, descending=True)[:, :-1]
 
     def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
         """Those of the rows whose best margin is largest: a share ``of`` so many."""
@@ -280,7 +286,7 @@ class Cascade:
         for place in range(min(3, self.model.classes - 1)):
             alive = self.search.alive(rows)
             if len(alive):
-                targets = self._ranked_classes(alive)[:, place]
+                targets = ranked_classes(self.search, alive, self.search.best[alive])[:, place]
                 self._ascend(alive, self.anywhere(alive), AIMED, 100, targets)
 
     def _autoattack(self, rows: Tensor) -> None:

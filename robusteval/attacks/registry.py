@@ -19,6 +19,7 @@ from robusteval.attacks.libraries import (
     torchattacks_attack,
     torchattacks_module,
 )
+from robusteval.attacks.smallest import smallest
 from robusteval.catalogue import Catalogue, near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import ThreatModel
@@ -33,10 +34,13 @@ OWN.add("adaptive", adaptive_told)
 OWN.add("joint_pc", own.joint_pc)
 OWN.add("prototype_margin", own.prototype_margin)
 OWN.add("gaussian_noise", own.gaussian_noise)
+OWN.add("smallest", smallest)
 for _point in entry_points(group="robusteval.attacks"):
     OWN.add(_point.name, _point.load())
 
 NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
+# Attacks that minimise a norm: by (library, attack).
+_MINIMUM_NORM = {("robusteval", "smallest"), *(("torchattacks", name) for name in WITHOUT_EPS)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class AttackCall:
     @property
     def knows_eps(self) -> bool:
         """Whether the attack is told ε; the others minimise a norm."""
-        return not (self.library == "torchattacks" and self.attack in WITHOUT_EPS)
+        return (self.library, self.attack) not in _MINIMUM_NORM
 
     @property
     def library_version(self) -> str:

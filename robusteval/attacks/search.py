@@ -7,6 +7,7 @@ the model itself, in its own precision, mispredicts the image.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,19 @@ class Step:
 
     size: float
     radius: float
+
+
+class Slopes(NamedTuple):
+    """What one step is taken by: rough margins (B,), losses (B,), gradients (B, C, H, W)."""
+
+    margins: Tensor
+    losses: Tensor
+    gradients: Tensor
+
+    def with_draw(self, other: "Slopes") -> "Slopes":
+        """Of a random model: the least margin, and gradients added up."""
+        margins = torch.minimum(self.margins, other.margins)
+        return Slopes(margins, self.losses + other.losses, self.gradients + other.gradients)
 
 
 class Search:
@@ -111,7 +125,7 @@ class Search:
         inside = True
         for step in schedule:
             aimed = None if targets is None else targets[left]
-            margins, gradients = self.gradients(rows[left], points[left], objective, aimed)
+            margins, _, gradients = self.gradients(rows[left], points[left], objective, aimed)
             if inside:
                 suspects = left[margins > 0]
                 if len(suspects):
@@ -134,26 +148,25 @@ class Search:
 
     def gradients(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Rough margins (B,), the least of all draws, and gradients (B, C, H, W)."""
-        margins, gradients = [], []
+    ) -> Slopes:
+        """Where the samples ``rows`` stand at ``points``, and which way is up."""
+        parts = []
         with self.model.quickly():
             for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
                 aimed = None if targets is None else targets[at]
-                margin, gradient = self._gradient(rows[at], points[at], objective, aimed)
+                slopes = self._slopes(rows[at], points[at], objective, aimed)
                 for _ in range(self.draws - 1):
-                    again, more = self._gradient(rows[at], points[at], objective, aimed)
-                    margin, gradient = torch.minimum(margin, again), gradient + more
-                margins.append(margin)
-                gradients.append(gradient)
-        found = torch.cat(gradients)
+                    slopes = slopes.with_draw(self._slopes(rows[at], points[at], objective, aimed))
+                parts.append(slopes)
+        found = Slopes(*(torch.cat(values) for values in zip(*parts, strict=True)))
         if self.dead_share is None:
-            self.dead_share = float((found.flatten(1).abs().amax(1) == 0).double().mean())
-        return torch.cat(margins), found
+            dead = found.gradients.flatten(1).abs().amax(1) == 0
+            self.dead_share = float(dead.double().mean())
+        return found
 
-    def _gradient(
+    def _slopes(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Slopes:
         moved = points.detach().requires_grad_()
         with self.model.attending(rows):
             if objective.distances:
@@ -165,7 +178,8 @@ class Search:
             if losses.requires_grad:  # a model may break the graph
                 (found,) = torch.autograd.grad(losses.sum(), moved, allow_unused=True)
                 gradient = gradient if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
-        return logit_margin(logits.detach(), self.labels[rows]), gradient
+        margins = logit_margin(logits.detach(), self.labels[rows])
+        return Slopes(margins, losses.detach(), gradient)
 
     def _step(
         self,

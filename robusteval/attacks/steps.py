@@ -22,29 +22,29 @@ def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
     return _into_ball(images, clean, threat.norm, threat.radius)
 
 
-def _into_ball(images: Tensor, clean: Tensor, norm: Norm, eps: float) -> Tensor:
+def _into_ball(images: Tensor, clean: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     if norm == "Linf":
         return torch.minimum(torch.maximum(images, clean - eps), clean + eps).clamp(0, 1)
     perturbation = images - clean
-    length = norms(perturbation, "L2").clamp_min(1e-12)
+    length = norms(perturbation, "L2").clamp_min(1e-12).view(-1, *[1] * (clean.dim() - 1))
     # A hair inside: float32 rounding may carry a long vector over ε by more than the tolerance.
-    scale = ((1 - 1e-6) * eps / length).clamp_max(1).view(-1, *[1] * (clean.dim() - 1))
+    scale = ((1 - 1e-6) * eps / length).clamp_max(1)
     return (clean + scale * perturbation).clamp(0, 1)
 
 
-def project_fully(images: Tensor, clean: Tensor, norm: Norm, radius: float) -> Tensor:
+def project_fully(images: Tensor, clean: Tensor, norm: Norm, radius: float | Tensor) -> Tensor:
     """As ``project``, but an L2 perturbation that [0, 1] cuts is lengthened to use all of ε.
 
     Where many pixels are 0 or 1, most of a gradient points out of the box: scaled to the ball and
-    then cut, a perturbation would end far inside it.
+    then cut, a perturbation would end far inside it.  ``radius``: one, or each sample's (B, 1, …).
     """
     if norm == "L2":
         shape = (-1, *[1] * (clean.dim() - 1))
         perturbation = images - clean
-        beyond = norms(perturbation, "L2") > radius
+        beyond = norms(perturbation, "L2").view(shape) > radius
         for _ in range(_LENGTHENINGS):
-            scale = radius / norms(perturbation, "L2").clamp_min(1e-12)
-            scale = torch.where(beyond, scale, 1.0).view(shape)
+            scale = radius / norms(perturbation, "L2").view(shape).clamp_min(1e-12)
+            scale = torch.where(beyond, scale, 1.0)
             perturbation = (clean + scale * perturbation).clamp(0, 1) - clean
         images = clean + perturbation
     return _into_ball(images, clean, norm, radius)

@@ -262,5 +262,8 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
     if cell.spec.attack == "adaptive":  # its budget counts a backward pass as two
         budget = int(cell.call.all_parameters()["passes_per_sample"])
         return budget // 3, budget // 3
+    if cell.spec.attack == "smallest":
+        steps = int(cell.call.all_parameters()["steps"])
+        return 2 * steps, steps
     steps = int(parameters.get("steps", 1))
     return cell.spec.restarts * steps, cell.spec.restarts * steps

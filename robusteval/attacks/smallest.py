@@ -1,0 +1,120 @@
+"""The smallest perturbation that breaks each sample, by one ascent through balls of its own size.
+
+In the manner of FMN (Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks"): each sample's
+ball shrinks while it is broken, and grows while it isn't.  Here ascent is on the logit margin,
+the first ball is where a linear model would break, and the last word on a success is the model's
+own, in its own precision.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.attacks.adaptive import AIMED, MARGIN, as_counted, ranked_classes
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.search import Objective, Search, Slopes
+from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
+from robusteval.types import Norm, ThreatModel, parse_eps
+
+_MOMENTUM = 0.5
+_FIRST_RATE, _LAST_RATE = 0.2, 0.002  # by which a ball shrinks or grows
+_FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
+_BEYOND = 1.02  # the first ball, in units of a linear model's distance to the boundary
+_CLASSES = 4  # that each sample is driven towards by turns
+
+
+def smallest(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    steps: int = 100,
+) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], each with the smallest perturbation found that breaks it.
+
+    ``threat`` names the norm; its ε is not used.  A sample that nothing broke comes back as it is.
+    ``seed`` is not used: there is nothing random.  At most ``steps`` forward and backward passes
+    and as many forward ones again (each success is checked by the model itself).
+    """
+    counted = as_counted(model, images)
+    return Shrinking(counted, images, labels, threat.norm).run(steps)
+
+
+class Shrinking:
+    """One search on one batch; ``known`` (B,) are the smallest norms that break a sample so far."""
+
+    def __init__(self, model: Counted, images: Tensor, labels: Tensor, norm: Norm) -> None:
+        self.largest = 1.0 if norm == "Linf" else math.sqrt(images[0].numel())
+        anything = ThreatModel(norm, parse_eps(math.ceil(self.largest)))
+        self.search = Search(model, images, labels, anything)
+        self.model, self.images, self.norm = model, images, norm
+        self.best = images.clone()
+        self.known = torch.full_like(images[:, 0, 0, 0], torch.inf)
+        self.rows = torch.arange(len(images), device=images.device)
+
+    def run(self, steps: int) -> Tensor:
+        """The best images: half of the steps for the closest class, then several by turns."""
+        self.round(MARGIN, steps // 2, None)
+        ranked = ranked_classes(self.search, self.rows, self.images)
+        places = min(ranked.shape[1], _CLASSES)
+        for place in range(places):
+            self.round(AIMED, steps // (2 * places), ranked[:, place])
+        return self.best
+
+    def round(self, objective: Objective, steps: int, targets: Tensor | None) -> None:
+        """One ascent from the clean images."""
+        images = self.images
+        points, velocity = images.clone(), torch.zeros_like(images)
+        radius = torch.zeros_like(self.known)
+        for step in range(steps):
+            slopes = self.search.gradients(self.rows, points, objective, targets)
+            broken = self._note(points, slopes.margins > 0)
+            rate = _falling(step, steps, _FIRST_RATE, _LAST_RATE)
+            radius = self._resized(radius, points, slopes, broken, rate)
+            free = free_gradient(slopes.gradients, points)
+            velocity = _MOMENTUM * velocity + ascent_direction(free, self.norm)
+            direction = ascent_direction(free_gradient(velocity, points), self.norm)
+            size = _falling(step, steps, _FIRST_SIZE, _LAST_SIZE) * radius
+            moved = points + _as_images(size, images) * direction
+            points = project_fully(moved, images, self.norm, _as_images(radius, images))
+        self._note(points, torch.ones_like(radius, dtype=torch.bool))
+
+    def _note(self, points: Tensor, broken: Tensor) -> Tensor:
+        """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
+        rows = self.rows[broken]
+        if len(rows):
+            logits, labels = self.search.logits(rows, points[rows]), self.search.labels[rows]
+            broken = broken.index_put((rows,), logit_margin(logits, labels) > 0)
+        lengths = norms(points - self.images, self.norm)
+        smaller = broken & (lengths < self.known)
+        self.best[smaller], self.known[smaller] = points[smaller], lengths[smaller]
+        return broken
+
+    def _resized(
+        self, radius: Tensor, points: Tensor, slopes: Slopes, broken: Tensor, rate: float
+    ) -> Tensor:
+        """Smaller where broken, larger where not; at first as a linear model would break."""
+        gradients = slopes.gradients
+        dual = gradients.flatten(1).abs().sum(1) if self.norm == "Linf" else norms(gradients, "L2")
+        linear = norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(1e-12)
+        grown = torch.where(
+            self.known.isinf() | (radius == 0),
+            torch.maximum(_BEYOND * linear, (1 + rate) * radius),
+            (1 + rate) * radius,
+        )
+        grown = torch.minimum(grown, (1 - rate) * self.known)
+        shrunk = (1 - rate) * torch.minimum(radius, self.known)
+        return torch.where(broken, shrunk, grown).clamp(1e-8, self.largest)
+
+
+def _falling(step: int, steps: int, first: float, last: float) -> float:
+    """From first to last by a cosine."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _as_images(values: Tensor, images: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (images.dim() - 1))
