@@ -247,23 +247,19 @@ def library_versions() -> dict[str, str]:
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
     """The most forward and backward passes a sample can take; broken ones stop earlier."""
-    targets, parameters = min(9, classes - 1), cell.parameters
     if cell.spec.library == "autoattack":
+        targets = min(9, classes - 1)
         apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
         fab = 100 * targets
         return apgd + 4 * fab + 5000, apgd + fab
-    if cell.spec.attack == "DeepFool":  # a gradient per class and round
-        rounds = int(parameters.get("steps", 50))
-        return rounds, rounds * classes
-    if cell.spec.attack == "Square":
-        return int(parameters.get("n_queries", 5000)) + 1, 0
-    if cell.spec.attack == "gaussian_noise":
-        return 0, 0
-    if cell.spec.attack == "adaptive":  # its budget counts a backward pass as two
-        budget = int(cell.call.all_parameters()["passes_per_sample"])
-        return budget // 3, budget // 3
-    if cell.spec.attack == "smallest":
-        steps = int(cell.call.all_parameters()["steps"])
-        return 2 * steps, steps
-    steps = int(parameters.get("steps", 1))
-    return cell.spec.restarts * steps, cell.spec.restarts * steps
+    parameters = cell.call.all_parameters()
+    steps, budget = int(parameters.get("steps", 1)), int(parameters.get("passes_per_sample", 0))
+    known = {
+        "DeepFool": (steps, steps * classes),  # a gradient per class and round
+        "Square": (int(parameters.get("n_queries", 0)) + 1, 0),
+        "gaussian_noise": (0, 0),
+        "adaptive": (budget // 3, budget // 3),  # its budget counts a backward pass as two
+        "smallest": (2 * steps, steps),  # each success is looked at once more
+    }
+    each = cell.spec.restarts * steps
+    return known.get(cell.spec.attack, (each, each))
