@@ -39,6 +39,7 @@ _MOST_CLASSES = 9  # that a sample is driven towards
 _NEAR = 0.3  # the share of survivors that further steps are spent on first
 _FEWEST = 8  # but no fewer than these
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
+_SHARED = 0.25  # of a batch: fewer survivors than that share its passes
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
 _DRAWS = 8  # passes that a random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
@@ -73,7 +74,8 @@ def adaptive(
 
     ``model``: an adapter, or any module from such images to logits (B, K).
     ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
-    counted as two; samples that break earlier cost less.  Returns the first image that broke a
+    counted as two; samples that break earlier cost less, and where fewer than a quarter survive,
+    these share a quarter's budget.  Returns the first image that broke a
     sample, else the one with the largest margin.  Its source is this file: see the head.
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
@@ -221,10 +223,13 @@ class Cascade:
             share, steps = min(2 * share, 1.0), steps if share < 1 else 2 * steps
 
     def _affords(self, steps: int, alive: Tensor) -> bool:
-        """Whether so many more gradient steps keep the survivors' mean within the budget."""
+        """Whether so many more gradient steps keep the survivors' mean within the budget.
+
+        Where few survive, they share the budget of a part of the batch: they are cheap.
+        """
         used = self.model.forward_passes + BACKWARD * self.model.backward_passes
-        spent = float(used[alive.cpu()].mean())
-        return spent + (1 + BACKWARD) * steps / len(alive) <= self.budget
+        spent = float(used[alive.cpu()].sum()) + (1 + BACKWARD) * steps
+        return spent <= self.budget * max(len(alive), _SHARED * len(self.search.images))
 
     def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
         """Those of the rows whose best margin is largest: a share ``of`` so many."""
