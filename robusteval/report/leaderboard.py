@@ -38,7 +38,8 @@ def rows_as_csv(reports: Sequence[dict[str, Any]]) -> str:
     import pandas as pd
 
     rows = [row for report in reports for row in leaderboard_rows(report)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False)
+    table: str = pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False)
+    return table
 
 
 def _row(report: dict[str, Any], worst: dict[str, Any]) -> dict[str, Any]:
