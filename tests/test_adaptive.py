@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import BACKWARD, Cascade, adaptive, adaptive_told, as_counted
-from robusteval.attacks.counting import Counted
+from robusteval.attacks.adaptive import BACKWARD, Cascade, adaptive, adaptive_told
+from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.search import Objective, Search, cosine, shrinking
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully

@@ -23,13 +23,20 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.counting import Counted
+from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.libraries import AttackResult, autoattack, torchattacks_attack
-from robusteval.attacks.losses import distance_margin, logit_margin
-from robusteval.attacks.search import Objective, Search, Seen, cosine, shrinking
+from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.search import (
+    AIMED,
+    MARGIN,
+    PULLED,
+    Objective,
+    Search,
+    cosine,
+    ranked_classes,
+    shrinking,
+)
 from robusteval.attacks.steps import project, random_start
-from robusteval.models.acceleration import folded_if_same
-from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
@@ -43,22 +50,6 @@ _SHARED = 0.25  # of a batch: fewer survivors than that share its passes
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
 _DRAWS = 8  # passes that a random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
-
-
-def _aimed(seen: Seen) -> Tensor:
-    assert seen.targets is not None
-    wrong = seen.logits.gather(1, seen.targets[:, None])[:, 0]
-    return wrong - seen.logits.gather(1, seen.labels[:, None])[:, 0]
-
-
-def _pulled(seen: Seen) -> Tensor:
-    *_, deepest = seen.squared.values()
-    return distance_margin(deepest, seen.labels)
-
-
-MARGIN = Objective(lambda seen: logit_margin(seen.logits, seen.labels))
-AIMED = Objective(_aimed)
-PULLED = Objective(_pulled, distances=True)
 
 
 def adaptive(
@@ -94,30 +85,6 @@ def adaptive_told(
     """``adaptive``, with what each of its stages broke."""
     counted = as_counted(model, images)
     return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
-
-
-def as_counted(model: nn.Module, images: Tensor) -> Counted:
-    """Any module behind an adapter that counts."""
-    if isinstance(model, Counted):
-        return model
-    if not isinstance(model, Adapter):
-        with torch.no_grad():
-            classes = model(images[:1]).shape[1]
-        model = Adapter(model, classes)
-    return Counted(model, len(images), fast=folded_if_same(model, images[:32]))
-
-
-def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first.
-
-    By the logit gap over the distance between classes in feature space, where that is known.
-    """
-    logits, labels = search.logits(rows, points), search.labels[rows]
-    gaps = logits - logits.gather(1, labels[:, None])
-    if (apart := search.model.class_distances()) is not None:
-        gaps = gaps / apart[labels].clamp_min(1e-12)
-    gaps = gaps.scatter(1, labels[:, None], -torch.inf)
-    return gaps.argsort(1, descending=True)[:, :-1]
 
 
 class Cascade:

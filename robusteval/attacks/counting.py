@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter
 
 _PAUSE = 0.1  # seconds between two words on how many passes were made
@@ -147,6 +148,17 @@ class Counted(Adapter):
         for kind, made in self._pending.items():
             self._counts[kind][self._attended] += made / max(len(self._attended), 1)
             self._pending[kind] = 0
+
+
+def as_counted(model: nn.Module, images: Tensor) -> Counted:
+    """Any module behind an adapter that counts."""
+    if isinstance(model, Counted):
+        return model
+    if not isinstance(model, Adapter):
+        with torch.no_grad():
+            classes = model(images[:1]).shape[1]
+        model = Adapter(model, classes)
+    return Counted(model, len(images), fast=folded_if_same(model, images[:32]))
 
 
 class PositiveLogits(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
 from robusteval.types import ThreatModel
 
@@ -47,6 +47,22 @@ class Step:
 
     size: float
     radius: float
+
+
+def _aimed(seen: Seen) -> Tensor:
+    assert seen.targets is not None
+    wrong = seen.logits.gather(1, seen.targets[:, None])[:, 0]
+    return wrong - seen.logits.gather(1, seen.labels[:, None])[:, 0]
+
+
+def _pulled(seen: Seen) -> Tensor:
+    *_, deepest = seen.squared.values()
+    return distance_margin(deepest, seen.labels)
+
+
+MARGIN = Objective(lambda seen: logit_margin(seen.logits, seen.labels))
+AIMED = Objective(_aimed)
+PULLED = Objective(_pulled, distances=True)
 
 
 class Slopes(NamedTuple):
@@ -215,3 +231,16 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
         phase = cosine(factor * radius, math.ceil(steps / len(factors)))
         schedule += [*phase[:-1], Step(phase[-1].size, following * radius)]
     return schedule
+
+
+def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
+    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first.
+
+    By the logit gap over the distance between classes in feature space, where that is known.
+    """
+    logits, labels = search.logits(rows, points), search.labels[rows]
+    gaps = logits - logits.gather(1, labels[:, None])
+    if (apart := search.model.class_distances()) is not None:
+        gaps = gaps / apart[labels].clamp_min(1e-12)
+    gaps = gaps.scatter(1, labels[:, None], -torch.inf)
+    return gaps.argsort(1, descending=True)[:, :-1]

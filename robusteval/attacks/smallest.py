@@ -11,10 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import AIMED, MARGIN, as_counted, ranked_classes
-from robusteval.attacks.counting import Counted
+from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import logit_margin
-from robusteval.attacks.search import Objective, Search, Slopes
+from robusteval.attacks.search import AIMED, MARGIN, Objective, Search, Slopes, ranked_classes
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
 
