@@ -1,0 +1,180 @@
+"""Faster forms of a model: the same function, contiguous gradients, chosen by trying."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robusteval import api
+from robusteval.attacks.counting import Counted
+from robusteval.errors import EvidenceError
+from robusteval.evaluation.record import open_store
+from robusteval.models.acceleration import (
+    PLAIN,
+    Acceleration,
+    Forms,
+    accelerated,
+    choose_forms,
+    folded,
+    folded_if_same,
+    same_function,
+)
+from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
+from robusteval.models.backbones import resnet_small
+from robusteval.models.network import HeadConfig, PrototypeNetwork
+
+FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> PrototypeAdapter:
+    """A residual network with batch statistics of its own."""
+    torch.manual_seed(0)
+    backbone = resnet_small(3, widths=(8, 16, 16), stem=8, embedding=12)
+    head = HeadConfig("softmax", 5, ("stage2", "fc"))
+    network = PrototypeNetwork(backbone, head, [0.4] * 3, [0.3] * 3)
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.rand(32, 3, 16, 16))
+    return PrototypeAdapter(network)
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.rand((9, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+
+
+def gradient(model: Adapter, images: Tensor) -> Tensor:
+    moved = images.clone().requires_grad_()
+    (found,) = torch.autograd.grad(model(moved).square().sum(), moved)
+    return found
+
+
+def test_folding_leaves_no_batch_norm_and_the_function(
+    model: PrototypeAdapter, images: Tensor
+) -> None:
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    fast = accelerated(model, FOLDED)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
+    assert same_function(model, fast, images)
+    torch.testing.assert_close(
+        gradient(fast, images), gradient(model, images), rtol=1e-3, atol=1e-4
+    )
+    plain, quick = model.logits_and_distances(images), fast.logits_and_distances(images)
+    torch.testing.assert_close(quick[0], plain[0], rtol=1e-4, atol=1e-4)
+    for layer in model.layers:
+        torch.testing.assert_close(quick[1][layer], plain[1][layer], rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_come_back_contiguous(model: PrototypeAdapter, images: Tensor) -> None:
+    """pyautoattack calls ``view`` on them."""
+    for how in (FOLDED, HALF):
+        assert gradient(accelerated(model, how), images).is_contiguous()
+
+
+def test_bfloat16_points_the_same_way(model: PrototypeAdapter, images: Tensor) -> None:
+    exact, rough = gradient(model, images), gradient(accelerated(model, HALF), images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    similar = torch.cosine_similarity(exact.flatten(1), rough.flatten(1))
+    assert similar.min() > 0.9
+    assert similar.mean() > 0.97
+
+
+def test_the_original_is_left_alone(model: PrototypeAdapter, images: Tensor) -> None:
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fast = accelerated(model, FOLDED)
+    with torch.no_grad():
+        for value in [*fast.parameters(), *fast.buffers()]:
+            value.zero_()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert accelerated(model, PLAIN) is model
+
+
+class Odd(nn.Module):
+    """A Sequential whose convolution is used elsewhere, too: folding would change that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        with torch.no_grad():
+            for part in self.pair.parameters():
+                part.uniform_(0.5, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pair(images).mean((2, 3)) + self.pair[0](images).mean((2, 3))
+
+
+def test_folding_is_left_out_where_it_changes_the_function(images: Tensor) -> None:
+    torch.manual_seed(0)
+    odd = wrap_module(Odd(), classes=4)
+    assert not same_function(odd, accelerated(odd, FOLDED), images)
+    assert folded_if_same(odd, images) is None
+    assert choose_forms(odd, images, 1e9, lambda *_: 1.0) == (PLAIN, PLAIN)
+
+
+def test_only_what_follows_a_convolution_is_folded() -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded(module).modules()) == 2
+
+
+def test_the_fastest_forms_are_chosen(model: PrototypeAdapter, images: Tensor) -> None:
+    def stopwatch(plain: float, quick: float, rough: float, compiled: float):  # type: ignore[no-untyped-def]
+        def seconds(adapter: Adapter, _: Tensor) -> float:
+            backbone = adapter.module.backbone  # type: ignore[union-attr]
+            if backbone is model.module.backbone:
+                return plain
+            if backbone._compiled_call_impl is not None:
+                return compiled
+            return rough if backbone.rough else quick
+
+        return seconds
+
+    batch = len(images)
+    assert choose_forms(model, images, 10, stopwatch(1, 2, 3, 4)) == (PLAIN, PLAIN)
+    assert choose_forms(model, images, 10, stopwatch(3, 2, 4, 1)) == (FOLDED, FOLDED)
+    assert choose_forms(model, images, 10, stopwatch(3, 2, 1, 1)) == (FOLDED, HALF)
+    many = choose_forms(model, images, 100 * batch, stopwatch(3, 2, 1, 0.5))
+    assert many == (Acceleration(compiled=True), Acceleration(bfloat16=True, compiled=True))
+    small = torch.rand(4, 1, 8, 8)
+    assert choose_forms(model, small, 1e9, stopwatch(3, 2, 1, 0)) == (PLAIN, PLAIN)
+
+
+@pytest.mark.parametrize("how", [PLAIN, FOLDED, HALF, Acceleration(True, True, True)])
+def test_names_of_forms_are_read_back(how: Acceleration) -> None:
+    assert Acceleration.parse(str(how)) == how
+
+
+def test_libraries_and_gradients_have_their_forms(model: PrototypeAdapter) -> None:
+    same = Forms.of(model, PLAIN, PLAIN)
+    assert same.libraries is model
+    assert same.gradients is None
+    apart = Forms.of(model, FOLDED, HALF)
+    assert apart.libraries is not model
+    assert apart.gradients not in (None, apart.libraries)
+    assert Forms.of(model, FOLDED, FOLDED).gradients is not None
+
+
+def test_passes_of_a_faster_form_are_counted(model: PrototypeAdapter, images: Tensor) -> None:
+    counted = Counted(model, len(images), fast=accelerated(model, HALF))
+    with counted.attending(torch.tensor([0, 1])), counted.quickly():
+        gradient(counted, images[:2])
+    with counted.attending(torch.tensor([0])), torch.no_grad():
+        counted(images[:1])
+    assert counted.forward_passes.tolist() == [2, 1] + [0] * 7
+    assert counted.backward_passes.tolist() == [1, 1] + [0] * 7
+
+
+def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another machine may find another form faster; a run is finished as it began."""
+    told = iter([("float32 folded", "bfloat16 folded"), ("float32", "float32")])
+    monkeypatch.setattr("robusteval.preparation._forms", lambda *_: next(told))
+    options = api.Options(samples=20, only=("fgsm", "adaptive"), out=tmp_path)
+    first = api.evaluate("mpat_at_digits", "full", options=options)
+    again = api.evaluate("mpat_at_digits", "full", options=options)
+    assert again.folder == first.folder
+    assert open_store(first.folder)[1].forms == ("float32 folded", "bfloat16 folded")
+    assert all(check.held for check in api.verify(first.folder, again=2))
+    with pytest.raises(EvidenceError):
+        open_store(tmp_path / "nowhere")
