@@ -25,6 +25,7 @@ def _model(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "method": entry.method,
+        "training": entry.training.kind if entry.training else "",
         "dataset": entry.dataset,
         "clean": trained.clean_accuracy if trained else None,
         "clean_count": f"{trained.clean_correct}/{trained.clean_total}" if trained else None,

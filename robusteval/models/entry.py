@@ -168,6 +168,15 @@ class Training(_Table):
     _stopping_eps_is_a_number = field_validator("stopping_eps")(_a_number)
 
     @property
+    def kind(self) -> str:
+        """In a word: "standard", or such as "PGD at 8/255"."""
+        if (chosen := self.adversarial) is None:
+            return "standard"
+        low, high = chosen.eps
+        name = chosen.attack.upper() if chosen.attack in ("pgd", "fgsm") else chosen.attack.title()
+        return f"{name} at {high}" if low == high else f"{name} at {low} to {high}"
+
+    @property
     def total_epochs(self) -> int:
         return self.warmup_epochs + self.epochs
 

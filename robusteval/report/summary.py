@@ -89,7 +89,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
     return {
         "name": entry.name,
         "method": entry.method,
-        "training": _training(entry),
+        "training": entry.training.kind if entry.training else "",
         "description": entry.description,
         "reading": entry.head.reading if entry.backbone else "factory",
         "prototype_layers": entry.head.layers,
@@ -98,18 +98,6 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
         "paper": entry.paper.model_dump() if entry.paper else None,
         "trained": entry.trained.model_dump() if entry.trained else None,
     }
-
-
-def _training(entry: Entry) -> str:
-    """How the model was trained, in a word: "standard", or such as "PGD at 8/255"."""
-    if entry.training is None:
-        return ""
-    chosen = entry.training.adversarial
-    if chosen is None:
-        return "standard"
-    low, high = chosen.eps
-    name = chosen.attack.upper() if chosen.attack in ("pgd", "fgsm") else chosen.attack.title()
-    return f"{name} at {high}" if low == high else f"{name} at {low} to {high}"
 
 
 def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) -> dict[str, Any]:
