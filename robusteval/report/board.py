@@ -13,6 +13,7 @@ from typing import Any
 from robusteval.errors import EvidenceError
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
+from robusteval.report.leaderboard import claimed_by, lowest_claim
 from robusteval.types import ThreatModel
 
 FOUND = (
@@ -54,8 +55,7 @@ def rows_of(report: dict[str, Any], entry_digest: str) -> dict[str, Row]:
     for worst in report["worst_case"]:
         threat = worst["threat"]
         here = [a for a in report["attacks"] if a["threat"] == threat]
-        claims = [c for c in report["claims"] if c["norm"] == threat["norm"]]
-        claim = min(claims, key=lambda c: c["accuracy"], default=None)
+        claim = lowest_claim(report, threat["norm"])
         rate = worst["robust_accuracy"]
         row = {
             "rank": "",
@@ -69,7 +69,7 @@ def rows_of(report: dict[str, Any], entry_digest: str) -> dict[str, Row]:
             "robust_samples": str(rate["k"]),
             "samples": str(rate["n"]),
             "claimed": f"{claim['accuracy']:g}" if claim else "",
-            "claimed_by": f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else "",
+            "claimed_by": claimed_by(claim),
             "suite": report["suite"]["name"],
             "seed": str(report["seed"]),
             "run": report["run"],

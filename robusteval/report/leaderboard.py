@@ -42,13 +42,23 @@ def rows_as_csv(reports: Sequence[dict[str, Any]]) -> str:
     return table
 
 
+def lowest_claim(report: dict[str, Any], norm: str) -> dict[str, Any] | None:
+    """The claim under that norm that promises least, if there is one."""
+    claims = [c for c in report["claims"] if c["norm"] == norm]
+    return min(claims, key=lambda c: c["accuracy"], default=None)
+
+
+def claimed_by(claim: dict[str, Any] | None) -> str:
+    """Such as "pgd10 Linf 0.03"."""
+    return f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else ""
+
+
 def _row(report: dict[str, Any], worst: dict[str, Any]) -> dict[str, Any]:
     threat, robust = worst["threat"], worst["robust_accuracy"] or {}
     here = [a for a in report["attacks"] if a["threat"] == threat and a["robust_accuracy"]]
     strongest = min(here, key=lambda a: a["robust_accuracy"]["value"], default=None)
     auto = [a for a in here if a["library"] == "autoattack"]
-    claims = [c for c in report["claims"] if c["norm"] == threat["norm"]]
-    claim = min(claims, key=lambda c: c["accuracy"], default=None)
+    claim = lowest_claim(report, threat["norm"])
     values = {
         "model": report["model"]["name"],
         "method": report["model"].get("method", ""),
@@ -68,7 +78,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> dict[str, Any]:
         "autoattack": _percent(auto[0]["robust_accuracy"]["value"]) if auto else None,
         "strongest_attack": strongest["name"] if strongest else "",
         "claimed": claim["accuracy"] if claim else None,
-        "claimed_by": f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else "",
+        "claimed_by": claimed_by(claim),
         "run": report["run"],
         "weights_sha256": report["model"]["weights_sha256"],
     }
