@@ -1,6 +1,5 @@
 """The adaptive cascade: against known smallest perturbations, and what only one stage breaks."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -14,34 +13,17 @@ from robusteval.attacks.search import Objective, Search, cosine, shrinking
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
-from robusteval.models.heads import prototype_distances
 from robusteval.models.network import HeadConfig, PrototypeNetwork
-from robusteval.types import Norm, ThreatModel, parse_eps
-
-
-class Function(nn.Module):
-    """A module of a plain function of images."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(images)
-
-
-def images_near_grey(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return 0.45 + 0.1 * torch.rand((count, *shape), generator=generator)
-
-
-def threat_of(norm: Norm, radius: float) -> ThreatModel:
-    return ThreatModel(norm, parse_eps(f"{radius:.9f}"))
-
-
-def margins(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return logit_margin(model(images), labels)
+from robusteval.types import Norm, ThreatModel
+from tests.known import (
+    Function,
+    Known,
+    images_near_grey,
+    linear,
+    margins,
+    nearest_prototypes,
+    threat_of,
+)
 
 
 def in_threat(found: Tensor, images: Tensor, threat: ThreatModel) -> None:
@@ -53,49 +35,31 @@ def in_threat(found: Tensor, images: Tensor, threat: ThreatModel) -> None:
 # Known smallest perturbations
 
 
+def broken_at_the_median(known: Known) -> Tensor:
+    """Which samples break at the median of known distances: those closer by 1.05, none beyond."""
+    radius = float(known.smallest.median())
+    threat = threat_of(known.norm, radius)
+    found = adaptive(known.model, known.images, known.labels, threat)
+    in_threat(found, known.images, threat)
+    broken = margins(known.model, found, known.labels) > 0
+    assert broken[known.smallest < radius / 1.05].all()
+    assert not broken[known.smallest > radius * (1 + 1e-5)].any()
+    return broken
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_linear_models_break_where_they_must(norm: Norm, classes: int) -> None:
     """To within 1.05 of the distance to the nearest of the hyperplanes, and never below it."""
-    generator = torch.Generator().manual_seed(classes)
-    weight = torch.randn((classes, 64), generator=generator)
-    offset = -weight.sum(1) / 2
-    model = Function(lambda x: x.flatten(1) @ weight.T + offset)
-    images = images_near_grey(60)
-    logits = model(images)
-    labels = logits.argmax(1)
-    gaps = logits.gather(1, labels[:, None]) - logits
-    slopes = weight[labels][:, None] - weight[None]
-    dual = slopes.abs().sum(2) if norm == "Linf" else slopes.norm(dim=2)
-    known = (gaps / dual).scatter(1, labels[:, None], torch.inf).amin(1)
-    radius = float(known.median())
-    threat = threat_of(norm, radius)
-    found = adaptive(model, images, labels, threat)
-    broken = margins(model, found, labels) > 0
-    in_threat(found, images, threat)
-    assert broken[known < radius / 1.05].all()
-    assert not broken[known > radius * (1 + 1e-5)].any()
+    known = linear(norm, classes)
+    broken = broken_at_the_median(known)
     assert broken.any()
     assert not broken.all()
 
 
 def test_nearest_prototypes_break_at_the_certified_distance() -> None:
     """In input space: max over own prototypes, min over others (Voráček and Hein 2022)."""
-    generator = torch.Generator().manual_seed(0)
-    prototypes = 0.3 + 0.4 * torch.rand((4, 1, 64), generator=generator)
-    model = Function(lambda x: -prototype_distances(x.flatten(1), prototypes, "sql2").amin(2))
-    images = images_near_grey(80)
-    squared = prototype_distances(images.flatten(1), prototypes, "sql2")[:, :, 0]
-    labels = squared.argmin(1)
-    apart = (prototypes[labels, 0][:, None] - prototypes[None, :, 0]).norm(dim=2)
-    known = (squared - squared.gather(1, labels[:, None])) / (2 * apart)
-    known = known.scatter(1, labels[:, None], torch.inf).amin(1)
-    radius = float(known.median())
-    threat = threat_of("L2", radius)
-    found = adaptive(model, images, labels, threat)
-    broken = margins(model, found, labels) > 0
-    assert broken[known < radius / 1.05].all()
-    assert not broken[known > radius * (1 + 1e-5)].any()
+    broken_at_the_median(nearest_prototypes())
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

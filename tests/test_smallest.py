@@ -4,48 +4,29 @@ import pytest
 import torch
 
 from robusteval.attacks.smallest import smallest
-from robusteval.attacks.steps import norms
-from robusteval.models.heads import prototype_distances
 from robusteval.types import Norm
-from tests.test_adaptive import Function, images_near_grey, margins, small_network, threat_of
+from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
+from tests.test_adaptive import small_network
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("classes", [2, 10])
 def test_of_linear_models(norm: Norm, classes: int) -> None:
-    generator = torch.Generator().manual_seed(classes)
-    weight = torch.randn((classes, 64), generator=generator)
-    offset = -weight.sum(1) / 2
-    model, images = Function(lambda x: x.flatten(1) @ weight.T + offset), images_near_grey(60)
-    logits = model(images)
-    labels = logits.argmax(1)
-    gaps = logits.gather(1, labels[:, None]) - logits
-    slopes = weight[labels][:, None] - weight[None]
-    dual = slopes.abs().sum(2) if norm == "Linf" else slopes.norm(dim=2)
-    known = (gaps / dual).scatter(1, labels[:, None], torch.inf).amin(1)
-    found = smallest(model, images, labels, threat_of(norm, 0.1))
-    assert (margins(model, found, labels) > -1e-5).all()  # to float32's last bits
+    known = linear(norm, classes)
+    found = smallest(known.model, known.images, known.labels, threat_of(norm, 0.1))
+    assert (margins(known.model, found, known.labels) > -1e-5).all()  # to float32's last bits
     assert found.min() >= 0
     assert found.max() <= 1
-    ratio = norms(found.double() - images.double(), norm) / known.double()
-    assert ratio.max() < 1.05
-    assert ratio.min() > 1 - 1e-3
+    ratios = known.ratios(found)
+    assert ratios.max() < 1.05
+    assert ratios.min() > 1 - 1e-3
 
 
 def test_of_nearest_prototypes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    prototypes = 0.3 + 0.4 * torch.rand((4, 1, 64), generator=generator)
-    model = Function(lambda x: -prototype_distances(x.flatten(1), prototypes, "sql2").amin(2))
-    images = images_near_grey(60)
-    squared = prototype_distances(images.flatten(1), prototypes, "sql2")[:, :, 0]
-    labels = squared.argmin(1)
-    apart = (prototypes[labels, 0][:, None] - prototypes[None, :, 0]).norm(dim=2)
-    known = (squared - squared.gather(1, labels[:, None])) / (2 * apart)
-    known = known.scatter(1, labels[:, None], torch.inf).amin(1)
-    found = smallest(model, images, labels, threat_of("L2", 1))
-    ratio = norms(found - images, "L2") / known
-    assert ratio.max() < 1.05
-    assert ratio.min() > 1 - 1e-3
+    known = nearest_prototypes()
+    ratios = known.ratios(smallest(known.model, known.images, known.labels, threat_of("L2", 1)))
+    assert ratios.max() < 1.05
+    assert ratios.min() > 1 - 1e-3
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
