@@ -108,7 +108,7 @@ def prepare(
         time_limit=options.time_limit,
         outliers=_outliers(chosen, data, options),
         outlier_folders=tuple(str(f.resolve()) for f in options.outlier_folders),
-        versions=library_versions(),
+        versions=library_versions(chosen),
         device=options.device,
         threads=options.threads or _threads(options.workers),
         keep=options.keep,

@@ -2,13 +2,12 @@
 
 import inspect
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from importlib.metadata import version as version_of
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 from torch import Tensor
 
-from robusteval.attacks import own
+from robusteval.attacks import advlib, own
 from robusteval.attacks.adaptive import adaptive_told
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import (
@@ -22,11 +21,12 @@ from robusteval.attacks.libraries import (
 from robusteval.attacks.smallest import smallest
 from robusteval.catalogue import Catalogue, near_names
 from robusteval.errors import AttackError, UnknownNameError
-from robusteval.types import ThreatModel
+from robusteval.types import Norm, ThreatModel
 
 LIBRARIES = {
     "torchattacks": "torchattacks",
     "autoattack": "pyautoattack",
+    "advlib": "adv-lib",
     "robusteval": "robusteval",
 }
 OWN: Catalogue[Any] = Catalogue("attack")
@@ -38,9 +38,25 @@ OWN.add("smallest", smallest)
 for _point in entry_points(group="robusteval.attacks"):
     OWN.add(_point.name, _point.load())
 
+_THIRD_PARTY = {"torchattacks": torchattacks_attack, "advlib": advlib.advlib_attack}
+# Parameters that a report shows elsewhere, or that bear on nothing.
+_FROM_THE_HARNESS = ("eps", "norm", "seed", "verbose", "callback", "targeted")
 NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
 # Attacks that minimise a norm: by (library, attack).
-_MINIMUM_NORM = {("robusteval", "smallest"), *(("torchattacks", name) for name in WITHOUT_EPS)}
+_MINIMUM_NORM = {
+    ("robusteval", "smallest"),
+    *(("torchattacks", name) for name in WITHOUT_EPS),
+    *(("advlib", name) for name, told in advlib.ATTACKS.items() if not told.eps),
+}
+
+
+def version_of(library: str) -> str:
+    """The version of a library's package.  Raises AttackError where it isn't installed."""
+    package = LIBRARIES[library]
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise AttackError(f"{package} is not installed: pip install --no-deps {package}") from None
 
 
 @dataclass(frozen=True)
@@ -58,12 +74,15 @@ class AttackCall:
 
     @property
     def library_version(self) -> str:
-        return version_of(LIBRARIES[self.library])
+        return version_of(self.library)
 
-    def check(self) -> None:
-        """Raises UnknownNameError, with near names, if there is no such attack."""
+    def check(self, norms: tuple[Norm, ...] = ()) -> None:
+        """Raises UnknownNameError, with near names, if there is no such attack, and AttackError if
+        it can't run in these norms."""
         if self.library == "robusteval":
             OWN.get(self.attack)
+        elif self.library == "advlib":
+            advlib.check(self.attack, norms)
         elif self.library == "torchattacks" and not inspect.isclass(self._torchattacks_class()):
             names = [n for n in dir(torchattacks_module()) if n[:1].isupper()]
             hint = near_names(self.attack, names)
@@ -73,16 +92,21 @@ class AttackCall:
         """The parameters given, and the defaults of those that weren't."""
         if self.library == "autoattack":
             return dict(AUTOATTACK_PARAMETERS)
-        function = (
-            OWN.get(self.attack) if self.library == "robusteval" else self._torchattacks_class()
-        )
-        known = inspect.signature(function).parameters.values()
+        known = inspect.signature(self._function()).parameters.values()
         defaults = {
             p.name: p.default
             for p in known
-            if p.default is not p.empty and p.name not in ("eps", "norm", "seed", "verbose")
+            if p.default is None or isinstance(p.default, int | float | str | tuple)
+            if p.name not in _FROM_THE_HARNESS
         }
         return {**defaults, **self.parameters}
+
+    def _function(self) -> Any:
+        if self.library == "robusteval":
+            return OWN.get(self.attack)
+        if self.library == "advlib":
+            return getattr(advlib.advlib_module(), self.attack)
+        return self._torchattacks_class()
 
     def _torchattacks_class(self) -> Any:
         return getattr(torchattacks_module(), self.attack, None)
@@ -91,16 +115,10 @@ class AttackCall:
         self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
     ) -> AttackResult:
         """Adversarial images for initially correct ``images`` (B, C, H, W) in [0, 1]."""
-        if self.library == "torchattacks":
-            return torchattacks_attack(
-                model,
-                images,
-                labels,
-                threat,
-                name=self.attack,
-                seed=seed,
-                parameters=self.parameters,
-            )
+        if self.library in _THIRD_PARTY:
+            run = _THIRD_PARTY[self.library]
+            named: dict[str, Any] = {"name": self.attack, "parameters": self.parameters}
+            return run(model, images, labels, threat, seed=seed, **named)
         if self.library == "autoattack":
             return autoattack(model, images, labels, threat, seed=seed)
         function = OWN.get(self.attack)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal, Self
 
-from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall
+from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall, version_of
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
 from robusteval.detection.detectors import DETECTORS
@@ -198,11 +198,12 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
 
 
 def check_names(suite: Suite) -> None:
-    """Raises UnknownNameError for attacks and detectors that there aren't."""
+    """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
+    attacks that can't run in their norms or whose library is missing."""
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
     for attack in suite.attacks:
-        AttackCall(attack.library, attack.attack, {}).check()
+        AttackCall(attack.library, attack.attack, {}).check(tuple(attack.norms))
 
 
 def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
@@ -239,10 +240,10 @@ def job_seed(seed: int, cell: Cell, chunk: int, restart: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def library_versions() -> dict[str, str]:
+def library_versions(suite: Suite) -> dict[str, str]:
     """Versions of the libraries whose attacks run."""
-    packages = {*LIBRARIES.values(), "torch"}
-    return {name: version(name) for name in sorted(packages)}
+    libraries = sorted({"robusteval", *(a.library for a in suite.attacks)})
+    return {"torch": version("torch"), **{LIBRARIES[name]: version_of(name) for name in libraries}}
 
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:

@@ -33,7 +33,7 @@ class AttackSpec(_Table):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
-    library: Literal["torchattacks", "autoattack", "robusteval"]
+    library: Literal["torchattacks", "autoattack", "advlib", "robusteval"]
     attack: str
     norms: list[Norm] = Field(min_length=1)
     restarts: int = Field(default=1, ge=1)

@@ -1,0 +1,108 @@
+"""adv-lib's attacks by name, with their own parameter names.  adv-lib is an extra.
+
+It is imported when first used.  Its minimum-norm attacks (DDN, FMN, SuperDeepFool and others) are
+judged at every ε of their norm from one run; the others are told ε.
+"""
+
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.libraries import AttackResult, seed_everything
+from robusteval.catalogue import near_names
+from robusteval.errors import AttackError, UnknownNameError
+from robusteval.types import Norm, ThreatModel
+from robusteval.vision import torchvision
+
+_ORDERS: dict[Norm, float] = {"Linf": float("inf"), "L2": 2.0}
+
+
+@dataclass(frozen=True)
+class Told:
+    """The norms that an attack can work in, and its parameters for the norm's order and for ε."""
+
+    norms: tuple[Norm, ...] = ("Linf", "L2")
+    order: str = ""
+    eps: str = ""
+
+
+ATTACKS = {
+    "alma": Told(("L2",)),
+    "apgd": Told(order="norm", eps="eps"),
+    "apgd_targeted": Told(order="norm", eps="eps"),
+    "carlini_wagner_l2": Told(("L2",)),
+    "carlini_wagner_linf": Told(("Linf",)),
+    "ddn": Told(("L2",)),
+    "df": Told(order="norm"),
+    "fab": Told(order="norm"),
+    "fmn": Told(order="norm"),
+    "pdgd": Told(("L2",)),
+    "pdpgd": Told(order="norm"),
+    "pgd_linf": Told(("Linf",), eps="ε"),
+    "sdf": Told(("L2",)),
+    "tr": Told(order="p"),
+}
+
+
+def advlib_module() -> ModuleType:
+    """adv-lib's attacks.  Raises AttackError, with the mend, where it isn't installed.
+
+    It imports visdom, which plots for callers that hand over a logger; nobody does here, and its
+    source no longer builds with current setuptools.  So it may be missing.
+    """
+    torchvision()
+    try:
+        return import_module("adv_lib.attacks")
+    except ModuleNotFoundError as error:
+        if error.name != "visdom":
+            raise AttackError(
+                f"adv-lib is not installed ({error}): pip install --no-deps adv-lib"
+            ) from None
+    sys.modules["visdom"] = ModuleType("visdom")
+    return import_module("adv_lib.attacks")
+
+
+def check(name: str, norms: tuple[Norm, ...]) -> None:
+    """Raises UnknownNameError or AttackError for what can't run in these norms, or at all."""
+    if name not in ATTACKS:
+        raise UnknownNameError(f"adv-lib has no attack {name!r}: {near_names(name, [*ATTACKS])}")
+    if wrong := [n for n in norms if n not in ATTACKS[name].norms]:
+        raise AttackError(
+            f"adv-lib's {name} doesn't work in {', '.join(wrong)}: "
+            f"set its norms to {', '.join(ATTACKS[name].norms)}"
+        )
+    advlib_module()
+
+
+def advlib_attack(
+    model: Counted,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    name: str,
+    seed: int,
+    parameters: dict[str, Any],
+) -> AttackResult:
+    """One attack of adv-lib, by its function's name and its own parameters.
+
+    The norm's order and ε are passed where it takes them.  Raises AttackError for a parameter that
+    it doesn't know.
+    """
+    check(name, (threat.norm,))
+    seed_everything(seed)
+    told, keywords = ATTACKS[name], dict(parameters)
+    if told.order:
+        keywords[told.order] = _ORDERS[threat.norm]
+    if told.eps:
+        keywords[told.eps] = threat.radius
+    try:
+        found = getattr(advlib_module(), name)(model, images.contiguous(), labels, **keywords)
+    except TypeError as error:
+        raise AttackError(f"adv-lib's {name}: {error}: use its own parameter names") from None
+    return AttackResult(found.detach())
