@@ -27,7 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_LISTS = ("--model", "--only", "--eps", "--outlier-dir")  # options that take several values
+# Options that take several values.
+_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
@@ -99,6 +100,10 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
     ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="Transfer adversarials of these models, too: --source ce_cifar10."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     batch_size: Annotated[
@@ -137,6 +142,7 @@ def run(
         seed=seed,
         eps=tuple(split_list(eps)),
         only=tuple(split_list(only)),
+        sources=tuple(split_list(source)),
         batch_size=batch_size,
         device=device,
         workers=workers,

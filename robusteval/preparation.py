@@ -12,7 +12,13 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder, outlier_names
-from robusteval.errors import DataError, EvidenceError, RobustevalError, UnknownNameError
+from robusteval.errors import (
+    AttackError,
+    DataError,
+    EvidenceError,
+    RobustevalError,
+    UnknownNameError,
+)
 from robusteval.evaluation.context import Access, Context
 from robusteval.evaluation.plan import (
     Keep,
@@ -46,7 +52,8 @@ class Options:
     goes by the images' size.  ``workers`` are processes with ``threads`` each, by default the
     machine's cores shared among them.  ``keep``: which adversarial images are stored, the
     ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where the data set
-    has fewer than ``samples``, all of it is taken.
+    has fewer than ``samples``, all of it is taken.  ``sources``: models whose adversarials are
+    tried as well.
     """
 
     samples: int | None = None
@@ -58,6 +65,7 @@ class Options:
     workers: int = 1
     threads: int | None = None
     keep: Keep = "first"
+    sources: tuple[str, ...] = ()
     time_limit: float | None = None
     data_dir: Path | None = None
     download: bool = False
@@ -88,6 +96,7 @@ def prepare(
     chosen = read_suite(suite)
     if options.only:
         chosen = chosen.only(list(options.only))
+    chosen = chosen.with_sources(list(options.sources))
     entry = find_entry(model) if isinstance(model, str) else None
     set_name = dataset or (entry.dataset if entry else None)
     if set_name is None:
@@ -113,6 +122,7 @@ def prepare(
         threads=options.threads or _threads(options.workers),
         keep=options.keep,
         transfer_source=_transfer_source(chosen, set_name, entry),
+        sources=_sources(chosen, data),
     )
     plan = make_plan(chosen, spec, bool(adapter.layers))
     spec = _as_begun(spec, options) or replace(spec, forms=_forms(adapter, data, spec, plan))
@@ -155,6 +165,23 @@ def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
     if not suite.detection.detectors:
         return ()
     return tuple(outlier_names(data, suite.detection.natural, options.data_dir))
+
+
+def _sources(suite: Suite, data: Dataset) -> dict[str, str]:
+    """Digests of the models that adversarials come from.  Raises AttackError for unfit ones."""
+    digests = {}
+    for name in suite.sources:
+        source = find_entry(name)
+        info = DATASETS.get(source.dataset)
+        if (info.classes, info.shape) != (data.info.classes, data.info.shape):
+            raise AttackError(
+                f"{name} is a model of {source.dataset}: as a source for {data.info.name} choose "
+                "one with the same images and classes"
+            )
+        if source.weights is None or source.backbone is None:
+            raise AttackError(f"{name} can't be a source: choose a trained model without a factory")
+        digests[name] = source.digest
+    return digests
 
 
 def _transfer_source(suite: Suite, dataset: str, entry: Entry | None) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from robusteval.attacks.libraries import (
     torchattacks_module,
 )
 from robusteval.attacks.smallest import smallest
+from robusteval.attacks.transfer import transfer
 from robusteval.catalogue import Catalogue, near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import Norm, ThreatModel
@@ -35,6 +36,7 @@ OWN.add("joint_pc", own.joint_pc)
 OWN.add("prototype_margin", own.prototype_margin)
 OWN.add("gaussian_noise", own.gaussian_noise)
 OWN.add("smallest", smallest)
+OWN.add("transfer", transfer)
 for _point in entry_points(group="robusteval.attacks"):
     OWN.add(_point.name, _point.load())
 

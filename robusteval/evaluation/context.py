@@ -68,11 +68,15 @@ class Context:
         """The zoo's model whose adversarials the diagnostics transfer, if there is one."""
         if not self.spec.transfer_source:
             return None
-        name, digest = self.spec.transfer_source
-        entry = find_entry(name)
-        if entry.digest != digest:
-            raise EvidenceError(f"{entry.path} has changed since this run began: start a new one")
-        return load_model(entry, self.spec.device)
+        return load_model(unchanged(*self.spec.transfer_source), self.spec.device)
+
+
+def unchanged(name: str, digest: str) -> Entry:
+    """An entry that a run names beside its own.  Raises EvidenceError if it has changed."""
+    entry = find_entry(name)
+    if entry.digest != digest:
+        raise EvidenceError(f"{entry.path} has changed since this run began: start a new one")
+    return entry
 
 
 def open_entry(spec: RunSpec, access: Access) -> Entry:
@@ -103,6 +107,8 @@ def rebuild(spec: RunSpec, access: Access, model: Adapter | None = None) -> Cont
     """A run's context from its spec; ``model`` where it has no entry."""
     if model is None:
         model = load_model(open_entry(spec, access), spec.device, access.allow_code)
+    for name, digest in spec.sources.items():
+        unchanged(name, digest)
     suite = Suite(**spec.suite)
     plan = make_plan(suite, spec, bool(model.layers))
     return Context(model, samples_of(spec, access.data_dir), suite, spec, plan, access)

@@ -62,7 +62,8 @@ class RunSpec:
     which adversarial images are stored, the ``first`` success of each sample and threat model in
     the suite's order or ``all``.  ``transfer_source``: name and digest of the model whose
     adversarials the diagnostics transfer, empty where there is none.  ``forms``: how the model
-    computes for libraries and for our own gradients (see ``models.acceleration``).
+    computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
+    digests of the models that the suite's transfer attacks name.
     """
 
     model: str
@@ -83,6 +84,7 @@ class RunSpec:
     keep: Keep = "first"
     transfer_source: tuple[str, ...] = ()
     forms: tuple[str, str] = ("float32", "float32")
+    sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -261,6 +263,7 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         "gaussian_noise": (0, 0),
         "adaptive": (budget // 3, budget // 3),  # its budget counts a backward pass as two
         "smallest": (2 * steps, steps),  # each success is looked at once more
+        "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
     each = cell.spec.restarts * steps
     return known.get(cell.spec.attack, (each, each))

@@ -1,5 +1,6 @@
 """A suite: one TOML file that says which attacks and detectors run.  Imports no torch."""
 
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +48,12 @@ class AttackSpec(_Table):
         for share in value.values():
             parse_eps(share)
         return value
+
+    @model_validator(mode="after")
+    def _transfer_has_a_source(self) -> "AttackSpec":
+        if self.attack == "transfer" and not self.parameters.get("source"):
+            raise ValueError('transfer needs a model: parameters = { source = "a name" }')
+        return self
 
     @model_validator(mode="after")
     def _autoattack_is_standard(self) -> "AttackSpec":
@@ -113,6 +120,28 @@ class Suite(_Table):
         detected = [n for n in self.detection.attacks if n in names]
         detection = self.detection.model_copy(update={"attacks": detected})
         return self.model_copy(update={"attacks": chosen, "detection": detection})
+
+    def with_sources(self, sources: list[str]) -> "Suite":
+        """The suite with a transfer attack from each of these models, in all of its norms."""
+        added = [
+            AttackSpec(
+                name="transfer_" + re.sub(r"[^a-z0-9_]+", "_", Path(source).stem.lower()),
+                title=f"Transfer from {Path(source).stem}",
+                library="robusteval",
+                attack="transfer",
+                norms=self.norms,
+                parameters={"source": source},
+                note="its gradients, this model's word on success",
+            )
+            for source in dict.fromkeys(sources)
+        ]
+        return Suite(**{**self.model_dump(), "attacks": [*self.attacks, *added]})
+
+    @property
+    def sources(self) -> list[str]:
+        """The models that its transfer attacks name."""
+        named = [a.parameters.get("source") for a in self.attacks if a.attack == "transfer"]
+        return [str(name) for name in dict.fromkeys(named) if name]
 
     @model_validator(mode="after")
     def _detected_attacks_are_there(self) -> "Suite":

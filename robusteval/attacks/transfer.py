@@ -1,0 +1,67 @@
+"""Adversarials of another model: gradients are the source's, the word on success is this one's."""
+
+import torch
+from torch import Tensor, nn
+
+from robusteval.attacks.counting import as_counted
+from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
+from robusteval.attacks.steps import random_start
+from robusteval.errors import AttackError
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.types import ThreatModel
+
+
+def transfer(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    source: str | nn.Module,
+    steps: int = 50,
+) -> Tensor:
+    """Adversarial images (B, C, H, W) for images in [0, 1], found by a source's gradients.
+
+    ``source``: a model of the registry, or any module with the same images and classes.  Momentum
+    steps (Dong et al. 2018) on its logit margin from the clean images, then from random starts
+    towards the class that this model itself ranks next.  Both are looked at by this model wherever
+    the source is fooled.  At most 2 · ``steps`` forward and backward passes of the source, and as
+    many forward ones of this model.
+    """
+    counted = as_counted(model, images)
+    other = (
+        load_model(find_entry(source), str(images.device)) if isinstance(source, str) else source
+    )
+    search = Search(counted, images, labels, threat)
+    with counted.led_by(_as_adapter(other, images, counted.classes)):
+        everything = search.alive()
+        search.ascend(everything, images, MARGIN, cosine(threat.radius, steps), momentum=1.0)
+        rows = search.alive()
+        if len(rows):
+            generator = torch.Generator().manual_seed(seed)
+            start = random_start(images[rows], threat, generator)
+            targets = ranked_classes(search, rows, images[rows])[:, 0]
+            schedule = cosine(threat.radius, steps)
+            search.ascend(rows, start, AIMED, schedule, momentum=1.0, targets=targets)
+    return search.best
+
+
+def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
+    """The source behind an adapter.  Raises AttackError where it doesn't fit."""
+    try:
+        with torch.no_grad():
+            found = source(images[:1]).shape[1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise AttackError(
+            f"the transfer's source can't read these images ({str(error).splitlines()[0]}): "
+            "choose one for the same data"
+        ) from None
+    if found != classes:
+        raise AttackError(
+            f"the transfer's source has {found} classes, the model {classes}: "
+            "choose one for the same data"
+        )
+    return source if isinstance(source, Adapter) else Adapter(source, classes)
