@@ -19,6 +19,17 @@ Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
 
+_PER_SAMPLE = (
+    "fooled",
+    "prediction",
+    "norm",
+    "margin",
+    "survives_8_bit",
+    "forward_passes",
+    "backward_passes",
+)
+
+
 @dataclass
 class CellOutcome:
     """One attack's outcome over all N samples; rows that it did not reach stay unfooled."""
@@ -32,8 +43,8 @@ class CellOutcome:
     norm: NDArray[np.float64]  # (N,) of the perturbation
     margin: NDArray[np.float64]  # (N,) largest wrong logit less the label's
     survives_8_bit: Bools  # (N,)
-    forward_passes: int = 0
-    backward_passes: int = 0
+    forward_passes: Scores  # (N,)
+    backward_passes: Scores  # (N,)
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -52,7 +63,8 @@ class CellOutcome:
             return np.full(count, np.nan)
 
         prediction = np.full(count, -1, np.int64)
-        return cls(cell, "done", "", no(), no(), prediction, unknown(), unknown(), no())
+        passes = np.zeros(count), np.zeros(count)
+        return cls(cell, "done", "", no(), no(), prediction, unknown(), unknown(), no(), *passes)
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
@@ -215,10 +227,8 @@ def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]
     if len(rows) == 0:
         return
     outcome.attacked[rows] = True
-    for name in ("fooled", "prediction", "norm", "margin", "survives_8_bit"):
+    for name in _PER_SAMPLE:
         getattr(outcome, name)[rows] = columns[name]
-    outcome.forward_passes += round(float(columns["forward_passes"].sum()))
-    outcome.backward_passes += round(float(columns["backward_passes"].sum()))
 
 
 def _scores(columns: dict[str, Any]) -> dict[str, Scores]:

@@ -82,6 +82,71 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
         return _svg(figure, f"Robust accuracy per attack, {norm}")
 
 
+def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
+    """Robust accuracy at every ε, a line for each attack that minimises a norm; the best in red."""
+    known = [p for row in [*curve["attacks"], curve["best"]] for p in row["points"]]
+    broken = [place for place, _ in known if place > 0]
+    if not broken:
+        return ""
+    end = max(float(np.quantile([p for p, _ in curve["best"]["points"]], 0.97)), *radii) * 1.25
+    lines = [(row["title"], row["points"], None) for row in curve["attacks"]]
+    with _figure(7.2, 3.0) as (figure, (axes,)):
+        for title, points, colour in [
+            *lines,
+            ("best of all attacks", curve["best"]["points"], RED),
+        ]:
+            x, y = _steps(points, curve["samples"], end)
+            axes.step(x, y, where="post", label=title, color=colour, lw=1.5)
+        for radius in radii:
+            axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
+        axes.set(xlim=(0, end), xlabel=f"ε ({curve['norm']}; dotted: this run's)")
+        _accuracy_axis(axes)
+        return _svg(figure, f"Robust accuracy at every ε, {curve['norm']}")
+
+
+def cost_curve(curve: dict[str, Any]) -> str:
+    """Robust accuracy against the passes that each sample took: lines for attacks that give up
+    samples as they break, dots for the others."""
+    with _figure(7.2, 3.2) as (figure, (axes,)):
+        for row in curve["attacks"]:
+            colour = {"adaptive": BLUE, "autoattack": RED}.get(row["name"], MUTED)
+            left = 100 * row["left"] / curve["samples"]
+            if row["name"] in ("adaptive", "autoattack"):
+                x, y = _steps(row["points"], curve["samples"], row["most"])
+                axes.step(np.maximum(x, 1), y, where="post", color=colour, lw=1.6)
+            axes.plot(row["most"], left, "o", color=colour, ms=4)
+            axes.annotate(
+                row["title"],
+                (row["most"], left),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=8,
+                color=colour,
+            )
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 0.8), high * 6)  # room for names
+        axes.set_xlabel("passes over a sample (a backward one counts as two)")
+        _accuracy_axis(axes)
+        return _svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
+
+
+def _steps(points: list[list[float]], samples: int, end: float) -> tuple[list[float], list[float]]:
+    """Places and accuracies in percent, from 0 to ``end``, for [place, robust samples]."""
+    first = points[0][1] + 1 if points else samples
+    x = [0.0, *(place for place, _ in points), end]
+    y = [first, *(count for _, count in points), points[-1][1] if points else first]
+    return x, [100 * count / samples for count in y]
+
+
+def _accuracy_axis(axes: Any) -> None:
+    axes.set(ylim=(0, 101), ylabel="robust accuracy, %")
+    axes.grid(axis="y", color=GRID)
+    axes.set_axisbelow(True)
+    if len(axes.get_legend_handles_labels()[1]):
+        axes.legend(fontsize=8, frameon=False)
+
+
 def shown_name(against: str) -> str:
     """A short name for a legend: a folder's last part, an attack without its threat."""
     return Path(against).name if against.startswith(("/", ".")) else against.partition("/")[0]

@@ -5,7 +5,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from robusteval.evaluation.outcomes import Example
-from robusteval.report.figures import accuracy_bars, difference, picture, score_histograms
+from robusteval.report.figures import (
+    accuracy_bars,
+    cost_curve,
+    difference,
+    distance_curve,
+    picture,
+    score_histograms,
+)
 from robusteval.report.wording import (
     count,
     interval,
@@ -73,12 +80,20 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
         for e in examples
     ]
     bars = [(NORM_SIGNS[norm], accuracy_bars(report, norm)) for norm in norms]
+    radii: dict[str, list[float]] = {norm: [] for norm in norms}
+    for worst in report["worst_case"]:
+        radii[worst["threat"]["norm"]].append(worst["threat"]["radius"])
+    curves = report["curves"]
+    distance = [(c, distance_curve(c, radii[c["norm"]])) for c in curves["distance"]]
+    cost = [(c, cost_curve(c)) for c in curves["cost"] if c["attacks"]]
     return (
         _environment()
         .get_template("report.html")
         .render(
             report=report,
             bars=bars,
+            distance=distance,
+            cost=cost,
             pictures=pictures,
             detection=detection_groups(report),
             metrics=METRIC_TITLES,

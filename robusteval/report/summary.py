@@ -11,6 +11,7 @@ from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separa
 from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
+from robusteval.report.curves import curves_of
 from robusteval.types import ThreatModel, parse_eps
 
 SCHEMA = "robusteval.report/1"
@@ -52,6 +53,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "attacks": attacks,
         "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
         "worst_case": worst,
+        "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
         "attack_detection": [_separation(s, seed) for s in _kind(result, "attack_detection")],
         "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
@@ -119,7 +121,10 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "attacked": int(outcome.attacked.sum()),
         "robust_accuracy": rate_json(correct.sum() - success.sum(), len(correct)) if done else None,
         "success_rate": rate_json(success.sum(), correct.sum()) if done else None,
-        "passes": {"forward": outcome.forward_passes, "backward": outcome.backward_passes},
+        "passes": {
+            "forward": round(float(outcome.forward_passes.sum())),
+            "backward": round(float(outcome.backward_passes.sum())),
+        },
         "seconds": round(outcome.seconds, 3),
         "verified": _verified(outcome, success),
         "note": spec.note,
@@ -141,7 +146,7 @@ def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, An
     return {
         "success_rate": rate_json(fooled.sum(), correct.sum()) if done else None,
         "median_norm": median,
-        "meaning": "success at any distance, as the papers count it; not robust accuracy",
+        "meaning": "success at any distance; not robust accuracy",
     }
 
 
