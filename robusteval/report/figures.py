@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robusteval.types import NORM_SIGNS
+
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 BLUE, RED, AMBER = "#2b6cb0", "#c53030", "#b7791f"
+_OTHERS = (BLUE, AMBER, "#2f855a", "#6b46c1", MUTED, "#00838f")  # lines beside a red one
 # Equal input gives equal bytes: no dates, no random identifiers.
 _STYLE: Any = {
     "svg.hashsalt": "robusteval",
@@ -89,43 +93,38 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
     if not broken:
         return ""
     end = max(float(np.quantile([p for p, _ in curve["best"]["points"]], 0.97)), *radii) * 1.25
-    lines = [(row["title"], row["points"], None) for row in curve["attacks"]]
+    lines = [
+        (row["title"], row["points"], colour)
+        for row, colour in zip(curve["attacks"], cycle(_OTHERS), strict=False)
+    ]
+    lines.append(("best of all attacks", curve["best"]["points"], RED))
+    sign = NORM_SIGNS[curve["norm"]]
     with _figure(7.2, 3.0) as (figure, (axes,)):
-        for title, points, colour in [
-            *lines,
-            ("best of all attacks", curve["best"]["points"], RED),
-        ]:
+        for title, points, colour in lines:
             x, y = _steps(points, curve["samples"], end)
             axes.step(x, y, where="post", label=title, color=colour, lw=1.5)
         for radius in radii:
             axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
-        axes.set(xlim=(0, end), xlabel=f"ε ({curve['norm']}; dotted: this run's)")
+        axes.set(xlim=(0, end), xlabel=f"ε, {sign} (dotted: this run's)")
         _accuracy_axis(axes)
-        return _svg(figure, f"Robust accuracy at every ε, {curve['norm']}")
+        return _svg(figure, f"Robust accuracy at every ε, {sign}")
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
-    """Robust accuracy against the passes that each sample took: lines for attacks that give up
-    samples as they break, dots for the others."""
+    """Robust accuracy against the passes that each sample took: lines for our attack and
+    AutoAttack, which let go of samples as they break, marks where the others end."""
+    drawn = {"adaptive": BLUE, "autoattack": RED}
+    marks = cycle("os^vDPX<>d")
     with _figure(7.2, 3.2) as (figure, (axes,)):
         for row in curve["attacks"]:
-            colour = {"adaptive": BLUE, "autoattack": RED}.get(row["name"], MUTED)
             left = 100 * row["left"] / curve["samples"]
-            if row["name"] in ("adaptive", "autoattack"):
+            if colour := drawn.get(row["name"]):
                 x, y = _steps(row["points"], curve["samples"], row["most"])
                 axes.step(np.maximum(x, 1), y, where="post", color=colour, lw=1.6)
-            axes.plot(row["most"], left, "o", color=colour, ms=4)
-            axes.annotate(
-                row["title"],
-                (row["most"], left),
-                xytext=(5, 3),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-            )
+            look: dict[str, Any] = {"color": colour or MUTED, "ls": "", "ms": 5}
+            mark = "*" if colour else next(marks)
+            axes.plot(max(row["most"], 1), left, mark, label=row["title"], **look)
         axes.set_xscale("log")
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(low, 0.8), high * 6)  # room for names
         axes.set_xlabel("passes over a sample (a backward one counts as two)")
         _accuracy_axis(axes)
         return _svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
@@ -143,8 +142,8 @@ def _accuracy_axis(axes: Any) -> None:
     axes.set(ylim=(0, 101), ylabel="robust accuracy, %")
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
-    if len(axes.get_legend_handles_labels()[1]):
-        axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def shown_name(against: str) -> str:

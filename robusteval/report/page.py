@@ -19,9 +19,9 @@ from robusteval.report.wording import (
     number,
     parameters_text,
     percent,
+    sign,
     threat_text,
 )
-from robusteval.types import NORM_SIGNS
 
 METRIC_TITLES = {
     "auroc": "AUROC",
@@ -40,7 +40,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (percent, interval, count, threat_text, number, parameters_text):
+    for function in (percent, interval, count, threat_text, sign, number, parameters_text):
         environment.filters[function.__name__] = function
     return environment
 
@@ -79,7 +79,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
         }
         for e in examples
     ]
-    bars = [(NORM_SIGNS[norm], accuracy_bars(report, norm)) for norm in norms]
+    bars = [(sign(norm), accuracy_bars(report, norm)) for norm in norms]
     radii: dict[str, list[float]] = {norm: [] for norm in norms}
     for worst in report["worst_case"]:
         radii[worst["threat"]["norm"]].append(worst["threat"]["radius"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from robusteval.types import NORM_SIGNS
+from robusteval.types import NORM_SIGNS, Norm
 
 
 def percent(rate: dict[str, Any] | None) -> str:
@@ -23,6 +23,11 @@ def count(rate: dict[str, Any] | None) -> str:
 def threat_text(threat: dict[str, Any]) -> str:
     """L∞ 8/255, from anything with a norm and an ε."""
     return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
+
+
+def sign(norm: Norm) -> str:
+    """L∞ or L2."""
+    return NORM_SIGNS[norm]
 
 
 def number(value: float | None, digits: int = 3) -> str:
