@@ -125,7 +125,7 @@ def test_the_fastest_forms_are_chosen(model: PrototypeAdapter, images: Tensor) -
             backbone = adapter.module.backbone  # type: ignore[union-attr]
             if backbone is model.module.backbone:
                 return plain
-            if backbone._compiled_call_impl is not None:
+            if backbone.static:
                 return compiled
             return rough if backbone.rough else quick
 
@@ -139,6 +139,42 @@ def test_the_fastest_forms_are_chosen(model: PrototypeAdapter, images: Tensor) -
     assert many == (Acceleration(compiled=True), Acceleration(bfloat16=True, compiled=True))
     small = torch.rand(4, 1, 8, 8)
     assert choose_forms(model, small, 1e9, stopwatch(3, 2, 1, 0)) == (PLAIN, PLAIN)
+
+
+@pytest.mark.parametrize("count", [5, 16, 32, 33, 70])
+def test_compiled_forms_see_one_batch_size(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter, count: int
+) -> None:
+    """Whatever an attack holds: one shape, the same logits and the same gradients."""
+    seen = []
+
+    def compile_nothing(module: nn.Module, dynamic: bool) -> nn.Module:
+        assert not dynamic
+
+        def run(images: Tensor) -> dict[str, Tensor]:
+            seen.append(len(images))
+            return module(images)
+
+        return run  # type: ignore[return-value]
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    fast = accelerated(model, Acceleration(compiled=True))
+    images = torch.rand((count, 3, 16, 16))
+    assert torch.allclose(fast(images), model(images), atol=1e-5)
+    assert torch.allclose(gradient(fast, images), gradient(model, images), atol=1e-4)
+    assert set(seen) <= {32}
+    assert len(seen) == 2 * {5: 0, 16: 1, 32: 1, 33: 1, 70: 2}[count]
+
+
+def test_a_compiled_form_is_the_same_function(model: PrototypeAdapter) -> None:
+    """With the machine's own compiler, where there is one."""
+    fast, images = accelerated(model, Acceleration(compiled=True)), torch.rand((20, 3, 16, 16))
+    try:
+        found = fast(images)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds without a compiler
+        pytest.skip(f"nothing compiles here: {error}")
+    assert torch.allclose(found, model(images), atol=1e-4)
+    assert torch.allclose(gradient(fast, images), gradient(model, images), atol=1e-3)
 
 
 @pytest.mark.parametrize("how", [PLAIN, FOLDED, HALF, Acceleration(True, True, True)])

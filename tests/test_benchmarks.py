@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import retrain, training_speed
+from benchmarks import libraries, oracle, retrain, scaling, training_speed
+from robusteval.attacks.search import cosine
 from robusteval.data.datasets import load_dataset
+from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained, built_in_folder, find_entry
+from robusteval.models.loading import load_model
 
 
 def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +49,36 @@ def test_accuracies_agree_where_their_intervals_overlap() -> None:
 
     assert retrain.agrees(stated, with_correct(stated.clean_correct - 5))
     assert not retrain.agrees(stated, with_correct(stated.clean_correct - 40))
+
+
+def test_the_oracle_and_the_bare_loop_take_the_same_steps() -> None:
+    model = load_model(find_entry("mpat_at_digits"))
+    data = load_dataset("digits", "test")
+    images, labels = oracle.correct_samples(model, data, 24)
+    forms, schedule = Forms(model, model, None), cosine(oracle.TINY.radius, 4)
+    search = oracle.oracle(forms, images, labels, schedule)
+    points = oracle.bare_loop(model, images, labels, schedule)
+    assert (points - images).abs().amax() <= oracle.TINY.radius + 1e-6
+    assert int(search.model.backward_passes.sum()) == 4 * len(images)
+    assert oracle.compare(forms, images, labels, steps=3, pairs=1) > 0
+
+
+def test_a_library_leaves_the_same_through_the_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = load_model(find_entry("ce_at_digits")), load_dataset("digits", "test")
+    some, threat = data.balanced_subset(80), data.info.default_threat("Linf")
+    plain = libraries.plainly(model, "pgd20_fixed", some, threat)
+    ours = libraries.through_the_adapter(model, "pgd20_fixed", some, threat)
+    assert torch.equal(plain.robust, ours.robust)
+    assert 0 < int(plain.robust.sum()) < 80
+    ratio, p = libraries.compare(model, "pgd20", some, threat)
+    assert ratio > 0
+    assert p > 0.01
+    assert "times faster" in capsys.readouterr().out
+
+
+def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [100, 300, 1000]
+    assert scaling.exponent(sizes, [0.5 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+    assert scaling.show("samples", sizes, [2.0 * n for n in sizes]) == pytest.approx(1)
+    assert scaling.seconds_of_classes(3, count=2) > 0
+    assert "to the power 1.00" in capsys.readouterr().out

@@ -15,11 +15,8 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
+from robusteval.models.acceleration import STATIC_BATCH
 from robusteval.types import ThreatModel
-
-# Images a pass: on a processor a larger batch falls out of its cache, on an accelerator a smaller
-# one leaves it idle.
-_BATCH = {"cpu": 32, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Search:
         self.model, self.images, self.labels, self.threat = model, images, labels, threat
         self.draws = 1
         self.dead_share: float | None = None
-        self.batch_size = _BATCH.get(images.device.type, 128)
+        self.batch_size = STATIC_BATCH.get(images.device.type, 128)
         self.best = images.clone()
         self.margin = torch.full((len(images),), -torch.inf, device=images.device)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -132,7 +129,7 @@ class Search:
         """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
 
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
-        last points are judged at the end, and where gradients are rough the highest ones, too.
+        last points are judged at the end, and where gradients are rough higher ones, too.
         """
         points, crest = points.clone(), points.clone()
         velocity = torch.zeros_like(points)
@@ -158,7 +155,7 @@ class Search:
             )
             inside = step.radius <= self.threat.radius
         self.judge(rows[left], points[left])
-        left = left[~self.broken[rows[left]]]
+        left = left[~self.broken[rows[left]] & (highest[left] > self.margin[rows[left]])]
         if len(left) and self.model.fast is not None:
             self.judge(rows[left], crest[left])
 

@@ -1,0 +1,130 @@
+"""torchattacks and AutoAttack through the adapter, beside the library on the plain model.
+
+    python benchmarks/libraries.py [--model ce_at_cifar10] [--samples 1000]
+                                   [--attacks pgd20 autoattack] [--data-dir DIR]
+
+Plain: the library called on the model as it is, batch by batch, on all samples, as its users do.
+Through the adapter: as `robusteval run` calls it, on initially correct samples, on the form of the
+model that is fastest here; choosing and compiling that form is part of its seconds.  Prints what
+each leaves, by the plain model in float32, the samples that differ, McNemar's p, and the ratio of
+seconds.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_attack
+from robusteval.attacks.libraries import torchattacks_module as torchattacks
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.evaluation.plan import default_batch
+from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.numerics import mcnemar
+from robusteval.types import ThreatModel
+
+SHARE = 1 / 4  # of ε: PGD's step
+PASSES = {"pgd20": 20, "pgd20_fixed": 20, "autoattack": 2000}  # backward, of a sample that holds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which samples (N,) are left, and seconds."""
+
+    robust: Tensor
+    seconds: float
+
+
+def plainly(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
+    """The library's own call on every sample."""
+    import pyautoattack
+
+    robust, started = [], time.perf_counter()
+    for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
+        images, labels = data.images(rows), data.labels[rows]
+        seed_everything(0)
+        if name == "autoattack":
+            whole = pyautoattack.AutoAttack(
+                model, norm=threat.norm, eps=threat.radius, seed=0, version="standard"
+            )
+            found = whole.run_standard_evaluation(images, labels, batch_size=len(images))[0]
+        else:
+            attack = torchattacks().PGD(model, eps=threat.radius, **_settings(name, threat))
+            found = attack(images, labels)
+        robust.append(_holds(model, found, images, labels))
+    return Outcome(torch.cat(robust), time.perf_counter() - started)
+
+
+def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
+    """The same, unmodified, as the harness calls it."""
+    started = time.perf_counter()
+    forms = Forms.of(
+        model, *choose_forms(model, data.images(slice(0, 32)), PASSES[name] * len(data))
+    )
+    robust = []
+    for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
+        images, labels = data.images(rows), data.labels[rows]
+        with torch.no_grad():
+            right = torch.nonzero(model(images).argmax(1) == labels)[:, 0]
+        counted, found = Counted(forms.libraries, len(right)), images.clone()
+        some = (images[right], labels[right], threat)
+        if name == "autoattack":
+            found[right] = autoattack(counted, *some, seed=0).images
+        else:
+            keywords = {"seed": 0, "name": "PGD", "parameters": _settings(name, threat)}
+            found[right] = torchattacks_attack(counted, *some, **keywords).images
+        robust.append(_holds(model, found, images, labels))
+    return Outcome(torch.cat(robust), time.perf_counter() - started)
+
+
+def _settings(name: str, threat: ThreatModel) -> dict[str, object]:
+    return {"alpha": SHARE * threat.radius, "steps": 20, "random_start": name == "pgd20"}
+
+
+@torch.no_grad()
+def _holds(model: Adapter, found: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    return (model(found).argmax(1) == labels) & (model(images).argmax(1) == labels)
+
+
+def compare(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> tuple[float, float]:
+    """Plain seconds over the adapter's, and McNemar's p for what they leave."""
+    plain = plainly(model, name, data, threat)
+    ours = through_the_adapter(model, name, data, threat)
+    only_plain = int((plain.robust & ~ours.robust).sum())
+    only_ours = int((ours.robust & ~plain.robust).sum())
+    p, ratio = mcnemar(only_plain, only_ours), plain.seconds / ours.seconds
+    print(
+        f"{name}: plain leaves {int(plain.robust.sum())} in {plain.seconds:.1f} s, through the "
+        f"adapter {int(ours.robust.sum())} in {ours.seconds:.1f} s; {only_plain} and {only_ours} "
+        f"are left by one alone, p = {p:.2f}; {ratio:.2f} times faster",
+        flush=True,
+    )
+    return ratio, p
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ce_at_cifar10")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--attacks", nargs="+", default=["pgd20", "pgd20_fixed"], choices=[*PASSES])
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    entry = find_entry(arguments.model)
+    data = load_dataset(entry.dataset, "test", arguments.data_dir)
+    data = data.balanced_subset(min(arguments.samples, len(data)))
+    model, threat = load_model(entry), data.info.default_threat("Linf")
+    torchattacks()  # imports take their time
+    found = [compare(model, name, data, threat) for name in arguments.attacks]
+    return 0 if all(ratio >= 1.8 and p > 0.05 for ratio, p in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""How seconds grow with samples and with classes: a line fitted to their logarithms.
+
+    python benchmarks/scaling.py [--model ce_mnist] [--samples 100 316 1000 3162 10000]
+                                 [--classes 2 5 10 32 100] [--suite quick] [--data-dir DIR]
+
+Samples: a whole run of a suite, from loading to the written report.  Classes: ``adaptive`` on
+random networks with so many outputs, whose own predictions are the labels.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robusteval import api
+from robusteval.attacks.adaptive import adaptive
+from robusteval.models.adapter import PrototypeAdapter
+from robusteval.models.backbones import resnet_small
+from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.types import ThreatModel, parse_eps
+
+_THREAT = ThreatModel("Linf", parse_eps("1/1000"))  # so small that most survive
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """b of seconds ∝ size^b, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def seconds_of_run(model: str, suite: str, samples: int, data_dir: Path | None) -> float:
+    """A run from nothing to its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = api.Options(samples=samples, out=Path(folder), data_dir=data_dir)
+        started = time.perf_counter()
+        api.evaluate(model, suite, options=options)
+        return time.perf_counter() - started
+
+
+def seconds_of_classes(classes: int, count: int = 64) -> float:
+    """``adaptive`` on a random network's own predictions."""
+    torch.manual_seed(0)
+    backbone = resnet_small(3, widths=(16, 32), blocks=(1, 1), stem=8, embedding=128)
+    head = HeadConfig("softmax", classes, ("fc",))
+    model = PrototypeAdapter(PrototypeNetwork(backbone, head, [0.5] * 3, [0.25] * 3).eval())
+    images = torch.rand((count, 3, 16, 16))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    started = time.perf_counter()
+    adaptive(model, images, labels, _THREAT)
+    return time.perf_counter() - started
+
+
+def show(what: str, sizes: list[int], seconds: list[float]) -> float:
+    """Prints the measurements; returns the fitted exponent."""
+    for size, taken in zip(sizes, seconds, strict=True):
+        print(f"{size:6d} {what}: {taken:8.2f} s", flush=True)
+    found = exponent(sizes, seconds)
+    print(f"seconds grow as {what} to the power {found:.2f}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ce_mnist")
+    parser.add_argument("--suite", default="quick")
+    parser.add_argument("--samples", type=int, nargs="+", default=[100, 316, 1000, 3162, 10000])
+    parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 10, 32, 100])
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    told = (arguments.model, arguments.suite)
+    seconds_of_run(*told, 20, arguments.data_dir)  # loads the libraries
+    runs = [seconds_of_run(*told, n, arguments.data_dir) for n in arguments.samples]
+    by_samples = show("samples", arguments.samples, runs)
+    seconds_of_classes(2)  # to warm up
+    show("classes", arguments.classes, [seconds_of_classes(k) for k in arguments.classes])
+    return 0 if by_samples <= 1.05 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
