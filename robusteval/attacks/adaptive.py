@@ -46,7 +46,7 @@ _MOST_CLASSES = 9  # that a sample is driven towards
 _NEAR = 0.3  # the share of survivors that further steps are spent on first
 _FEWEST = 8  # but no fewer than these
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
-_SHARED = 0.25  # of a batch: fewer survivors than that share its passes
+_FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
 _DRAWS = 8  # passes that a random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
@@ -65,9 +65,10 @@ def adaptive(
 
     ``model``: an adapter, or any module from such images to logits (B, K).
     ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
-    counted as two; samples that break earlier cost less, and where fewer than a quarter survive,
-    these share a quarter's budget.  Returns the first image that broke a
-    sample, else the one with the largest margin.  Its source is this file: see the head.
+    counted as two; samples that break earlier cost less.  Where fewer than a quarter survive, they
+    share the budget of the whole batch: the model is easily broken, and strength alone counts.
+    Returns the first image that broke a sample, else the one with the largest margin.  Its source
+    is this file: see the head.
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
     return adaptive_told(model, images, labels, threat, **parameters).images
@@ -136,8 +137,9 @@ class Cascade:
         objective: Objective,
         steps: int,
         targets: Tensor | None = None,
+        inside: bool = False,
     ) -> None:
-        plan = shrinking if self.threat.norm == "L2" else cosine
+        plan = shrinking if self.threat.norm == "L2" and not inside else cosine
         schedule = plan(self.threat.radius, steps)
         self.search.ascend(rows, start, objective, schedule, targets=targets)
 
@@ -155,7 +157,7 @@ class Cascade:
             :, : ranked.shape[1]
         ]
         untried = self._untried()
-        for place, share, steps in self._rounds():
+        for place, share, steps, inside in self._rounds():
             broke = True
             while broke:
                 alive = self.search.alive(rows)
@@ -163,7 +165,8 @@ class Cascade:
                 if len(alive) == 0 or not self._affords(len(near) * steps, alive):
                     return
                 untried[near, place] = False
-                self._ascend(near, self.anywhere(near), AIMED, steps, ranked[near, place])
+                start, targets = self.anywhere(near), ranked[near, place]
+                self._ascend(near, start, AIMED, steps, targets, inside)
                 broke = len(self.search.alive(near)) < len(near)
             if not untried[alive].any():
                 untried = self._untried()
@@ -178,25 +181,28 @@ class Cascade:
         shape = (len(self.search.images), self._places)
         return torch.ones(shape, dtype=torch.bool, device=self.search.images.device)
 
-    def _rounds(self) -> Iterator[tuple[int, float, int]]:
-        """(place in a sample's ranking, share of survivors, steps), without end.
+    def _rounds(self) -> Iterator[tuple[int, float, int, bool]]:
+        """(place in a sample's ranking, share of survivors, steps, whether to stay in the ball).
 
-        The closest class comes last: the stage before has tried it.
+        Without end.  The closest class comes last: the stage before has tried it.  Balls that
+        shrink and ascents that never leave the smallest one break different samples in L2.
         """
-        share, steps = _NEAR, _AIMED_STEPS
+        share, steps, inside = _NEAR, _AIMED_STEPS, False
         while True:
             for place in [*range(1, self._places), 0]:
-                yield place, share, steps
+                yield place, share, steps, inside
+            inside = not inside
             share, steps = min(2 * share, 1.0), steps if share < 1 else 2 * steps
 
     def _affords(self, steps: int, alive: Tensor) -> bool:
         """Whether so many more gradient steps keep the survivors' mean within the budget.
 
-        Where few survive, they share the budget of a part of the batch: they are cheap.
+        Where few survive, they share the budget of the batch: they are cheap.
         """
         used = self.model.forward_passes + BACKWARD * self.model.backward_passes
         spent = float(used[alive.cpu()].sum()) + (1 + BACKWARD) * steps
-        return spent <= self.budget * max(len(alive), _SHARED * len(self.search.images))
+        batch = len(self.search.images)
+        return spent <= self.budget * (batch if len(alive) < _FEW * batch else len(alive))
 
     def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
         """Those of the rows whose best margin is largest: a share ``of`` so many."""
