@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import libraries, oracle, retrain, scaling, training_speed
+from benchmarks import ablation, libraries, oracle, retrain, scaling, training_speed
+from robusteval.attacks.adaptive import Cascade
+from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import cosine
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
@@ -82,3 +84,19 @@ def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
     assert scaling.show("samples", sizes, [2.0 * n for n in sizes]) == pytest.approx(1)
     assert scaling.seconds_of_classes(3, count=2) > 0
     assert "to the power 1.00" in capsys.readouterr().out
+
+
+def test_an_ablation_leaves_out_what_it_says() -> None:
+    model, data = ablation.validation_samples("mpat_at_digits", 40, None)
+    forms, threat = Forms(model, model, None), data.info.default_threat("Linf")
+    assert 30 < len(data) <= 40
+    whole = ablation.attacked(Cascade, forms, data, threat, 60)
+    assert 0 < int(whole.robust.sum()) < len(data)
+    assert whole.passes > 0
+    for variant in ablation.VARIANTS.values():
+        counted = Counted(model, len(data))
+        images, labels = data.images(), data.labels
+        cascade = variant(counted, images, labels, threat, 0, 60)
+        notes = " ".join(cascade.run().notes)
+        told = {name for name in ("margin", "pull", "aim", "square") if f"{name} broke" in notes}
+        assert told == {"margin", "pull", "aim", "square"} - cascade.left_out

@@ -89,7 +89,12 @@ def adaptive_told(
 
 
 class Cascade:
-    """One attack on one batch; ``notes`` tell what each stage broke."""
+    """One attack on one batch; ``notes`` tell what each stage broke.
+
+    ``left_out``: stages to do without, to see what each is worth.
+    """
+
+    left_out: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -125,7 +130,7 @@ class Cascade:
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> None:
         """Runs a stage on the survivors, and notes what it broke."""
         rows = self.search.alive()
-        if len(rows):
+        if len(rows) and name not in self.left_out:
             attack(rows)
             broken = len(rows) - len(self.search.alive())
             self.notes.append(f"{name} broke {broken} of {len(rows)}")

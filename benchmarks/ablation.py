@@ -1,0 +1,162 @@
+"""What each part of ``adaptive`` breaks that the others don't, on validation images.
+
+    python benchmarks/ablation.py [--model '*_at_cifar10'] [--norm Linf] [--samples 500]
+                                  [--budget 450] [--data-dir DIR]
+
+For each model, the whole cascade, then the cascade without one part or with another in its place,
+all with the same budget and the same images: how many samples each leaves, how many of these the
+whole cascade breaks (what the part is worth), and how many it breaks that the whole doesn't (what
+chance is worth).  Images come from the validation part of the training data: the test split is for
+reporting, not for choosing.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robusteval import zoo
+from robusteval.attacks.adaptive import Cascade
+from robusteval.attacks.counting import Counted
+from robusteval.attacks.search import MARGIN, Objective
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.evaluation.plan import default_batch
+from robusteval.evaluation.verify import predict
+from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
+from robusteval.types import ThreatModel
+
+
+class WithoutPull(Cascade):
+    """No ascent on prototype distances."""
+
+    left_out: ClassVar = frozenset({"pull"})
+
+
+class WithoutSquare(Cascade):
+    """No gradient-free queries."""
+
+    left_out: ClassVar = frozenset({"square"})
+
+
+class WithoutMargin(Cascade):
+    """Targets from the first step."""
+
+    left_out: ClassVar = frozenset({"margin"})
+
+
+class Restarts(Cascade):
+    """The same steps on the untargeted margin, in the place of one wrong class after another."""
+
+    def _ascend(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        objective: Objective,
+        steps: int,
+        targets: Tensor | None = None,
+        inside: bool = False,
+    ) -> None:
+        super()._ascend(rows, start, MARGIN, steps, None, inside)
+
+
+class RankedByLogits(Cascade):
+    """Classes by their logits alone, without the distances between prototypes."""
+
+    def __init__(self, model: Counted, *rest: object) -> None:
+        model.class_distances = lambda: None  # type: ignore[method-assign]
+        super().__init__(model, *rest)  # type: ignore[arg-type]
+
+
+class Everywhere(Cascade):
+    """Every survivor in every round, not the nearest to breaking first."""
+
+    def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
+        return super()._nearest(rows, 1.0)
+
+
+VARIANTS: dict[str, type[Cascade]] = {
+    "whole": Cascade,
+    "without pull": WithoutPull,
+    "without square": WithoutSquare,
+    "without margin": WithoutMargin,
+    "restarts for targets": Restarts,
+    "ranked by logits alone": RankedByLogits,
+    "all survivors each round": Everywhere,
+}
+
+
+@dataclass(frozen=True)
+class Left:
+    """Which samples (N,) a variant leaves, and its passes for each of them, backward ones twice."""
+
+    robust: Tensor
+    passes: float
+
+
+def attacked(
+    variant: type[Cascade], forms: Forms, data: Dataset, threat: ThreatModel, budget: int
+) -> Left:
+    """A variant on initially correct samples, chunk by chunk."""
+    robust, passes = [], 0.0
+    for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
+        model = Counted(forms.plain, len(rows), fast=forms.gradients)
+        cascade = variant(model, data.images(rows), data.labels[rows], threat, 0, budget)
+        cascade.run()
+        robust.append(~cascade.search.broken)
+        passes += float((model.forward_passes + 2 * model.backward_passes).sum())
+    held = torch.cat(robust)
+    return Left(held, passes / max(int(held.sum()), 1))
+
+
+def validation_samples(name: str, count: int, data_dir: Path | None) -> tuple[Adapter, Dataset]:
+    """A model, and those of its validation images that it gets right."""
+    entry = find_entry(name)
+    assert entry.training is not None
+    model = load_model(entry)
+    _, data = load_dataset(entry.dataset, "train", data_dir).split_off(entry.training.validation)
+    data = data.balanced_subset(min(count, len(data)))
+    right = predict(model, data.images()).argmax(1) == data.labels
+    return model, data.take(torch.nonzero(right)[:, 0])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", nargs="+", default=["*_at_cifar10"])
+    parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--budget", type=int, default=450)
+    parser.add_argument("--data-dir", type=Path)
+    arguments = parser.parse_args()
+    print(
+        "| model | variant | left | only it leaves | only the whole leaves | passes for each left |"
+    )
+    print("|---|---|---:|---:|---:|---:|")
+    for name in zoo.models_called(arguments.model):
+        model, data = validation_samples(name, arguments.samples, arguments.data_dir)
+        threat = data.info.default_threat(arguments.norm)
+        passes = len(data) * arguments.budget / 3
+        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, 32)), passes))
+        whole = attacked(Cascade, forms, data, threat, arguments.budget)
+        for told, variant in VARIANTS.items():
+            left = whole
+            if variant is not Cascade:
+                left = attacked(variant, forms, data, threat, arguments.budget)
+            only_it = int((left.robust & ~whole.robust).sum())
+            only_whole = int((whole.robust & ~left.robust).sum())
+            print(
+                f"| `{name}` | {told} | {int(left.robust.sum())} of {len(data)} | {only_it} | "
+                f"{only_whole} | {left.passes:,.0f} |",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
