@@ -6,6 +6,7 @@ from typing import Any
 
 from robusteval.errors import RobustevalError
 from robusteval.models.entry import Entry, all_entries, weights_content
+from robusteval.report.wording import claimed_by, lowest_claim
 
 Rows = list[dict[str, Any]]
 
@@ -20,8 +21,7 @@ def models(data_dir: Path | None) -> Rows:
 
 def _model(entry: Entry) -> dict[str, Any]:
     trained = entry.trained
-    claims = [c for c in entry.claims if c.norm]
-    lowest = min(claims, key=lambda c: c.accuracy, default=None)
+    lowest = lowest_claim(c.model_dump() for c in entry.claims)
     return {
         "name": entry.name,
         "method": entry.method,
@@ -29,9 +29,7 @@ def _model(entry: Entry) -> dict[str, Any]:
         "dataset": entry.dataset,
         "clean": trained.clean_accuracy if trained else None,
         "clean_count": f"{trained.clean_correct}/{trained.clean_total}" if trained else None,
-        "claim": f"{lowest.accuracy} % {lowest.attack} {lowest.norm} {lowest.eps}"
-        if lowest
-        else "",
+        "claim": f"{lowest['accuracy']} % {claimed_by(lowest)}" if lowest else "",
         "path": str(entry.path),
         **_weights(entry),
     }

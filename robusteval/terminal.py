@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from robusteval.report.wording import interval, percent, threat_text
+from robusteval.report.wording import interval, lowest_claim, percent, threat_text
 from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ console = Console()
 error_console = Console(stderr=True)
 WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
+_LESSER = ("claim", "training")  # what a table can do without
 _ONLY_IN_JSON = ("path", "title", "clean_count")
 
 
@@ -253,8 +254,7 @@ def _firmest(report: dict[str, Any]) -> tuple[float, str]:
 
 
 def _lowest_claim(report: dict[str, Any]) -> str:
-    claims = [c for c in report["claims"] if c["norm"]]
-    lowest = min(claims, key=lambda c: c["accuracy"], default=None)
+    lowest = lowest_claim(report["claims"])
     return f"{lowest['accuracy']:.1f} % at {lowest['eps']}" if lowest else ""
 
 
@@ -276,12 +276,27 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
             cells = [_cell(c, row.get(c)) for c in columns]
             console.print(Text("  ".join(cell for cell in cells if cell)))
         return
+    columns = _that_fit(columns, rows)
     table = Table(title=title)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in rows:
         table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
     console.print(table)
+
+
+def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """Without the lesser columns, one after another, while no line would fit without a break."""
+
+    def width(column: str) -> int:
+        return max(len(column), *(len(_cell(column, row.get(column))) for row in rows))
+
+    kept = list(columns)
+    for lesser in _LESSER:
+        if sum(width(c) + 3 for c in kept) < console.width:
+            break
+        kept = [c for c in kept if c != lesser]
+    return kept
 
 
 def _cell(column: str, value: Any) -> str:

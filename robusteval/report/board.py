@@ -13,7 +13,7 @@ from typing import Any
 from robusteval.errors import EvidenceError
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
-from robusteval.report.leaderboard import claimed_by, lowest_claim
+from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import ThreatModel
 
 FOUND = (
@@ -55,7 +55,7 @@ def rows_of(report: dict[str, Any], entry_digest: str) -> dict[str, Row]:
     for worst in report["worst_case"]:
         threat = worst["threat"]
         here = [a for a in report["attacks"] if a["threat"] == threat]
-        claim = lowest_claim(report, threat["norm"])
+        claim = lowest_claim(report["claims"], threat["norm"])
         rate = worst["robust_accuracy"]
         row = {
             "rank": "",

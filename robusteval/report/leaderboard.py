@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from robusteval.report.wording import claimed_by, lowest_claim
+
 COLUMNS = (
     "model",
     "method",
@@ -42,23 +44,12 @@ def rows_as_csv(reports: Sequence[dict[str, Any]]) -> str:
     return table
 
 
-def lowest_claim(report: dict[str, Any], norm: str) -> dict[str, Any] | None:
-    """The claim under that norm that promises least, if there is one."""
-    claims = [c for c in report["claims"] if c["norm"] == norm]
-    return min(claims, key=lambda c: c["accuracy"], default=None)
-
-
-def claimed_by(claim: dict[str, Any] | None) -> str:
-    """Such as "pgd10 Linf 0.03"."""
-    return f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else ""
-
-
 def _row(report: dict[str, Any], worst: dict[str, Any]) -> dict[str, Any]:
     threat, robust = worst["threat"], worst["robust_accuracy"] or {}
     here = [a for a in report["attacks"] if a["threat"] == threat and a["robust_accuracy"]]
     strongest = min(here, key=lambda a: a["robust_accuracy"]["value"], default=None)
     auto = [a for a in here if a["library"] == "autoattack"]
-    claim = lowest_claim(report, threat["norm"])
+    claim = lowest_claim(report["claims"], threat["norm"])
     values = {
         "model": report["model"]["name"],
         "method": report["model"].get("method", ""),

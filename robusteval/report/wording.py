@@ -1,5 +1,6 @@
 """How numbers and threats of a report are worded, the same on pages and in the terminal."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
@@ -40,3 +41,14 @@ def parameters_text(parameters: dict[str, Any]) -> str:
     return ", ".join(
         f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in parameters.items()
     )
+
+
+def lowest_claim(claims: Iterable[dict[str, Any]], norm: Norm | None = None) -> Any:
+    """The claim under attack that promises least, in that norm or in any; None without one."""
+    meant = [c for c in claims if c["norm"] and norm in (None, c["norm"])]
+    return min(meant, key=lambda c: c["accuracy"], default=None)
+
+
+def claimed_by(claim: dict[str, Any] | None) -> str:
+    """Such as "pgd10 Linf 0.03"."""
+    return f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else ""
