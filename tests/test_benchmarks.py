@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import ablation, libraries, oracle, retrain, scaling, training_speed
+from benchmarks import ablation, libraries, oracle, retrain, scaling, tables, training_speed
 from robusteval.attacks.adaptive import Cascade
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import cosine
@@ -100,3 +100,17 @@ def test_an_ablation_leaves_out_what_it_says() -> None:
         notes = " ".join(cascade.run().notes)
         told = {name for name in ("margin", "pull", "aim", "square") if f"{name} broke" in notes}
         assert told == {"margin", "pull", "aim", "square"} - cascade.left_out
+
+
+def test_the_documents_tables_say_what_entries_and_leaderboards_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
+    assert tables.main() == 0, capsys.readouterr().out
+
+
+def test_only_what_is_between_the_marks_is_written() -> None:
+    text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
+    assert tables.written_anew(text, "x", ["new", "er"]) == (
+        "a\n<!-- x -->\nnew\ner\n<!-- /x -->\nb\n"
+    )

@@ -1,0 +1,124 @@
+"""The tables of README.md and CONTRIBUTING.md, from the entries and the published leaderboards.
+
+    python benchmarks/tables.py [--check]
+
+Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is written anew;
+``--check`` writes nothing, and exits 1 where a document says something else.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from robusteval.models.entry import Entry, all_entries
+from robusteval.report import board
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def models() -> Iterator[str]:
+    """Every entry, with its clean accuracy."""
+    yield "| model | method | training | data | clean, whole test split | weights |"
+    yield "|---|---|---|---|---:|---:|"
+    for entry in entries():
+        clean, size = "–", "untrained"
+        if entry.trained:
+            told = entry.trained
+            clean = f"{100 * told.clean_accuracy:.2f} % ({told.clean_correct}/{told.clean_total})"
+        if entry.weights:
+            size = f"{entry.weights_path.stat().st_size / 1e6:.2f} MB"
+        yield (
+            f"| `{entry.name}` | {entry.method} | {_kind(entry)} | {entry.dataset} | {clean} | "
+            f"{size} |"
+        )
+
+
+def trainings() -> Iterator[str]:
+    """How each entry is trained, and how long it took."""
+    yield "| entry | command | epochs | time | on | clean |"
+    yield "|---|---|---:|---:|---|---:|"
+    for entry in entries():
+        if entry.training is None:
+            continue
+        command = f"`robusteval train {entry.name}`"
+        if (told := entry.trained) is None:
+            epochs = entry.training.total_epochs
+            yield f"| `{entry.name}` | {command} | {epochs} | – | – | – |"
+            continue
+        yield (
+            f"| `{entry.name}` | {command} | {told.epochs} | {told.seconds / 60:.1f} min | "
+            f"{told.hardware}, {told.precision} | {100 * told.clean_accuracy:.2f} % |"
+        )
+
+
+def found() -> Iterator[str]:
+    """What was claimed and what is left, from every published leaderboard, firmest first."""
+    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+        rows = board.read_rows(path)
+        yield f"`{path.name}`, {_counts(rows)} samples:"
+        yield ""
+        yield "| model | training | clean | claimed | AutoAttack | adaptive | worst case |"
+        yield "|---|---|---:|---:|---:|---:|---:|"
+        for row in rows:
+            claimed = f"{row['claimed']} % ({row['claimed_by']})" if row["claimed"] else "–"
+            low, high = row["worst_case_low"], row["worst_case_high"]
+            yield (
+                f"| `{row['model']}` | {row['training']} | {row['clean']} % | {claimed} | "
+                f"{_attack(row, 'autoattack')} | {_attack(row, 'adaptive')} | "
+                f"**{row['worst_case']} %** [{low}, {high}] |"
+            )
+        yield ""
+
+
+def _counts(rows: list[board.Row]) -> str:
+    counts = sorted({int(row["samples"]) for row in rows})
+    return " or ".join(str(count) for count in counts)
+
+
+def _attack(row: board.Row, name: str) -> str:
+    value = row.get(f"attack_{name}")
+    return f"{value} %" if value else "–"
+
+
+def _kind(entry: Entry) -> str:
+    return entry.training.kind if entry.training else "elsewhere"
+
+
+def entries() -> list[Entry]:
+    """Every entry of the registry that can be read, by name."""
+    return [entry for entry in all_entries() if isinstance(entry, Entry)]
+
+
+TABLES = {
+    "README.md": {"models": models, "found": found},
+    "CONTRIBUTING.md": {"trainings": trainings},
+}
+
+
+def written_anew(text: str, name: str, lines: list[str]) -> str:
+    """A document with the lines between the two marks replaced."""
+    first, last = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    start, end = text.index(first) + len(first), text.index(last)
+    return text[:start] + "".join(line + "\n" for line in lines) + text[end:]
+
+
+def main(root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if not equal")
+    check, stale = parser.parse_args().check, []
+    for document, tables in TABLES.items():
+        before = after = (root / document).read_text("utf-8")
+        for name, make in tables.items():
+            after = written_anew(after, name, list(make()))
+        if after != before:
+            stale.append(document)
+            if not check:
+                (root / document).write_text(after, "utf-8")
+    told = "don't say what entries and leaderboards say" if check else "written anew"
+    print(f"{', '.join(stale)} {told}" if stale else "every table is as it should be")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
