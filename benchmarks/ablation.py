@@ -142,7 +142,7 @@ def main() -> int:
         model, data = validation_samples(name, arguments.samples, arguments.data_dir)
         threat = data.info.default_threat(arguments.norm)
         passes = len(data) * arguments.budget / 3
-        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, 32)), passes))
+        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, 64)), passes))
         whole = attacked(Cascade, forms, data, threat, arguments.budget)
         for told, variant in VARIANTS.items():
             left = whole

@@ -28,6 +28,7 @@ from robusteval.attacks.libraries import autoattack, seed_everything, torchattac
 from robusteval.data.datasets import load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import judge, predict
+from robusteval.hardware import keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
@@ -131,7 +132,7 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
     chosen = torch.nonzero(right)[:, 0]
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
-    forms = _forms(model, data.images(chosen[:32]), attack, len(chosen))
+    forms = _forms(model, data.images(chosen[:64]), attack, len(chosen))
     for rows in chosen.split(default_batch(data.info.shape)):
         images, labels = data.images(rows), data.labels[rows]
         counted = Counted(model, len(rows), fast=forms.gradients)
@@ -201,6 +202,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     results = stored(arguments.out)
+    keep_freed_memory()  # as a run does; every attack gains by it
     done = {(r.model, r.norm, r.attack) for r in results}
     for name in zoo.models_called(arguments.model):
         info = load_dataset(find_entry(name).dataset, "test", arguments.data_dir).info

@@ -43,8 +43,8 @@ def _glibc(name: str) -> Callable[..., int] | None:
 def keep_freed_memory() -> None:
     """Lets this process use its freed memory again, until ``give_memory_back``.
 
-    glibc asks the system for each large block anew and hands it back at once, so that a training
-    step spends up to half of its time in the kernel, which has to clear the pages.
+    glibc asks the system for each large block anew and hands it back at once, so that a step
+    of training or of an attack spends up to half of its time in the kernel, clearing pages.
     """
     if (mallopt := _glibc("mallopt")) is not None:
         for option, value in ((_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1)):

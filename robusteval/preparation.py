@@ -131,7 +131,7 @@ def prepare(
 def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[str, str]:
     """What computes soonest on this machine."""
     passes = sum(expected_passes(cell, adapter.classes)[1] for cell in plan.cells) * len(data)
-    probed = STATIC_BATCH.get(torch.device(spec.device).type, 32)
+    probed = STATIC_BATCH.get(torch.device(spec.device).type, 64)
     images = data.images(slice(0, min(probed, len(data)))).to(spec.device)
     with precision(spec):
         libraries, gradients = choose_forms(adapter, images, passes)

@@ -6,7 +6,7 @@ the model itself, in its own precision, mispredicts the image.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,9 @@ from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
 from robusteval.models.acceleration import STATIC_BATCH
 from robusteval.types import ThreatModel
+
+# By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
+_ROUGH = 0.02
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,52 @@ PULLED = Objective(_pulled, distances=True)
 
 
 class Slopes(NamedTuple):
-    """What one step is taken by: rough margins (B,), losses (B,), gradients (B, C, H, W)."""
+    """What one step is taken by: rough margins (B,), how far they may be off (B,), losses (B,),
+    gradients (B, C, H, W)."""
 
     margins: Tensor
+    doubts: Tensor
     losses: Tensor
     gradients: Tensor
 
     def with_draw(self, other: "Slopes") -> "Slopes":
         """Of a random model: the least margin, and gradients added up."""
         margins = torch.minimum(self.margins, other.margins)
-        return Slopes(margins, self.losses + other.losses, self.gradients + other.gradients)
+        sums = (self.losses + other.losses, self.gradients + other.gradients)
+        return Slopes(margins, self.doubts, *sums)
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """Where the samples of an ascent stand: everything of those that are left, and nothing else.
+
+    ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
+    the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, its possible
+    error added; ``targets`` (B,), if there are any.
+    """
+
+    rows: Tensor
+    points: Tensor
+    velocity: Tensor
+    clean: Tensor
+    crest: Tensor
+    highest: Tensor
+    targets: Tensor | None
+
+    def only(self, kept: Tensor) -> "_Climb":
+        """Those that are kept (B,)."""
+        if kept.all():  # nothing is copied while nothing breaks
+            return self
+        parts = {k: None if v is None else v[kept] for k, v in vars(self).items()}
+        return _Climb(**parts)  # type: ignore[arg-type]
+
+    def with_crest(self, slopes: Slopes) -> "_Climb":
+        """With the points that are higher than any before."""
+        reached = slopes.margins + slopes.doubts
+        higher = reached > self.highest
+        shape = (-1, *[1] * (self.points.dim() - 1))
+        crest = torch.where(higher.view(shape), self.points, self.crest)
+        return replace(self, crest=crest, highest=torch.maximum(reached, self.highest))
 
 
 class Search:
@@ -88,7 +127,7 @@ class Search:
         self.model, self.images, self.labels, self.threat = model, images, labels, threat
         self.draws = 1
         self.dead_share: float | None = None
-        self.batch_size = STATIC_BATCH.get(images.device.type, 128)
+        self.batch_size = STATIC_BATCH.get(images.device.type, 64)
         self.best = images.clone()
         self.margin = torch.full((len(images),), -torch.inf, device=images.device)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -131,33 +170,28 @@ class Search:
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
         last points are judged at the end, and where gradients are rough higher ones, too.
         """
-        points, crest = points.clone(), points.clone()
-        velocity = torch.zeros_like(points)
-        highest = torch.full((len(rows),), -torch.inf, device=points.device)
-        left = torch.arange(len(rows), device=points.device)  # into rows
+        clean, nowhere = self.images[rows], torch.full_like(self.margin[rows], -torch.inf)
+        climb = _Climb(rows, points, torch.zeros_like(points), clean, points, nowhere, targets)
         inside = True
         for step in schedule:
-            aimed = None if targets is None else targets[left]
-            margins, _, gradients = self.gradients(rows[left], points[left], objective, aimed)
+            slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
             if inside:
-                suspects = left[margins > 0]
-                if len(suspects):
-                    self.judge(rows[suspects], points[suspects])
-                higher = margins > highest[left]
-                highest[left[higher]] = margins[higher]
-                crest[left[higher]] = points[left[higher]]
-            kept = ~self.broken[rows[left]]
-            left, gradients = left[kept], gradients[kept]
-            if len(left) == 0:
+                suspects = slopes.margins > 0
+                if suspects.any():
+                    self.judge(climb.rows[suspects], climb.points[suspects])
+                if self.model.fast is not None:
+                    climb = climb.with_crest(slopes)
+            kept = ~self.broken[climb.rows]
+            climb = climb.only(kept)
+            if len(climb.rows) == 0:
                 return
-            points[left], velocity[left] = self._step(
-                points[left], velocity[left], gradients, self.images[rows[left]], step, momentum
-            )
+            gradients = slopes.gradients if kept.all() else slopes.gradients[kept]
+            climb = self._step(climb, gradients, step, momentum)
             inside = step.radius <= self.threat.radius
-        self.judge(rows[left], points[left])
-        left = left[~self.broken[rows[left]] & (highest[left] > self.margin[rows[left]])]
-        if len(left) and self.model.fast is not None:
-            self.judge(rows[left], crest[left])
+        self.judge(climb.rows, climb.points)
+        climb = climb.only(~self.broken[climb.rows] & (climb.highest > 0))
+        if len(climb.rows):
+            self.judge(climb.rows, climb.crest)
 
     def gradients(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
@@ -191,24 +225,20 @@ class Search:
             if losses.requires_grad:  # a model may break the graph
                 (found,) = torch.autograd.grad(losses.sum(), moved, allow_unused=True)
                 gradient = gradient if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
-        margins = logit_margin(logits.detach(), self.labels[rows])
-        return Slopes(margins, losses.detach(), gradient)
+        logits = logits.detach()
+        margins = logit_margin(logits, self.labels[rows])
+        return Slopes(margins, _ROUGH * logits.abs().amax(1), losses.detach(), gradient)
 
-    def _step(
-        self,
-        points: Tensor,
-        velocity: Tensor,
-        gradients: Tensor,
-        clean: Tensor,
-        step: Step,
-        momentum: float,
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, climb: _Climb, gradients: Tensor, step: Step, momentum: float) -> _Climb:
         """New points and velocities."""
-        norm = self.threat.norm
-        velocity = momentum * velocity + ascent_direction(free_gradient(gradients, points), norm)
-        direction = ascent_direction(free_gradient(velocity, points), norm)
-        moved = points + step.size * direction
-        return project_fully(moved, clean, norm, step.radius), velocity
+        norm, points = self.threat.norm, climb.points
+        if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
+            gradients = free_gradient(gradients, points)
+        velocity = torch.add(ascent_direction(gradients, norm), climb.velocity, alpha=momentum)
+        free = free_gradient(velocity, points) if norm == "L2" else velocity
+        moved = torch.add(points, ascent_direction(free, norm), alpha=step.size)
+        there = project_fully(moved, climb.clean, norm, step.radius)
+        return replace(climb, points=there, velocity=velocity)
 
 
 def cosine(radius: float, steps: int) -> list[Step]:

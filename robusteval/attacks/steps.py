@@ -24,7 +24,7 @@ def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
 
 def _into_ball(images: Tensor, clean: Tensor, norm: Norm, eps: float | Tensor) -> Tensor:
     if norm == "Linf":
-        return torch.minimum(torch.maximum(images, clean - eps), clean + eps).clamp(0, 1)
+        return torch.clamp(images, clean - eps, clean + eps).clamp_(0, 1)
     perturbation = images - clean
     length = norms(perturbation, "L2").clamp_min(1e-12).view(-1, *[1] * (clean.dim() - 1))
     # A hair inside: float32 rounding may carry a long vector over ε by more than the tolerance.

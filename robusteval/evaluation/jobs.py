@@ -27,7 +27,7 @@ from robusteval.evaluation.verify import (
     predict,
     state_digest,
 )
-from robusteval.hardware import give_memory_back
+from robusteval.hardware import give_memory_back, keep_freed_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -64,6 +64,7 @@ def perform(
     An attack that fails leaves a failure behind and the model as it was.  Raises RobustevalError
     where the model or the data can't be used at all.
     """
+    keep_freed_memory()
     try:
         if job.kind == "clean":
             return _clean(context, store, job)

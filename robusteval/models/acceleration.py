@@ -22,7 +22,7 @@ _TOLERANCE = 1e-3
 _COMPILE_SECONDS = 15.0
 # Images that a compiled model takes at once: on a processor a larger batch falls out of its cache,
 # on an accelerator a smaller one leaves it idle.
-STATIC_BATCH = {"cpu": 32, "cuda": 512}
+STATIC_BATCH = {"cpu": 64, "cuda": 512}
 _PROBE_PIXELS = 3 * 16 * 16  # smaller images: a probe would cost more than it finds
 
 
@@ -104,7 +104,7 @@ class Faster(nn.Module):
     def _run(self, images: Tensor) -> Any:
         if not self.static:
             return self.module(images)
-        size = STATIC_BATCH.get(images.device.type, 32)
+        size = STATIC_BATCH.get(images.device.type, 64)
         parts = [self._part(part, size) for part in images.split(size)]
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
