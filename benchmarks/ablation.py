@@ -22,7 +22,7 @@ from torch import Tensor
 from robusteval import zoo
 from robusteval.attacks.adaptive import Cascade
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.search import MARGIN, Objective
+from robusteval.attacks.search import MARGIN, PULLED, Objective
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import predict
@@ -33,10 +33,16 @@ from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel
 
 
-class WithoutPull(Cascade):
-    """No ascent on prototype distances."""
+class WithPull(Cascade):
+    """Features pulled to the nearest wrong prototype before targets, masked or not."""
 
-    left_out: ClassVar = frozenset({"pull"})
+    def _aim(self, rows: Tensor) -> None:
+        if self.model.layers:
+            near = self._nearest(rows, 0.3)
+            self._ascend(near, self.anywhere(near), PULLED, 20)
+            rows = self.search.alive()
+        if len(rows):
+            super()._aim(rows)
 
 
 class WithoutSquare(Cascade):
@@ -83,7 +89,7 @@ class Everywhere(Cascade):
 
 VARIANTS: dict[str, type[Cascade]] = {
     "whole": Cascade,
-    "without pull": WithoutPull,
+    "with pull": WithPull,
     "without square": WithoutSquare,
     "without margin": WithoutMargin,
     "restarts for targets": Restarts,

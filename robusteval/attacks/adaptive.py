@@ -6,15 +6,15 @@ cross-entropy on squared distances does; its targets are ranked by what the mode
 1. ``margin``: momentum steps on the logit margin, from the clean image, their sizes falling by a
    cosine from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In
    L2, here and below, through balls that shrink from 6ε (see ``search.shrinking``).
-2. ``pull``: features to the nearest wrong prototype, where classes are not read from the
-   distances themselves.
-3. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
+2. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
    came nearest to breaking; classes are ranked by the margin left at their best image.
-4. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+3. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
-Where gradients are masked or the model is random, the cascade says so, and goes on with
-expectation over passes and full AutoAttack: on such a model strength alone counts.
+Where gradients are masked or the model is random, the cascade says so, and goes on: ``pull`` draws
+features to the nearest wrong prototype, which a head that hides its slope leaves open; then come
+longer ascents, expectation over passes, and full AutoAttack.  On such a model strength alone
+counts.  On honest ones ``pull`` broke nothing that ``aim`` didn't (see ``benchmarks/ablation.py``).
 """
 
 import math
@@ -42,6 +42,7 @@ from robusteval.types import ThreatModel
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _MARGIN_STEPS = {"Linf": 20, "L2": 30}
 _AIMED_STEPS = 40
+_INSISTING = 100  # steps where gradients are masked
 _MOST_CLASSES = 9  # that a sample is driven towards
 _NEAR = 0.3  # the share of survivors that further steps are spent on first
 _FEWEST = 8  # but no fewer than these
@@ -118,8 +119,6 @@ class Cascade:
         images, steps = self.search.images, _MARGIN_STEPS[self.threat.norm]
         random = self._is_random()
         self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
-        if self.model.layers and not self.model.reads_distances:
-            self.stage("pull", self._pull)
         self.stage("aim", self._aim)
         self.stage("square", self._query)
         if reason := "outputs change between passes" if random else self._masked():
@@ -147,10 +146,6 @@ class Cascade:
         plan = shrinking if self.threat.norm == "L2" and not inside else cosine
         schedule = plan(self.threat.radius, steps)
         self.search.ascend(rows, start, objective, schedule, targets=targets)
-
-    def _pull(self, rows: Tensor) -> None:
-        near = self._nearest(rows, _NEAR)
-        self._ascend(near, self.anywhere(near), PULLED, _MARGIN_STEPS[self.threat.norm])
 
     def _aim(self, rows: Tensor) -> None:
         """Towards further classes, the nearest samples first, while the budget lasts.
@@ -259,18 +254,23 @@ class Cascade:
         return bool((first[:32] - again).abs().amax() > _RANDOM * scale)
 
     def _escalate(self, draws: int) -> None:
-        """Strength alone: longer ascents over averaged gradients, then full AutoAttack."""
+        """Strength alone: prototypes, longer ascents over averaged gradients, full AutoAttack."""
         self.search.draws = draws
+        if self.model.layers and not self.model.reads_distances:
+            self.stage("pull", self._pull)
         self.stage("more steps", self._insist)
         self.stage("AutoAttack", self._autoattack)
 
+    def _pull(self, rows: Tensor) -> None:
+        self._ascend(rows, self.anywhere(rows), PULLED, _INSISTING)
+
     def _insist(self, rows: Tensor) -> None:
-        self._ascend(rows, self.anywhere(rows), MARGIN, 100)
+        self._ascend(rows, self.anywhere(rows), MARGIN, _INSISTING)
         for place in range(min(3, self.model.classes - 1)):
             alive = self.search.alive(rows)
             if len(alive):
                 targets = ranked_classes(self.search, alive, self.search.best[alive])[:, place]
-                self._ascend(alive, self.anywhere(alive), AIMED, 100, targets)
+                self._ascend(alive, self.anywhere(alive), AIMED, _INSISTING, targets)
 
     def _autoattack(self, rows: Tensor) -> None:
         images, labels = self.search.images[rows], self.search.labels[rows]
