@@ -248,8 +248,8 @@ def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: 
     result = run_suite(pcl_digits, data, suite)
     for outcome in result.outcomes:
         forward, backward = expected_passes(outcome.cell, 10)
-        assert outcome.forward_passes <= forward * 20
-        assert outcome.backward_passes <= backward * 20
+        assert (outcome.forward_passes <= forward).all()
+        assert (outcome.backward_passes <= backward).all()
 
 
 def test_names_are_checked_before_anything_runs(pcl_digits: Adapter, digits: Dataset) -> None:
