@@ -87,9 +87,9 @@ def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_ablation_leaves_out_what_it_says() -> None:
-    model, data = ablation.validation_samples("mpat_at_digits", 40, None)
+    model, data = ablation.validation_samples("mpat_at_digits", 20, None)
     forms, threat = Forms(model, model, None), data.info.default_threat("Linf")
-    assert 30 < len(data) <= 40
+    assert 15 < len(data) <= 20
     whole = ablation.attacked(Cascade, forms, data, threat, 60)
     assert 0 < int(whole.robust.sum()) < len(data)
     assert whole.passes > 0
