@@ -14,6 +14,7 @@ from robusteval.errors import AttackError, EvidenceError, SuiteError
 from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
 from robusteval.preparation import prepare
 from tests.known import Function, images_near_grey, linear, margins, threat_of
 from tests.test_api_cli import cli, refused
@@ -91,6 +92,12 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
     refused(
         cli("run", "--model", "pcl_digits", "--source", "ce_digit"),
         "unknown model 'ce_digit': did you mean ce_digits",
+    )
+    twice = ("ce_digits", str(find_entry("ce_digits").path))
+    refused(
+        cli("run", "--model", "pcl_digits", "--suite", "quick", "--source", *twice),
+        "suite quick with its sources",
+        "transfer_ce_digits stands twice",
     )
     suite = tmp_path / "mine.toml"
     suite.write_text(

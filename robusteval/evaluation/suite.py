@@ -122,7 +122,10 @@ class Suite(_Table):
         return self.model_copy(update={"attacks": chosen, "detection": detection})
 
     def with_sources(self, sources: list[str]) -> "Suite":
-        """The suite with a transfer attack from each of these models, in all of its norms."""
+        """The suite with a transfer attack from each of these models, in all of its norms.
+
+        Raises SuiteError where one stands twice.
+        """
         added = [
             AttackSpec(
                 name="transfer_" + re.sub(r"[^a-z0-9_]+", "_", Path(source).stem.lower()),
@@ -135,7 +138,12 @@ class Suite(_Table):
             )
             for source in dict.fromkeys(sources)
         ]
-        return Suite(**{**self.model_dump(), "attacks": [*self.attacks, *added]})
+        try:
+            return Suite(**{**self.model_dump(), "attacks": [*self.attacks, *added]})
+        except ValidationError as error:
+            raise SuiteError(
+                f"suite {self.name} with its sources: {first_problem(error)}"
+            ) from None
 
     @property
     def sources(self) -> list[str]:
