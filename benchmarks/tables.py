@@ -54,7 +54,10 @@ def trainings() -> Iterator[str]:
 
 def found() -> Iterator[str]:
     """What was claimed and what is left, from every published leaderboard, firmest first."""
-    for path in sorted((ROOT / "leaderboards").glob("*.csv")):
+    paths = sorted((ROOT / "leaderboards").glob("*.csv"))
+    if not paths:
+        yield "Nothing is published yet."
+    for path in paths:
         rows = board.read_rows(path)
         yield f"`{path.name}`, {_counts(rows)} samples:"
         yield ""
