@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from robusteval import zoo
-from robusteval.attacks.adaptive import Cascade
+from robusteval.attacks.adaptive import BACKWARD, Cascade
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import MARGIN, PULLED, Objective
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import predict
-from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -116,7 +116,7 @@ def attacked(
         cascade = variant(model, data.images(rows), data.labels[rows], threat, 0, budget)
         cascade.run()
         robust.append(~cascade.search.broken)
-        passes += float((model.forward_passes + 2 * model.backward_passes).sum())
+        passes += float((model.forward_passes + BACKWARD * model.backward_passes).sum())
     held = torch.cat(robust)
     return Left(held, passes / max(int(held.sum()), 1))
 
@@ -148,7 +148,7 @@ def main() -> int:
         model, data = validation_samples(name, arguments.samples, arguments.data_dir)
         threat = data.info.default_threat(arguments.norm)
         passes = len(data) * arguments.budget / 3
-        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, 64)), passes))
+        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, static_batch())), passes))
         whole = attacked(Cascade, forms, data, threat, arguments.budget)
         for told, variant in VARIANTS.items():
             left = whole

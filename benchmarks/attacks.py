@@ -29,7 +29,7 @@ from robusteval.data.datasets import load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import judge, predict
 from robusteval.hardware import keep_freed_memory
-from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -132,7 +132,7 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
     chosen = torch.nonzero(right)[:, 0]
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
-    forms = _forms(model, data.images(chosen[:64]), attack, len(chosen))
+    forms = _forms(model, data.images(chosen[: static_batch()]), attack, len(chosen))
     for rows in chosen.split(default_batch(data.info.shape)):
         images, labels = data.images(rows), data.labels[rows]
         counted = Counted(model, len(rows), fast=forms.gradients)

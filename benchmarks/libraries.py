@@ -25,7 +25,7 @@ from robusteval.attacks.libraries import torchattacks_module as torchattacks
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.hardware import keep_freed_memory
-from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -68,7 +68,7 @@ def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: Threat
     """The same, unmodified, as the harness calls it."""
     started = time.perf_counter()
     forms = Forms.of(
-        model, *choose_forms(model, data.images(slice(0, 64)), PASSES[name] * len(data))
+        model, *choose_forms(model, data.images(slice(0, static_batch())), PASSES[name] * len(data))
     )
     robust = []
     for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):

@@ -23,7 +23,7 @@ from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.search import MARGIN, Search, Step, cosine
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.hardware import keep_freed_memory
-from robusteval.models.acceleration import Forms, choose_forms
+from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -91,7 +91,7 @@ def main() -> int:
     data = load_dataset(entry.dataset, "test", arguments.data_dir)
     images, labels = correct_samples(model, data, arguments.samples)
     keep_freed_memory()  # as a run does; both loops gain by it
-    forms = Forms.of(model, *choose_forms(model, images[:64], 0))
+    forms = Forms.of(model, *choose_forms(model, images[: static_batch()], 0))
     ratio = compare(forms, images, labels, arguments.steps, arguments.pairs)
     print(f"the oracle runs at {ratio:.2f} of the bare loop's speed ({len(images)} images)")
     return 0 if ratio >= 0.9 else 1

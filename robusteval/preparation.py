@@ -36,7 +36,7 @@ from robusteval.evaluation.run import precision
 from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
-from robusteval.models.acceleration import STATIC_BATCH, choose_forms
+from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry, all_entries, built_in_folder, entry_paths, find_entry
 from robusteval.models.loading import load_model
@@ -131,8 +131,7 @@ def prepare(
 def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[str, str]:
     """What computes soonest on this machine."""
     passes = sum(expected_passes(cell, adapter.classes)[1] for cell in plan.cells) * len(data)
-    probed = STATIC_BATCH.get(torch.device(spec.device).type, 64)
-    images = data.images(slice(0, min(probed, len(data)))).to(spec.device)
+    images = data.images(slice(0, static_batch(spec.device))).to(spec.device)
     with precision(spec):
         libraries, gradients = choose_forms(adapter, images, passes)
     return str(libraries), str(gradients)

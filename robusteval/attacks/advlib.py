@@ -49,6 +49,11 @@ ATTACKS = {
 }
 
 
+def not_installed() -> AttackError:
+    """What to say where the extra is missing."""
+    return AttackError("adv-lib is not installed: pip install --no-deps adv-lib")
+
+
 def advlib_module() -> ModuleType:
     """adv-lib's attacks.  Raises AttackError, with the mend, where it isn't installed.
 
@@ -60,9 +65,7 @@ def advlib_module() -> ModuleType:
         return import_module("adv_lib.attacks")
     except ModuleNotFoundError as error:
         if error.name != "visdom":
-            raise AttackError(
-                f"adv-lib is not installed ({error}): pip install --no-deps adv-lib"
-            ) from None
+            raise not_installed() from None
     sys.modules["visdom"] = ModuleType("visdom")
     return import_module("adv_lib.attacks")
 

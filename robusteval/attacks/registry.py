@@ -53,12 +53,13 @@ _MINIMUM_NORM = {
 
 
 def version_of(library: str) -> str:
-    """The version of a library's package.  Raises AttackError where it isn't installed."""
-    package = LIBRARIES[library]
+    """The version of a library's package.  Raises AttackError where the extra isn't installed."""
     try:
-        return version(package)
+        return version(LIBRARIES[library])
     except PackageNotFoundError:
-        raise AttackError(f"{package} is not installed: pip install --no-deps {package}") from None
+        if library != "advlib":
+            raise
+        raise advlib.not_installed() from None
 
 
 @dataclass(frozen=True)

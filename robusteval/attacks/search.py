@@ -15,7 +15,7 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
-from robusteval.models.acceleration import STATIC_BATCH
+from robusteval.models.acceleration import static_batch
 from robusteval.types import ThreatModel
 
 # By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
@@ -127,7 +127,7 @@ class Search:
         self.model, self.images, self.labels, self.threat = model, images, labels, threat
         self.draws = 1
         self.dead_share: float | None = None
-        self.batch_size = STATIC_BATCH.get(images.device.type, 64)
+        self.batch_size = static_batch(images.device)
         self.best = images.clone()
         self.margin = torch.full((len(images),), -torch.inf, device=images.device)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)

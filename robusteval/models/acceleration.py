@@ -20,10 +20,14 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter
 _TOLERANCE = 1e-3
 # Compiling takes some ten seconds a shape on a processor, and longer for deep networks.
 _COMPILE_SECONDS = 15.0
-# Images that a compiled model takes at once: on a processor a larger batch falls out of its cache,
-# on an accelerator a smaller one leaves it idle.
-STATIC_BATCH = {"cpu": 64, "cuda": 512}
+_STATIC_BATCH = {"cpu": 64, "cuda": 512}
 _PROBE_PIXELS = 3 * 16 * 16  # smaller images: a probe would cost more than it finds
+
+
+def static_batch(device: str | torch.device = "cpu") -> int:
+    """Images that a model takes at once: on a processor a larger batch falls out of its cache, on
+    an accelerator a smaller one leaves it idle.  A compiled model takes no other number."""
+    return _STATIC_BATCH.get(torch.device(device).type, 64)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class Faster(nn.Module):
     def _run(self, images: Tensor) -> Any:
         if not self.static:
             return self.module(images)
-        size = STATIC_BATCH.get(images.device.type, 64)
+        size = static_batch(images.device)
         parts = [self._part(part, size) for part in images.split(size)]
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)

@@ -30,13 +30,14 @@ def _distance(result: RunResult, norm: Norm) -> dict[str, Any] | None:
     free = [o for o in outcomes if o.status == "done" and not o.cell.call.knows_eps]
     if not free:
         return None
-    best = np.min([distances(result, outcome) for outcome in outcomes], axis=0)
+    found = {outcome.cell.key: distances(result, outcome) for outcome in outcomes}
+    best = np.min([*found.values()], axis=0)
     rows = [
         {
             "name": outcome.cell.spec.name,
             "title": outcome.cell.spec.title,
-            **_along(distances(result, outcome)),
-            "optimality": optimality(distances(result, outcome), best),
+            **_along(found[outcome.cell.key]),
+            "optimality": optimality(found[outcome.cell.key], best),
         }
         for outcome in free
     ]

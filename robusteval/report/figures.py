@@ -88,11 +88,10 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
 
 def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
     """Robust accuracy at every ε, a line for each attack that minimises a norm; the best in red."""
-    known = [p for row in [*curve["attacks"], curve["best"]] for p in row["points"]]
-    broken = [place for place, _ in known if place > 0]
-    if not broken:
+    places = [place for place, _ in curve["best"]["points"]]
+    if not any(places):  # no attack can have broken what the best of all did not
         return ""
-    end = max(float(np.quantile([p for p, _ in curve["best"]["points"]], 0.97)), *radii) * 1.25
+    end = max(float(np.quantile(places, 0.97)), *radii) * 1.25
     lines = [
         (row["title"], row["points"], colour)
         for row, colour in zip(curve["attacks"], cycle(_OTHERS), strict=False)
