@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +60,21 @@ def give_memory_back() -> None:
     """
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
+
+
+def best_seconds(action: Callable[[], object], device: str = "cpu", times: int = 3) -> float:
+    """The best of so many times, after one that warms up, or compiles."""
+    best = float("inf")
+    for i in range(times + 1):
+        started = time.perf_counter()
+        action()
+        if device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(device)
+        if i > 0:
+            best = min(best, time.perf_counter() - started)
+    return best
 
 
 def hardware_name(device: str = "cpu") -> str:

@@ -4,7 +4,6 @@ What is fast finds adversarial images; what counts is decided by the plain float
 """
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from robusteval.hardware import best_seconds
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 
 # A folded model's logits may differ by this share of their size: float32 rounding, no more.
@@ -170,16 +170,13 @@ def same_function(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
 
 
 def seconds_per_gradient(adapter: Adapter, images: Tensor) -> float:
-    """The best of three forward and backward passes over ``images``, after one to warm up."""
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
+    """A forward and a backward pass over ``images``."""
+
+    def gradient() -> None:
         moved = images.clone().requires_grad_()
         torch.autograd.grad(adapter(moved).sum(), moved)
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return best
+
+    return best_seconds(gradient, str(images.device))
 
 
 def choose_forms(

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset
+from robusteval.hardware import best_seconds
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 
@@ -41,16 +41,14 @@ def precision(bfloat16: bool, device: str = "cpu") -> AbstractContextManager[Any
 
 
 def seconds_per_step(network: PrototypeNetwork, images: Tensor, bfloat16: bool) -> float:
-    """The third of three forward and backward passes; the first two warm up or compile."""
-    took = math.inf
-    for _ in range(3):
-        started = time.perf_counter()
+    """A forward and a backward pass over ``images``, to the parameters."""
+
+    def step() -> None:
         with precision(bfloat16, images.device.type):
             loss = network(images).square().mean()
         loss.backward()
-        if images.is_cuda:
-            torch.cuda.synchronize()
-        took = time.perf_counter() - started
+
+    took = best_seconds(step, str(images.device), times=2)
     network.zero_grad(set_to_none=True)
     return took
 
