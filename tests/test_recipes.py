@@ -179,24 +179,24 @@ def adversarial(attack: str, **fields: Any) -> Adversarial:
 
 
 @pytest.mark.parametrize(
-    ("attack", "with_clean"),
+    ("attack", "fields"),
     [
-        ("fgsm", True),
-        ("pgd", True),
-        ("pgd", False),
-        ("fast", True),
-        ("fast", False),
-        ("free", False),
+        ("fgsm", {}),
+        ("pgd", {"steps": 3, "step_size": 0.5}),
+        ("pgd", {"steps": 3, "step_size": 0.5, "with_clean": False}),
+        ("fast", {"step_size": 0.5}),
+        ("fast", {"step_size": 0.5, "with_clean": False}),
+        ("free", {"step_size": 0.5, "replays": 4}),
     ],
 )
 def test_adversarial_training_keeps_more_under_pgd(
     attack: str,
-    with_clean: bool,
+    fields: dict[str, Any],
     parts: tuple[Dataset, Dataset],
     undefended_share: float,
     tmp_path: Path,
 ) -> None:
-    chosen = adversarial(attack, steps=3, step_size=0.5, with_clean=with_clean, replays=4)
+    chosen = adversarial(attack, **fields)
     settings = settings_for("ce", epochs=3 if attack == "free" else 8, adversarial=chosen)
     hardened = trained(settings, parts, tmp_path)
     assert robust_share(hardened, parts[1]) > undefended_share + 0.05
@@ -248,7 +248,7 @@ def test_fast_is_one_step_from_a_random_start(parts: tuple[Dataset, Dataset]) ->
     network = network_for(**SOFTMAX)  # type: ignore[arg-type]
     recipe = RECIPES.get("ce")(network, settings_for("ce"))
     images, labels = parts[1].images()[:8], parts[1].labels[:8]
-    chosen = adversarial("fast", step_size=1.25, steps=99)
+    chosen = adversarial("fast", step_size=1.25)
     found = craft(network, recipe, images, labels, chosen, 0, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     torch.rand((8, 1, 1, 1), generator=generator)  # ε, which is fixed here

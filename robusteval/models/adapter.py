@@ -105,8 +105,14 @@ class PrototypeAdapter(Adapter):
     def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         layers = self.module.activations(images)
         features = self.module.supervised_features(layers)
-        squared = {name: self._distances(f, name, "sql2") for name, f in features.items()}
+        squared = {name: self._squared(f, name) for name, f in features.items()}
         return self.module.logits(layers), squared
+
+    def _squared(self, features: Tensor, layer: str) -> Tensor:
+        """Between unit vectors, ‖f − w‖² = 2 (1 − cos), where the head sees only directions."""
+        if self.module.head.similarity == "cosine":
+            return 2 * self._distances(features, layer, "cosine")
+        return self._distances(features, layer, "sql2")
 
     def _distances(self, features: Tensor, layer: str, similarity: Similarity) -> Tensor:
         return prototype_distances(features, self.module.prototypes[layer], similarity)

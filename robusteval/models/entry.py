@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -118,6 +118,15 @@ class Claim(_Table):
     _eps_is_a_number = field_validator("eps")(_a_number)
 
 
+# What an attack of adversarial training doesn't read.
+_UNREAD = {
+    "fgsm": {"steps", "step_size", "replays"},
+    "pgd": {"replays"},
+    "fast": {"steps", "replays"},
+    "free": {"steps", "with_clean"},
+}
+
+
 class Adversarial(_Table):
     """Adversarial training: images crafted with ε drawn uniformly from ``eps``.
 
@@ -139,17 +148,27 @@ class Adversarial(_Table):
             raise ValueError("eps goes from the smaller to the larger")
         return value
 
+    @model_validator(mode="after")
+    def _all_is_read(self) -> Self:
+        if unread := sorted(_UNREAD[self.attack] & self.model_fields_set):
+            raise ValueError(f"{self.attack} doesn't read {', '.join(unread)}: leave it out")
+        return self
+
 
 class Training(_Table):
     """What ``robusteval train`` does."""
 
     recipe: str
     epochs: int = Field(ge=1)
-    warmup_epochs: int = Field(default=0, ge=0, description="cross-entropy alone (PCL's T')")
+    warmup_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="on clean images, before adversarial training; in PCL, before centres (its T')",
+    )
     batch_size: int = Field(default=128, ge=2)
     lr: float = Field(gt=0)
     warmup_lr: float | None = Field(default=None, gt=0)
-    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    schedule: Literal["one_cycle", "cyclic", "steps"] = "one_cycle"
     milestones: list[int] = []
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -166,6 +185,12 @@ class Training(_Table):
     )
 
     _stopping_eps_is_a_number = field_validator("stopping_eps")(_a_number)
+
+    @model_validator(mode="after")
+    def _milestones_are_read(self) -> Self:
+        if self.milestones and self.schedule != "steps":
+            raise ValueError('milestones need schedule = "steps"')
+        return self
 
     @property
     def kind(self) -> str:
@@ -220,7 +245,7 @@ class Entry(_Table):
     path: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
-    def _one_architecture(self) -> "Entry":
+    def _one_architecture(self) -> Self:
         if (self.backbone is None) == (self.factory is None):
             raise ValueError("give either a [backbone] or a factory")
         return self

@@ -8,6 +8,7 @@ from torch import Tensor
 from robusteval.models.entry import Adversarial, Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.recipe import Recipe
+from robusteval.training.speed import activations
 from robusteval.types import parse_eps
 
 
@@ -19,6 +20,7 @@ def craft(
     settings: Adversarial,
     epoch: int,
     generator: torch.Generator,
+    bfloat16: bool = False,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) against the recipe's own loss, in L∞.
 
@@ -40,7 +42,8 @@ def craft(
         adversarial = start
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
-            loss, _ = recipe.loss(network, network.activations(adversarial), labels, epoch)
+            layers = activations(network, adversarial, bfloat16)
+            loss, _ = recipe.loss(network, layers, labels, epoch)
             (gradient,) = torch.autograd.grad(loss, adversarial)
             moved = adversarial.detach() + step * gradient.sign()
             adversarial = torch.minimum(torch.maximum(moved, images - eps), images + eps).clamp(

@@ -7,14 +7,17 @@ several for deep supervision (PCL, Table 3).  ``metric``:
 - "contrastive", "triplet", "n_pair": over the pairs of a batch, by ``pytorch-metric-learning``.
   With λ₂ they are SCPL's auxiliary triplet (ATL, eq. 5) and N-pair losses (ANL, eq. 6), the
   latter as Sohn 2016 has it: one pair and one negative of each other class, on dot products.
-- "proxy_nca", "proxy_anchor": the proxies are the model's prototypes.
+- "proxy_nca", "proxy_anchor": the proxies are the model's prototypes.  Their losses see only
+  directions, so proxies are held at unit length and learn at a rate of their own.
 
-Adversarially trained with ``with_clean``, "triplet" is TLA (Mao et al. 2019): each anchor is an
-adversarial image, its positives and negatives are clean ones, and the hardest negative counts.
+With ``anchors`` = "adversarial", "triplet" is TLA (Mao et al. 2019): each anchor is an adversarial
+image, its positive and its negative are the hardest of the clean ones.
 
 Where a loss has no centres of its own, the prototypes are the class means of the features, taken
 after each epoch, so that prototype-aware attacks and detectors have something true to go by.
-``options``: ``metric``, ``weight`` is λ₁ (0.1), ``norm_weight`` λ₂ (0), ``margin`` (0.2).
+``options``: ``metric``, ``weight`` is λ₁ (0.1), ``norm_weight`` λ₂ (0); ``margin`` (0.2), which is
+triplet's on cosines, and a fifth of contrastive's between negatives; ``prototype_lr`` (1) of
+proxies; ``anchors``, "batch" or "adversarial".
 """
 
 from collections.abc import Callable, Mapping
@@ -47,6 +50,7 @@ WITH_CENTRES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "proxy_nca": proxy_nca,
     "proxy_anchor": proxy_anchor,
 }
+OF_DIRECTIONS = ("proxy_nca", "proxy_anchor")
 OVER_PAIRS = ("contrastive", "triplet", "n_pair")
 
 
@@ -58,21 +62,44 @@ class Auxiliary(Recipe):
         "weight": 0.1,
         "norm_weight": 0.0,
         "margin": 0.2,
+        "prototype_lr": 1.0,
+        "anchors": "batch",
     }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "metric": (*WITH_CENTRES, *OVER_PAIRS),
+        "anchors": ("batch", "adversarial"),
+    }
+    positive: ClassVar[tuple[str, ...]] = ("prototype_lr",)
 
     def prepare(self, network: PrototypeNetwork) -> None:
         if network.head.reading != "softmax" or not network.head.layers:
             raise TrainingError('this recipe needs head.reading = "softmax" and head.layers')
         metric = self.options["metric"]
-        if metric not in (*WITH_CENTRES, *OVER_PAIRS):
-            known = ", ".join((*WITH_CENTRES, *OVER_PAIRS))
-            raise TrainingError(f"[training.options] metric {metric!r} is unknown: choose {known}")
         if metric in OVER_PAIRS:
             self.pair_loss = _pair_loss(str(metric), self.number("margin"))
+        elif network.head.prototypes_per_class != 1:
+            raise TrainingError(f"{metric} has one prototype per class")
+        self._check_anchors()
+        self.after_step(network)
+
+    def _check_anchors(self) -> None:
+        anchors, adversarial = self.options["anchors"], self.settings.adversarial
+        paired = adversarial is not None and adversarial.with_clean and adversarial.attack != "free"
+        if anchors == "adversarial" and not (paired and self.options["metric"] == "triplet"):
+            raise TrainingError(
+                'anchors = "adversarial" (TLA) needs metric = "triplet" and adversarial training '
+                "with_clean, by another attack than free"
+            )
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
-        trained = self.options["metric"] in WITH_CENTRES
-        return self.trained_prototypes(network) if trained else []
+        metric = self.options["metric"]
+        if metric in OF_DIRECTIONS:
+            return self.trained_prototypes(network, self.number("prototype_lr"))
+        return self.trained_prototypes(network) if metric in WITH_CENTRES else []
+
+    def after_step(self, network: PrototypeNetwork) -> None:
+        if self.options["metric"] in OF_DIRECTIONS:
+            self.to_unit_length(network)
 
     def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
         if self.options["metric"] in OVER_PAIRS:
@@ -95,11 +122,11 @@ class Auxiliary(Recipe):
         name = str(self.options["metric"])
         if name in WITH_CENTRES:
             return WITH_CENTRES[name](features, labels, centres)
-        adversarial = self.settings.adversarial
         half = len(labels) // 2
-        paired = adversarial is not None and adversarial.with_clean
-        if paired and len(labels) % 2 == 0 and torch.equal(labels[:half], labels[half:]):
-            # Clean images first, then their adversarials: the latter are the anchors (TLA).
+        mixed = len(labels) % 2 == 0 and torch.equal(labels[:half], labels[half:])
+        if self.options["anchors"] == "adversarial" and mixed:
+            # Clean images first, then their adversarials; while those are crafted, and before
+            # adversarial training begins, a batch holds one kind only.
             found: Tensor = self.pair_loss(
                 features[half:], labels[half:], ref_emb=features[:half], ref_labels=labels[:half]
             )
@@ -113,7 +140,7 @@ def _pair_loss(name: str, margin: float) -> Callable[..., Tensor]:
     from pytorch_metric_learning import distances, losses, miners
 
     if name == "contrastive":
-        return losses.ContrastiveLoss(pos_margin=0.0, neg_margin=max(margin, 0.2) * 5)  # type: ignore[no-any-return]
+        return losses.ContrastiveLoss(pos_margin=0.0, neg_margin=5 * margin)  # type: ignore[no-any-return]
     if name == "n_pair":
         return losses.NPairsLoss()  # type: ignore[no-any-return]
     loss = losses.TripletMarginLoss(margin=margin, distance=distances.CosineSimilarity())

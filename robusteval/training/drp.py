@@ -24,7 +24,7 @@ from torch import Tensor
 
 from robusteval.errors import TrainingError
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.prototype_losses import repulsive_fit
+from robusteval.training.prototype_losses import repulsion, repulsive_fit
 from robusteval.training.recipe import RECIPES, Option, Recipe
 
 
@@ -41,12 +41,9 @@ def repulsive_prototypes(
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn((classes, dim), generator=generator, dtype=torch.float64)
     centres = _into_ball(centres, metric, 1.0)
-    first, second = torch.triu_indices(classes, classes, 1)
-    order = 2.0 if metric == "l2" else torch.inf
     for _ in range(steps):
         centres = centres.detach().requires_grad_()
-        distances = (centres[first] - centres[second]).norm(p=order, dim=1)
-        (gradient,) = torch.autograd.grad(-distances.sum(), centres)
+        (gradient,) = torch.autograd.grad(repulsion(centres, metric), centres)
         centres = _into_ball(centres.detach() - lr * gradient, metric, 1.0)
     return (radius * centres).float()
 
@@ -68,16 +65,17 @@ class DRP(Recipe):
         "prototype_lr": 0.01,
         "similarity": "cosine",
     }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "metric": ("l2", "linf"),
+        "similarity": ("cosine", "linear"),
+    }
+    positive: ClassVar[tuple[str, ...]] = ("radius",)
 
     def prepare(self, network: PrototypeNetwork) -> None:
         head = network.head
         self.require_one_layer(network, "nearest_prototype")
         if head.prototypes_per_class != 1:
             raise TrainingError("DRP has one prototype per class")
-        if self.options["metric"] not in ("l2", "linf"):
-            raise TrainingError('DRP takes metric = "l2" or "linf"')
-        if self.options["similarity"] not in ("cosine", "linear"):
-            raise TrainingError('DRP takes similarity = "cosine" or "linear"')
         (layer,) = head.layers
         prototypes = network.prototypes[layer]
         centres = repulsive_prototypes(
@@ -100,7 +98,7 @@ class DRP(Recipe):
         return repulsive_fit(self._similarity(features, own)), network.logits(layers)
 
     def _similarity(self, features: Tensor, own: Tensor) -> Tensor:
-        """In [0, 1], to each sample's own prototype: (B,)."""
+        """To each sample's own prototype: (B,), in [0, 1] where features lie in the ball."""
         if self.options["similarity"] == "cosine":
             return (1 + F.cosine_similarity(features, own)) / 2
         order = 2.0 if self.options["metric"] == "l2" else torch.inf

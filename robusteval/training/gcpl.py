@@ -23,6 +23,8 @@ class GCPL(Recipe):
 
     defaults: ClassVar[dict[str, Option]] = {"gamma": 0.1, "encoding_weight": 1e-3}
 
+    positive: ClassVar[tuple[str, ...]] = ("gamma",)
+
     def prepare(self, network: PrototypeNetwork) -> None:
         self.require_one_layer(network, "nearest_prototype")
 

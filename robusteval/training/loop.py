@@ -1,5 +1,6 @@
 """Epochs, checkpoints and log, the same for every method."""
 
+import datetime
 import hashlib
 import math
 import time
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
+from robusteval.hardware import hardware_name
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
@@ -19,7 +21,7 @@ from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
-from robusteval.training.speed import Speed, precision
+from robusteval.training.speed import Speed, activations
 
 Progress = Callable[[int, int, float], None]
 
@@ -46,6 +48,9 @@ class State:
     best_score: float = -1.0
     history: list[EpochLog] = field(default_factory=list)
     best: dict[str, Tensor] | None = None
+    commits: list[str] = field(default_factory=list)
+    hardware: str = ""
+    date: str = ""
 
 
 class Trainer:
@@ -55,7 +60,7 @@ class Trainer:
     stage; in adversarial training, and where the entry says so, by accuracy on validation images
     under PGD.
     ``identity`` stands for what a checkpoint must belong to beside ``settings``: the network's
-    description, say.
+    description, say.  ``commit`` is the code's, and stands in the state.
     """
 
     def __init__(
@@ -69,11 +74,13 @@ class Trainer:
         speed: Speed = Speed(),
         device: str = "cpu",
         identity: str = "",
+        commit: str = "",
         progress: Progress = lambda *_: None,
     ) -> None:
         self.network, self.recipe, self.settings = network, recipe, settings
         self.training, self.validation = training, validation
         self.speed, self.device, self.progress = speed, device, progress
+        self.commit = commit
         self.identity = hashlib.sha256(
             f"{identity}{settings.model_dump_json()}".encode()
         ).hexdigest()
@@ -98,6 +105,7 @@ class Trainer:
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
             self.recipe.end_epoch(self.network, self.training, epoch)
+            self._require_sound(epoch)
             validated = accuracy_of(self.network, self.validation)
             robust = self._robust_accuracy(epoch)
             self._note_best(epoch, validated if robust is None else robust)
@@ -105,6 +113,7 @@ class Trainer:
             seconds = time.perf_counter() - started
             line = EpochLog(epoch + 1, loss, accuracy, validated, robust, lr, seconds)
             self.state.history.append(line)
+            self._sign()
             self._save(checkpoint)
             yield line
         if self.state.best is not None:
@@ -128,10 +137,7 @@ class Trainer:
             scale_learning_rates(self.optimizer, settings, epoch + i / total)
             for loss, right, count in self._updates(images, labels, epoch, generator, free):
                 if not math.isfinite(loss):
-                    raise TrainingError(
-                        f"loss became {loss} in epoch {epoch + 1}, batch {i + 1}: lower [training] "
-                        "lr; the checkpoint of the last good epoch is kept"
-                    )
+                    raise _diverged(f"loss or gradient became {loss}", epoch, f"batch {i + 1}")
                 losses, correct, seen = losses + loss * count, correct + right, seen + count
             self.progress(i + 1, total, losses / seen)
         return losses / seen, correct / seen
@@ -155,25 +161,36 @@ class Trainer:
             return
         chosen = self.settings.adversarial
         if chosen is not None and self._is_adversarial(epoch):
-            with precision(self.speed.bfloat16, self.device):
-                crafted = craft(self.network, self.recipe, images, labels, chosen, epoch, generator)
+            told = (chosen, epoch, generator, self.speed.bfloat16)
+            crafted = craft(self.network, self.recipe, images, labels, *told)
             images = torch.cat([images, crafted]) if chosen.with_clean else crafted
             labels = labels.repeat(2) if chosen.with_clean else labels
         loss, right = self._step(images, labels, epoch)
         yield loss, right, len(labels)
 
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[float, int]:
-        """One update; (loss, how many were right).  A loss that isn't finite changes nothing."""
-        with precision(self.speed.bfloat16, self.device):
-            layers = self.network.activations(images)
-            loss, logits = self.recipe.loss(self.network, layers, labels, epoch)
+        """One update; (loss, how many were right).  Without a finite loss and a finite gradient
+        nothing changes, and the loss returned isn't finite."""
+        layers = activations(self.network, images, self.speed.bfloat16)
+        loss, logits = self.recipe.loss(self.network, layers, labels, epoch)
         value = loss.item()
         if math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), 100.0)
+            length = nn.utils.clip_grad_norm_(self.network.parameters(), 100.0)
+            if not torch.isfinite(length):
+                return math.nan, 0
             self.optimizer.step()
+            self.recipe.after_step(self.network)
         return value, int((logits.argmax(1) == labels).sum())
+
+    @torch.no_grad()
+    def _require_sound(self, epoch: int) -> None:
+        """Raises TrainingError where the last step left nothing that computes."""
+        self.network.eval()
+        few = self.validation.images(torch.arange(min(100, len(self.validation))))
+        if not torch.isfinite(self.network(few.to(self.device))).all():
+            raise _diverged("logits became NaN or infinite", epoch, "at its end")
 
     def _free_steps(self, epoch: int) -> FreeSteps | None:
         chosen = self.settings.adversarial
@@ -203,6 +220,13 @@ class Trainer:
         if epoch >= self.settings.warmup_epochs and score >= state.best_score:
             state.best_score, state.best_epoch = score, epoch + 1
             state.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+
+    def _sign(self) -> None:
+        """Where the last epoch was made: a training may go on elsewhere, or under other code."""
+        state = self.state
+        state.hardware, state.date = hardware_name(self.device), datetime.date.today().isoformat()
+        if self.commit and self.commit not in state.commits:
+            state.commits.append(self.commit)
 
     def _save(self, path: Path) -> None:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
@@ -235,6 +259,13 @@ class Trainer:
         stored["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum").items()}
         self.optimizer.load_state_dict(stored)
         self.state = State(**meta, best=part("best") or None)
+
+
+def _diverged(what: str, epoch: int, where: str) -> TrainingError:
+    return TrainingError(
+        f"{what} in epoch {epoch + 1}, {where}: lower [training] lr; the checkpoint of the last "
+        "good epoch is kept"
+    )
 
 
 @torch.no_grad()

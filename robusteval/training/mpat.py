@@ -2,16 +2,19 @@
 
 L = L_CE + λ₁ L_SoftTriple + λ₂ L_norm (eq. 5): cross-entropy on the classifier, SoftTriple
 (eq. 3) with its regulariser τ (eq. 4) on K prototypes per class at the embedding, and weight
-decay, which is the optimiser's here (``weight_decay`` is λ₂).  The network trains on whatever the
-loop crafts: PGD, Free or Fast adversarial training.
+decay, which is the optimiser's here: an entry's ``weight_decay`` is λ₂ (0.001 in the paper, 0.005
+on MNIST).  The network trains on whatever the loop crafts: PGD, Free or Fast adversarial training.
 
 A class starts with many prototypes, and the closest are merged by their L2 distance as unit
 vectors, at the end of an epoch.  Merged prototypes are kept in their places with one value: equal
 vectors have equal gradients, and what their momenta drive apart the next epoch's end joins again.
 
-``options``: ``triple_weight`` is λ₁ (0.5); ``scale`` λ (20), ``gamma`` γ (0.1) and ``margin`` δ
-(0.01) of eq. 3; ``tau`` of eq. 4 (0.2); ``merge_distance`` (0.1), 0 for no merging;
-``merge_from``, the first epoch (counted from 0) after which prototypes merge (5).
+Only directions enter eqs. 3 and 4, so prototypes are held at unit length, and they learn at a rate
+of their own: at the network's they would stay where they began, and none would ever merge.
+
+``options``: ``prototype_lr`` (1); ``triple_weight`` is λ₁ (0.5); ``scale`` λ (20), ``gamma`` γ
+(0.1) and ``margin`` δ (0.01) of eq. 3; ``tau`` of eq. 4 (0.2); ``merge_distance`` (0.1), 0 for no
+merging; ``merge_from``, the first epoch (counted from 0) after which prototypes merge (5).
 """
 
 from collections.abc import Mapping
@@ -63,6 +66,7 @@ class MPAT(Recipe):
     """A classifier beside prototypes, both on the embedding."""
 
     defaults: ClassVar[dict[str, Option]] = {
+        "prototype_lr": 1.0,
         "triple_weight": 0.5,
         "scale": 20.0,
         "gamma": 0.1,
@@ -72,11 +76,17 @@ class MPAT(Recipe):
         "merge_from": 5,
     }
 
+    positive: ClassVar[tuple[str, ...]] = ("scale", "gamma", "prototype_lr")
+
     def prepare(self, network: PrototypeNetwork) -> None:
         self.require_one_layer(network, "softmax")
+        self.to_unit_length(network)
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
-        return self.trained_prototypes(network)
+        return self.trained_prototypes(network, self.number("prototype_lr"))
+
+    def after_step(self, network: PrototypeNetwork) -> None:
+        self.to_unit_length(network)
 
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int

@@ -37,6 +37,10 @@ class PCL(Recipe):
         "repulsion_lr": 1e-4,
         "centres": "normal",
     }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "weighting": ("bounded", "paper"),
+        "centres": ("normal", "class_means"),
+    }
 
     def prepare(self, network: PrototypeNetwork) -> None:
         if not network.head.layers or network.head.prototypes_per_class != 1:

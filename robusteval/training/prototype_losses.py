@@ -16,8 +16,8 @@ def n_prototype(similarities: Tensor, labels: Tensor) -> Tensor:
     closer; where eq. 7 writes −min of a similarity, it means a distance.
     """
     own = similarities.gather(1, labels[:, None])
-    others = F.one_hot(labels, similarities.shape[1]).bool()
-    gaps = (similarities - own).masked_fill(others, 0.0)  # the 1 in the logarithm: exp(0)
+    mask = F.one_hot(labels, similarities.shape[1]).bool()
+    gaps = (similarities - own).masked_fill(mask, 0.0)  # the own class is the logarithm's 1: exp(0)
     return gaps.logsumexp(1).mean()
 
 
@@ -111,6 +111,14 @@ def proxy_anchor(
 def centre(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
     """Centre loss (Wen et al. 2016, eq. 2), halved and averaged: ½‖f − c_y‖², centres (K, D)."""
     return 0.5 * (features - centres[labels]).square().sum(1).mean()
+
+
+def repulsion(centres: Tensor, metric: str) -> Tensor:
+    """What DRP's eq. 5 minimises: −Σ_{i<j} d(c_i, c_j) for centres (K, D), in "l2" or "linf"."""
+    first, second = torch.triu_indices(len(centres), len(centres), 1)
+    order = 2.0 if metric == "l2" else torch.inf
+    distances: Tensor = (centres[first] - centres[second]).norm(p=order, dim=1)
+    return -distances.sum()
 
 
 def repulsive_fit(similarities: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """What the loop asks of a method."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusteval.catalogue import Catalogue
@@ -18,12 +20,15 @@ Option = float | str | bool
 class Recipe(nn.Module):
     """A method's loss, and the parameters that only training needs.
 
-    ``defaults`` are its options, which an entry's ``[training.options]`` may change.
+    ``defaults`` are its options, which an entry's ``[training.options]`` may change: words among
+    ``choices``, numbers from 0 up, above it for those in ``positive``.
     ``parameter_groups`` are groups for the optimiser beside the network's own weights: those with
     a learning rate of their own, which the schedule scales alike.
     """
 
     defaults: ClassVar[dict[str, Option]] = {}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    positive: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, network: PrototypeNetwork, settings: Training) -> None:
         super().__init__()
@@ -34,8 +39,22 @@ class Recipe(nn.Module):
                 f"[training.options] names {', '.join(sorted(unknown))}: {settings.recipe} takes "
                 f"{known}"
             )
+        for name, value in settings.options.items():
+            self._check_option(name, value)
         self.options = {**self.defaults, **settings.options}
         self.prepare(network)
+
+    def _check_option(self, name: str, value: Option) -> None:
+        """Raises TrainingError for a value that the option can't have."""
+        if name in self.choices:
+            wanted, fine = f"one of {', '.join(self.choices[name])}", value in self.choices[name]
+        else:
+            above = name in self.positive
+            wanted = "a number above 0" if above else "a number from 0 up"
+            number = isinstance(value, float | int) and not isinstance(value, bool)
+            fine = number and 0 <= float(value) < math.inf and not (above and value == 0)
+        if not fine:
+            raise TrainingError(f"[training.options] {name} = {value!r}: it takes {wanted}")
 
     def number(self, name: str) -> float:
         """A numeric option."""
@@ -63,16 +82,28 @@ class Recipe(nn.Module):
         """Optimiser groups for prototypes and the recipe's own parameters."""
         return []
 
-    def trained_prototypes(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
+    def trained_prototypes(
+        self, network: PrototypeNetwork, lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """A group that trains the network's prototypes as its weights, but without decay."""
         return [
             {
                 "params": list(network.prototypes.values()),
-                "lr": self.settings.lr,
+                "lr": self.settings.lr if lr is None else lr,
                 "momentum": self.settings.momentum,
                 "nesterov": self.settings.momentum > 0,
             }
         ]
+
+    @torch.no_grad()
+    def to_unit_length(self, network: PrototypeNetwork) -> None:
+        """For losses that see only a prototype's direction: a long one would hardly turn, and its
+        length would mean nothing to whoever measures distances."""
+        for prototypes in network.prototypes.values():
+            prototypes.copy_(F.normalize(prototypes, dim=2))
+
+    def after_step(self, network: PrototypeNetwork) -> None:
+        """Called after each step of the optimiser."""
 
     def start_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
         """Called before each epoch, counted from 0."""

@@ -13,7 +13,7 @@ training, "l2" (the paper's base), "sql2", "l1", "linf", "dot" or "cosine"; ``no
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 from torch import Tensor
 
@@ -27,6 +27,9 @@ class SCPL(Recipe):
     """The model's prototypes, trained as its weights are."""
 
     defaults: ClassVar[dict[str, Option]] = {"similarity": "l2", "norm_weight": 0.1, "scale": 1.0}
+
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"similarity": get_args(Similarity)}
+    positive: ClassVar[tuple[str, ...]] = ("scale",)
 
     def prepare(self, network: PrototypeNetwork) -> None:
         self.require_one_layer(network, "nearest_prototype")

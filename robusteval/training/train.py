@@ -1,6 +1,5 @@
 """From an entry to trained weights: what ``robusteval train`` does."""
 
-import datetime
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,9 +10,10 @@ import torch
 
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import commit_of, hardware_name, keep_freed_memory
+from robusteval.hardware import commit_of, keep_freed_memory
 from robusteval.models.entry import Entry, Trained, Training
 from robusteval.models.loading import build_network, stored_form, write_weights
+from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import replace_file, require_writable
 from robusteval.training import (  # noqa: F401 - they register their recipes
     baselines,
@@ -24,7 +24,7 @@ from robusteval.training import (  # noqa: F401 - they register their recipes
     scpl,
 )
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
-from robusteval.training.recipe import RECIPES
+from robusteval.training.recipe import RECIPES, Recipe
 from robusteval.training.speed import choose_speed
 
 
@@ -45,14 +45,13 @@ def train(
     then measured once on the test split, with the weights as stored (float16).
     """
     settings = _settings(entry)
-    commit = commit_of(entry.path.parent)
     place = work_dir / entry.name
     for folder in (place, entry.path.parent):
         require_writable(folder, "weights, entry and log go there")
     keep_freed_memory()
     torch.manual_seed(settings.seed)
     network = build_network(entry)
-    recipe = RECIPES.get(settings.recipe)(network, settings)
+    recipe = _recipe(entry, network, settings)
     data = load_dataset(entry.dataset, "train", data_dir, download)
     test = load_dataset(entry.dataset, "test", data_dir, download)
     if settings.validation > len(data) // 2:
@@ -70,6 +69,7 @@ def train(
         speed=choose_speed(network, fitting, settings, device=device),
         device=device,
         identity=entry.model_dump_json(include={"dataset", "backbone", "head", "input"}),
+        commit=commit_of(entry.path.parent),
         progress=progress,
     )
     for line in trainer.fit(place / "checkpoint.safetensors"):
@@ -78,7 +78,7 @@ def train(
     tensors = stored_form(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     correct = round(accuracy_of(network, test) * len(test))
-    trained = _trained(trainer, commit, device, correct, len(test))
+    trained = _trained(trainer, correct, len(test))
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
     return trained
 
@@ -89,7 +89,14 @@ def _settings(entry: Entry) -> Training:
     return entry.training
 
 
-def _trained(trainer: Trainer, commit: str, device: str, correct: int, total: int) -> Trained:
+def _recipe(entry: Entry, network: PrototypeNetwork, settings: Training) -> Recipe:
+    try:
+        return RECIPES.get(settings.recipe)(network, settings)
+    except TrainingError as error:
+        raise TrainingError(f"{entry.path}: {error}") from None
+
+
+def _trained(trainer: Trainer, correct: int, total: int) -> Trained:
     state = trainer.state
     best = state.history[state.best_epoch - 1]
     return Trained(
@@ -97,10 +104,10 @@ def _trained(trainer: Trainer, commit: str, device: str, correct: int, total: in
         epochs=trainer.settings.total_epochs,
         best_epoch=state.best_epoch,
         seconds=round(sum(line.seconds for line in state.history), 1),
-        hardware=hardware_name(device),
+        hardware=state.hardware,
         precision=str(trainer.speed),
-        commit=commit,
-        date=datetime.date.today().isoformat(),
+        commit=", ".join(state.commits),
+        date=state.date,
         validation_accuracy=round(best.validation_accuracy, 4),
         clean_accuracy=round(correct / total, 4),
         clean_correct=correct,
