@@ -1,5 +1,7 @@
 """The adaptive cascade: against known smallest perturbations, and what only one stage breaks."""
 
+import copy
+import threading
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,7 @@ from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.search import Objective, Search, cosine, shrinking
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully
+from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
 from robusteval.models.network import HeadConfig, PrototypeNetwork
@@ -189,16 +192,134 @@ def test_a_model_without_gradients_is_told_and_broken() -> None:
     assert any("have no gradient" in warning for warning in result.warnings)
 
 
-def test_a_random_model_is_told() -> None:
+def noisy(scale: float, gap: float) -> Function:
+    """Two classes a gap apart at grey, each pass with noise of its own."""
     generator = torch.Generator().manual_seed(4)
 
     def logits(x: Tensor) -> Tensor:
-        noise = 0.02 * torch.randn(len(x), generator=generator)
-        return torch.stack([halves(x)[0] + 0.3 + noise, halves(x)[1] - 0.3 - noise], 1)
+        noise = scale * torch.randn(len(x), generator=generator)
+        first, second = halves(x)
+        return torch.stack([first + gap / 2 + noise, second - gap / 2 - noise], 1)
 
-    model, images = Function(logits), images_near_grey(4)
+    return Function(logits)
+
+
+def test_a_random_model_is_told_and_attacked_by_all_means() -> None:
+    model, images = noisy(0.02, 0.6), images_near_grey(4)
     result = adaptive_told(model, images, torch.zeros(4, dtype=torch.long), threat_of("Linf", 0.05))
-    assert any("outputs change" in warning for warning in result.warnings)
+    (warning,) = result.warnings
+    assert "outputs change" in warning
+    assert "went on with more steps, AutoAttack" in warning
+    assert any("apgd-ce broke" in note for note in result.notes)
+    assert not any("square broke 0 of 4" in note for note in result.notes[3:])  # "rand" has none
+
+
+def test_one_lucky_pass_breaks_no_random_model() -> None:
+    """At ε the way is far enough that nearly every pass is fooled; a lucky pass needs none."""
+    model, images = noisy(0.1, 0.2), images_near_grey(40)
+    labels, threat = torch.zeros(40, dtype=torch.long), threat_of("Linf", 0.3)
+    found = adaptive_told(model, images, labels, threat)
+    fooled = torch.stack([margins(model, found.images, labels) > 0 for _ in range(20)])
+    assert fooled.double().mean() > 0.9
+    assert found.warnings == ["adaptive: outputs change between passes"]  # nothing more was needed
+
+
+def test_shattered_gradients_are_told_and_smoothed_over() -> None:
+    """A ripple, too small to matter and too steep to see past, over a linear model."""
+    known = linear("Linf", 3)
+    rippled = Function(lambda x: known.model(x + 0.002 * torch.sin(3000 * x)))
+    radius = 1.2 * float(known.smallest.max())
+    result = adaptive_told(rippled, known.images, known.labels, threat_of("Linf", radius))
+    (warning,) = result.warnings
+    assert "gradients turn" in warning
+    assert (margins(rippled, result.images, known.labels) > 0).all()
+    assert result.notes[-1].startswith("more steps broke")  # the last of them, and not a few
+    assert int(result.notes[-1].split()[3]) > 10
+
+
+def test_queries_tell_of_gradients_that_lie() -> None:
+    """Gradients that point the wrong way are neither zero nor shattered."""
+
+    class Backwards(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return -gradient
+
+    known = linear("Linf", 3)
+    model = Function(lambda x: known.model(Backwards.apply(x)))
+    threat = threat_of("Linf", 4 * float(known.smallest.max()))
+    result = adaptive_told(model, known.images, known.labels, threat)
+    assert any("gradient-free queries broke" in warning for warning in result.warnings)
+    assert any(note.startswith("AutoAttack broke") for note in result.notes)
+    assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
+
+
+# Any module
+
+
+def test_no_empty_batch_reaches_the_model() -> None:
+    """Survivors may all have tried a class when those that hadn't broke: ``view`` can't take it."""
+    for seed, classes in ((1, 3), (2, 3), (5, 4), (10, 4)):
+        torch.manual_seed(seed)
+        first, last = nn.Linear(64, 32), nn.Linear(32, classes)
+        model = Function(
+            lambda x, a=first, b=last: b(torch.tanh(6 * a(x.view(x.size(0), -1) - 0.5)))  # type: ignore[misc]
+        )
+        images = images_near_grey(40)
+        adaptive(model, images, model(images).argmax(1), threat_of("Linf", 0.02))
+
+
+class Normed(nn.Module):
+    """Batch norm, in training mode as made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(64), nn.Linear(64, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.norm(8 * (images.flatten(1) - 0.5))))
+        return found
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_module_stays_as_it_was(norm: Norm) -> None:
+    """Its mode, its statistics, its parameters' gradients, and what the caller draws next."""
+    torch.manual_seed(0)
+    module, images = Normed(), images_near_grey(48)
+    labels = copy.deepcopy(module).eval()(images).argmax(1)
+    before = copy.deepcopy(module.state_dict())
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    found = adaptive(module, images, labels, threat_of(norm, 0.003 if norm == "Linf" else 0.02))
+    assert torch.equal(torch.rand(3), expected)
+    assert module.training
+    assert all(p.requires_grad for p in module.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    broken = margins(module.eval(), found, labels) > 0
+    assert 0 < broken.sum() < 48
+
+
+def test_double_precision() -> None:
+    known = linear("Linf", 3)
+    model = Function(lambda x: known.model(x.float()).double())
+    threat = threat_of("Linf", float(known.smallest.median()))
+    single = adaptive(known.model, known.images, known.labels, threat)
+    double = adaptive(model, known.images.double(), known.labels, threat)
+    assert double.dtype == torch.float64
+    first, second = (margins(m, x, known.labels) > 0 for m, x in [(model, single), (model, double)])
+    assert (first == second).double().mean() > 0.95
+
+
+def test_what_cannot_be_copied_says_so() -> None:
+    module = nn.Linear(64, 2)
+    module.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(AttackError, match="can't be copied"):
+        adaptive(module, images_near_grey(2), torch.zeros(2).long(), threat_of("Linf", 0.1))
 
 
 # Bookkeeping
@@ -220,7 +341,7 @@ def test_the_budget_is_kept_and_passes_are_counted_one_by_one() -> None:
     with torch.no_grad():
         labels = network(images).argmax(1)
     seen["forward"] = 0
-    for budget in (100, 400):
+    for budget in (30, 100, 400):
         model = Counted(Adapter(network, 5), len(images))
         found = adaptive(model, images, labels, threat_of("Linf", 0.01), passes_per_sample=budget)
         alive = margins(network, found, labels) <= 0

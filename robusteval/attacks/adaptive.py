@@ -11,10 +11,13 @@ cross-entropy on squared distances does; its targets are ranked by what the mode
 3. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
-Where gradients are masked or the model is random, the cascade says so, and goes on: ``pull`` draws
-features to the nearest wrong prototype, which a head that hides its slope leaves open; then come
-longer ascents, expectation over passes, and full AutoAttack.  On such a model strength alone
-counts.  On honest ones ``pull`` broke nothing that ``aim`` didn't (see ``benchmarks/ablation.py``).
+Gradients also count as masked where a tenth of the samples have none, or where they turn at a step
+of ε/10 (shattered).  Then the cascade says so, and goes on: ``pull`` draws features to the nearest
+wrong prototype, which a head that hides its slope leaves open; then come longer ascents, along
+gradients averaged over noise where they are shattered, and full AutoAttack.  A model whose outputs
+change between passes is judged by mean logits and attacked along mean gradients from the start.
+On such models strength alone counts.  On honest ones ``pull`` broke nothing that ``aim`` didn't
+(see ``benchmarks/ablation.py``).
 """
 
 import math
@@ -24,8 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.counting import Counted, as_counted
-from robusteval.attacks.libraries import AttackResult, autoattack, torchattacks_attack
-from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.libraries import (
+    AttackResult,
+    Version,
+    autoattack,
+    torchattacks_attack,
+)
 from robusteval.attacks.search import (
     AIMED,
     MARGIN,
@@ -48,8 +55,11 @@ _NEAR = 0.3  # the share of survivors that further steps are spent on first
 _FEWEST = 32  # but no fewer than these: smaller batches take hardly less time
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
+_PROBED = 32  # samples that masking is looked for on
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
-_DRAWS = 8  # passes that a random model's gradient is averaged over
+_TURNED = 0.7  # cosine of gradients a tenth of ε apart; trained models have 0.94 to 1.00
+_DRAWS = 8  # passes that a masked or random model's gradient is averaged over
+_SMOOTHED = 0.5  # the share of ε by which noise moves points before a shattered gradient is taken
 _RANDOM = 1e-4  # relative change of logits between two passes
 
 
@@ -66,10 +76,15 @@ def adaptive(
 
     ``model``: an adapter, or any module from such images to logits (B, K).
     ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
-    counted as two; samples that break earlier cost less.  Where fewer than a quarter survive, they
-    share the budget of the whole batch: the model is easily broken, and strength alone counts.
-    Returns the first image that broke a sample, else the one with the largest margin.  Its source
-    is this file: see the head.
+    counted as two; samples that break earlier cost less.  Probes for masking and queries come on
+    top: 40 forward passes on 16 samples of a batch, and two passes each way on 32.  Where fewer
+    than a quarter survive, they share the budget of the whole batch: the model is easily broken,
+    and strength alone counts.  Returns the first image that broke a sample, else the one with the
+    largest margin.
+
+    The cascade is this project's own, and has no paper.  The margin is CW's f6 (Carlini and Wagner
+    2017) and the untargeted loss of PMA (arXiv:2411.15210, Section 3.2), ascended under signs; the
+    targeted ones are differences of two logits, as in FAB-T (Croce and Hein 2020).
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
     return adaptive_told(model, images, labels, threat, **parameters).images
@@ -110,29 +125,33 @@ class Cascade:
         self.model, self.threat, self.seed = model, threat, seed
         self.budget = passes_per_sample
         self.generator = torch.Generator().manual_seed(seed)
-        self.queried = False
+        self.reason = ""  # why strength alone counts, if it does
         self.notes: list[str] = []
         self.warnings: list[str] = []
 
     def run(self) -> AttackResult:
         """All stages, in order."""
-        images, steps = self.search.images, _MARGIN_STEPS[self.threat.norm]
-        random = self._is_random()
+        images = self.search.images
+        steps = min(_MARGIN_STEPS[self.threat.norm], max(self.budget // (1 + BACKWARD), 1))
+        self._look()
         self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
         self.stage("aim", self._aim)
         self.stage("square", self._query)
-        if reason := "outputs change between passes" if random else self._masked():
-            self.warnings.append(f"adaptive: {reason}; went on with more steps and AutoAttack")
-            self._escalate(_DRAWS if random else 1)
+        if self.reason:
+            went_on = self._escalate()
+            told = f"; went on with {', '.join(went_on)}" if went_on else ""
+            self.warnings.append(f"adaptive: {self.reason}{told}")
         return AttackResult(self.search.best, self.notes, self.warnings)
 
-    def stage(self, name: str, attack: Callable[[Tensor], None]) -> None:
-        """Runs a stage on the survivors, and notes what it broke."""
+    def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
+        """Runs a stage on the survivors, if there are some, and notes what it broke."""
         rows = self.search.alive()
-        if len(rows) and name not in self.left_out:
-            attack(rows)
-            broken = len(rows) - len(self.search.alive())
-            self.notes.append(f"{name} broke {broken} of {len(rows)}")
+        if len(rows) == 0 or name in self.left_out:
+            return False
+        attack(rows)
+        broken = len(rows) - len(self.search.alive())
+        self.notes.append(f"{name} broke {broken} of {len(rows)}")
+        return True
 
     def _ascend(
         self,
@@ -164,6 +183,8 @@ class Cascade:
                 near = self._nearest(alive[untried[alive, place]], share, of=len(alive))
                 if len(alive) == 0 or not self._affords(len(near) * steps, alive):
                     return
+                if len(near) == 0:
+                    break
                 untried[near, place] = False
                 start, targets = self.anywhere(near), ranked[near, place]
                 self._ascend(near, start, AIMED, steps, targets, inside)
@@ -232,34 +253,53 @@ class Cascade:
                 parameters=parameters,
             )
         self.search.judge(some, project(found.images, images, self.threat))
-        self.queried = len(self.search.alive(some)) < len(some)
+        if len(self.search.alive(some)) < len(some):
+            self.reason = self.reason or "a few gradient-free queries broke what gradients did not"
 
-    def _masked(self) -> str:
-        """Why gradients look masked, or nothing."""
-        dead = self.search.dead_share or 0.0
+    def _look(self) -> None:
+        """Whether outputs are random or gradients masked; clean images are judged on the way."""
+        search = self.search
+        rows = torch.arange(len(search.images), device=search.images.device)
+        if self._is_random(rows[:_PROBED]):
+            self.reason = "outputs change between passes"
+            search.draws = search.words = _DRAWS
+        search.judge(rows, search.images)
+        if not self.reason and len(some := search.alive(rows[:_PROBED])):
+            self.reason = self._masked(some)
+
+    def _is_random(self, rows: Tensor) -> bool:
+        images = self.search.images[rows]
+        first, second = (self.search.logits(rows, images) for _ in range(2))
+        return bool((first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12))
+
+    def _masked(self, rows: Tensor) -> str:
+        """Why the model's gradients on the margin look masked, or nothing."""
+        images = self.search.images[rows]
+        here = self.search.slopes(rows, images, MARGIN).gradients.flatten(1)
+        dead = float((here.abs().amax(1) == 0).double().mean())
         if dead > _DEAD_SHARE:
             return f"{100 * dead:.0f} % of samples have no gradient"
-        if self.queried:
-            return "a few gradient-free queries broke what gradients did not"
+        moved = random_start(images, self.threat, self.generator, share=0.1)
+        there = self.search.slopes(rows, moved, MARGIN).gradients.flatten(1)
+        cosine_of = float(torch.cosine_similarity(here, there).median())
+        if cosine_of < _TURNED:
+            self.search.nearby = lambda points: random_start(
+                points, self.threat, self.generator, share=_SMOOTHED
+            )
+            return f"gradients turn at a step of ε/10 (their cosine is {cosine_of:.2f})"
         return ""
 
-    def _is_random(self) -> bool:
-        """Whether two passes over the same images differ; clean margins are judged on the way."""
-        images = self.search.images
-        rows = torch.arange(len(images), device=images.device)
-        first = self.search.judge(rows, images)
-        second = self.search.logits(rows[:32], images[:32])
-        again = logit_margin(second, self.search.labels[:32])
-        scale = second.abs().amax().clamp_min(1e-12)
-        return bool((first[:32] - again).abs().amax() > _RANDOM * scale)
+    def _escalate(self) -> list[str]:
+        """Strength alone: prototypes, longer ascents over averaged gradients, full AutoAttack.
 
-    def _escalate(self, draws: int) -> None:
-        """Strength alone: prototypes, longer ascents over averaged gradients, full AutoAttack."""
-        self.search.draws = draws
+        Returns the stages that ran.
+        """
+        if self.search.nearby is not None:
+            self.search.draws = _DRAWS
+        stages = {"more steps": self._insist, "AutoAttack": self._autoattack}
         if self.model.layers and not self.model.reads_distances:
-            self.stage("pull", self._pull)
-        self.stage("more steps", self._insist)
-        self.stage("AutoAttack", self._autoattack)
+            stages = {"pull": self._pull, **stages}
+        return [name for name, attack in stages.items() if self.stage(name, attack)]
 
     def _pull(self, rows: Tensor) -> None:
         self._ascend(rows, self.anywhere(rows), PULLED, _INSISTING)
@@ -275,7 +315,10 @@ class Cascade:
     def _autoattack(self, rows: Tensor) -> None:
         images, labels = self.search.images[rows], self.search.labels[rows]
         with self.model.attending(rows):
-            found = autoattack(self.model, images, labels, self.threat, seed=self.seed)
+            version: Version = "rand" if self.search.words > 1 else "standard"
+            found = autoattack(
+                self.model, images, labels, self.threat, seed=self.seed, version=version
+            )
         self.notes += found.notes
         self.warnings += found.warnings
         self.search.judge(rows, project(found.images, images, self.threat))

@@ -4,16 +4,17 @@ It is imported when first used.  Its minimum-norm attacks (DDN, FMN, SuperDeepFo
 judged at every ε of their norm from one run; the others are told ε.
 """
 
+import inspect
 import sys
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from robusteval.attacks.counting import Counted
-from robusteval.attacks.libraries import AttackResult, seed_everything
+from robusteval.attacks.counting import as_counted
+from robusteval.attacks.libraries import AttackResult, seeded
 from robusteval.catalogue import near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import Norm, ThreatModel
@@ -24,17 +25,19 @@ _ORDERS: dict[Norm, float] = {"Linf": float("inf"), "L2": 2.0}
 
 @dataclass(frozen=True)
 class Told:
-    """The norms that an attack can work in, and its parameters for the norm's order and for ε."""
+    """The norms that an attack can work in, its parameters for the norm's order and for ε, and the
+    fewest classes that it can work with."""
 
     norms: tuple[Norm, ...] = ("Linf", "L2")
     order: str = ""
     eps: str = ""
+    classes: int = 2
 
 
 ATTACKS = {
-    "alma": Told(("L2",)),
-    "apgd": Told(order="norm", eps="eps"),
-    "apgd_targeted": Told(order="norm", eps="eps"),
+    "alma": Told(("L2",), classes=3),
+    "apgd": Told(order="norm", eps="eps", classes=3),
+    "apgd_targeted": Told(order="norm", eps="eps", classes=4),
     "carlini_wagner_l2": Told(("L2",)),
     "carlini_wagner_linf": Told(("Linf",)),
     "ddn": Told(("L2",)),
@@ -83,7 +86,7 @@ def check(name: str, norms: tuple[Norm, ...]) -> None:
 
 
 def advlib_attack(
-    model: Counted,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
@@ -95,17 +98,22 @@ def advlib_attack(
     """One attack of adv-lib, by its function's name and its own parameters.
 
     The norm's order and ε are passed where it takes them.  Raises AttackError for a parameter that
-    it doesn't know.
+    it doesn't know, and for a model with too few classes.
     """
     check(name, (threat.norm,))
-    seed_everything(seed)
+    counted = as_counted(model, images)
+    if counted.classes < ATTACKS[name].classes:
+        raise AttackError(f"adv-lib's {name} needs {ATTACKS[name].classes} classes: leave it out")
     told, keywords = ATTACKS[name], dict(parameters)
     if told.order:
         keywords[told.order] = _ORDERS[threat.norm]
     if told.eps:
         keywords[told.eps] = threat.radius
+    attack = getattr(advlib_module(), name)
     try:
-        found = getattr(advlib_module(), name)(model, images.contiguous(), labels, **keywords)
+        inspect.signature(attack).bind(counted, images, labels, **keywords)
     except TypeError as error:
         raise AttackError(f"adv-lib's {name}: {error}: use its own parameter names") from None
+    with seeded(seed, images.device):
+        found = attack(counted, images.contiguous(), labels, **keywords)
     return AttackResult(found.detach())

@@ -1,5 +1,6 @@
 """The model as third-party attacks see it: counted, always in eval mode, with positive logits."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from robusteval.errors import AttackError
 from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter
 
@@ -160,14 +162,31 @@ class Counted(Adapter):
 
 
 def as_counted(model: nn.Module, images: Tensor) -> Counted:
-    """Any module behind an adapter that counts."""
+    """Any module behind an adapter that counts.
+
+    A plain module is copied, so that it keeps its mode, its statistics and its parameters'
+    gradients.  Raises AttackError for one that can't be copied.
+    """
     if isinstance(model, Counted):
         return model
-    if not isinstance(model, Adapter):
-        with torch.no_grad():
-            classes = model(images[:1]).shape[1]
-        model = Adapter(model, classes)
-    return Counted(model, len(images), fast=folded_if_same(model, images[:32]))
+    adapter = as_adapter(model, images)
+    return Counted(adapter, len(images), fast=folded_if_same(adapter, images[:32]))
+
+
+def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
+    """A copy of any module behind an adapter; an adapter as it is."""
+    if isinstance(model, Adapter):
+        return model
+    try:
+        module = copy.deepcopy(model).eval()
+    except Exception as error:  # noqa: BLE001 - foreign modules raise many kinds
+        raise AttackError(
+            f"the module can't be copied ({str(error).splitlines()[0]}): "
+            "pass robusteval.wrap_module(module, classes=…), which freezes it in place"
+        ) from None
+    with torch.no_grad():
+        classes = module(images[:1]).shape[1]
+    return Adapter(module, classes)
 
 
 class PositiveLogits(nn.Module):

@@ -12,18 +12,19 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from io import StringIO
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robusteval.attacks.counting import Counted, PositiveLogits
+from robusteval.attacks.counting import PositiveLogits, as_counted
 from robusteval.attacks.steps import project
 from robusteval.errors import AttackError
 from robusteval.types import ThreatModel
 from robusteval.vision import torchvision
 
+Version = Literal["standard", "rand"]
 # Attacks of torchattacks that take no ε: their images count where they lie within it.
 WITHOUT_EPS = ("CW", "DeepFool")
 # Its last steps are as small as the logits' last bits: a shift coarsens those, and costs it half
@@ -60,6 +61,20 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it every global generator that a library may draw from begins at a seed; after it
+    they go on as if nothing had been drawn."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed_everything(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
 def torchattacks_module() -> ModuleType:
     """torchattacks, which needs torchvision to be importable."""
     torchvision()
@@ -67,7 +82,7 @@ def torchattacks_module() -> ModuleType:
 
 
 def torchattacks_attack(
-    model: Counted,
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
@@ -81,14 +96,14 @@ def torchattacks_attack(
     ε is passed as ``eps``, and Square's ``norm`` and ``seed`` with it.  Raises AttackError for an
     unknown attack or parameter.
     """
-    seed_everything(seed)
+    counted = as_counted(model, images)
     keywords = dict(parameters)
     if name not in WITHOUT_EPS:
         keywords["eps"] = threat.radius
     if name == "Square":
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}
     try:
-        seen = model if name in _WITHOUT_SHIFT else PositiveLogits(model)
+        seen = counted if name in _WITHOUT_SHIFT else PositiveLogits(counted)
         with redirect_stdout(StringIO()):  # it prints where a model has no parameters
             attack = getattr(torchattacks_module(), name)(seen, **keywords)
     except AttributeError:
@@ -97,17 +112,22 @@ def torchattacks_attack(
         raise AttackError(f"torchattacks.{name}: {error}: use its own parameter names") from None
     start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
     attack.set_device(images.device)
-    adversarial = attack(start.contiguous(), labels)
+    with seeded(seed, images.device):
+        adversarial = attack(start.contiguous(), labels)
     if name in _TANH_SPACE:  # what it did not move is the clean image, to the bit
         adversarial = torch.where(adversarial == start, images, adversarial)
     return AttackResult(adversarial.detach())
 
 
-def autoattack_members(classes: int) -> tuple[tuple[str, ...], str]:
-    """The valid members of standard AutoAttack for K classes, and why others are left out.
+def autoattack_members(classes: int, version: Version = "standard") -> tuple[tuple[str, ...], str]:
+    """The valid members of AutoAttack for K classes, and why others are left out.
 
     DLR needs 3 classes, its targeted form 4.
     """
+    if version == "rand":
+        if classes >= 3:
+            return ("apgd-ce", "apgd-dlr"), ""
+        return ("apgd-ce",), "apgd-dlr is left out, since DLR needs 3 classes"
     if classes >= 4:
         return ("apgd-ce", "apgd-t", "fab-t", "square"), ""
     if classes == 3:
@@ -119,49 +139,56 @@ def autoattack_members(classes: int) -> tuple[tuple[str, ...], str]:
 
 
 def autoattack(
-    model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, *, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    *,
+    seed: int,
+    version: Version = "standard",
 ) -> AttackResult:
-    """Standard AutoAttack by its authors (pyautoattack), its members one by one on survivors.
+    """AutoAttack by its authors (pyautoattack), its members one by one on survivors.
 
-    That is what the standard evaluation does itself; one by one it tells what each member broke.
-    Square has its 5,000 queries.  With fewer than four classes the valid members run.
+    That is what its evaluation does itself; one by one it tells what each member broke.  Square
+    has its 5,000 queries.  With fewer than four classes the valid members run.  ``version`` "rand"
+    is theirs for random models: APGD over the mean gradient of 20 passes.
     """
     import pyautoattack
     from pyautoattack import checks
 
-    members, left_out = autoattack_members(model.classes)
+    counted = as_counted(model, images)
+    members, left_out = autoattack_members(counted.classes, version)
     notes = [left_out] if left_out else []
     for key in checks.funcs:  # a module global that else flags every later model
         checks.funcs[key] = 0
-    seed_everything(seed)
     evaluation = pyautoattack.AutoAttack(
-        PositiveLogits(model),
+        PositiveLogits(counted),
         norm=threat.norm,
         eps=threat.radius,
         seed=seed % 2**31,
-        version="standard",
+        version=version,
         device=images.device,
     )
-    targets = min(9, model.classes - 1)
+    targets = min(9, counted.classes - 1)
     evaluation.apgd_targeted.n_target_classes = targets
     evaluation.fab.n_target_classes = targets
     result = images.clone()
     alive = torch.arange(len(images), device=images.device)
-    with _warnings_of("auto-attack") as warnings:
+    with _warnings_of("auto-attack") as warnings, seeded(seed, images.device):
         # On the logits as they are: the shift would hide that they are probabilities.
-        checks.check_range_output(model, images, logger=evaluation.logger)
+        checks.check_range_output(counted, images, logger=evaluation.logger)
         for member in members:
             if len(alive) == 0:
                 break
             evaluation.attacks_to_run = [member]
-            with model.attending(alive):
+            with counted.attending(alive):
                 found, _ = evaluation.run_standard_evaluation(
                     images[alive].contiguous(), labels[alive], batch_size=len(alive)
                 )
             # Judged as it will count, so that a near miss meets the remaining members too.
             result[alive] = project(found, images[alive], threat)
             with torch.no_grad():
-                survives = model(result[alive]).argmax(1) == labels[alive]
+                survives = counted(result[alive]).argmax(1) == labels[alive]
             broken = int((~survives).sum())
             notes.append(f"{member} broke {broken} of {len(alive)}")
             alive = alive[survives]

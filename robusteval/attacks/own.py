@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
@@ -36,8 +36,8 @@ def joint_pc(
     """The adaptive attack of the PCL paper: ascent on CE + PC (eq. 8) at every supervised depth.
 
     ``step_size`` is a share of ε; ``start`` draws a random start.  With the defaults it is the
-    paper's PGD (Table 2) on its joint loss (Table 4).  At most ``steps`` + 1 forward and ``steps``
-    backward passes a sample.
+    paper's PGD (Table 2) on its joint loss (Table 4).  At most ``steps`` forward and backward
+    passes a sample.  Raises AttackError for a model without prototypes.
     """
     _need_prototypes(model)
 
@@ -64,7 +64,8 @@ def prototype_margin(
 
     It can't saturate, as cross-entropy on squared distances does.  Steps fall by a cosine from
     2ε.  Where a model reads its class elsewhere than from these distances, pulling features to a
-    wrong prototype still has to change that reading to count.
+    wrong prototype still has to change that reading to count.  At most ``steps`` forward and
+    backward passes a sample.  Raises AttackError for a model without prototypes.
     """
     _need_prototypes(model)
 
@@ -109,8 +110,8 @@ def gaussian_noise(
     return best
 
 
-def _need_prototypes(model: Adapter) -> None:
-    if not model.layers:
+def _need_prototypes(model: nn.Module) -> None:
+    if not getattr(model, "layers", ()):
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
 
 

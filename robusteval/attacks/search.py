@@ -74,11 +74,10 @@ class Slopes(NamedTuple):
     losses: Tensor
     gradients: Tensor
 
-    def with_draw(self, other: "Slopes") -> "Slopes":
-        """Of a random model: the least margin, and gradients added up."""
-        margins = torch.minimum(self.margins, other.margins)
+    def plus(self, other: "Slopes") -> "Slopes":
+        """With another draw's losses and gradients added; margins stay those of the first."""
         sums = (self.losses + other.losses, self.gradients + other.gradients)
-        return Slopes(margins, self.doubts, *sums)
+        return Slopes(self.margins, self.doubts, *sums)
 
 
 @dataclass(frozen=True)
@@ -119,17 +118,17 @@ class Search:
 
     ``best`` (B, C, H, W) holds the first image that broke a sample, else the one with the largest
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
-    passes that a gradient is averaged over.  ``dead_share``: the share of samples without any
-    gradient in the first pass.
+    passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
+    points (B, C, H, W), if it is given.  ``words``: passes whose mean logits decide.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
         self.model, self.images, self.labels, self.threat = model, images, labels, threat
-        self.draws = 1
-        self.dead_share: float | None = None
+        self.draws = self.words = 1
+        self.nearby: Callable[[Tensor], Tensor] | None = None
         self.batch_size = static_batch(images.device)
         self.best = images.clone()
-        self.margin = torch.full((len(images),), -torch.inf, device=images.device)
+        self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
     def alive(self, rows: Tensor | None = None) -> Tensor:
@@ -140,7 +139,7 @@ class Search:
 
     def judge(self, rows: Tensor, points: Tensor) -> Tensor:
         """Margins (B,) by the model itself; what breaks a sample, or is its best yet, is kept."""
-        margins = logit_margin(self.logits(rows, points), self.labels[rows])
+        margins = logit_margin(self.logits(rows, points), self.labels[rows]).double()
         better = (margins > self.margin[rows]) & ~self.broken[rows]
         chosen = rows[better]
         self.best[chosen], self.margin[chosen] = points[better], margins[better]
@@ -153,7 +152,8 @@ class Search:
         parts = []
         for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
             with self.model.attending(rows[at]):
-                parts.append(self.model(points[at]))
+                passes = [self.model(points[at]) for _ in range(self.words)]
+            parts.append(torch.stack(passes).mean(0) if self.words > 1 else passes[0])
         return torch.cat(parts)
 
     def ascend(
@@ -170,7 +170,7 @@ class Search:
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
         last points are judged at the end, and where gradients are rough higher ones, too.
         """
-        clean, nowhere = self.images[rows], torch.full_like(self.margin[rows], -torch.inf)
+        clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         climb = _Climb(rows, points, torch.zeros_like(points), clean, points, nowhere, targets)
         inside = True
         for step in schedule:
@@ -201,19 +201,17 @@ class Search:
         with self.model.quickly():
             for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
                 aimed = None if targets is None else targets[at]
-                slopes = self._slopes(rows[at], points[at], objective, aimed)
+                slopes = self.slopes(rows[at], points[at], objective, aimed)
                 for _ in range(self.draws - 1):
-                    slopes = slopes.with_draw(self._slopes(rows[at], points[at], objective, aimed))
+                    there = points[at] if self.nearby is None else self.nearby(points[at])
+                    slopes = slopes.plus(self.slopes(rows[at], there, objective, aimed))
                 parts.append(slopes)
-        found = Slopes(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        if self.dead_share is None:
-            dead = found.gradients.flatten(1).abs().amax(1) == 0
-            self.dead_share = float(dead.double().mean())
-        return found
+        return Slopes(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
-    def _slopes(
-        self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None
+    def slopes(
+        self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
     ) -> Slopes:
+        """The same of one pass, by whatever form of the model computes now."""
         moved = points.detach().requires_grad_()
         with self.model.attending(rows):
             if objective.distances:

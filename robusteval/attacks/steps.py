@@ -56,9 +56,12 @@ def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
     return gradient.masked_fill(stuck, 0.0)
 
 
-def random_start(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
-    """Uniform in the L∞ ball, or a uniform direction with a uniform length in the L2 ball."""
-    eps = threat.radius
+def random_start(
+    clean: Tensor, threat: ThreatModel, generator: torch.Generator, share: float = 1.0
+) -> Tensor:
+    """Uniform in the L∞ ball, or a uniform direction with a uniform length in the L2 ball; both of
+    ``share`` · ε."""
+    eps = share * threat.radius
     shape = (len(clean), *[1] * (clean.dim() - 1))
     if threat.norm == "Linf":
         noise = 2 * torch.rand(clean.shape, generator=generator) - 1

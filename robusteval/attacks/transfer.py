@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.counting import as_counted
+from robusteval.attacks.counting import as_adapter, as_counted
 from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError
@@ -29,7 +29,7 @@ def transfer(
     steps (Dong et al. 2018) on its logit margin from the clean images, then from random starts
     towards the class that this model itself ranks next.  Both are looked at by this model wherever
     the source is fooled.  At most 2 · ``steps`` forward and backward passes of the source, and as
-    many forward ones of this model.
+    many forward ones of this model, and three to rank classes and to look at the last images.
     """
     counted = as_counted(model, images)
     other = (
@@ -52,8 +52,9 @@ def transfer(
 def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
     """The source behind an adapter.  Raises AttackError where it doesn't fit."""
     try:
+        adapter = as_adapter(source, images)
         with torch.no_grad():
-            found = source(images[:1]).shape[1]
+            found = adapter(images[:1]).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         raise AttackError(
             f"the transfer's source can't read these images ({str(error).splitlines()[0]}): "
@@ -64,4 +65,4 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
             f"the transfer's source has {found} classes, the model {classes}: "
             "choose one for the same data"
         )
-    return source if isinstance(source, Adapter) else Adapter(source, classes)
+    return adapter

@@ -155,8 +155,11 @@ def accelerated(adapter: Adapter, how: Acceleration) -> Adapter:
 
 def folded_if_same(adapter: Adapter, images: Tensor) -> Adapter | None:
     """The folded, channels-last form in float32, where that is the same function on ``images``."""
-    fast = accelerated(adapter, Acceleration())
-    return fast if same_function(adapter, fast, images) else None
+    try:
+        fast = accelerated(adapter, Acceleration())
+        return fast if same_function(adapter, fast, images) else None
+    except Exception:  # noqa: BLE001 - a foreign module that can't be copied or folded
+        return None
 
 
 def same_function(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
@@ -193,10 +196,7 @@ def choose_forms(
     """
     if images[0].numel() < _PROBE_PIXELS:
         return PLAIN, PLAIN
-    try:
-        folded_one = folded_if_same(adapter, images)
-    except Exception:  # noqa: BLE001 - a foreign module that can't be copied or folded
-        return PLAIN, PLAIN
+    folded_one = folded_if_same(adapter, images)
     if folded_one is None:
         return PLAIN, PLAIN
     seconds = {PLAIN: stopwatch(adapter, images)}

@@ -150,7 +150,8 @@ class Adversarial(_Table):
 
     @model_validator(mode="after")
     def _all_is_read(self) -> Self:
-        if unread := sorted(_UNREAD[self.attack] & self.model_fields_set):
+        changed = {k for k, f in type(self).model_fields.items() if getattr(self, k) != f.default}
+        if unread := sorted(_UNREAD[self.attack] & changed):
             raise ValueError(f"{self.attack} doesn't read {', '.join(unread)}: leave it out")
         return self
 
