@@ -13,6 +13,7 @@ from pathlib import Path
 
 from robusteval.models.entry import Entry, all_entries
 from robusteval.report import board
+from robusteval.report.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +59,7 @@ def found() -> Iterator[str]:
     if not paths:
         yield "Nothing is published yet."
     for path in paths:
-        rows = board.read_rows(path)
+        rows = board.read_board(path)
         yield f"`{path.name}`, {_counts(rows)} samples:"
         yield ""
         yield "| model | training | clean | claimed | AutoAttack | adaptive | worst case |"
@@ -74,12 +75,12 @@ def found() -> Iterator[str]:
         yield ""
 
 
-def _counts(rows: list[board.Row]) -> str:
+def _counts(rows: list[Row]) -> str:
     counts = sorted({int(row["samples"]) for row in rows})
     return " or ".join(str(count) for count in counts)
 
 
-def _attack(row: board.Row, name: str) -> str:
+def _attack(row: Row, name: str) -> str:
     value = row.get(f"attack_{name}")
     return f"{value} %" if value else "–"
 

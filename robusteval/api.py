@@ -182,19 +182,20 @@ def verify(
     data_dir: Path | None = None,
     allow_code: bool = False,
     again: int = 0,
+    device: str | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
     ``model``: where the run's entry is now, or the adapter that was evaluated.  ``again``: how
-    many jobs, chosen at random, to do once more.  Raises RobustevalError where the run, its model
-    or its data can't be had at all.
+    many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
+    RobustevalError where the run, its model or its data can't be had at all.
     """
     store, spec, record = open_store(folder)
     reference = model if isinstance(model, str) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
-    access = Access(reference, data_dir, allow_code)
+    access = Access(reference, data_dir, allow_code, device)
     context = rebuild(spec, access, adapter)
     checks = [whole(store, context.plan)]
     if not checks[0].held:

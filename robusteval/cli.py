@@ -37,6 +37,9 @@ DataDir = Annotated[
     Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
+OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
+    str | None, typer.Option("--device", help="Another than the run's: cpu, say.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -225,12 +228,13 @@ def verify(
     again: Annotated[
         int, typer.Option(help="How many jobs, chosen at random, to do once more.", min=0)
     ] = 0,
+    device: OtherDevice = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a run's evidence and report against the model and the data, afresh."""
     from robusteval import api
 
-    print_held(api.verify(run, model, data_dir, allow_code, again), as_json)
+    print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
 
 
 def print_held(checks: "list[Check]", as_json: bool) -> None:
@@ -333,18 +337,22 @@ def board_add(
     folder: Boards = Path("leaderboards"),
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
+    again: Annotated[
+        int, typer.Option(help="How many jobs of each run, chosen at random, to do again.", min=0)
+    ] = 1,
+    device: OtherDevice = None,
 ) -> None:
     """Verify runs and put their models on the leaderboards of their threat models."""
     from robusteval import leaderboards
 
-    for path in leaderboards.add(runs, folder, data_dir, allow_code):
+    for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
         print(path)
 
 
 @board.command("check")
 @guarded
 def board_check(folder: Boards = Path("leaderboards"), as_json: AsJson = False) -> None:
-    """Check published leaderboards: numbers, ranks, and the registry's digests."""
+    """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 
     print_held(leaderboards.check(folder), as_json)

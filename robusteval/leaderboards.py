@@ -4,15 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robusteval import api
-from robusteval.errors import EvidenceError
+from robusteval.data.datasets import load_dataset
+from robusteval.errors import EvidenceError, UnknownNameError
 from robusteval.evaluation.outcomes import load_result
+from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
 from robusteval.evaluation.record import open_store
-from robusteval.models.entry import Entry, all_entries
+from robusteval.evaluation.suite import Suite, read_suite
+from robusteval.models.entry import Entry, all_entries, find_entry
 from robusteval.report import board
 from robusteval.report.files import write_table
+from robusteval.report.rows import Row, rows_of
 from robusteval.report.summary import summarise
 from robusteval.storage import require_writable
+from robusteval.types import ThreatModel
+
+REQUIRED = "full"  # the suite whose attacks a published run must have made
+FEWEST = 500  # samples of a published run, or the whole split where that is smaller
 
 
 def add(
@@ -20,40 +28,86 @@ def add(
     folder: Path,
     data_dir: Path | None = None,
     allow_code: bool = False,
+    again: int = 1,
+    device: str | None = None,
 ) -> list[Path]:
     """Puts each run's model on the leaderboards of its threat models; the files that changed.
 
-    Every run is verified afresh before the first row is written.  Raises EvidenceError for a run
-    that is incomplete, does not verify, or is of a model that no entry describes.
+    Every run is verified afresh before the first row is written, with ``again`` of its jobs,
+    chosen at random, done once more.  Raises EvidenceError for a run that is incomplete, does not
+    verify, lacks attacks of the suite ``full`` or samples, or is of another model than the
+    registry's of that name.
     """
-    found: dict[str, list[board.Row]] = {}
-    for run in runs:
-        for name, row in _rows(run, data_dir, allow_code).items():
-            found.setdefault(name, []).append(row)
+    new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
+    boards: dict[str, list[Row]] = {}
+    for row in new:
+        name = board.file_name(row)
+        boards[name] = board.merged(boards.get(name, board.read_board(folder / name)), row)
     require_writable(folder, "choose another with --folder")
-    for name, new in found.items():
-        rows = board.read_rows(folder / name)
-        for row in new:
-            rows = board.merged(rows, row)
+    for name, rows in boards.items():
         write_table(folder / name, board.as_csv(rows))
-    return [folder / name for name in found]
+    return [folder / name for name in boards]
 
 
-def _rows(run: Path, data_dir: Path | None, allow_code: bool) -> dict[str, board.Row]:
+def _rows(
+    run: Path, data_dir: Path | None, allow_code: bool, again: int, device: str | None
+) -> list[Row]:
     _, spec, record = open_store(run)
-    if not record["entry"]:
-        raise EvidenceError(f"{run} is of a model without an entry: only those can be looked up")
+    _require_registered(run, spec, bool(record["entry"]))
     report = summarise(load_result(run))
-    if report["status"] != "complete":
+    if report["status"] != "complete" or not all(w["complete"] for w in report["worst_case"]):
         raise EvidenceError(f"{run} is incomplete: finish it with the command that began it")
-    checks = api.verify(run, None, data_dir, allow_code)
+    _require_enough(run, spec, data_dir)
+    checks = api.verify(run, None, data_dir, allow_code, again, device)
     if failed := [check.name for check in checks if not check.held]:
         raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): run it anew")
-    return board.rows_of(report, spec.model_digest)
+    return rows_of(report)
+
+
+def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
+    """Raises EvidenceError unless the run's model is the registry's of that name."""
+    if not has_entry:
+        raise EvidenceError(f"{run} is of a model without an entry: only those can be looked up")
+    try:
+        entry = find_entry(spec.model)
+    except UnknownNameError:
+        raise EvidenceError(
+            f"{run} is of {spec.model}, which is not in the registry: put its entry there"
+        ) from None
+    if entry.digest != spec.model_digest:
+        raise EvidenceError(
+            f"{run} is of another {spec.model} than {entry.path}: run that one, or rename yours"
+        )
+
+
+def _require_enough(run: Path, spec: RunSpec, data_dir: Path | None) -> None:
+    """Raises EvidenceError where rows would not be comparable."""
+    missing = lacking(Suite(**spec.suite), spec.threat_models())
+    if missing:
+        raise EvidenceError(
+            f"{run} lacks {', '.join(missing)} as the suite {REQUIRED} has them: a leaderboard "
+            f"takes runs with all of its attacks; run it with --suite {REQUIRED}"
+        )
+    if spec.samples < FEWEST and spec.samples < len(load_dataset(spec.dataset, "test", data_dir)):
+        raise EvidenceError(
+            f"{run} has {spec.samples} samples: a leaderboard takes {FEWEST} or more, or the whole "
+            "test split"
+        )
+
+
+def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
+    """Attacks of the required suite that ``suite`` has not, or not so, in the threats' norms."""
+    norms = {threat.norm for threat in threats}
+    has = {spec.name: spec for spec in suite.attacks}
+    return [
+        wanted.name
+        for wanted in read_suite(REQUIRED).attacks
+        if norms & set(wanted.norms) and has.get(wanted.name) != wanted
+    ]
 
 
 def check(folder: Path) -> list[Check]:
-    """Each leaderboard of a folder: its numbers, ranks, and the registry's digests.
+    """Each leaderboard of a folder: its numbers, ranks, and the registry's entries.
 
     Raises EvidenceError if there is none.
     """
@@ -63,7 +117,7 @@ def check(folder: Path) -> list[Check]:
     entries = {e.name: e for e in all_entries() if isinstance(e, Entry)}
     checks = []
     for path in paths:
-        rows = board.read_rows(path)
-        wrong = list(board.problems(rows, entries))
+        rows = board.read_board(path)
+        wrong = list(board.problems(path.name, rows, entries))
         checks.append(Check(path.name, not wrong, "; ".join(wrong) or f"{len(rows)} models"))
     return checks

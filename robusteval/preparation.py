@@ -17,9 +17,8 @@ from robusteval.errors import (
     DataError,
     EvidenceError,
     RobustevalError,
-    UnknownNameError,
 )
-from robusteval.evaluation.context import Access, Context
+from robusteval.evaluation.context import Access, Context, check_device
 from robusteval.evaluation.plan import (
     Keep,
     Plan,
@@ -284,13 +283,7 @@ def check_options(options: Options) -> None:
         raise RobustevalError(
             f"--time-limit {options.time_limit:g}: choose a positive number of seconds"
         )
-    try:
-        torch.empty(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnknownNameError(
-            f"device {options.device!r} can't be used ({reason}): try cpu or cuda"
-        ) from None
+    check_device(options.device)
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)

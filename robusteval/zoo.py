@@ -9,7 +9,7 @@ from robusteval import api
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import entry_paths, read_entry
 from robusteval.report.files import write_table
-from robusteval.report.leaderboard import rows_as_csv
+from robusteval.report.rows import as_csv, rows_of
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ def evaluate(
 
 def write(reports: Sequence[api.Report], path: Path) -> None:
     """Every report's leaderboard rows in one CSV."""
-    write_table(path, rows_as_csv([report.content for report in reports]))
+    write_table(path, as_csv([row for report in reports for row in rows_of(report.content)]))

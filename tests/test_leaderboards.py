@@ -2,14 +2,18 @@
 
 import csv
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from robusteval import api, leaderboards
 from robusteval.errors import EvidenceError
-from robusteval.report import board
+from robusteval.evaluation.suite import read_suite
+from robusteval.models.entry import built_in_folder
+from robusteval.report import board, rows
 from robusteval.report.files import read_report
+from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.test_api_cli import cli, refused
 
 NAMES = {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
@@ -18,6 +22,15 @@ NAMES = {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
 def run_of(model: str, out: Path, **changed: object) -> Path:
     options = {"samples": 30, "threads": 1, "out": out, **changed}
     return api.evaluate(model, "quick", options=api.Options(**options)).folder  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_is_enough() -> Iterator[None]:
+    """``full`` on hundreds of samples takes minutes: here ``quick`` on 30 is what it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaderboards, "REQUIRED", "quick")
+        patch.setattr(leaderboards, "FEWEST", 30)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +87,59 @@ def test_a_newer_run_takes_the_place_of_an_older_one(folder: Path, tmp_path: Pat
     assert {r["model"]: r["samples"] for r in rows} == {"ce_digits": "40", "pcl_at_digits": "30"}
 
 
-def test_other_suites_attacks_get_their_own_columns(folder: Path, tmp_path: Path) -> None:
-    leaderboards.add([run_of("drp_digits", tmp_path / "one", only=("fgsm",))], folder)
+def test_fewer_samples_do_not_replace_more(folder: Path, tmp_path: Path) -> None:
+    leaderboards.add([run_of("ce_digits", tmp_path / "more", samples=40)], folder)
+    before = (folder / "digits_Linf_0.15.csv").read_bytes()
+    with pytest.raises(EvidenceError, match="with 40 samples, the run has 31"):
+        leaderboards.add([run_of("ce_digits", tmp_path / "less", samples=31)], folder)
+    assert (folder / "digits_Linf_0.15.csv").read_bytes() == before
+
+
+def test_further_attacks_get_their_own_columns(folder: Path, tmp_path: Path) -> None:
+    run = run_of("drp_digits", tmp_path / "one", only=None, sources=("ce_digits",))
+    leaderboards.add([run], folder)
     rows = {r["model"]: r for r in rows_in(folder / "digits_Linf_0.15.csv")}
-    assert rows["drp_digits"]["attack_pgd10"] == ""
-    assert rows["drp_digits"]["attack_fgsm"] != ""
+    assert rows["drp_digits"]["attack_transfer_ce_digits"] != ""
+    assert rows["ce_digits"]["attack_transfer_ce_digits"] == ""
     assert [c.held for c in leaderboards.check(folder)] == [True, True]
+
+
+def test_weaker_suites_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Neither some of the attacks, nor the same names with weaker parameters."""
+    run = run_of("drp_digits", tmp_path / "one", only=("fgsm",))
+    refused(
+        cli("leaderboard", "add", str(run), "--folder", str(folder)), "lacks gaussian_noise, pgd10"
+    )
+    suite = read_suite("quick")
+    weaker = suite.attacks[1].model_copy(update={"parameters": {"steps": 1}})
+    altered = suite.model_copy(update={"attacks": [suite.attacks[0], weaker, *suite.attacks[2:]]})
+    threats = [ThreatModel(n, parse_eps("0.1")) for n in NORMS]
+    assert leaderboards.lacking(altered, threats) == [weaker.name]
+    assert leaderboards.lacking(suite, threats) == []
+
+
+def test_few_samples_are_refused(tmp_path: Path) -> None:
+    run = run_of("ce_digits", tmp_path, samples=20)
+    refused(cli("leaderboard", "add", str(run), "--folder", str(tmp_path / "b")), "has 20 samples")
+
+
+def test_another_model_of_the_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ce_digits", "pcl_digits"):
+        shutil.copy(built_in_folder() / f"{name}.safetensors", tmp_path)
+    text = (built_in_folder() / "ce_digits.toml").read_text()
+    entry = tmp_path / "mine.toml"
+    entry.write_text(text.replace('name = "ce_digits"', 'name = "pcl_digits"'))
+    run = run_of(str(entry), tmp_path / "runs")
+    refused(
+        cli("leaderboard", "add", str(run), "--folder", str(tmp_path / "b")), "another pcl_digits"
+    )
+    entry.write_text(text.replace('name = "ce_digits"', 'name = "nobody"'))
+    run = run_of(str(entry), tmp_path / "runs")
+    refused(
+        cli("leaderboard", "add", str(run), "--folder", str(tmp_path / "b")), "not in the registry"
+    )
 
 
 def test_what_is_incomplete_is_refused(tmp_path: Path) -> None:
@@ -115,6 +175,24 @@ def test_checking(folder: Path) -> None:
     ("column", "value", "said"),
     [
         ("worst_case", "99.99", "not 0 of 30"),
+        ("clean", "99.99", "no share of 30"),
+        ("clean", "nan", "clean of nan is no share"),
+        ("attack_pgd10", "99.00", "no share of 30"),
+        ("attack_pgd10", "inf", "inf is no share"),
+        ("attack_gaussian_noise", "0.00", "its strongest attack"),
+        ("strongest_attack", "gaussian_noise", "its strongest attack"),
+        ("method", "=HYPERLINK(0)", "its method"),
+        ("training", "PGD at 0.3", "its training"),
+        ("claimed", "88", "its claimed"),
+        ("claimed_by", "pgd", "its claimed_by"),
+        ("run", "", "its run"),
+        ("evidence_sha256", "", "its evidence_sha256"),
+        ("seed", "", "seed, suite or versions"),
+        ("norm", "L2", "belongs on digits_L2_0.15.csv"),
+        ("eps", "0.3", "belongs on digits_Linf_0.3.csv"),
+        ("dataset", "mnist", "belongs on mnist"),
+        ("status", "incomplete", "not complete"),
+        ("samples", "0", "no samples"),
         ("worst_case_low", "1.00", "interval is not"),
         ("robust_samples", "many", "many"),
         ("attack_fgsm", "0.00", "above one of its attacks"),
@@ -144,7 +222,7 @@ def test_what_is_no_leaderboard(tmp_path: Path) -> None:
     refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "no leaderboards in")
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "lacks rank")
-    (tmp_path / "x.csv").write_text(",".join((*board.FOUND, *board.BACKING)) + "\n1,2\n")
+    (tmp_path / "x.csv").write_text(",".join((*board.RANK, *rows.FOUND, *rows.BACKING)) + "\n1,2\n")
     refused(cli("leaderboard", "check", "--folder", str(tmp_path)), "fewer cells")
 
 

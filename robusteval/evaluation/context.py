@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.detection.detectors import NEEDS_PROTOTYPES
-from robusteval.errors import DataError, EvidenceError
+from robusteval.errors import DataError, EvidenceError, UnknownNameError
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
 from robusteval.models.acceleration import Acceleration, Forms
@@ -20,11 +20,12 @@ from robusteval.models.loading import load_model
 
 @dataclass(frozen=True)
 class Access:
-    """How a run reaches its model and its data; none of it bears on an outcome."""
+    """How a run reaches its model and its data; of an outcome it decides last bits at most."""
 
     entry: str = ""  # name or path; empty for a model given from Python
     data_dir: Path | None = None
     allow_code: bool = False
+    device: str | None = None  # instead of the run's own
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Context:
     spec: RunSpec
     plan: Plan
     access: Access = Access()
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return self.access.device or self.spec.device
 
     @cached_property
     def forms(self) -> Forms:
@@ -52,7 +58,7 @@ class Context:
 
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
-        images = self.data.images(torch.as_tensor(rows)).to(self.spec.device)
+        images = self.data.images(torch.as_tensor(rows)).to(self.device)
         if images.min() < 0 or images.max() > 1 or not torch.isfinite(images).all():
             raise DataError(
                 f"{self.data.info.name} has pixels outside [0, 1]: scale its images to [0, 1] "
@@ -62,13 +68,13 @@ class Context:
 
     def labels(self, rows: Tensor | range) -> Tensor:
         """Labels (B,) on the model's device."""
-        return self.data.labels[torch.as_tensor(rows)].to(self.spec.device)
+        return self.data.labels[torch.as_tensor(rows)].to(self.device)
 
     def transfer_source(self) -> Adapter | None:
         """The zoo's model whose adversarials the diagnostics transfer, if there is one."""
         if not self.spec.transfer_source:
             return None
-        return load_model(unchanged(*self.spec.transfer_source), self.spec.device)
+        return load_model(unchanged(*self.spec.transfer_source), self.device)
 
 
 def unchanged(name: str, digest: str) -> Entry:
@@ -103,10 +109,23 @@ def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
     return data
 
 
+def check_device(device: str) -> None:
+    """Raises UnknownNameError for one that isn't here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnknownNameError(
+            f"device {device!r} can't be used ({reason}): try cpu or cuda"
+        ) from None
+
+
 def rebuild(spec: RunSpec, access: Access, model: Adapter | None = None) -> Context:
     """A run's context from its spec; ``model`` where it has no entry."""
+    device = access.device or spec.device
+    check_device(device)
     if model is None:
-        model = load_model(open_entry(spec, access), spec.device, access.allow_code)
+        model = load_model(open_entry(spec, access), device, access.allow_code)
     for name, digest in spec.sources.items():
         unchanged(name, digest)
     suite = Suite(**spec.suite)

@@ -158,7 +158,7 @@ def _outliers(context: Context, store: Store, job: Job) -> Done:
     spec, shape = context.spec, context.data.info.shape
     parts: dict[str, list[Any]] = {f"score_{detector}": [] for detector in context.detectors}
     for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
-        images = batch.to(spec.device)
+        images = batch.to(context.device)
         for detector in context.detectors:
             parts[f"score_{detector}"].append(scores(detector, context.model, images).numpy())
     columns = {column: np.concatenate(found) for column, found in parts.items()}
@@ -191,7 +191,7 @@ def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piec
     correct = clean.columns["prediction"] == clean.columns["label"]
     rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
     if len(rows) == 0:
-        empty = torch.empty(0, device=context.spec.device)
+        empty = torch.empty(0, device=context.device)
         return Chunk(rows, empty, empty.long()), clean
     return Chunk(rows, context.images(rows), context.labels(rows)), clean
 
@@ -232,7 +232,7 @@ def _attack_chunk(
         "sha256": digests(result.stored),
     }
     if detected:
-        images = decode(result.stored).to(context.spec.device)
+        images = decode(result.stored).to(context.device)
         for name in detected:
             columns[f"score_{name}"] = scores(name, context.model, images).numpy()
     told = {

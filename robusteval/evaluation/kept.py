@@ -55,7 +55,7 @@ def _joined(context: Context, piece: Piece, job: Job, kept: Kept) -> KeptImages:
     places = np.array([order.get(int(index), -1) for index in indices])
     if (places < 0).any():
         raise EvidenceError(f"{job.stem} keeps images of samples that it did not attack")
-    images = decode(kept.images).to(context.spec.device)
+    images = decode(kept.images).to(context.device)
     clean = context.images(rows)
     if images.shape != clean.shape:
         raise EvidenceError(

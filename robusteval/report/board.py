@@ -1,95 +1,49 @@
-"""Leaderboards: one CSV per data set and threat model, firmest model first.
+"""Leaderboards: one CSV per data set and threat model, firmest model first."""
 
-A row holds what one run found of one model, with what is needed to doubt it: samples, intervals,
-the claim, and the digests of entry, weights and evidence.
-"""
-
-import csv
-import io
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from robusteval.errors import EvidenceError
+from robusteval.errors import EvidenceError, ThreatError
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
+from robusteval.report import rows as tables
+from robusteval.report.rows import ATTACK, Row, as_cell, percent
 from robusteval.report.wording import claimed_by, lowest_claim
-from robusteval.types import ThreatModel
+from robusteval.types import ThreatModel, parse_eps
 
-FOUND = (
-    "rank",
-    "model",
-    "method",
-    "training",
-    "clean",
-    "worst_case",
-    "worst_case_low",
-    "worst_case_high",
-    "robust_samples",
-    "samples",
-    "claimed",
-    "claimed_by",
-)
-BACKING = (
-    "suite",
-    "seed",
-    "run",
-    "versions",
-    "entry_sha256",
-    "weights_sha256",
-    "evidence_sha256",
-)
-_ATTACK = "attack_"  # and its name in the suite
-Row = dict[str, str]
+RANK = ("rank",)
+_DIGESTS = {"run": 8, "entry_sha256": 64, "weights_sha256": 64, "evidence_sha256": 64}
 
 
-def file_name(dataset: str, threat: ThreatModel) -> str:
-    """Such as ``cifar10_Linf_8_255.csv``."""
-    return f"{dataset}_{threat.norm}_{threat.eps_text.replace('/', '_')}.csv"
+def file_name(row: Row) -> str:
+    """Such as ``cifar10_Linf_8_255.csv``.  Raises ThreatError for a row without a threat."""
+    threat = ThreatModel(row["norm"], parse_eps(row["eps"]))  # type: ignore[arg-type]
+    return f"{row['dataset']}_{threat.norm}_{threat.eps_text.replace('/', '_')}.csv"
 
 
-def rows_of(report: dict[str, Any], entry_digest: str) -> dict[str, Row]:
-    """A complete report's row for each leaderboard, by file name."""
-    entry = report["model"]
-    rows = {}
-    for worst in report["worst_case"]:
-        threat = worst["threat"]
-        here = [a for a in report["attacks"] if a["threat"] == threat]
-        claim = lowest_claim(report["claims"], threat["norm"])
-        rate = worst["robust_accuracy"]
-        row = {
-            "rank": "",
-            "model": entry["name"],
-            "method": entry["method"],
-            "training": entry["training"],
-            "clean": _percent(report["clean"]["accuracy"]),
-            "worst_case": _percent(rate),
-            "worst_case_low": f"{100 * rate['low']:.2f}",
-            "worst_case_high": f"{100 * rate['high']:.2f}",
-            "robust_samples": str(rate["k"]),
-            "samples": str(rate["n"]),
-            "claimed": f"{claim['accuracy']:g}" if claim else "",
-            "claimed_by": claimed_by(claim),
-            "suite": report["suite"]["name"],
-            "seed": str(report["seed"]),
-            "run": report["run"],
-            "versions": " ".join(f"{k}={v}" for k, v in report["provenance"]["versions"].items()),
-            "entry_sha256": entry_digest,
-            "weights_sha256": entry["weights_sha256"] or "",
-            "evidence_sha256": report["evidence"]["digest"],
-        }
-        row |= {f"{_ATTACK}{a['name']}": _percent(a["robust_accuracy"]) for a in here}
-        eps = ThreatModel(threat["norm"], threat["eps"])
-        rows[file_name(report["dataset"]["name"], eps)] = row
-    return rows
+def read_board(path: Path) -> list[Row]:
+    """A leaderboard's rows; none if there is no file.  Raises EvidenceError for another table."""
+    return tables.read_rows(path, RANK)
 
 
-def _percent(rate: dict[str, Any]) -> str:
-    return f"{100 * rate['value']:.2f}"
+def as_csv(rows: Sequence[Row]) -> str:
+    """A leaderboard."""
+    return tables.as_csv(rows, RANK)
 
 
 def merged(rows: Sequence[Row], new: Row) -> list[Row]:
-    """With the row of the same model replaced, ranked by worst case, then by clean accuracy."""
+    """With the row of the same model replaced, ranked by worst case, then by clean accuracy.
+
+    Raises EvidenceError where the new row's run has fewer samples than the old one's.
+    """
+    for old in rows:
+        if old["model"] == new["model"] and int(old["samples"]) > int(new["samples"]):
+            raise EvidenceError(
+                f"{new['model']} stands on {file_name(new)} with {old['samples']} samples, the run "
+                f"has {new['samples']}: run as many, or remove that row first"
+            )
     kept = [row for row in rows if row["model"] != new["model"]]
     ordered = sorted([*kept, new], key=lambda r: (-_share(r), -float(r["clean"]), r["model"]))
     return [{**row, "rank": str(place)} for place, row in zip(ranks(ordered), ordered, strict=True)]
@@ -105,68 +59,78 @@ def _share(row: Row) -> float:
     return int(row["robust_samples"]) / int(row["samples"])
 
 
-def read_rows(path: Path) -> list[Row]:
-    """A leaderboard's rows; none if there is no file.  Raises EvidenceError for another table."""
-    if not path.is_file():
-        return []
-    try:
-        reader = csv.DictReader(path.read_text("utf-8").splitlines(), strict=True)
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvidenceError(f"{path} can't be read as a table ({error}): restore it") from None
-    names = list(reader.fieldnames or [])
-    if lacking := [c for c in (*FOUND, *BACKING) if c not in names]:
-        raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
-    if any(None in row or None in row.values() for row in rows):
-        raise EvidenceError(f"{path}: a row has more or fewer cells than the header: restore it")
-    return rows
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Rows under one header; attacks that not all have are left empty."""
-    attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(_ATTACK))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [*FOUND, *attacks, *BACKING], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def problems(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
-    """What is wrong with a leaderboard's rows, one line each.
+def problems(name: str, rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
+    """What is wrong with the rows of the leaderboard of that file name, one line each.
 
     Numbers must follow from their counts, ranks from the numbers, and each model must be in the
-    registry as it was when it was run.
+    registry as it was when it was run.  What the evidence says only the run can show.
     """
     for row in rows:
         try:
-            yield from _wrong_numbers(row)
-        except ValueError as error:
+            found = [*_wrong_numbers(row), *_wrong_place(row, name)]
+        except (ValueError, ThreatError) as error:
             yield f"{row['model']}: {error}"
             return
-        entry = entries.get(row["model"])
-        if entry is None:
-            yield f"{row['model']}: not in the registry"
-        elif (entry.digest, _weights(entry)) != (row["entry_sha256"], row["weights_sha256"]):
-            yield f"{row['model']}: its entry or weights have changed since the run"
+        yield from (f"{row['model']}: {one}" for one in found)
+        yield from (f"{row['model']}: {one}" for one in _wrong_model(row, entries))
+        if int(row["samples"]) < 1:
+            return
     names = [row["model"] for row in rows]
     yield from (f"{name}: twice" for name in sorted({n for n in names if names.count(n) > 1}))
     if [int(row["rank"]) for row in rows] != ranks(rows) or ranks(rows) != sorted(ranks(rows)):
         yield "ranks don't follow from the worst cases"
 
 
-def _weights(entry: Entry) -> str:
-    return entry.weights.sha256 if entry.weights else ""
+def _wrong_model(row: Row, entries: dict[str, Entry]) -> Iterable[str]:
+    """Where a row differs from its model's entry."""
+    entry = entries.get(row["model"])
+    if entry is None:
+        yield "not in the registry"
+        return
+    weights = entry.weights.sha256 if entry.weights else ""
+    if (entry.digest, weights) != (row["entry_sha256"], row["weights_sha256"]):
+        yield "its entry or weights have changed since the run"
+    claim = lowest_claim([c.model_dump() for c in entry.claims], row["norm"])  # type: ignore[arg-type]
+    told = {
+        "method": entry.method,
+        "training": entry.training.kind if entry.training else "",
+        "claimed": f"{claim['accuracy']:g}" if claim else "",
+        "claimed_by": claimed_by(claim),
+    }
+    yield from (f"its {k} is not its entry's" for k, v in told.items() if row[k] != as_cell(v))
+
+
+def _wrong_place(row: Row, name: str) -> Iterable[str]:
+    """Where a row doesn't belong, or names nothing that could be looked up."""
+    if file_name(row) != name:
+        yield f"belongs on {file_name(row)}"
+    if row["status"] != "complete":
+        yield "its run is not complete"
+    for column, length in _DIGESTS.items():
+        if not re.fullmatch(rf"[0-9a-f]{{{length}}}", row[column]):
+            yield f"its {column} is no digest"
+    if not (row["seed"].isdigit() and row["suite"] and row["versions"]):
+        yield "its seed, suite or versions are missing"
 
 
 def _wrong_numbers(row: Row) -> Iterable[str]:
+    """Where numbers don't follow from counts, or can't stand beside each other."""
     rate = wilson(int(row["robust_samples"]), int(row["samples"]))
     if rate is None:
-        yield f"{row['model']}: no samples"
+        yield "no samples"
         return
     told = tuple(row[c] for c in ("worst_case", "worst_case_low", "worst_case_high"))
-    if told != tuple(f"{100 * v:.2f}" for v in (rate.value, rate.low, rate.high)):
-        yield f"{row['model']}: its worst case or interval is not {rate.k} of {rate.n}"
-    attacks = [float(v) for c, v in row.items() if c.startswith(_ATTACK) and v]
-    if float(row["worst_case"]) > min([float(row["clean"]), *attacks]):
-        yield f"{row['model']}: its worst case is above one of its attacks"
+    if told != tuple(percent(v) for v in (rate.value, rate.low, rate.high)):
+        yield f"its worst case or interval is not {rate.k} of {rate.n}"
+    attacks = {c: row[c] for c in row if c.startswith(ATTACK) and row[c]}
+    for column, value in {"clean": row["clean"], **attacks}.items():
+        share = float(value) / 100
+        if not math.isfinite(share) or percent(round(share * rate.n) / rate.n) != value:
+            yield f"its {column} of {value} is no share of {rate.n} samples"
+    left = [float(value) for value in attacks.values()]
+    if float(row["worst_case"]) > min([float(row["clean"]), *left]):
+        yield "its worst case is above one of its attacks"
+    if left and float(row["clean"]) < max(left):
+        yield "an attack leaves more than its clean accuracy"
+    if left and float(attacks.get(ATTACK + row["strongest_attack"], math.inf)) != min(left):
+        yield "its strongest attack is another"

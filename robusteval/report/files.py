@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.evaluation.outcomes import Example
-from robusteval.report.leaderboard import rows_as_csv
 from robusteval.report.page import render_html, render_markdown
+from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
 from robusteval.storage import replace_file, require_writable
 
@@ -20,7 +20,7 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
     """Every file by name; the same report gives the same bytes."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     files = {
-        "row.csv": rows_as_csv([report]),
+        "row.csv": as_csv(rows_of(report)),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
         "report.json": text,

@@ -1,0 +1,124 @@
+"""A report's rows, one per threat model: the same in ``row.csv``, in tables and on leaderboards.
+
+A row holds what one run found of one model, with what is needed to doubt it: samples, intervals,
+the claim, and the digests of entry, weights and evidence.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robusteval.errors import EvidenceError
+from robusteval.report.wording import claimed_by, lowest_claim
+
+FOUND = (
+    "model",
+    "method",
+    "training",
+    "dataset",
+    "norm",
+    "eps",
+    "status",
+    "clean",
+    "worst_case",
+    "worst_case_low",
+    "worst_case_high",
+    "robust_samples",
+    "samples",
+    "strongest_attack",
+    "claimed",
+    "claimed_by",
+)
+BACKING = (
+    "suite",
+    "seed",
+    "run",
+    "versions",
+    "entry_sha256",
+    "weights_sha256",
+    "evidence_sha256",
+)
+ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
+# A spreadsheet takes a cell that begins so for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+Row = dict[str, str]
+
+
+def rows_of(report: dict[str, Any]) -> list[Row]:
+    """A report's rows; accuracies in percent, empty where there is no number."""
+    return [_row(report, worst) for worst in report["worst_case"]]
+
+
+def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
+    model, threat, rate = report["model"], worst["threat"], worst["robust_accuracy"] or {}
+    here = [a for a in report["attacks"] if a["threat"] == threat and a["robust_accuracy"]]
+    strongest = min(here, key=lambda a: a["robust_accuracy"]["value"], default=None)
+    claim = lowest_claim(report["claims"], threat["norm"])
+    row = {
+        "model": model["name"],
+        "method": model["method"],
+        "training": model["training"],
+        "dataset": report["dataset"]["name"],
+        "norm": threat["norm"],
+        "eps": threat["eps"],
+        "status": "complete" if worst["complete"] else "incomplete",
+        "clean": percent(report["clean"]["accuracy"]["value"]),
+        "worst_case": percent(rate.get("value")),
+        "worst_case_low": percent(rate.get("low")),
+        "worst_case_high": percent(rate.get("high")),
+        "robust_samples": str(rate.get("k", "")),
+        "samples": str(report["samples"]),
+        "strongest_attack": strongest["name"] if strongest else "",
+        "claimed": f"{claim['accuracy']:g}" if claim else "",
+        "claimed_by": claimed_by(claim),
+        **{f"{ATTACK}{a['name']}": percent(a["robust_accuracy"]["value"]) for a in here},
+        "suite": report["suite"]["name"],
+        "seed": str(report["seed"]),
+        "run": report["run"],
+        "versions": " ".join(f"{k}={v}" for k, v in report["provenance"]["versions"].items()),
+        "entry_sha256": model["digest"],
+        "weights_sha256": model["weights_sha256"] or "",
+        "evidence_sha256": report["evidence"]["digest"],
+    }
+    return {name: as_cell(value) for name, value in row.items()}
+
+
+def as_cell(value: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{value}" if value.startswith(_FORMULA) else value
+
+
+def percent(value: float | None) -> str:
+    """A share, such as 32.14; empty where there is none."""
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def as_csv(rows: Sequence[Row], first: Sequence[str] = ()) -> str:
+    """Rows under one header, ``first`` before the other columns; attacks that not all have are
+    left empty."""
+    attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
+    columns = [*first, *FOUND, *attacks, *BACKING]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def read_rows(path: Path, first: Sequence[str] = ()) -> list[Row]:
+    """The rows of such a table; none if there is no file.  Raises EvidenceError for another one."""
+    if not path.is_file():
+        return []
+    try:
+        reader = csv.DictReader(path.read_text("utf-8").splitlines(), strict=True)
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EvidenceError(f"{path} can't be read as a table ({error}): restore it") from None
+    names = list(reader.fieldnames or [])
+    if lacking := [c for c in (*first, *FOUND, *BACKING) if c not in names]:
+        raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
+    if any(None in row or None in row.values() for row in rows):
+        raise EvidenceError(f"{path}: a row has more or fewer cells than the header: restore it")
+    return rows
