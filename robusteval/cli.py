@@ -38,8 +38,6 @@ DataDir = Annotated[
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
-    str | None, typer.Option("--device", help="Another than the run's: cpu, say.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
