@@ -110,7 +110,7 @@ def prepare(
         threats=[[t.norm, str(t.eps)] for t in threats_for(chosen, data, list(options.eps))],
         samples=len(data),
         seed=options.seed,
-        batch_size=options.batch_size or default_batch(data.info.shape),
+        batch_size=options.batch_size or default_batch(data.info.shape, options.device),
         time_limit=options.time_limit,
         outliers=_outliers(chosen, data, options),
         outlier_folders=tuple(str(f.resolve()) for f in options.outlier_folders),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._functorch.config as functorch
 from torch import Tensor, nn
 
 from robusteval import api
@@ -149,7 +150,7 @@ def test_compiled_forms_see_one_batch_size(
     """Whatever an attack holds: one shape, the same logits and the same gradients."""
     seen = []
 
-    def compile_nothing(module: nn.Module, dynamic: bool) -> nn.Module:
+    def compile_nothing(module: nn.Module, dynamic: bool, mode: None) -> nn.Module:
         assert not dynamic
 
         def run(images: Tensor) -> dict[str, Tensor]:
@@ -176,6 +177,43 @@ def test_a_compiled_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -
     fast, images = accelerated(model, Acceleration(compiled=True)), torch.rand((40, 3, 8, 8))
     assert torch.allclose(fast(images), model(images), atol=1e-4)
     assert torch.allclose(gradient(fast, images), gradient(model, images), atol=1e-3)
+
+
+def test_compiled_forms_let_callers_keep_the_graph(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
+) -> None:
+    """DeepFool and FAB go back through one graph several times."""
+    monkeypatch.setattr(functorch, "donated_buffer", True)
+    accelerated(model, Acceleration(compiled=True))
+    assert not functorch.donated_buffer
+
+
+class Ascending(torch.autograd.Function):
+    """The identity, with a gradient that points the other way."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -gradient
+
+
+def test_a_compiled_form_with_wrong_gradients_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
+) -> None:
+    def compiled(module: nn.Module, **_: object) -> object:
+        if wrong:
+            return lambda images: module(Ascending.apply(images))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    images = torch.rand((64, 3, 16, 16))
+    for wrong in (False, True):
+        seconds = iter((2.0, 1.0, 1.0, 0.1, 0.1))
+        chosen = choose_forms(model, images, 1e9, lambda *_: next(seconds))  # noqa: B023
+        assert [form.compiled for form in chosen] == 2 * [not wrong]
 
 
 @pytest.mark.parametrize("how", [PLAIN, FOLDED, HALF, Acceleration(True, True, True)])

@@ -20,15 +20,20 @@ from robusteval.data.readers import Shape
 from robusteval.detection.detectors import DETECTORS
 from robusteval.errors import ThreatError
 from robusteval.evaluation.suite import AttackSpec, Suite
+from robusteval.models.acceleration import static_batch
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
 _PIXELS_AT_ONCE = 120 * 3 * 32 * 32
 
 
-def default_batch(shape: Shape) -> int:
-    """Images attacked together where the user does not say: 120 at 3×32×32, up to 500 smaller."""
+def default_batch(shape: Shape, device: str = "cpu") -> int:
+    """Images attacked together where the user does not say: 120 at 3×32×32, up to 500 smaller.
+
+    On an accelerator no fewer than its models take at once.
+    """
     pixels = shape.channels * shape.height * shape.width
-    return max(16, min(500, _PIXELS_AT_ONCE // pixels))
+    fewest = 16 if device == "cpu" else static_batch(device)
+    return max(fewest, min(500, _PIXELS_AT_ONCE // pixels))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter
 
 # A folded model's logits may differ by this share of their size: float32 rounding, no more.
 _TOLERANCE = 1e-3
+_ALIKE = 0.9  # a cosine, and a share of samples: bfloat16 rounds, and near-ties turn
 # Compiling takes some ten seconds a shape on a processor, and longer for deep networks.
 _COMPILE_SECONDS = 15.0
 _STATIC_BATCH = {"cpu": 64, "cuda": 512}
@@ -88,7 +89,8 @@ class Faster(nn.Module):
     """A module on images (B, C, H, W), run channels-last and, if asked for, in bfloat16.
 
     Compiled, it runs at one static batch size: a batch is cut into such parts, and what is left
-    over is filled up, or runs uncompiled where less than half a part is left.
+    over is filled up, or runs uncompiled where less than half a part is left.  On an accelerator
+    it replays CUDA graphs, whose outputs are copied before the next replay overwrites them.
     """
 
     def __init__(self, module: nn.Module, bfloat16: bool, compiled: bool = False) -> None:
@@ -96,7 +98,7 @@ class Faster(nn.Module):
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rough = bfloat16
         # In a tuple, so that its parameters, which are the module's, do not count twice.
-        self.static: tuple[Any, ...] = (torch.compile(module, dynamic=False),) * compiled
+        self.static: tuple[Any, ...] = (_compiled(module),) if compiled else ()
 
     def forward(self, images: Tensor) -> Any:
         moved = _ChannelsLast.apply(images)  # type: ignore[no-untyped-call]
@@ -121,8 +123,22 @@ class Faster(nn.Module):
         filled = torch.cat([images, images[:1].detach().expand(size - count, -1, -1, -1)])
         found = self.static[0](filled.contiguous(memory_format=torch.channels_last))
         if isinstance(found, Tensor):
-            return found[:count]
-        return {name: values[:count] for name, values in found.items()}
+            return found[:count].clone()
+        return {name: values[:count].clone() for name, values in found.items()}
+
+
+def _compiled(module: nn.Module) -> Any:
+    """``module`` compiled, for callers that may keep the graph after a backward pass.
+
+    Buffers given away in the first backward pass would be missing in a second one, which
+    DeepFool, FAB and others make.
+    """
+    import torch._functorch.config as functorch
+
+    functorch.donated_buffer = False
+    on_accelerator = any(parameter.is_cuda for parameter in module.parameters())
+    mode = "reduce-overhead" if on_accelerator else None
+    return torch.compile(module, dynamic=False, mode=mode)
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -172,14 +188,25 @@ def same_function(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
     )
 
 
+def _gradient(adapter: Adapter, images: Tensor) -> Tensor:
+    moved = images.clone().requires_grad_()
+    found: Tensor = torch.autograd.grad(adapter(moved).amax(1).sum(), moved)[0]
+    return found
+
+
+def same_gradients(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
+    """Whether the largest logit's gradients point the same way, for all but a few of ``images``.
+
+    A form whose gradients are wrong would make every attack on it weaker.
+    """
+    first, second = (_gradient(form, images).flatten(1).double() for form in (plain, fast))
+    alike = torch.cosine_similarity(first, second) > _ALIKE
+    return float((alike | ~first.any(1)).double().mean()) > _ALIKE
+
+
 def seconds_per_gradient(adapter: Adapter, images: Tensor) -> float:
     """A forward and a backward pass over ``images``."""
-
-    def gradient() -> None:
-        moved = images.clone().requires_grad_()
-        torch.autograd.grad(adapter(moved).sum(), moved)
-
-    return best_seconds(gradient, str(images.device))
+    return best_seconds(lambda: _gradient(adapter, images), str(images.device))
 
 
 def choose_forms(
@@ -224,7 +251,9 @@ def _compiled_if_it_pays(
         return how
     compiled = replace(how, compiled=True)
     try:
-        saved = batches * (seconds - stopwatch(accelerated(adapter, compiled), images))
+        form = accelerated(adapter, compiled)
+        saved = batches * (seconds - stopwatch(form, images))
+        true = same_gradients(accelerated(adapter, how), form, images)
     except Exception:  # noqa: BLE001 - no compiler, or one that can't: torch raises many kinds
         return how
-    return compiled if saved > _COMPILE_SECONDS else how
+    return compiled if true and saved > _COMPILE_SECONDS else how
