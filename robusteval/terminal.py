@@ -23,7 +23,8 @@ console = Console()
 error_console = Console(stderr=True)
 WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
-_LESSER = ("claim", "training")  # what a table can do without
+_LESSER = ("weights", "training")  # what a table can do without
+_WRAPPED = ("claim",)  # columns whose cells may break between words
 _ONLY_IN_JSON = ("path", "title", "clean_count")
 
 
@@ -277,19 +278,29 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
             console.print(Text("  ".join(cell for cell in cells if cell)))
         return
     columns = _that_fit(columns, rows)
+    if "weights" not in columns:  # what is wrong with them stands where a number can't be trusted
+        rows = [
+            {**r, "clean": r["weights"]} if r.get("weights", "checked") != "checked" else r
+            for r in rows
+        ]
     table = Table(title=title)
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in rows:
         table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
     console.print(table)
+    if left_out := [c for c in _LESSER if any(c in row for row in rows) and c not in columns]:
+        console.print(Text(f"A wider terminal, or --json, shows {' and '.join(left_out)}, too."))
 
 
 def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
     """Without the lesser columns, one after another, while no line would fit without a break."""
 
     def width(column: str) -> int:
-        return max(len(column), *(len(_cell(column, row.get(column))) for row in rows))
+        cells = [_cell(column, row.get(column)) for row in rows]
+        if column in _WRAPPED:
+            cells = [word for cell in cells for word in cell.split()]
+        return max(len(column), *map(len, cells))
 
     kept = list(columns)
     for lesser in _LESSER:
@@ -302,7 +313,7 @@ def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{100 * value:.2f} %" if column == "clean" else str(value)
+    return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
 
 
 def print_entry(entry: "Entry") -> None:

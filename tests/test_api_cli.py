@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import robusteval
-from robusteval import api
+from robusteval import api, terminal
 from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
@@ -197,6 +197,18 @@ def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
     rows = json.loads(cli("list", kind, "--json").stdout)
     assert len(rows) >= 2
     assert all(row["name"] for row in rows)
+
+
+def test_a_narrow_table_of_models_keeps_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal.console, "width", 80)
+    shown = cli("list", "models").stdout
+    lines = {line.split()[1]: line for line in shown.splitlines() if "digits" in line}
+    header = next(line for line in shown.splitlines() if "name" in line)
+    assert all(word in header for word in ("method", "dataset", "clean", "claim"))
+    assert "98.61 %" in lines["pcl_digits"]
+    assert "untrained" in shown
+    assert "A wider terminal, or --json, shows weights and training" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
 
 
 def test_listing_an_unknown_kind() -> None:

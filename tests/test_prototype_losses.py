@@ -10,6 +10,7 @@ from pytorch_metric_learning import losses as reference
 from pytorch_metric_learning.regularizers import SparseCentersRegularizer
 from torch import Tensor
 
+from robusteval.models.heads import prototype_distances
 from robusteval.training import prototype_losses as L
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -30,12 +31,28 @@ def test_n_prototype_by_hand() -> None:
     torch.testing.assert_close(L.n_prototype(similarities, labels), cross_entropy)
 
 
+def closest(features: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """By L2."""
+    return L.closest_own(prototype_distances(features, prototypes, "l2"), labels, prototypes)
+
+
+def test_the_closest_is_by_the_distance_that_is_asked() -> None:
+    """(2, 2) is 2.8 from the origin in L2 and 4 in L1; (5, 1.5) is 3.04 and 3.5."""
+    prototypes = torch.tensor([[[0.0, 0.0], [5.0, 1.5]]])
+    features, labels = torch.tensor([[2.0, 2.0]]), torch.tensor([0])
+    for similarity, own in (("l2", [0.0, 0.0]), ("l1", [5.0, 1.5])):
+        distances = prototype_distances(features, prototypes, similarity)  # type: ignore[arg-type]
+        assert L.closest_own(distances, labels, prototypes).tolist() == [own]
+
+
 def test_distances_to_the_closest_own_prototype_by_hand() -> None:
     prototypes = torch.tensor([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 0.0], [9.0, 9.0]]])
     features = torch.tensor([[3.0, 0.0], [1.0, 2.0]])
     labels = torch.tensor([0, 1])  # 3 to (0, 0), 4 to (3, 4); 2 to (1, 0)
-    assert float(L.prototype_norm(features, labels, prototypes)) == pytest.approx(2.5)
-    assert float(L.prototype_encoding_cost(features, labels, prototypes)) == pytest.approx(6.5)
+    own = closest(features, labels, prototypes)
+    assert own.tolist() == [[0, 0], [1, 0]]
+    assert float(L.prototype_norm(features, own)) == pytest.approx(2.5)
+    assert float(L.prototype_encoding_cost(features, own)) == pytest.approx(6.5)
     assert float(L.centre(features, labels, prototypes[:, 0])) == pytest.approx(0.5 * (9 + 4) / 2)
 
 
@@ -102,8 +119,8 @@ def test_proxy_anchor_against_the_reference() -> None:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "n_prototype": lambda f, p: L.n_prototype(-torch.cdist(f, p[:, 0]), LABELS),
-    "prototype_norm": lambda f, p: L.prototype_norm(f, LABELS, p),
-    "prototype_encoding_cost": lambda f, p: L.prototype_encoding_cost(f, LABELS, p),
+    "prototype_norm": lambda f, p: L.prototype_norm(f, closest(f, LABELS, p)),
+    "prototype_encoding_cost": lambda f, p: L.prototype_encoding_cost(f, closest(f, LABELS, p)),
     "distance_cross_entropy": lambda f, p: L.distance_cross_entropy(
         torch.cdist(f, p.flatten(0, 1)).square().view(12, 4, 3), LABELS
     ),

@@ -1,5 +1,6 @@
 """The papers' recipes: each trains a small network, and holds what its paper says of it."""
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import ThreatError, TrainingError
+from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import BACKBONES
 from robusteval.models.entry import Adversarial, Training
 from robusteval.models.network import HeadConfig, PrototypeNetwork
@@ -19,6 +21,7 @@ from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.drp import repulsive_prototypes
 from robusteval.training.loop import Trainer, accuracy_of
 from robusteval.training.mpat import distinct_prototypes, merge_prototypes
+from robusteval.training.prototype_losses import repulsion
 from robusteval.training.recipe import RECIPES, class_means
 
 
@@ -99,6 +102,17 @@ def test_every_method_learns(name: str, parts: tuple[Dataset, Dataset], tmp_path
         ("mpat", NEAREST, {}, "softmax"),
         ("auxiliary", NEAREST, {}, "softmax"),
         ("auxiliary", SOFTMAX, {"metric": "triplets"}, "triplet"),
+        ("auxiliary", SOFTMAX, {"anchors": "adversarial"}, "TLA"),
+        ("auxiliary", {**SOFTMAX, "prototypes_per_class": 3}, {"metric": "centre"}, "one proto"),
+        ("scpl", NEAREST, {"similarity": "euclid"}, "similarity = 'euclid': it takes one of l2"),
+        ("pcl", DEEP, {"weighting": "papr"}, "bounded, paper"),
+        ("pcl", DEEP, {"centres": "classmeans"}, "normal, class_means"),
+        ("pcl", DEEP, {"tau": "much"}, "tau = 'much': it takes a number from 0 up"),
+        ("pcl", DEEP, {"tau": -1.0}, "from 0 up"),
+        ("pcl", DEEP, {"tau": True}, "from 0 up"),
+        ("gcpl", NEAREST, {"gamma": float("nan")}, "a number above 0"),
+        ("drp", NEAREST, {"radius": 0.0}, "a number above 0"),
+        ("mpat", SOFTMAX, {"gamma": 0.0}, "a number above 0"),
         ("auxiliary", SOFTMAX, {"wieght": 1.0}, "weight"),
         ("ce", SOFTMAX, {"tau": 1.0}, "none"),
     ],
@@ -137,6 +151,91 @@ def test_drps_prototypes_are_frozen(parts: tuple[Dataset, Dataset], tmp_path: Pa
     before = network.prototypes["fc2"].clone()
     list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
     assert torch.equal(network.prototypes["fc2"], before)
+
+
+def test_repulsion_by_hand_and_its_slope() -> None:
+    """Three points: sides 3, 4 and 5 in L2, and 3, 4, 4 in L∞ (eq. 5)."""
+    centres = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    assert repulsion(centres, "l2") == pytest.approx(-12)
+    assert repulsion(centres, "linf") == pytest.approx(-11)
+    points = torch.randn((4, 6), dtype=torch.float64, requires_grad=True)
+    for metric in ("l2", "linf"):
+        assert torch.autograd.gradcheck(lambda c, m=metric: repulsion(c, m), points)  # type: ignore[misc]
+
+
+# Prototypes and proxies of which only the direction counts
+
+
+@pytest.mark.parametrize("name", ["mpat", "proxy_nca", "proxy_anchor"])
+def test_prototypes_turn_towards_their_class(
+    name: str, parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """At unit length, and far from where they began; random ones don't classify, these do."""
+    recipe_name, head, options = METHODS[name]
+    network = network_for(**{**head, "similarity": "cosine"})  # type: ignore[arg-type]
+    settings = settings_for(recipe_name, epochs=8, options=options)
+    recipe = RECIPES.get(recipe_name)(network, settings)
+    before = network.prototypes["fc2"].detach().clone()
+    torch.testing.assert_close(before.norm(dim=2), torch.ones(before.shape[:2]))
+    list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
+    after = network.prototypes["fc2"].detach()
+    torch.testing.assert_close(after.norm(dim=2), torch.ones(after.shape[:2]))
+    assert torch.rad2deg((before * after).sum(2).clamp(-1, 1).acos()).mean() > 20
+    nearest = PrototypeAdapter(network.eval()).distances(parts[1].images()).amin(2).argmin(1)
+    assert (nearest == parts[1].labels).double().mean() > 0.75
+
+
+def test_prototypes_merge_at_the_default_settings(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    network = network_for(**{**SOFTMAX, "prototypes_per_class": 5})  # type: ignore[arg-type]
+    settings = settings_for("mpat", epochs=20)
+    recipe = RECIPES.get("mpat")(network, settings)
+    list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
+    assert sum(distinct_prototypes(network.prototypes["fc2"])) < 45
+
+
+def test_distances_of_a_cosine_head_are_between_unit_vectors() -> None:
+    network = network_for(**{**SOFTMAX, "similarity": "cosine"}).eval()  # type: ignore[arg-type]
+    model, images = PrototypeAdapter(network), torch.rand((5, 1, 8, 8))
+    features = F.normalize(model.embed(images), dim=1)
+    expected = torch.cdist(features, F.normalize(network.prototypes["fc2"][:, 0], dim=1)).square()
+    squared = model.logits_and_distances(images)[1]["fc2"][:, :, 0]
+    torch.testing.assert_close(squared, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.distances(images)[:, :, 0], expected / 2, atol=1e-5, rtol=1e-4)
+
+
+# Triplets
+
+
+@pytest.mark.parametrize("metric", ["n_pair", "contrastive", "triplet", "centre"])
+def test_any_metric_trains_on_clean_and_crafted_images(
+    metric: str, parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    chosen = adversarial("fast", step_size=1.0)  # with_clean is the default
+    settings = settings_for("auxiliary", epochs=1, options={"metric": metric}, adversarial=chosen)
+    network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+    recipe = RECIPES.get("auxiliary")(network, settings)
+    (line,) = Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors")
+    assert math.isfinite(line.loss)
+
+
+def test_tla_anchors_are_the_adversarial_half() -> None:
+    """By hand: each anchor's hardest clean positive and negative, on cosines."""
+    options = {"metric": "triplet", "anchors": "adversarial", "margin": 0.3}
+    settings = settings_for("auxiliary", options=options, adversarial=adversarial("fast"))
+    recipe = RECIPES.get("auxiliary")(network_for(**SOFTMAX), settings)  # type: ignore[arg-type]
+    features, labels = torch.randn((12, 8)), torch.tensor([0, 0, 1, 1, 2, 2]).repeat(2)
+    clean, anchors = F.normalize(features[:6], dim=1), F.normalize(features[6:], dim=1)
+    cosines, same = anchors @ clean.T, labels[6:, None] == labels[None, :6]
+    hardest = cosines.masked_fill(~same, 2).amin(1), cosines.masked_fill(same, -2).amax(1)
+    violations = (hardest[1] - hardest[0] + 0.3).clamp_min(0)
+    expected = violations[violations > 0].mean()
+    found = recipe._metric(features, labels, torch.empty(0))  # type: ignore[operator]
+    torch.testing.assert_close(found, expected)
+    whole = settings_for("auxiliary", options={"metric": "triplet", "margin": 0.3})
+    batch = RECIPES.get("auxiliary")(network_for(**SOFTMAX), whole)  # type: ignore[arg-type]
+    assert not torch.allclose(batch._metric(features, labels, torch.empty(0)), expected)  # type: ignore[operator]
 
 
 # MPAT

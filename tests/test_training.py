@@ -13,6 +13,7 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
 from robusteval.evaluation.verify import state_digest
+from robusteval.hardware import hardware_name
 from robusteval.models.entry import Adversarial, Training, find_entry, read_entry
 from robusteval.models.loading import build_network, load_model
 from robusteval.models.network import PrototypeNetwork
@@ -91,11 +92,13 @@ def parts() -> tuple[Dataset, Dataset]:
     return load_dataset("digits", "train").balanced_subset(500).split_off(100)
 
 
-def trainer(chosen: Training, parts: tuple[Dataset, Dataset], name: str = "pcl_digits") -> Trainer:
+def trainer(
+    chosen: Training, parts: tuple[Dataset, Dataset], name: str = "pcl_digits", commit: str = ""
+) -> Trainer:
     torch.manual_seed(chosen.seed)
     network = build_network(find_entry(name))
     recipe = RECIPES.get(chosen.recipe)(network, chosen)
-    return Trainer(network, recipe, parts[0], parts[1], chosen)
+    return Trainer(network, recipe, parts[0], parts[1], chosen, commit=commit)
 
 
 PCL = {"recipe": "pcl", "warmup_epochs": 1, "options": {"centres": "class_means", "tau": 0.1}}
@@ -148,6 +151,47 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_epoch(
     assert all(torch.isfinite(v).all() for v in kept.values())
 
 
+def test_a_gradient_that_is_not_finite_stops_before_its_step(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """Zero under a root: the loss is finite, its slope isn't."""
+    running = trainer(settings(), parts)
+    running.recipe.loss = lambda network, layers, labels, epoch: (  # type: ignore[method-assign]
+        (0 * network.logits(layers)).sum().sqrt(),
+        network.logits(layers),
+    )
+    with pytest.raises(TrainingError, match="gradient became nan in epoch 1, batch 1"):
+        next(running.fit(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+    assert all(torch.isfinite(p).all() for p in running.network.parameters())
+
+
+def test_a_last_step_too_far_is_no_good_epoch(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """Nothing after an epoch's last batch would see what its step did."""
+    running = trainer(settings(), parts)
+    running.recipe.end_epoch = lambda network, *_: [  # type: ignore[method-assign]
+        p.data.mul_(1e30) for p in network.parameters()
+    ]
+    with pytest.raises(TrainingError, match="logits became NaN or infinite in epoch 1"):
+        next(running.fit(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_training_says_where_it_was_made(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """Of each epoch, not of the process that came last: a finished one adds nothing."""
+    first = trainer(settings(), parts, commit="one")
+    next(first.fit(tmp_path / "c"))
+    second = trainer(settings(), parts, commit="two")
+    list(second.fit(tmp_path / "c"))
+    finished = trainer(settings(), parts, commit="three")
+    assert list(finished.fit(tmp_path / "c")) == []
+    assert finished.state.commits == ["one", "two"]
+    assert finished.state.hardware == hardware_name()
+    assert finished.state.date
+
+
 def test_the_best_epoch_is_kept(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
     running = trainer(settings(epochs=6, lr=0.05), parts)
     logs = list(running.fit(tmp_path / "c"))
@@ -184,6 +228,13 @@ def test_schedules(parts: tuple[Dataset, Dataset]) -> None:
         scale_learning_rates(optimizer, steps, epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    cyclic = settings(schedule="cyclic", epochs=10, lr=0.1)
+    optimizer = make_optimizer(running.network, running.recipe, cyclic)
+    rates = []
+    for epoch in (0, 2.5, 5, 7.5, 10):
+        scale_learning_rates(optimizer, cyclic, epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0001, 0.05, 0.1, 0.05, 0.0001])
 
 
 def test_centres_learn_at_their_own_rate(parts: tuple[Dataset, Dataset]) -> None:

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from robusteval.models.heads import prototype_distances
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.prototype_losses import distance_cross_entropy, prototype_encoding_cost
+from robusteval.training.prototype_losses import (
+    closest_own,
+    distance_cross_entropy,
+    prototype_encoding_cost,
+)
 from robusteval.training.recipe import RECIPES, Option, Recipe
 
 
@@ -37,7 +41,7 @@ class GCPL(Recipe):
         features, prototypes = self.features_and_prototypes(network, layers)
         squared = prototype_distances(features, prototypes, "sql2")
         loss = distance_cross_entropy(squared, labels, self.number("gamma"))
-        encoding = prototype_encoding_cost(features, labels, prototypes)
+        encoding = prototype_encoding_cost(features, closest_own(squared, labels, prototypes))
         loss = loss + self.number("encoding_weight") * encoding
         return loss, network.logits(layers)
 

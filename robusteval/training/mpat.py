@@ -109,6 +109,7 @@ class MPAT(Recipe):
         if self.number("merge_distance") and epoch >= self.number("merge_from"):
             for prototypes in network.prototypes.values():
                 prototypes.copy_(merge_prototypes(prototypes, self.number("merge_distance")))
+            self.to_unit_length(network)
 
 
 RECIPES.add("mpat", MPAT)

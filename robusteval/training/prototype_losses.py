@@ -21,14 +21,22 @@ def n_prototype(similarities: Tensor, labels: Tensor) -> Tensor:
     return gaps.logsumexp(1).mean()
 
 
-def prototype_norm(features: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """L_norm: SCPL, eq. 10: ‖h − m_y‖₂ to the closest prototype of the own class."""
-    return _to_own(features, labels, prototypes).mean()
+def closest_own(distances: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """m_y (B, D): of each sample's class the prototype that is closest by ``distances`` (B, K, M),
+    whatever they are measured in."""
+    rows = torch.arange(len(labels), device=labels.device)
+    return prototypes[labels, distances[rows, labels].argmin(1)]
 
 
-def prototype_encoding_cost(features: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """The prototype loss of GCPL (Yang et al. 2018): ‖f − m_y‖² to the closest own prototype."""
-    return _to_own(features, labels, prototypes).square().mean()
+def prototype_norm(features: Tensor, own: Tensor) -> Tensor:
+    """L_norm: SCPL, eq. 10: ‖h − m_y‖₂ to the own prototypes m_y (B, D)."""
+    found: Tensor = (features - own).norm(dim=1)
+    return found.mean()
+
+
+def prototype_encoding_cost(features: Tensor, own: Tensor) -> Tensor:
+    """The prototype loss of GCPL (Yang et al. 2018): ‖f − m_y‖² to the own prototypes (B, D)."""
+    return (features - own).square().sum(1).mean()
 
 
 def distance_cross_entropy(squared: Tensor, labels: Tensor, gamma: float = 1.0) -> Tensor:
@@ -127,13 +135,6 @@ def repulsive_fit(similarities: Tensor) -> Tensor:
     The equation writes a distance d, which would drive samples away from their prototype.
     """
     return (1 - similarities).square().mean()
-
-
-def _to_own(features: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
-    """Each sample's distance (B,) to the closest prototype of its class."""
-    differences = features[:, None] - prototypes[labels]  # (B, M, D)
-    found: Tensor = differences.norm(dim=2).amin(1)
-    return found
 
 
 def _softplus_sum(values: Tensor) -> Tensor:

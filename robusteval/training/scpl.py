@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robusteval.models.heads import Similarity, prototype_distances
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.prototype_losses import n_prototype, prototype_norm
+from robusteval.training.prototype_losses import closest_own, n_prototype, prototype_norm
 from robusteval.training.recipe import RECIPES, Option, Recipe
 
 
@@ -44,7 +44,8 @@ class SCPL(Recipe):
         chosen = cast(Similarity, self.options["similarity"])
         distances = prototype_distances(features, prototypes, chosen)
         loss = n_prototype(-self.number("scale") * distances.amin(2), labels)
-        loss = loss + self.number("norm_weight") * prototype_norm(features, labels, prototypes)
+        own = closest_own(distances, labels, prototypes)
+        loss = loss + self.number("norm_weight") * prototype_norm(features, own)
         return loss, network.logits(layers)
 
 
