@@ -145,8 +145,8 @@ def test_aim_breaks_what_the_closest_class_hides() -> None:
     assert broken["aim"] == 20
 
 
-def test_pull_breaks_what_the_classifier_masks() -> None:
-    """A head that saturates hides the way; the prototypes in feature space still show it."""
+def stairs(prototypes: list[list[list[float]]]) -> PrototypeAdapter:
+    """Two features, and a head that says which is larger, and nothing of by how much."""
 
     class Halves(Backbone):
         def __init__(self) -> None:
@@ -163,17 +163,34 @@ def test_pull_breaks_what_the_classifier_masks() -> None:
             gap = features[:, 0] - features[:, 1] + 0.05
             return torch.stack([gap.sign(), -gap.sign()], 1) + 0 * features
 
-    network = PrototypeNetwork(Halves(), HeadConfig("softmax", 2, ("fc",)), [0.0], [1.0])
+    head = HeadConfig("softmax", 2, ("fc",), prototypes_per_class=len(prototypes[0]))
+    network = PrototypeNetwork(Halves(), head, [0.0], [1.0])
     network.classifier = Stairs()  # type: ignore[assignment]
-    network.prototypes["fc"].data.copy_(torch.tensor([[[0.1, -0.1]], [[-0.1, 0.1]]]))
+    network.prototypes["fc"].data.copy_(torch.tensor(prototypes))
     model = PrototypeAdapter(network)
-    images = images_near_grey(6)
-    labels = model(images).argmax(1)
     model.class_distances = lambda: None  # type: ignore[method-assign]
+    return model
+
+
+def test_pull_breaks_what_the_classifier_masks() -> None:
+    """A head that saturates hides the way; the prototypes in feature space still show it."""
+    model, images = stairs([[[0.1, -0.1]], [[-0.1, 0.1]]]), images_near_grey(6)
+    labels = model(images).argmax(1)
     broken = told(model, images, labels)
     assert broken["margin"] == broken["aim"] == 0
     assert broken["pull"] == 6 - broken["square"] >= 3
     assert "more steps" not in broken
+
+
+def test_pull_goes_past_a_decoy() -> None:
+    """A wrong prototype that is nearer, but along the stairs, leads nowhere."""
+    own, decoy, way = [0.1, -0.1], [0.2, 0.0], [-0.3, 0.3]
+    model = stairs([[own, own], [decoy, way]])
+    images = images_near_grey(6)
+    labels = model(images).argmax(1)
+    broken = told(model, images, labels)
+    assert broken["margin"] == broken["aim"] == 0
+    assert broken["pull"] == 6 - broken["square"] >= 3
 
 
 def test_a_model_without_gradients_is_told_and_broken() -> None:

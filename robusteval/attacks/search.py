@@ -25,7 +25,8 @@ _ROUGH = 0.02
 @dataclass(frozen=True)
 class Seen:
     """What a pass tells an objective: logits (B, K), squared distances (B, K, M) by layer, labels
-    (B,), and the class (B,) that each sample is driven towards, if it is."""
+    (B,), and the class (B,), or the prototype's place in K·M, that each sample is driven towards,
+    if it is."""
 
     logits: Tensor
     squared: dict[str, Tensor]
@@ -60,9 +61,17 @@ def _pulled(seen: Seen) -> Tensor:
     return distance_margin(deepest, seen.labels)
 
 
+def _pulled_to(seen: Seen) -> Tensor:
+    assert seen.targets is not None
+    *_, deepest = seen.squared.values()
+    own = deepest[torch.arange(len(deepest), device=deepest.device), seen.labels].amin(1)
+    return own - deepest.flatten(1).gather(1, seen.targets[:, None])[:, 0]
+
+
 MARGIN = Objective(lambda seen: logit_margin(seen.logits, seen.labels))
 AIMED = Objective(_aimed)
-PULLED = Objective(_pulled, distances=True)
+PULLED = Objective(_pulled, distances=True)  # to the nearest prototype of another class
+PULLED_TO = Objective(_pulled_to, distances=True)  # to one of them
 
 
 class Slopes(NamedTuple):
@@ -269,3 +278,19 @@ def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
         gaps = gaps / apart[labels].clamp_min(1e-12)
     gaps = gaps.scatter(1, labels[:, None], -torch.inf)
     return gaps.argsort(1, descending=True)[:, :-1]
+
+
+def ranked_prototypes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
+    """Other classes' prototypes, as places in K·M, the nearest at ``points`` first (B, (K − 1)·M).
+
+    With the nearest own one each makes a pair, which a class of several prototypes has many of.
+    """
+    parts, labels = [], search.labels[rows]
+    with torch.no_grad():
+        for at in torch.arange(len(rows), device=rows.device).split(search.batch_size):
+            with search.model.attending(rows[at]):
+                parts.append([*search.model.logits_and_distances(points[at])[1].values()][-1])
+    squared = torch.cat(parts)
+    own = torch.arange(squared.shape[1], device=labels.device) == labels[:, None]
+    squared = squared.masked_fill(own[:, :, None], torch.inf).flatten(1)
+    return squared.argsort(1)[:, : -parts[0].shape[2]]
