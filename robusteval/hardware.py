@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,6 +76,19 @@ def best_seconds(action: Callable[[], object], device: str = "cpu", times: int =
         if i > 0:
             best = min(best, time.perf_counter() - started)
     return best
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Within it an accelerator multiplies float32 as such, not as TF32: verdicts are float32's."""
+    from torch.backends import cuda, cudnn
+
+    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
 
 
 def hardware_name(device: str = "cpu") -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
+from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
 from robusteval.types import ThreatModel
 
@@ -160,7 +161,7 @@ class Search:
         """Logits (B, K) of points by the model itself."""
         parts = []
         for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
-            with self.model.attending(rows[at]):
+            with self.model.attending(rows[at]), exact_float32():
                 passes = [self.model(points[at]) for _ in range(self.words)]
             parts.append(torch.stack(passes).mean(0) if self.words > 1 else passes[0])
         return torch.cat(parts)

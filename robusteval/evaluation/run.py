@@ -17,6 +17,7 @@ from robusteval.evaluation.kept import PROOF_BATCH, float32_tally, image_balance
 from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
+from robusteval.hardware import exact_float32
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,16 @@ class Settings:
     progress: Progress = field(default_factory=Silent)
 
 
-def set_precision(spec: RunSpec) -> None:
-    """The spec's threads, and float32 without TF32: the verdict is float32's."""
-    torch.set_num_threads(spec.threads)
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
 @contextmanager
 def precision(spec: RunSpec) -> Iterator[None]:
-    """As ``set_precision``, for a while."""
-    before = (
-        torch.get_num_threads(),
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cuda.matmul.allow_tf32,
-    )
-    set_precision(spec)
+    """Within it: the spec's threads, and float32 without TF32, which is the verdict's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(spec.threads)
     try:
-        yield
+        with exact_float32():
+            yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before[1:]
+        torch.set_num_threads(before)
 
 
 class Run:

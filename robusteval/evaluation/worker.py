@@ -20,7 +20,7 @@ from robusteval.evaluation.context import Access, Context, rebuild
 from robusteval.evaluation.jobs import perform
 from robusteval.evaluation.plan import Job
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.run import set_precision
+from robusteval.evaluation.run import precision
 
 _PAUSE = 0.2  # seconds between two words on how far a job is
 
@@ -49,13 +49,13 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
         how = incoming.get()
         data_dir = Path(how["data_dir"]) if how["data_dir"] else None
         store, spec, _ = open_store(folder)
-        set_precision(spec)
-        context = rebuild(spec, Access(how["entry"], data_dir, how["allow_code"]))
-        while True:
-            message = incoming.get()
-            job = _job(context, message)
-            found = perform(context, store, job, message["budget"], _throttled(say))
-            say(dict(found.__dict__))
+        with precision(spec):
+            context = rebuild(spec, Access(how["entry"], data_dir, how["allow_code"]))
+            while True:
+                message = incoming.get()
+                job = _job(context, message)
+                found = perform(context, store, job, message["budget"], _throttled(say))
+                say(dict(found.__dict__))
     except RobustevalError as error:
         say({"error": str(error), "exit_code": error.exit_code})
 

@@ -66,8 +66,9 @@ def optimality(found: Scores, best: Scores) -> float | None:
 
     1 − (A − A*) / (clean accuracy · d − A*), with A the area under an attack's curve up to the
     largest of the best norms d, and A* the area under the best one's (AttackBench, Cinà et al.
-    2024).  The area under a curve of shares is the mean of the norms, none above d.  Null where
-    nothing was broken.
+    2024).  The area under a curve of shares is the mean of the norms, none above d.  (Their code
+    joins the samples' points by lines, where the share falls in steps: on few samples the figures
+    differ by a few hundredths.)  Null where nothing was broken.
     """
     known = best[np.isfinite(best)]
     if not known.any():
