@@ -6,13 +6,13 @@ on images (B, C, H, W) in [0, 1], with one forward and one backward pass per ste
 yet broken.  They return the first misclassified image they meet, else the last one tried.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
+from robusteval.attacks.search import cosine
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
@@ -75,7 +75,7 @@ def prototype_margin(
         deepest = squared[adapter.layers[-1]]
         return logits, distance_margin(deepest, y)
 
-    sizes = [threat.radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
+    sizes = [step.size for step in cosine(threat.radius, steps)]
     return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
+from robusteval.attacks.search import cosine
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
 from robusteval.evaluation.verify import predict
 from robusteval.models.adapter import Adapter
@@ -66,6 +67,7 @@ def ascend(
     if seed is not None:
         moved = random_start(images, threat, torch.Generator().manual_seed(seed))
     best, best_margin, margins = moved, torch.full_like(images[:, 0, 0, 0], -torch.inf), []
+    sizes = [threat.radius] if steps == 1 else [s.size for s in cosine(threat.radius, steps)]
     for step in range(steps + 1):
         leaf = moved.detach().requires_grad_()
         margin = logit_margin(model(leaf), labels)
@@ -79,9 +81,9 @@ def ascend(
         if margin.requires_grad:
             (gradient,) = torch.autograd.grad(margin.sum(), leaf, allow_unused=True)
             gradient = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num()
-        size = threat.radius * (1 + math.cos(math.pi * step / steps))
-        size = threat.radius if steps == 1 else size
-        moved = project(leaf + size * ascent_direction(gradient, threat.norm), images, threat)
+        moved = project(
+            leaf + sizes[step] * ascent_direction(gradient, threat.norm), images, threat
+        )
     return best, Trace(torch.stack(margins))
 
 
