@@ -85,9 +85,10 @@ def adaptive(
     and strength alone counts.  Returns the first image that broke a sample, else the one with the
     largest margin.
 
-    The cascade is this project's own, and has no paper.  The margin is CW's f6 (Carlini and Wagner
-    2017) and the untargeted loss of PMA (arXiv:2411.15210, Section 3.2), ascended under signs; the
-    targeted ones are differences of two logits, as in FAB-T (Croce and Hein 2020).
+    The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
+    (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
+    probabilities, which can saturate.  Targeted, it is the difference of two logits, as in FAB-T
+    (Croce and Hein 2020).
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
     return adaptive_told(model, images, labels, threat, **parameters).images
