@@ -332,11 +332,11 @@ def run_dying(
 
 
 def test_sigkill_at_any_moment_loses_at_most_a_chunk(dying: Path, tmp_path: Path) -> None:
-    """Killed by its own model, in the middle of a pass, three times; then it ends as if never."""
+    """Killed by its own model, in the middle of a pass, twice; then it ends as if never."""
     whole = run_dying(dying, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     done = 0
-    for kill_at in ("9", "40", "30"):
+    for kill_at in ("9", "40"):
         killed = run_dying(dying, "--out", "killed", KILL_AT=kill_at)
         assert killed.returncode == -signal.SIGKILL
         (folder,) = (tmp_path / "killed").iterdir()
@@ -547,7 +547,7 @@ def test_memory_goes_with_the_chunk(shared_data: Path, tmp_path: Path) -> None:
         command = [
             *(sys.executable, "-m", "robusteval", "run", "--model", "pcl_mnist"),
             *("--suite", str(suite), "--only", "fgsm", "pgd10", "--samples", str(samples)),
-            *("--batch-size", "100", "--threads", "1", "--data-dir", str(shared_data)),
+            *("--batch-size", "50", "--threads", "1", "--data-dir", str(shared_data)),
         ]
         quiet = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
         process = os.posix_spawn(command[0], command, dict(os.environ), file_actions=[quiet])
@@ -555,4 +555,4 @@ def test_memory_goes_with_the_chunk(shared_data: Path, tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(status) == 0
         return float(usage.ru_maxrss)
 
-    assert peak(1000) <= 1.1 * peak(200)
+    assert peak(500) <= 1.1 * peak(100)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.overhead import plain_suite
 from robusteval import api, leaderboards
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.suite import read_suite
@@ -21,14 +22,17 @@ NAMES = {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
 
 def run_of(model: str, out: Path, **changed: object) -> Path:
     options = {"samples": 30, "threads": 1, "out": out, **changed}
-    return api.evaluate(model, "quick", options=api.Options(**options)).folder  # type: ignore[arg-type]
+    required = leaderboards.REQUIRED
+    return api.evaluate(model, required, options=api.Options(**options)).folder  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_is_enough() -> Iterator[None]:
-    """``full`` on hundreds of samples takes minutes: here ``quick`` on 30 is what it takes."""
+def _quick_is_enough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``full`` on hundreds of samples takes minutes: here the attacks of ``quick`` on 30 do."""
+    suite = tmp_path_factory.mktemp("suite") / "quick.toml"
+    suite.write_text(plain_suite("quick"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leaderboards, "REQUIRED", "quick")
+        patch.setattr(leaderboards, "REQUIRED", str(suite))
         patch.setattr(leaderboards, "FEWEST", 30)
         yield
 
@@ -110,7 +114,7 @@ def test_weaker_suites_are_refused(folder: Path, tmp_path: Path) -> None:
     refused(
         cli("leaderboard", "add", str(run), "--folder", str(folder)), "lacks gaussian_noise, pgd10"
     )
-    suite = read_suite("quick")
+    suite = read_suite(leaderboards.REQUIRED)
     weaker = suite.attacks[1].model_copy(update={"parameters": {"steps": 1}})
     altered = suite.model_copy(update={"attacks": [suite.attacks[0], weaker, *suite.attacks[2:]]})
     threats = [ThreatModel(n, parse_eps("0.1")) for n in NORMS]
