@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -416,6 +417,29 @@ def test_bfloat16_training_learns_like_float32(
         accuracies.append(accuracy_of(running.network, parts[1]))
     assert min(accuracies) > 0.7
     assert abs(accuracies[0] - accuracies[1]) < 0.15
+
+
+def test_only_training_steps_are_compiled(
+    parts: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mode and batch size is compiled anew, up to a limit: validation must not use it up."""
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append({len(i) for i in inputs if isinstance(i, torch.Tensor) and i.dim() == 4})
+        return graph.forward
+
+    def compile_by_it(module: torch.nn.Module, dynamic: bool) -> None:
+        inner = torch.compile(module._call_impl, backend=backend, dynamic=dynamic)
+        module._compiled_call_impl = inner  # type: ignore[assignment]
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_by_it)
+    crafted = Adversarial(attack="fast", eps=("0.1", "0.1"), with_clean=False)
+    running = trainer(settings(adversarial=crafted), parts, "ce_digits")
+    running.speed = Speed(compiled=True)
+    lines = list(running.fit(tmp_path / "c"))
+    assert lines[-1].loss < lines[0].loss
+    assert len(compiled) == 4  # crafting and training, whole batches of 64 and the last of 16
 
 
 def test_an_entry_without_training_says_so(tmp_path: Path) -> None:

@@ -104,10 +104,11 @@ class Trainer:
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
-            self.recipe.end_epoch(self.network, self.training, epoch)
-            self._require_sound(epoch)
-            validated = accuracy_of(self.network, self.validation)
-            robust = self._robust_accuracy(epoch)
+            with torch.compiler.set_stance("force_eager"):  # its shapes come once an epoch
+                self.recipe.end_epoch(self.network, self.training, epoch)
+                self._require_sound(epoch)
+                validated = accuracy_of(self.network, self.validation)
+                robust = self._robust_accuracy(epoch)
             self._note_best(epoch, validated if robust is None else robust)
             lr = self.optimizer.param_groups[0]["lr"]
             seconds = time.perf_counter() - started
