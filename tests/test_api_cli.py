@@ -339,7 +339,7 @@ def test_a_nearest_prototype_reading_is_a_model_of_its_own(tmp_path: Path) -> No
 def test_real_cifar10_in_small(shared_data: Path) -> None:
     """The project's main command on real images, with the cheap attacks."""
     options = api.Options(
-        samples=20, data_dir=shared_data, only=("fgsm", "pgd10", "joint_pc", "prototype_margin")
+        samples=10, data_dir=shared_data, only=("fgsm", "pgd10", "joint_pc", "prototype_margin")
     )
     report = api.evaluate("pcl_cifar10", "full", options=options)
     assert report.complete
@@ -350,4 +350,4 @@ def test_real_cifar10_in_small(shared_data: Path) -> None:
     }
     pgd = next(c for c in report.content["claims"] if c["attack"] == "pgd10")
     assert pgd["accuracy"] == 27.2
-    assert pgd["found"]["n"] == 20
+    assert pgd["found"]["n"] == 10
