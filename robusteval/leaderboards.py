@@ -42,7 +42,8 @@ def add(
     boards: dict[str, list[Row]] = {}
     for row in new:
         name = board.file_name(row)
-        boards[name] = board.merged(boards.get(name, board.read_board(folder / name)), row)
+        rows = boards[name] if name in boards else board.read_board(folder / name)
+        boards[name] = board.merged(rows, row)
     require_writable(folder, "choose another with --folder")
     for name, rows in boards.items():
         write_table(folder / name, board.as_csv(rows))

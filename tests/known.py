@@ -3,6 +3,7 @@ attacks on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,18 @@ class Function(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.function(images)
+
+
+class Misleading(torch.autograd.Function):
+    """The identity, with the gradient turned round."""
+
+    @staticmethod
+    def forward(context: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return -gradient
 
 
 @dataclass(frozen=True)

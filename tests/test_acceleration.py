@@ -25,6 +25,7 @@ from robusteval.models.acceleration import (
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
 from robusteval.models.network import HeadConfig, PrototypeNetwork
+from tests.known import Misleading
 
 FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
 
@@ -188,24 +189,12 @@ def test_compiled_forms_let_callers_keep_the_graph(
     assert not functorch.donated_buffer
 
 
-class Ascending(torch.autograd.Function):
-    """The identity, with a gradient that points the other way."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return -gradient
-
-
 def test_a_compiled_form_with_wrong_gradients_is_not_used(
     monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
 ) -> None:
     def compiled(module: nn.Module, **_: object) -> object:
         if wrong:
-            return lambda images: module(Ascending.apply(images))
+            return lambda images: module(Misleading.apply(images))
         return module
 
     monkeypatch.setattr(torch, "compile", compiled)

@@ -21,6 +21,7 @@ from robusteval.types import Norm, ThreatModel
 from tests.known import (
     Function,
     Known,
+    Misleading,
     images_near_grey,
     linear,
     margins,
@@ -256,18 +257,8 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
 
 def test_queries_tell_of_gradients_that_lie() -> None:
     """Gradients that point the wrong way are neither zero nor shattered."""
-
-    class Backwards(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, x: Tensor) -> Tensor:
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
-            return -gradient
-
     known = linear("Linf", 3)
-    model = Function(lambda x: known.model(Backwards.apply(x)))
+    model = Function(lambda x: known.model(Misleading.apply(x)))
     threat = threat_of("Linf", 4 * float(known.smallest.max()))
     result = adaptive_told(model, known.images, known.labels, threat)
     assert any("gradient-free queries broke" in warning for warning in result.warnings)

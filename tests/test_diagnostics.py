@@ -21,6 +21,7 @@ from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import linear_model
+from tests.known import Misleading
 from tests.test_api_cli import cli
 from tests.test_evaluation import attack_spec, run_suite, suite_of
 
@@ -121,18 +122,6 @@ def test_an_operation_that_stops_the_gradient(ce_digits: Adapter, samples: Sampl
     assert "BPDA" in told.advice
     source = measured(model, samples, load_model(find_entry("pcl_digits")))
     assert probed.transfer(source).verdict == "broken"
-
-
-class Misleading(torch.autograd.Function):
-    """The identity, with the gradient turned round."""
-
-    @staticmethod
-    def forward(context: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        return -gradient
 
 
 def test_a_gradient_that_points_the_wrong_way(ce_digits: Adapter, samples: Samples) -> None:

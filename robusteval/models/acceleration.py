@@ -253,7 +253,8 @@ def _compiled_if_it_pays(
     try:
         form = accelerated(adapter, compiled)
         saved = batches * (seconds - stopwatch(form, images))
-        true = same_gradients(accelerated(adapter, how), form, images)
+        pays = saved > _COMPILE_SECONDS
+        fine = pays and same_gradients(accelerated(adapter, how), form, images)
     except Exception:  # noqa: BLE001 - no compiler, or one that can't: torch raises many kinds
         return how
-    return compiled if true and saved > _COMPILE_SECONDS else how
+    return compiled if fine else how
