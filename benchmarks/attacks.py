@@ -17,6 +17,7 @@ leaves fewer samples for fewer passes.
 
 import argparse
 import csv
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -257,6 +258,7 @@ def main() -> int:
     arguments = parser.parse_args()
     results = stored(arguments.out)
     keep_freed_memory()  # as a run does; every attack gains by it
+    torchattacks_module(), importlib.import_module("pyautoattack")  # no attack's time
     done = {(*r.place, r.attack) for r in results}
     for name in zoo.models_called(arguments.model):
         data = load_dataset(find_entry(name).dataset, "test", arguments.data_dir)

@@ -22,6 +22,7 @@ On such models strength alone counts.  On honest ones ``pull`` broke nothing tha
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain, cycle, repeat
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,18 @@ from robusteval.attacks.steps import project, random_start
 from robusteval.types import ThreatModel
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
-_MARGIN_STEPS = {"Linf": 20, "L2": 30}
-_AIMED_STEPS = 40
+_MARGIN_STEPS = {"Linf": 20, "L2": 45}
+# Passes over the wrong classes: the share of survivors, the nearest to breaking, and the steps
+# towards each class.  What is left of the budget goes to all survivors by turns.
+_PASSES = {
+    "Linf": ((0.3, 15), (0.15, 30), (0.15, 30)),
+    "L2": ((0.3, 24), (0.15, 24), (0.15, 24)),
+}
+_LAST_STEPS = 60
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
-_NEAR = 0.3  # the share of survivors that further steps are spent on first
-_FEWEST = 32  # but no fewer than these: smaller batches take hardly less time
+_FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
 _PROBED = 32  # samples that masking is looked for on
@@ -171,53 +177,44 @@ class Cascade:
         self.search.ascend(rows, start, objective, schedule, targets=targets)
 
     def _aim(self, rows: Tensor) -> None:
-        """Towards further classes, the nearest samples first, while the budget lasts.
-
-        A class that broke some is tried on the next nearest, too, before another class is.
-        """
-        ranked = torch.zeros_like(self._untried(), dtype=torch.long)
-        ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[
-            :, : ranked.shape[1]
-        ]
-        untried = self._untried()
-        for place, share, steps, inside in self._rounds():
-            broke = True
-            while broke:
-                alive = self.search.alive(rows)
-                near = self._nearest(alive[untried[alive, place]], share, of=len(alive))
-                if len(alive) == 0 or not self._affords(len(near) * steps, alive):
+        """Towards one wrong class after another, the nearest first, while the budget lasts."""
+        ranked = self._ranked(rows)
+        for share, steps, inside in self._passes():
+            for place in [*range(1, ranked.shape[1]), 0]:  # the closest was the margin's, so last
+                if not self._drive(ranked[:, place], share, steps, inside):
                     return
-                if len(near) == 0:
-                    break
-                untried[near, place] = False
-                start, targets = self.anywhere(near), ranked[near, place]
-                self._ascend(near, start, AIMED, steps, targets, inside)
-                broke = len(self.search.alive(near)) < len(near)
-            if not untried[alive].any():
-                untried = self._untried()
 
-    @property
-    def _places(self) -> int:
-        """How many wrong classes a sample is driven towards."""
-        return min(self.model.classes - 1, _MOST_CLASSES)
-
-    def _untried(self) -> Tensor:
-        """Of each sample and place in its ranking: everything."""
-        shape = (len(self.search.images), self._places)
-        return torch.ones(shape, dtype=torch.bool, device=self.search.images.device)
-
-    def _rounds(self) -> Iterator[tuple[int, float, int, bool]]:
-        """(place in a sample's ranking, share of survivors, steps, whether to stay in the ball).
-
-        Without end.  The closest class comes last: the stage before has tried it.  Balls that
-        shrink and ascents that never leave the smallest one break different samples in L2.
-        """
-        share, steps, inside = _NEAR, _AIMED_STEPS, False
+    def _drive(self, targets: Tensor, share: float, steps: int, inside: bool) -> bool:
+        """Each sample towards its class of ``targets`` (B,): a share of survivors, and, while that
+        breaks some, the next nearest.  False where that is more than the budget has left."""
+        untried = ~self.search.broken
         while True:
-            for place in [*range(1, self._places), 0]:
-                yield place, share, steps, inside
-            inside = not inside
-            share, steps = min(2 * share, 1.0), steps if share < 1 else 2 * steps
+            alive = self.search.alive()
+            near = self._nearest(alive[untried[alive]], share, of=len(alive))
+            if len(alive) == 0 or not self._affords(len(near) * steps, alive):
+                return False
+            if len(near) == 0:
+                return True
+            untried[near] = False
+            self._ascend(near, self.anywhere(near), AIMED, steps, targets[near], inside)
+            if len(self.search.alive(near)) == len(near):
+                return True
+
+    def _ranked(self, rows: Tensor) -> Tensor:
+        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``."""
+        places = min(self.model.classes - 1, _MOST_CLASSES)
+        ranked = self.search.labels.new_zeros((len(self.search.images), places))
+        ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[:, :places]
+        return ranked
+
+    def _passes(self) -> Iterator[tuple[float, int, bool]]:
+        """(share of survivors, steps, whether to stay in the ball) of each pass, without end.
+
+        Balls that shrink and ascents that never leave the smallest one break different samples in
+        L2, so that they take turns.
+        """
+        passes = chain(_PASSES[self.threat.norm], repeat((1.0, _LAST_STEPS)))
+        return ((*one, inside) for one, inside in zip(passes, cycle((False, True)), strict=False))
 
     def _affords(self, steps: int, alive: Tensor) -> bool:
         """Whether so many more gradient steps keep the survivors' mean within the budget.
