@@ -136,13 +136,13 @@ def advlib(name: str, **parameters: Any) -> Attack:
     return attack
 
 
-BUDGET = 450
+BUDGET = 400
 ATTACKS: dict[str, Attack] = {
     "adaptive": with_budget(BUDGET),
     "autoattack": standard,
     "apgd_t": apgd_t,
     "pgd_100x10": pgd_100,
-    **{f"adaptive_{b}": with_budget(b) for b in (60, 120, 240, 900)},
+    **{f"adaptive_{b}": with_budget(b) for b in (60, 120, 240, 1000)},
     "advlib_fmn": advlib("fmn", steps=100),
     "advlib_apgd_targeted": advlib("apgd_targeted"),
 }

@@ -14,6 +14,11 @@ from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 
+# Workers of pytest-xdist share the cores.
+torch.set_num_threads(
+    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -22,6 +22,7 @@ On such models strength alone counts.  On honest ones ``pull`` broke nothing tha
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, cycle, repeat
 
 import torch
@@ -62,6 +63,8 @@ _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
 _FEWEST = 32  # samples that are near: smaller batches take hardly less time
+_POLISHED, _FEWEST_POLISHED = 0.1, 8  # samples that are polished, as a share and at the least
+_FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
 _PROBED = 32  # samples that masking is looked for on
@@ -146,6 +149,7 @@ class Cascade:
         self._look()
         self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
         self.stage("aim", self._aim)
+        self.stage("polish", self._polish)
         self.stage("square", self._query)
         if self.reason:
             went_on = self._escalate()
@@ -216,6 +220,14 @@ class Cascade:
         passes = chain(_PASSES[self.threat.norm], repeat((1.0, _LAST_STEPS)))
         return ((*one, inside) for one, inside in zip(passes, cycle((False, True)), strict=False))
 
+    def _polish(self, rows: Tensor) -> None:
+        """Small steps from the best images of the nearest, by the model's own gradients."""
+        near = self._nearest(rows, _POLISHED, fewest=_FEWEST_POLISHED)
+        schedule = [
+            replace(s, size=_FINE * s.size) for s in cosine(self.threat.radius, _FINE_STEPS)
+        ]
+        self.search.ascend(near, self.search.best[near], MARGIN, schedule, exactly=True)
+
     def _affords(self, steps: int, alive: Tensor) -> bool:
         """Whether so many more gradient steps keep the survivors' mean within the budget.
 
@@ -226,9 +238,11 @@ class Cascade:
         batch = len(self.search.images)
         return spent <= self.budget * (batch if len(alive) < _FEW * batch else len(alive))
 
-    def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
+    def _nearest(
+        self, rows: Tensor, share: float, of: int | None = None, fewest: int = _FEWEST
+    ) -> Tensor:
         """Those of the rows whose best margin is largest: a share ``of`` so many."""
-        wanted = max(_FEWEST, math.ceil(share * (of or len(rows))))
+        wanted = max(fewest, math.ceil(share * (of or len(rows))))
         count = min(len(rows), wanted)
         order = self.search.margin[rows].argsort(descending=True, stable=True)
         return rows[order[:count]].sort().values
