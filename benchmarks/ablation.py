@@ -1,7 +1,7 @@
 """What each part of ``adaptive`` breaks that the others don't, on validation images.
 
     python benchmarks/ablation.py [--model '*_at_cifar10'] [--norm Linf] [--samples 500]
-                                  [--budget 450] [--data-dir DIR]
+                                  [--budget 400] [--data-dir DIR]
 
 For each model, the whole cascade, then the cascade without one part or with another in its place,
 all with the same budget and the same images: how many samples each leaves, how many of these the
@@ -12,6 +12,7 @@ reporting, not for choosing.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -38,7 +39,7 @@ class WithPull(Cascade):
 
     def _aim(self, rows: Tensor) -> None:
         if self.model.layers:
-            near = self._nearest(rows, 0.3)
+            near = self._nearest(rows, len(rows) // 3)
             self._ascend(near, self.anywhere(near), PULLED, 20)
             rows = self.search.alive()
         if len(rows):
@@ -83,8 +84,21 @@ class RankedByLogits(Cascade):
 class Everywhere(Cascade):
     """Every survivor in every round, not the nearest to breaking first."""
 
-    def _nearest(self, rows: Tensor, share: float, of: int | None = None) -> Tensor:
-        return super()._nearest(rows, 1.0)
+    def _drive(self, targets: Tensor, share: float, steps: int, inside: bool) -> bool:
+        return super()._drive(targets, 1.0, steps, inside)
+
+
+class Unpolished(Cascade):
+    """No small steps from the best images."""
+
+    left_out: ClassVar = frozenset({"polish"})
+
+
+class LongAscents(Cascade):
+    """Forty steps towards each class from the first."""
+
+    def _passes(self) -> Iterator[tuple[float, int, bool]]:
+        return ((share, 40, inside) for share, _, inside in super()._passes())
 
 
 VARIANTS: dict[str, type[Cascade]] = {
@@ -94,7 +108,9 @@ VARIANTS: dict[str, type[Cascade]] = {
     "without margin": WithoutMargin,
     "restarts for targets": Restarts,
     "ranked by logits alone": RankedByLogits,
-    "all survivors each round": Everywhere,
+    "all survivors in each pass": Everywhere,
+    "40 steps to each class": LongAscents,
+    "without polish": Unpolished,
 }
 
 
@@ -137,7 +153,7 @@ def main() -> int:
     parser.add_argument("--model", nargs="+", default=["*_at_cifar10"])
     parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--budget", type=int, default=450)
+    parser.add_argument("--budget", type=int, default=400)
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     print(

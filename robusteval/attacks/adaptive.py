@@ -8,7 +8,9 @@ cross-entropy on squared distances does; its targets are ranked by what the mode
    L2, here and below, through balls that shrink from 6ε (see ``search.shrinking``).
 2. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
    came nearest to breaking; classes are ranked by the margin left at their best image.
-3. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+3. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
+   those before were rougher.
+4. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
 Gradients also count as masked where a tenth of the samples have none, or where they turn at a step
@@ -63,7 +65,7 @@ _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
 _FEWEST = 32  # samples that are near: smaller batches take hardly less time
-_POLISHED, _FEWEST_POLISHED = 0.1, 8  # samples that are polished, as a share and at the least
+_FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are polished
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
@@ -194,8 +196,10 @@ class Cascade:
         untried = ~self.search.broken
         while True:
             alive = self.search.alive()
-            near = self._nearest(alive[untried[alive]], share, of=len(alive))
-            if len(alive) == 0 or not self._affords(len(near) * steps, alive):
+            wanted = max(_FEWEST, math.ceil(share * len(alive)))
+            near = self._nearest(alive[untried[alive]], wanted)
+            steps_to_come = len(near) * steps + self._fine_count(alive) * _FINE_STEPS
+            if len(alive) == 0 or not self._affords(steps_to_come, alive):
                 return False
             if len(near) == 0:
                 return True
@@ -222,11 +226,15 @@ class Cascade:
 
     def _polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, by the model's own gradients."""
-        near = self._nearest(rows, _POLISHED, fewest=_FEWEST_POLISHED)
-        schedule = [
-            replace(s, size=_FINE * s.size) for s in cosine(self.threat.radius, _FINE_STEPS)
-        ]
-        self.search.ascend(near, self.search.best[near], MARGIN, schedule, exactly=True)
+        near = self._nearest(rows, self._fine_count(rows))
+        if self._affords(len(near) * _FINE_STEPS, rows):
+            coarse = cosine(self.threat.radius, _FINE_STEPS)
+            schedule = [replace(step, size=_FINE * step.size) for step in coarse]
+            self.search.ascend(near, self.search.best[near], MARGIN, schedule, exactly=True)
+
+    def _fine_count(self, rows: Tensor) -> int:
+        """How many of the survivors are polished."""
+        return min(len(rows), max(_FEWEST_FINE, math.ceil(_FINE_SHARE * len(rows))))
 
     def _affords(self, steps: int, alive: Tensor) -> bool:
         """Whether so many more gradient steps keep the survivors' mean within the budget.
@@ -238,14 +246,10 @@ class Cascade:
         batch = len(self.search.images)
         return spent <= self.budget * (batch if len(alive) < _FEW * batch else len(alive))
 
-    def _nearest(
-        self, rows: Tensor, share: float, of: int | None = None, fewest: int = _FEWEST
-    ) -> Tensor:
-        """Those of the rows whose best margin is largest: a share ``of`` so many."""
-        wanted = max(fewest, math.ceil(share * (of or len(rows))))
-        count = min(len(rows), wanted)
+    def _nearest(self, rows: Tensor, wanted: int) -> Tensor:
+        """So many of the rows, those whose best margin is largest."""
         order = self.search.margin[rows].argsort(descending=True, stable=True)
-        return rows[order[:count]].sort().values
+        return rows[order[:wanted]].sort().values
 
     def anywhere(self, rows: Tensor) -> Tensor:
         """Random starts in the ball."""
