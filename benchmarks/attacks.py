@@ -36,10 +36,10 @@ from robusteval.attacks.libraries import autoattack, seed_everything, torchattac
 from robusteval.data.datasets import load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import in_threat, judge, predict
-from robusteval.hardware import keep_freed_memory
+from robusteval.hardware import hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
+from robusteval.models.entry import Entry, find_entry
 from robusteval.models.loading import load_model
 from robusteval.numerics import wilson
 from robusteval.types import ThreatModel
@@ -49,9 +49,13 @@ Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
 
 @dataclass(frozen=True)
 class Result:
-    """One attack on one model; passes are per initially correct sample."""
+    """One attack on one model; passes are per initially correct sample.
+
+    ``weights``: the first of their SHA-256, since a model may be trained anew.
+    """
 
     model: str
+    weights: str
     norm: str
     eps: str
     attack: str
@@ -61,11 +65,12 @@ class Result:
     forward: float
     backward: float
     seconds: float
+    hardware: str
 
     @property
     def place(self) -> tuple[str, ...]:
         """What results must share to be compared."""
-        return self.model, self.norm, self.eps, str(self.samples)
+        return self.model, self.weights, self.norm, self.eps, str(self.samples)
 
     @property
     def forward_equivalents(self) -> float:
@@ -136,13 +141,13 @@ def advlib(name: str, **parameters: Any) -> Attack:
     return attack
 
 
-BUDGET = 400
+BUDGET, BUDGETS = 400, (60, 120, 240, 400, 1000)
 ATTACKS: dict[str, Attack] = {
     "adaptive": with_budget(BUDGET),
     "autoattack": standard,
     "apgd_t": apgd_t,
     "pgd_100x10": pgd_100,
-    **{f"adaptive_{b}": with_budget(b) for b in (60, 120, 240, 1000)},
+    **{f"adaptive_{b}": with_budget(b) for b in BUDGETS if b != BUDGET},
     "advlib_fmn": advlib("fmn", steps=100),
     "advlib_apgd_targeted": advlib("apgd_targeted"),
 }
@@ -171,9 +176,25 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
         backward += float(counted.backward_passes.sum())
     seconds = time.perf_counter() - started
     n = len(chosen)
-    eps, norm = threat.eps_text, threat.norm
-    passes = (forward / n, backward / n)
-    return Result(entry.name, norm, eps, attack, len(data), n, robust, *passes, seconds)
+    return Result(
+        model=entry.name,
+        weights=weights_of(entry),
+        norm=threat.norm,
+        eps=threat.eps_text,
+        attack=attack,
+        samples=len(data),
+        correct=n,
+        robust=robust,
+        forward=forward / n,
+        backward=backward / n,
+        seconds=seconds,
+        hardware=hardware_name(),
+    )
+
+
+def weights_of(entry: Entry) -> str:
+    """What tells one training of a model from another."""
+    return entry.weights.sha256[:12] if entry.weights else ""
 
 
 def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
@@ -200,16 +221,51 @@ def show(results: list[Result]) -> bool:
     print("| model | threat | attack | left | passes for each that survives | seconds |")
     print("|---|---|---|---:|---:|---:|")
     for r in results:
-        rate = wilson(r.robust, r.samples)
-        assert rate is not None
         print(
-            f"| `{r.model}` | {r.norm} {r.eps} | {r.attack} | {rate} ({r.robust}/{r.samples}) | "
-            f"{r.weighted:,.0f} | {r.seconds:.1f} |"
+            f"| `{r.model}` | {r.norm} {r.eps} | {r.attack} | {share_of(r)} | {r.weighted:,.0f} | "
+            f"{r.seconds:.1f} |"
         )
+    print(*contest(results), sep="\n")
     wrong = [line for group in grouped(results).values() for line in problems(group)]
     for line in wrong:
         print(f"DOES NOT HOLD: {line}")
     return not wrong
+
+
+def contest(results: list[Result]) -> Iterator[str]:
+    """A table, one row for each model: accuracies, our share of AutoAttack's passes and seconds,
+    and samples left by the others and after fewer and more passes."""
+    others = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
+    budgets = ", ".join(f"{b:,}" for b in BUDGETS)
+    yield (
+        f"| model | AutoAttack | `adaptive` | passes | seconds | left after {budgets} passes | "
+        f"{' | '.join(others.values())} |"
+    )
+    yield f"|---|---:|---:|---:|---:|---:|{'---:|' * len(others)}"
+    for group in grouped(results).values():
+        if (ours := group.get("adaptive")) is None or (theirs := group.get("autoattack")) is None:
+            continue
+        passes = theirs.forward_equivalents / ours.forward_equivalents
+        curve = [group.get("adaptive" if b == BUDGET else f"adaptive_{b}") for b in BUDGETS]
+        left = [group.get(name) for name in others]
+        cells = [
+            f"`{ours.model}`",
+            share_of(theirs),
+            share_of(ours),
+            f"1/{passes:.3g}",
+            f"1/{theirs.seconds / ours.seconds:.3g}",
+            ", ".join(str(r.robust) if r else "–" for r in curve),
+            *(str(r.robust) if r else "–" for r in left),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def share_of(result: Result) -> str:
+    """Robust accuracy with its interval and count."""
+    rate = wilson(result.robust, result.samples)
+    assert rate is not None
+    low, high = 100 * rate.low, 100 * rate.high
+    return f"{100 * rate.value:.1f} % [{low:.1f}, {high:.1f}] ({rate.k}/{rate.n})"
 
 
 def grouped(results: list[Result]) -> dict[tuple[str, ...], dict[str, Result]]:
@@ -261,11 +317,13 @@ def main() -> int:
     torchattacks_module(), importlib.import_module("pyautoattack")  # no attack's time
     done = {(*r.place, r.attack) for r in results}
     for name in zoo.models_called(arguments.model):
-        data = load_dataset(find_entry(name).dataset, "test", arguments.data_dir)
+        entry = find_entry(name)
+        data = load_dataset(entry.dataset, "test", arguments.data_dir)
         threat = data.info.default_threat(arguments.norm)
         samples = min(arguments.samples, len(data))
         for attack in arguments.attacks:
-            if (name, threat.norm, threat.eps_text, str(samples), attack) in done:
+            place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples))
+            if (*place, attack) in done:
                 continue
             results.append(run(name, attack, threat, arguments.samples, arguments.data_dir))
             with arguments.out.open("w", newline="") as file:

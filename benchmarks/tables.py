@@ -1,6 +1,6 @@
-"""The tables of README.md and CONTRIBUTING.md, from the entries and the published leaderboards.
+"""The tables of README.md and CONTRIBUTING.md, from entries, leaderboards and ``results/``.
 
-    python benchmarks/tables.py [--check]
+    python -m benchmarks.tables [--check]
 
 Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is written anew;
 ``--check`` writes nothing, and exits 1 where a document says something else.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import attacks
 from robusteval.models.entry import Entry, all_entries
 from robusteval.report import board
 from robusteval.report.rows import Row
@@ -75,6 +76,17 @@ def found() -> Iterator[str]:
         yield ""
 
 
+def contest() -> Iterator[str]:
+    """``adaptive`` beside the others, for models that are as they were then."""
+    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
+    results = attacks.stored(ROOT / "benchmarks" / "results" / "attacks.csv")
+    current = [result for result in results if weights.get(result.model) == result.weights]
+    if not current:
+        yield "Not yet run."
+        return
+    yield from attacks.contest(current)
+
+
 def _counts(rows: list[Row]) -> str:
     counts = sorted({int(row["samples"]) for row in rows})
     return " or ".join(str(count) for count in counts)
@@ -95,7 +107,7 @@ def entries() -> list[Entry]:
 
 
 TABLES = {
-    "README.md": {"models": models, "found": found},
+    "README.md": {"models": models, "found": found, "contest": contest},
     "CONTRIBUTING.md": {"trainings": trainings},
 }
 
@@ -119,7 +131,7 @@ def main(root: Path = ROOT) -> int:
             stale.append(document)
             if not check:
                 (root / document).write_text(after, "utf-8")
-    told = "don't say what entries and leaderboards say" if check else "written anew"
+    told = "don't say what entries, leaderboards and results say" if check else "written anew"
     print(f"{', '.join(stale)} {told}" if stale else "every table is as it should be")
     return 1 if check and stale else 0
 

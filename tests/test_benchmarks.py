@@ -134,7 +134,8 @@ def test_only_what_is_between_the_marks_is_written() -> None:
 
 
 def result_of(attack: str, robust: int, passes: float, seconds: float, **changed: Any) -> Any:
-    values = {"model": "ce_at_digits", "norm": "Linf", "eps": "0.15", "samples": 100, "correct": 90}
+    values = {"model": "ce_at_digits", "weights": "0a1b", "norm": "Linf", "eps": "0.15"}
+    values |= {"samples": 100, "correct": 90, "hardware": "two cores"}
     told = {"robust": robust, "forward": passes, "backward": 0.0, "seconds": seconds}
     return attacks.Result(attack=attack, **{**values, **told, **changed})
 
@@ -174,6 +175,21 @@ def test_a_contest_compares_like_with_like(capsys: pytest.CaptureFixture[str]) -
     slow = [result_of("adaptive", 0, 9, 3, **plain), result_of("autoattack", 0, 8, 2, **plain)]
     assert attacks.show(fast)
     assert not attacks.show(slow)
+
+
+def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() -> None:
+    results = [
+        result_of("adaptive", 50, 100, 1),
+        result_of("autoattack", 51, 3000, 60),
+        result_of("adaptive_1000", 49, 250, 2),
+        result_of("apgd_t", 52, 1800, 20),
+        result_of("adaptive", 0, 9, 1, model="ce_digits"),  # AutoAttack has not run: no row
+    ]
+    _, _, row = attacks.contest(results)
+    assert row == (
+        "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | 1/30 | "
+        "1/60 | –, –, –, 50, 49 | 52 | – | – |"
+    )
 
 
 def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
