@@ -23,6 +23,8 @@ from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained, built_in_folder, find_entry
 from robusteval.models.loading import load_model
+from robusteval.report import rows
+from robusteval.report.board import RANK
 
 
 def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +126,27 @@ def test_the_documents_tables_say_what_entries_and_leaderboards_say(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
     assert tables.main() == 0, capsys.readouterr().out
+
+
+def test_a_leaderboard_is_told_in_rows_and_a_long_one_in_words(tmp_path: Path) -> None:
+    columns = [*RANK, *rows.FOUND, "attack_autoattack", *rows.BACKING]
+    firm = dict.fromkeys(columns, "") | {"model": "a", "clean": "90.00", "worst_case": "40.00"}
+    firm |= {"worst_case_low": "35.80", "worst_case_high": "44.36", "samples": "500"}
+    firm |= {"claimed": "51.3", "claimed_by": "pgd20", "attack_autoattack": "40.20"}
+    broken = {**firm, "model": "b", "worst_case": "0.00", "claimed": ""}
+    (tmp_path / "x.csv").write_text(rows.as_csv([firm, broken], RANK))
+    told = list(tables.found(tmp_path))
+    assert told[0] == "`x.csv`, 500 samples:"
+    assert told[4] == (
+        "| `a` |  | 90.00 % | 51.3 % (pgd20) | 40.20 % | – | **40.00 %** [35.80, 44.36] |"
+    )
+    assert "| – |" in told[5]
+    (tmp_path / "x.csv").write_text(rows.as_csv([firm] * 20 + [broken], RANK))
+    line, _ = tables.found(tmp_path)
+    assert line == (
+        "`x.csv`, 500 samples: 21 models, worst cases from 40.00 % [35.80, 44.36] (`a`) down to "
+        "0.00 % [35.80, 44.36] (`b`)."
+    )
 
 
 def test_only_what_is_between_the_marks_is_written() -> None:
