@@ -68,7 +68,8 @@ _FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are polished
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
-_FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it
+_FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
+_SHARED = 10  # each up to so many times its own
 _PROBED = 32  # samples that masking is looked for on
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
 _TURNED = 0.6  # cosine of gradients a tenth of ε apart; models of the zoo have 0.84 to 1.00
@@ -92,9 +93,9 @@ def adaptive(
     ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
     counted as two; samples that break earlier cost less.  Probes for masking and queries come on
     top: 40 forward passes on 16 samples of a batch, and two passes each way on 32.  Where fewer
-    than a quarter survive, they share the budget of the whole batch: the model is easily broken,
-    and strength alone counts.  Returns the first image that broke a sample, else the one with the
-    largest margin.
+    than a quarter survive, they share the budget of the whole batch, each up to tenfold: the model
+    is easily broken, and strength alone counts.  Returns the first image that broke a sample, else
+    the one with the largest margin.
 
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
@@ -239,12 +240,12 @@ class Cascade:
     def _affords(self, steps: int, alive: Tensor) -> bool:
         """Whether so many more gradient steps keep the survivors' mean within the budget.
 
-        Where few survive, they share the budget of the batch: they are cheap.
+        Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
         used = self.model.forward_passes + BACKWARD * self.model.backward_passes
         spent = float(used[alive.cpu()].sum()) + (1 + BACKWARD) * steps
-        batch = len(self.search.images)
-        return spent <= self.budget * (batch if len(alive) < _FEW * batch else len(alive))
+        few = len(alive) < _FEW * (batch := len(self.search.images))
+        return spent <= self.budget * (min(batch, _SHARED * len(alive)) if few else len(alive))
 
     def _nearest(self, rows: Tensor, wanted: int) -> Tensor:
         """So many of the rows, those whose best margin is largest."""
