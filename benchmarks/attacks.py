@@ -314,7 +314,8 @@ def main() -> int:
     arguments = parser.parse_args()
     results = stored(arguments.out)
     keep_freed_memory()  # as a run does; every attack gains by it
-    torchattacks_module(), importlib.import_module("pyautoattack")  # no attack's time
+    torchattacks_module()  # loading a library is no attack's time
+    importlib.import_module("pyautoattack")
     done = {(*r.place, r.attack) for r in results}
     for name in zoo.models_called(arguments.model):
         entry = find_entry(name)

@@ -231,7 +231,8 @@ class Cascade:
         if self._affords(len(near) * _FINE_STEPS, rows):
             coarse = cosine(self.threat.radius, _FINE_STEPS)
             schedule = [replace(step, size=_FINE * step.size) for step in coarse]
-            self.search.ascend(near, self.search.best[near], MARGIN, schedule, exactly=True)
+            with self.model.led_by(None):
+                self.search.ascend(near, self.search.best[near], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
         """How many of the survivors are polished."""

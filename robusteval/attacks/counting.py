@@ -86,8 +86,8 @@ class Counted(Adapter):
             self.adapter = plain
 
     @contextmanager
-    def led_by(self, other: Adapter) -> Iterator[None]:
-        """Within it ``quickly`` means another model: gradients are that one's."""
+    def led_by(self, other: Adapter | None) -> Iterator[None]:
+        """Within it ``quickly`` means another model: gradients are that one's.  None: this one."""
         before, self.fast = self.fast, other
         try:
             yield

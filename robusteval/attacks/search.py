@@ -6,7 +6,6 @@ the model itself, in its own precision, mispredicts the image.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -175,19 +174,17 @@ class Search:
         schedule: list[Step],
         momentum: float = 0.75,
         targets: Tensor | None = None,
-        exactly: bool = False,
     ) -> None:
         """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
 
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
         last points are judged at the end, and where gradients are rough higher ones, too.
-        ``exactly``: gradients are the model's own, in its own precision.
         """
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         climb = _Climb(rows, points, torch.zeros_like(points), clean, points, nowhere, targets)
         inside = True
         for step in schedule:
-            slopes = self.gradients(climb.rows, climb.points, objective, climb.targets, exactly)
+            slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
             if inside:
                 suspects = slopes.margins > 0
                 if suspects.any():
@@ -207,16 +204,11 @@ class Search:
             self.judge(climb.rows, climb.crest)
 
     def gradients(
-        self,
-        rows: Tensor,
-        points: Tensor,
-        objective: Objective,
-        targets: Tensor | None = None,
-        exactly: bool = False,
+        self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
     ) -> Slopes:
         """Where the samples ``rows`` stand at ``points``, and which way is up."""
         parts = []
-        with nullcontext() if exactly else self.model.quickly():
+        with self.model.quickly():
             for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
                 aimed = None if targets is None else targets[at]
                 slopes = self.slopes(rows[at], points[at], objective, aimed)
