@@ -15,15 +15,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from robusteval import zoo
-from robusteval.attacks.adaptive import BACKWARD, Cascade
+from robusteval.attacks.adaptive import BACKWARD, Cascade, Pass
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import MARGIN, PULLED, Objective
+from robusteval.attacks.steps import random_start
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import predict
@@ -68,9 +69,9 @@ class Restarts(Cascade):
         objective: Objective,
         steps: int,
         targets: Tensor | None = None,
-        inside: bool = False,
+        momentum: float | None = None,
     ) -> None:
-        super()._ascend(rows, start, MARGIN, steps, None, inside)
+        super()._ascend(rows, start, MARGIN, steps, None, momentum)
 
 
 class RankedByLogits(Cascade):
@@ -84,8 +85,8 @@ class RankedByLogits(Cascade):
 class Everywhere(Cascade):
     """Every survivor in every round, not the nearest to breaking first."""
 
-    def _drive(self, targets: Tensor, share: float, steps: int, inside: bool) -> bool:
-        return super()._drive(targets, 1.0, steps, inside)
+    def _drive(self, targets: Tensor | None, turn: Pass) -> bool:
+        return super()._drive(targets, turn._replace(share=1.0))
 
 
 class Unpolished(Cascade):
@@ -97,8 +98,28 @@ class Unpolished(Cascade):
 class LongAscents(Cascade):
     """Forty steps towards each class from the first."""
 
-    def _passes(self) -> Iterator[tuple[float, int, bool]]:
-        return ((share, 40, inside) for share, _, inside in super()._passes())
+    def _passes(self) -> Iterator[Pass]:
+        return (turn._replace(steps=40) for turn in super()._passes())
+
+
+class WithoutFlip(Cascade):
+    """No random search from the best images."""
+
+    left_out: ClassVar = frozenset({"flip"})
+
+
+class WithMomentum(Cascade):
+    """Steps that remember those before, in L∞ as in L2."""
+
+    def _ascend(self, *where: Any, momentum: float | None = None) -> None:
+        super()._ascend(*where[:5], momentum=0.75)
+
+
+class RandomStarts(Cascade):
+    """Uniform starts instead of striped ones."""
+
+    def anywhere(self, rows: Tensor) -> Tensor:
+        return random_start(self.search.images[rows], self.threat, self.generator)
 
 
 VARIANTS: dict[str, type[Cascade]] = {
@@ -111,6 +132,9 @@ VARIANTS: dict[str, type[Cascade]] = {
     "all survivors in each pass": Everywhere,
     "40 steps to each class": LongAscents,
     "without polish": Unpolished,
+    "without flip": WithoutFlip,
+    "with momentum": WithMomentum,
+    "uniform starts": RandomStarts,
 }
 
 

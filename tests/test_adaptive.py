@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from robusteval.attacks.adaptive import BACKWARD, Cascade, adaptive, adaptive_told
 from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import logit_margin
-from robusteval.attacks.search import Objective, Search, cosine, shrinking
-from robusteval.attacks.steps import free_gradient, norms, project, project_fully
+from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.search import MARGIN, Objective, Search, cosine, shrinking
+from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
@@ -101,9 +102,16 @@ def test_a_free_gradient_does_not_push_out_of_the_box() -> None:
 # Each stage earns its place: models that only it breaks
 
 
-def told(model: nn.Module, images: Tensor, labels: Tensor, eps: float = 0.1) -> dict[str, int]:
+def told(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: float = 0.1,
+    passes_per_sample: int = 240,
+) -> dict[str, int]:
     """What each stage broke."""
-    result = adaptive_told(model, images, labels, threat_of("Linf", eps))
+    threat = threat_of("Linf", eps)
+    result = adaptive_told(model, images, labels, threat, passes_per_sample=passes_per_sample)
     return {
         note.split(" broke ")[0]: int(note.split(" broke ")[1].split()[0])
         for note in result.notes
@@ -144,6 +152,61 @@ def test_aim_breaks_what_the_closest_class_hides() -> None:
     broken = told(model, images, labels)
     assert broken["margin"] == 0
     assert broken["aim"] == 20
+
+
+def lifted_blocks(eps: float) -> Function:
+    """Class 1 needs ten of sixteen 2 × 2 blocks light or dark, as on a chessboard, by nearly ε.
+
+    Short of that the slope leads away, and stripes lift half of the blocks at most.
+    """
+    sign = torch.ones(4, 4)
+    sign[::2, ::2] = sign[1::2, 1::2] = -1
+
+    def logits(x: Tensor) -> Tensor:
+        blocks = nn.functional.avg_pool2d(x - 0.5, 2)[:, 0] * sign
+        lifted = torch.relu(blocks - 0.7 * eps).flatten(1).sum(1) / (0.3 * eps)
+        wrong = lifted - 9 - 0.1 * blocks.flatten(1).mean(1)
+        return torch.stack([torch.zeros_like(wrong), wrong], 1)
+
+    return Function(logits)
+
+
+def test_flip_breaks_what_has_no_slope_until_it_is_nearly_there() -> None:
+    images = images_near_grey(8)
+    labels = torch.zeros(8, dtype=torch.long)
+    broken = told(lifted_blocks(0.1), images, labels, passes_per_sample=1000)
+    assert broken["margin"] == 0
+    assert broken["flip"] >= 6
+    assert broken.get("aim", 0) == broken.get("polish", 0) == 0
+
+
+def test_random_search_keeps_what_raises_the_margin_and_nothing_else() -> None:
+    """On a linear model: from a clean image it climbs by corners, from the optimum nowhere."""
+    known = linear("Linf", 2)
+    threat = threat_of("Linf", 0.9 * float(known.smallest.min()))
+    model = as_counted(known.model, known.images)
+    search = Search(model, known.images, known.labels, threat)
+    rows = torch.arange(len(known.images))
+    clean = search.judge(rows, known.images)
+    assert flip_squares(search, rows, 30, torch.Generator().manual_seed(0)) > 0.1
+    assert (search.margin >= clean).all()
+    moved = (search.best - known.images).abs()
+    corners = torch.isclose(moved, torch.tensor(threat.radius), atol=1e-6)
+    assert (corners | (moved == 0)).all()
+    search.ascend(rows, known.images, MARGIN, cosine(threat.radius, 40))
+    best = search.best.clone()
+    assert flip_squares(search, rows, 30, torch.Generator().manual_seed(0)) < 0.01
+    assert not search.broken.any()
+    assert torch.allclose(search.best, best, atol=1e-3)
+
+
+def test_striped_starts_are_corners_constant_along_columns() -> None:
+    clean = torch.full((50, 3, 6, 5), 0.5)
+    start = striped_start(clean, threat_of("Linf", 0.2), torch.Generator().manual_seed(0)) - clean
+    assert torch.allclose(start.abs(), torch.tensor(0.2))
+    assert torch.equal(start, start[:, :, :1].expand_as(start))
+    assert abs(float((start > 0).float().mean()) - 0.5) < 0.1
+    assert len(start[:, :, 0].flatten(1).unique(dim=0)) == 50
 
 
 def stairs(prototypes: list[list[list[float]]]) -> PrototypeAdapter:
@@ -229,7 +292,10 @@ def test_a_random_model_is_told_and_attacked_by_all_means() -> None:
     assert "outputs change" in warning
     assert "went on with more steps, AutoAttack" in warning
     assert any("apgd-ce broke" in note for note in result.notes)
-    ours, theirs = result.notes[:4], result.notes[4:]
+    own_stages = ["margin", "flip", "aim", "polish", "square", "more steps", "AutoAttack"]
+    stages = [note.split(" broke ")[0] for note in result.notes]
+    assert stages[: len(own_stages) - 2] == own_stages[:-2]
+    ours, theirs = result.notes[:5], result.notes[5:]
     assert any(note.startswith("square") for note in ours)
     assert not any(note.startswith("square") for note in theirs)  # "rand" has none
 
@@ -349,7 +415,7 @@ def test_what_rough_gradients_stall_at_is_polished_by_the_models_own() -> None:
     counted = Counted(Adapter(known.model, 3), len(rows), fast=flat)
     threat = threat_of("Linf", 1.05 * float(known.smallest[rows].max()))
     cascade = Cascade(counted, images, labels, threat, seed=0, passes_per_sample=400)
-    cascade.left_out = frozenset({"square"})
+    cascade.left_out = frozenset({"square", "flip"})
     result = cascade.run()
     assert "polish broke 8 of" in " ".join(result.notes)
     assert (margins(known.model, result.images, labels) > 0).sum() >= 8

@@ -3,14 +3,16 @@
 Its losses are margins of logits and of prototype distances, which cannot saturate as
 cross-entropy on squared distances does; its targets are ranked by what the model says itself.
 
-1. ``margin``: momentum steps on the logit margin, from the clean image, their sizes falling by a
-   cosine from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In
-   L2, here and below, through balls that shrink from 6ε (see ``search.shrinking``).
-2. ``aim``: steps towards one wrong class at a time, from random starts, for the survivors that
-   came nearest to breaking; classes are ranked by the margin left at their best image.
-3. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
+1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
+   from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
+   and below, through balls that shrink from 6ε (see ``search.shrinking``), and with momentum.
+2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
+   it finds ways up that gradients missed.
+3. ``aim``: steps towards one wrong class at a time, and away from the right one, from random
+   starts, for the nearest; classes are ranked by the margin left at their best image.
+4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.
-4. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
 Gradients also count as masked where a tenth of the samples have none, or where they turn at a step
@@ -26,6 +28,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, cycle, repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +40,7 @@ from robusteval.attacks.libraries import (
     autoattack,
     torchattacks_attack,
 )
+from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.search import (
     AIMED,
     MARGIN,
@@ -49,7 +53,7 @@ from robusteval.attacks.search import (
     ranked_prototypes,
     shrinking,
 )
-from robusteval.attacks.steps import project, random_start
+from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.types import ThreatModel
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
@@ -60,6 +64,7 @@ _PASSES = {
     "Linf": ((0.3, 15), (0.15, 30), (0.15, 30)),
     "L2": ((0.3, 24), (0.15, 24), (0.15, 24)),
 }
+_MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of the passes by turns; the margin's is the first
 _LAST_STEPS = 60
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
@@ -67,6 +72,8 @@ _MOST_CLASSES = 9  # that a sample is driven towards
 _FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are polished
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
+_FLIPS, _FLIP_ROUNDS = 40, 12  # proposals of a round, and at most so many rounds
+_RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
 _SHARED = 10  # each up to so many times its own
@@ -120,6 +127,14 @@ def adaptive_told(
     return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 
+class Pass(NamedTuple):
+    """Over the wrong classes: which share of survivors takes how many steps to each, and how."""
+
+    share: float
+    steps: int
+    momentum: float
+
+
 class Cascade:
     """One attack on one batch; ``notes`` tell what each stage broke.
 
@@ -151,6 +166,8 @@ class Cascade:
         steps = min(_MARGIN_STEPS[self.threat.norm], max(self.budget // (1 + BACKWARD), 1))
         self._look()
         self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
+        if self.threat.norm == "Linf":
+            self.stage("flip", self._flip)
         self.stage("aim", self._aim)
         self.stage("polish", self._polish)
         self.stage("square", self._query)
@@ -177,35 +194,40 @@ class Cascade:
         objective: Objective,
         steps: int,
         targets: Tensor | None = None,
-        inside: bool = False,
+        momentum: float | None = None,
     ) -> None:
-        plan = shrinking if self.threat.norm == "L2" and not inside else cosine
+        plan = shrinking if self.threat.norm == "L2" else cosine
         schedule = plan(self.threat.radius, steps)
-        self.search.ascend(rows, start, objective, schedule, targets=targets)
+        momentum = _MOMENTUM[self.threat.norm][0] if momentum is None else momentum
+        self.search.ascend(rows, start, objective, schedule, momentum, targets)
 
     def _aim(self, rows: Tensor) -> None:
         """Towards one wrong class after another, the nearest first, while the budget lasts."""
         ranked = self._ranked(rows)
-        for share, steps, inside in self._passes():
-            for place in [*range(1, ranked.shape[1]), 0]:  # the closest was the margin's, so last
-                if not self._drive(ranked[:, place], share, steps, inside):
+        for turn in self._passes():
+            for place in [*range(1, ranked.shape[1]), 0, None]:  # the closest was the margin's
+                targets = None if place is None else ranked[:, place]
+                if not self._drive(targets, turn):
                     return
 
-    def _drive(self, targets: Tensor, share: float, steps: int, inside: bool) -> bool:
-        """Each sample towards its class of ``targets`` (B,): a share of survivors, and, while that
-        breaks some, the next nearest.  False where that is more than the budget has left."""
+    def _drive(self, targets: Tensor | None, turn: Pass) -> bool:
+        """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
+        while that breaks some, the next nearest.  False where the budget has less left."""
         untried = ~self.search.broken
         while True:
             alive = self.search.alive()
-            wanted = max(_FEWEST, math.ceil(share * len(alive)))
+            wanted = max(_FEWEST, math.ceil(turn.share * len(alive)))
             near = self._nearest(alive[untried[alive]], wanted)
-            steps_to_come = len(near) * steps + self._fine_count(alive) * _FINE_STEPS
-            if len(alive) == 0 or not self._affords(steps_to_come, alive):
+            passes = (1 + BACKWARD) * len(near) * turn.steps + self._fine_cost(alive)
+            if len(alive) == 0 or not self._affords(passes, alive):
                 return False
             if len(near) == 0:
                 return True
             untried[near] = False
-            self._ascend(near, self.anywhere(near), AIMED, steps, targets[near], inside)
+            objective = MARGIN if targets is None else AIMED
+            aims = None if targets is None else targets[near]
+            start = self.anywhere(near)
+            self._ascend(near, start, objective, turn.steps, aims, turn.momentum)
             if len(self.search.alive(near)) == len(near):
                 return True
 
@@ -216,19 +238,30 @@ class Cascade:
         ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[:, :places]
         return ranked
 
-    def _passes(self) -> Iterator[tuple[float, int, bool]]:
-        """(share of survivors, steps, whether to stay in the ball) of each pass, without end.
+    def _passes(self) -> Iterator[Pass]:
+        """Without end.
 
-        Balls that shrink and ascents that never leave the smallest one break different samples in
-        L2, so that they take turns.
+        With momentum and without, steps break different samples in L2; in L∞ it only costs some.
         """
         passes = chain(_PASSES[self.threat.norm], repeat((1.0, _LAST_STEPS)))
-        return ((*one, inside) for one, inside in zip(passes, cycle((False, True)), strict=False))
+        momenta = cycle(_MOMENTUM[self.threat.norm])
+        return (Pass(*one, momentum) for one, momentum in zip(passes, momenta, strict=False))
+
+    def _flip(self, rows: Tensor) -> None:
+        """Random search on the nearest, for as long as it finds ways up that gradients missed."""
+        near = self._nearest(rows, self._fine_count(rows))
+        for _ in range(_FLIP_ROUNDS):
+            left = self.search.alive(near)
+            passes = len(left) * _FLIPS + self._fine_cost(rows)
+            if len(left) == 0 or not self._affords(passes, self.search.alive()):
+                return
+            if flip_squares(self.search, left, _FLIPS, self.generator) < _RAISED:
+                return
 
     def _polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, by the model's own gradients."""
         near = self._nearest(rows, self._fine_count(rows))
-        if self._affords(len(near) * _FINE_STEPS, rows):
+        if self._affords(self._fine_cost(rows), rows):
             coarse = cosine(self.threat.radius, _FINE_STEPS)
             schedule = [replace(step, size=_FINE * step.size) for step in coarse]
             with self.model.led_by(None):
@@ -238,13 +271,17 @@ class Cascade:
         """How many of the survivors are polished."""
         return min(len(rows), max(_FEWEST_FINE, math.ceil(_FINE_SHARE * len(rows))))
 
-    def _affords(self, steps: int, alive: Tensor) -> bool:
-        """Whether so many more gradient steps keep the survivors' mean within the budget.
+    def _fine_cost(self, rows: Tensor) -> int:
+        """The passes that polishing these survivors would take."""
+        return (1 + BACKWARD) * self._fine_count(rows) * _FINE_STEPS
+
+    def _affords(self, passes: int, alive: Tensor) -> bool:
+        """Whether so many more passes keep the survivors' mean within the budget.
 
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
         used = self.model.forward_passes + BACKWARD * self.model.backward_passes
-        spent = float(used[alive.cpu()].sum()) + (1 + BACKWARD) * steps
+        spent = float(used[alive.cpu()].sum()) + passes
         few = len(alive) < _FEW * (batch := len(self.search.images))
         return spent <= self.budget * (min(batch, _SHARED * len(alive)) if few else len(alive))
 
@@ -254,8 +291,9 @@ class Cascade:
         return rows[order[:wanted]].sort().values
 
     def anywhere(self, rows: Tensor) -> Tensor:
-        """Random starts in the ball."""
-        return random_start(self.search.images[rows], self.threat, self.generator)
+        """Random starts in the ball; in L∞ striped ones, which break more."""
+        start = striped_start if self.threat.norm == "Linf" else random_start
+        return start(self.search.images[rows], self.threat, self.generator)
 
     def _query(self, rows: Tensor) -> None:
         """A little of Square (Andriushchenko et al. 2020) on some survivors."""

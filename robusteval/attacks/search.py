@@ -172,7 +172,7 @@ class Search:
         points: Tensor,
         objective: Objective,
         schedule: list[Step],
-        momentum: float = 0.75,
+        momentum: float = 0.0,
         targets: Tensor | None = None,
     ) -> None:
         """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.

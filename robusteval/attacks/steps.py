@@ -72,6 +72,13 @@ def random_start(
     return (clean + noise.to(clean.device)).clamp(0, 1)
 
 
+def striped_start(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
+    """A corner of the L∞ ball, one random sign for each column of a channel, as Square starts
+    (Andriushchenko et al. 2020)."""
+    signs = 2 * torch.randint(2, (*clean.shape[:2], 1, *clean.shape[3:]), generator=generator) - 1
+    return project(clean + threat.radius * signs.to(clean), clean, threat)
+
+
 def ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
     """The unit-norm direction that raises a linear function most: sign, or normalised."""
     if norm == "Linf":
