@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robusteval import zoo
-from robusteval.attacks.adaptive import BACKWARD, Cascade, Pass
+from robusteval.attacks.adaptive import BACKWARD, Cascade, Round
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import MARGIN, PULLED, Objective
 from robusteval.attacks.steps import random_start
@@ -85,7 +85,7 @@ class RankedByLogits(Cascade):
 class Everywhere(Cascade):
     """Every survivor in every round, not the nearest to breaking first."""
 
-    def _drive(self, targets: Tensor | None, turn: Pass) -> bool:
+    def _drive(self, targets: Tensor | None, turn: Round) -> bool:
         return super()._drive(targets, turn._replace(share=1.0))
 
 
@@ -98,8 +98,8 @@ class Unpolished(Cascade):
 class LongAscents(Cascade):
     """Forty steps towards each class from the first."""
 
-    def _passes(self) -> Iterator[Pass]:
-        return (turn._replace(steps=40) for turn in super()._passes())
+    def _rounds(self) -> Iterator[Round]:
+        return (turn._replace(steps=40) for turn in super()._rounds())
 
 
 class WithoutFlip(Cascade):
@@ -129,7 +129,7 @@ VARIANTS: dict[str, type[Cascade]] = {
     "without margin": WithoutMargin,
     "restarts for targets": Restarts,
     "ranked by logits alone": RankedByLogits,
-    "all survivors in each pass": Everywhere,
+    "all survivors in each round": Everywhere,
     "40 steps to each class": LongAscents,
     "without polish": Unpolished,
     "without flip": WithoutFlip,

@@ -327,7 +327,7 @@ def test_queries_tell_of_gradients_that_lie() -> None:
     """Gradients that point the wrong way are neither zero nor shattered."""
     known = linear("Linf", 3)
     model = Function(lambda x: known.model(Misleading.apply(x)))
-    threat = threat_of("Linf", 4 * float(known.smallest.max()))
+    threat = threat_of("Linf", 2 * float(known.smallest.max()))
     result = adaptive_told(model, known.images, known.labels, threat)
     assert any("gradient-free queries broke" in warning for warning in result.warnings)
     assert any(note.startswith("AutoAttack broke") for note in result.notes)

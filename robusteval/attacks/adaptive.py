@@ -58,13 +58,13 @@ from robusteval.types import ThreatModel
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _MARGIN_STEPS = {"Linf": 20, "L2": 45}
-# Passes over the wrong classes: the share of survivors, the nearest to breaking, and the steps
+# Rounds over the wrong classes: the share of survivors, the nearest to breaking, and the steps
 # towards each class.  What is left of the budget goes to all survivors by turns.
-_PASSES = {
+_ROUNDS = {
     "Linf": ((0.3, 15), (0.15, 30), (0.15, 30)),
     "L2": ((0.3, 24), (0.15, 24), (0.15, 24)),
 }
-_MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of the passes by turns; the margin's is the first
+_MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of rounds by turns; the margin's is the first
 _LAST_STEPS = 60
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
@@ -72,7 +72,7 @@ _MOST_CLASSES = 9  # that a sample is driven towards
 _FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are polished
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
-_FLIPS, _FLIP_ROUNDS = 40, 12  # proposals of a round, and at most so many rounds
+_FLIPS, _FLIP_ROUNDS = 40, 24  # proposals of a round, and at most so many rounds
 _RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
@@ -127,7 +127,7 @@ def adaptive_told(
     return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 
-class Pass(NamedTuple):
+class Round(NamedTuple):
     """Over the wrong classes: which share of survivors takes how many steps to each, and how."""
 
     share: float
@@ -202,15 +202,18 @@ class Cascade:
         self.search.ascend(rows, start, objective, schedule, momentum, targets)
 
     def _aim(self, rows: Tensor) -> None:
-        """Towards one wrong class after another, the nearest first, while the budget lasts."""
+        """Towards one wrong class after another, while the budget lasts and rounds break some."""
         ranked = self._ranked(rows)
-        for turn in self._passes():
+        for turn in self._rounds():
+            before = len(self.search.alive())
             for place in [*range(1, ranked.shape[1]), 0, None]:  # the closest was the margin's
                 targets = None if place is None else ranked[:, place]
                 if not self._drive(targets, turn):
                     return
+            if len(self.search.alive()) == before:
+                return  # a barren round is the last
 
-    def _drive(self, targets: Tensor | None, turn: Pass) -> bool:
+    def _drive(self, targets: Tensor | None, turn: Round) -> bool:
         """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
         while that breaks some, the next nearest.  False where the budget has less left."""
         untried = ~self.search.broken
@@ -238,14 +241,14 @@ class Cascade:
         ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[:, :places]
         return ranked
 
-    def _passes(self) -> Iterator[Pass]:
+    def _rounds(self) -> Iterator[Round]:
         """Without end.
 
         With momentum and without, steps break different samples in L2; in L∞ it only costs some.
         """
-        passes = chain(_PASSES[self.threat.norm], repeat((1.0, _LAST_STEPS)))
+        rounds = chain(_ROUNDS[self.threat.norm], repeat((1.0, _LAST_STEPS)))
         momenta = cycle(_MOMENTUM[self.threat.norm])
-        return (Pass(*one, momentum) for one, momentum in zip(passes, momenta, strict=False))
+        return (Round(*one, momentum) for one, momentum in zip(rounds, momenta, strict=False))
 
     def _flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""

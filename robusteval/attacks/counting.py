@@ -13,6 +13,7 @@ from robusteval.errors import AttackError
 from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter
 
+_COUNT = torch.float64  # a batch's passes may not divide by its samples
 _PAUSE = 0.1  # seconds between two words on how many passes were made
 
 
@@ -47,8 +48,8 @@ class Counted(Adapter):
         self.deadline = deadline
         self.on_pass = on_pass
         self._counts = {
-            "forward": torch.zeros(samples or 1, dtype=torch.float64),
-            "backward": torch.zeros(samples or 1, dtype=torch.float64),
+            "forward": torch.zeros(samples or 1, dtype=_COUNT),
+            "backward": torch.zeros(samples or 1, dtype=_COUNT),
         }
         # Plain numbers until someone looks or attends to others: a tensor would cost more than
         # the pass of a small model.
@@ -157,7 +158,8 @@ class Counted(Adapter):
 
     def _settle(self) -> None:
         for kind, made in self._pending.items():
-            self._counts[kind][self._attended] += made / max(len(self._attended), 1)
+            each = torch.full_like(self._attended, made / max(len(self._attended), 1), dtype=_COUNT)
+            self._counts[kind].index_add_(0, self._attended, each)  # one may be attended to twice
             self._pending[kind] = 0
 
 

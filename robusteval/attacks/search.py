@@ -149,12 +149,20 @@ class Search:
 
     def judge(self, rows: Tensor, points: Tensor) -> Tensor:
         """Margins (B,) by the model itself; what breaks a sample, or is its best yet, is kept."""
-        margins = logit_margin(self.logits(rows, points), self.labels[rows]).double()
+        margins = self.margins(rows, points)
+        self.keep(rows, points, margins)
+        return margins
+
+    def margins(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Margins (B,) of points by the model itself, float64."""
+        return logit_margin(self.logits(rows, points), self.labels[rows]).double()
+
+    def keep(self, rows: Tensor, points: Tensor, margins: Tensor) -> None:
+        """What breaks one of these samples, none of them twice, or is its best yet."""
         better = (margins > self.margin[rows]) & ~self.broken[rows]
         chosen = rows[better]
         self.best[chosen], self.margin[chosen] = points[better], margins[better]
         self.broken[chosen] |= margins[better] > 0
-        return margins
 
     @torch.no_grad()
     def logits(self, rows: Tensor, points: Tensor) -> Tensor:
