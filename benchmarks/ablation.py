@@ -11,6 +11,7 @@ reporting, not for choosing.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class WithPull(Cascade):
 
     def _aim(self, rows: Tensor) -> None:
         if self.model.layers:
-            near = self._nearest(rows, len(rows) // 3)
+            near = self._nearest(rows, math.ceil(len(rows) / 3))
             self._ascend(near, self.anywhere(near), PULLED, 20)
             rows = self.search.alive()
         if len(rows):

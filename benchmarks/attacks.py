@@ -245,7 +245,7 @@ def contest(results: list[Result]) -> Iterator[str]:
     for group in grouped(results).values():
         if (ours := group.get("adaptive")) is None or (theirs := group.get("autoattack")) is None:
             continue
-        passes = theirs.forward_equivalents / ours.forward_equivalents
+        passes, seconds = savings(ours, theirs)
         curve = [group.get("adaptive" if b == BUDGET else f"adaptive_{b}") for b in BUDGETS]
         left = [group.get(name) for name in others]
         cells = [
@@ -253,11 +253,17 @@ def contest(results: list[Result]) -> Iterator[str]:
             share_of(theirs),
             share_of(ours),
             f"1/{passes:.3g}",
-            f"1/{theirs.seconds / ours.seconds:.3g}",
+            f"1/{seconds:.3g}",
             ", ".join(str(r.robust) if r else "–" for r in curve),
             *(str(r.robust) if r else "–" for r in left),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def savings(ours: Result, theirs: Result) -> tuple[float, float]:
+    """How many times our passes, and our seconds, theirs are."""
+    passes = theirs.forward_equivalents / ours.forward_equivalents
+    return passes, theirs.seconds / ours.seconds
 
 
 def share_of(result: Result) -> str:
@@ -282,8 +288,7 @@ def problems(group: dict[str, Result]) -> Iterator[str]:
     if ours is None:
         return
     if theirs is not None:
-        passes = theirs.forward_equivalents / ours.forward_equivalents
-        seconds = theirs.seconds / ours.seconds
+        passes, seconds = savings(ours, theirs)
         told = f"{' '.join(ours.place)}: {ours.robust} left against AutoAttack's {theirs.robust}"
         print(f"{told}; passes 1/{passes:.1f}, seconds 1/{seconds:.1f}")
         if ours.robust > theirs.robust:

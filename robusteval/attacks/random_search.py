@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.search import Search
+from robusteval.attacks.steps import corners
 
 _SMALLEST, _LARGEST = 0.004, 0.1  # of the pixels: the squares that are tried
 _TOGETHER = 4  # of each sample: a batch of few samples takes as long as one of more
@@ -37,9 +38,8 @@ def _propose(search: Search, rows: Tensor, generator: torch.Generator) -> tuple[
     """Changed images (B, 4, C, H, W) and the model's margins on them (B, 4)."""
     several = rows.repeat_interleave(_TOGETHER)
     clean, best = search.images[several], search.best[several]
-    signs = 2 * torch.randint(2, (*clean.shape[:2], 1, 1), generator=generator) - 1
-    corner = (clean + search.threat.radius * signs.to(clean)).clamp(0, 1)
-    points = torch.where(_squares(clean, generator).to(clean.device), corner, best)
+    moved = corners(clean, search.threat, generator)
+    points = torch.where(_squares(clean, generator).to(clean.device), moved, best)
     margins = search.margins(several, points)
     return points.unflatten(0, (-1, _TOGETHER)), margins.unflatten(0, (-1, _TOGETHER))
 
