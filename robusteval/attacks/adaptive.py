@@ -40,7 +40,7 @@ from robusteval.attacks.libraries import (
     autoattack,
     torchattacks_attack,
 )
-from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.random_search import TOGETHER, flip_squares
 from robusteval.attacks.search import (
     AIMED,
     MARGIN,
@@ -66,6 +66,7 @@ _ROUNDS = {
 }
 _MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of rounds by turns; the margin's is the first
 _LAST_STEPS = 60
+_PATIENCE = 500  # ascents in a row that broke nothing, after which no more are made
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
@@ -156,6 +157,7 @@ class Cascade:
         self.model, self.threat, self.seed = model, threat, seed
         self.budget = passes_per_sample
         self.generator = torch.Generator().manual_seed(seed)
+        self.vain = 0  # ascents towards a class since the last that broke a sample
         self.reason = ""  # why strength alone counts, if it does
         self.notes: list[str] = []
         self.warnings: list[str] = []
@@ -202,16 +204,14 @@ class Cascade:
         self.search.ascend(rows, start, objective, schedule, momentum, targets)
 
     def _aim(self, rows: Tensor) -> None:
-        """Towards one wrong class after another, while the budget lasts and rounds break some."""
+        """Towards one wrong class after another, while the budget lasts and some break."""
         ranked = self._ranked(rows)
+        self.vain = 0
         for turn in self._rounds():
-            before = len(self.search.alive())
             for place in [*range(1, ranked.shape[1]), 0, None]:  # the closest was the margin's
                 targets = None if place is None else ranked[:, place]
-                if not self._drive(targets, turn):
+                if not self._drive(targets, turn) or self.vain >= _PATIENCE:
                     return
-            if len(self.search.alive()) == before:
-                return  # a barren round is the last
 
     def _drive(self, targets: Tensor | None, turn: Round) -> bool:
         """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
@@ -232,7 +232,9 @@ class Cascade:
             start = self.anywhere(near)
             self._ascend(near, start, objective, turn.steps, aims, turn.momentum)
             if len(self.search.alive(near)) == len(near):
+                self.vain += max(len(near), _FEWEST)
                 return True
+            self.vain = 0
 
     def _ranked(self, rows: Tensor) -> Tensor:
         """Of all samples (B, places) the wrong classes to try, where they are among ``rows``."""
@@ -255,7 +257,7 @@ class Cascade:
         near = self._nearest(rows, self._fine_count(rows))
         for _ in range(_FLIP_ROUNDS):
             left = self.search.alive(near)
-            passes = len(left) * _FLIPS + self._fine_cost(rows)
+            passes = len(left) * (_FLIPS + _FLIPS // TOGETHER) + self._fine_cost(rows)
             if len(left) == 0 or not self._affords(passes, self.search.alive()):
                 return
             if flip_squares(self.search, left, _FLIPS, self.generator) < _RAISED:

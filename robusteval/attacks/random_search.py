@@ -7,41 +7,41 @@ from robusteval.attacks.search import Search
 from robusteval.attacks.steps import corners
 
 _SMALLEST, _LARGEST = 0.004, 0.1  # of the pixels: the squares that are tried
-_TOGETHER = 4  # of each sample: a batch of few samples takes as long as one of more
+TOGETHER = 4  # proposals of each sample: a batch of few takes as long as one of more
 
 
 def flip_squares(search: Search, rows: Tensor, queries: int, generator: torch.Generator) -> float:
     """Sets squares of each sample's best image to x ± ε, by a sign for each channel, and keeps
-    what raises the margin.  In L∞; one forward pass a query.
+    what raises the margin.  In L∞; one forward pass a query, and one for the best of four.
 
     The proposals of Square (Andriushchenko et al. 2020), which starts at stripes and shrinks its
     squares by a schedule; here their sizes are drawn, so that one may stop at any time, and of
-    four at a time the best is kept.  Returns the share of the proposals that raised a margin: next
-    to none where gradients led to the best.
+    four at a time only the best, by whatever form of the model is fast, is judged by the model
+    itself.  Returns the share of the proposals that were kept: next to none where gradients led to
+    the best.
     """
-    raised = tried = 0
-    for _ in range(0, queries, _TOGETHER):
+    kept = tried = 0
+    for _ in range(0, queries, TOGETHER):
         alive = search.alive(rows)
         if len(alive) == 0:
             break
         before = search.margin[alive]
-        proposed, margins = _propose(search, alive, generator)
-        raised += int((margins > before[:, None]).sum())
-        tried += margins.numel()
-        chosen = margins.argmax(1)
-        each = torch.arange(len(alive), device=alive.device)
-        search.keep(alive, proposed[each, chosen], margins[each, chosen])
-    return raised / max(tried, 1)
+        search.judge(alive, _best_proposed(search, alive, generator))
+        kept += int((search.margin[alive] > before).sum())
+        tried += len(alive) * TOGETHER
+    return kept / max(tried, 1)
 
 
-def _propose(search: Search, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Changed images (B, 4, C, H, W) and the model's margins on them (B, 4)."""
-    several = rows.repeat_interleave(_TOGETHER)
+def _best_proposed(search: Search, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Of four changed images of each sample (B, C, H, W) the one of the largest rough margin."""
+    several = rows.repeat_interleave(TOGETHER)
     clean, best = search.images[several], search.best[several]
     moved = corners(clean, search.threat, generator)
     points = torch.where(_squares(clean, generator).to(clean.device), moved, best)
-    margins = search.margins(several, points)
-    return points.unflatten(0, (-1, _TOGETHER)), margins.unflatten(0, (-1, _TOGETHER))
+    with search.model.quickly():
+        margins = search.margins(several, points).view(-1, TOGETHER)
+    first = torch.arange(0, len(points), TOGETHER, device=rows.device)
+    return points[first + margins.argmax(1)]
 
 
 def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
