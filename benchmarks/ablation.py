@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from robusteval import zoo
-from robusteval.attacks.adaptive import BACKWARD, Cascade, Round
-from robusteval.attacks.counting import Counted
-from robusteval.attacks.search import MARGIN, PULLED, Objective
+from robusteval.attacks.adaptive import Cascade, Round
+from robusteval.attacks.counting import BACKWARD, Counted
+from robusteval.attacks.losses import joint_loss
+from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
 from robusteval.attacks.steps import random_start
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
@@ -34,6 +35,9 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel
+
+_PAIRS = 3  # own prototypes that features are driven from by turns
+JOINT = Objective(lambda seen: joint_loss(seen.logits, seen.squared, seen.labels), distances=True)
 
 
 class WithPull(Cascade):
@@ -46,6 +50,65 @@ class WithPull(Cascade):
             rows = self.search.alive()
         if len(rows):
             super()._aim(rows)
+
+
+class WithPairs(Cascade):
+    """Features driven from each own prototype to the nearest of another class, pair by pair."""
+
+    def _aim(self, rows: Tensor) -> None:
+        if self.model.layers:
+            for turn in range(_PAIRS):
+                near = self._nearest(rows, math.ceil(len(rows) / 6))
+                if len(near):
+                    self._ascend(near, self.anywhere(near), from_own(turn), 15)
+                rows = self.search.alive()
+        if len(rows):
+            super()._aim(rows)
+
+
+def from_own(turn: int) -> Objective:
+    """Away from the ``turn``-th nearest own prototype, towards the nearest other."""
+
+    def losses(seen: Seen) -> Tensor:
+        *_, deepest = seen.squared.values()
+        each = torch.arange(len(deepest), device=deepest.device)
+        own = deepest[each, seen.labels].sort(1).values
+        others = deepest.flatten(2).amin(2).scatter(1, seen.labels[:, None], torch.inf)
+        return own[:, turn % own.shape[1]] - others.amin(1)
+
+    return Objective(losses, distances=True)
+
+
+class JointLoss(Cascade):
+    """Ascents on CE + PC, the PCL paper's joint loss, in the place of those towards classes."""
+
+    def _ascend(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        objective: Objective,
+        steps: int,
+        targets: Tensor | None = None,
+        momentum: float | None = None,
+    ) -> None:
+        if objective is AIMED and self.model.layers:
+            objective, targets = JOINT, None
+        super()._ascend(rows, start, objective, steps, targets, momentum)
+
+
+class RankedBySlopes(Cascade):
+    """Classes by linearised margins: the logit gap over the dual norm of its gradient."""
+
+    def _ranked(self, rows: Tensor) -> Tensor:
+        ranked = super()._ranked(rows)
+        points, dual = self.search.best[rows], 1 if self.threat.norm == "Linf" else 2
+        near = []
+        for targets in ranked[rows].T:
+            slopes = self.search.gradients(rows, points, AIMED, targets)
+            near.append(slopes.losses / slopes.gradients.flatten(1).norm(dual, 1).clamp_min(1e-12))
+        order = torch.stack(near, 1).argsort(1, descending=True)
+        ranked[rows] = ranked[rows].gather(1, order)
+        return ranked
 
 
 class WithoutSquare(Cascade):
@@ -126,10 +189,13 @@ class RandomStarts(Cascade):
 VARIANTS: dict[str, type[Cascade]] = {
     "whole": Cascade,
     "with pull": WithPull,
+    "with pairs of prototypes": WithPairs,
+    "joint CE + PC for targets": JointLoss,
     "without square": WithoutSquare,
     "without margin": WithoutMargin,
     "restarts for targets": Restarts,
     "ranked by logits alone": RankedByLogits,
+    "ranked by linearised margins": RankedBySlopes,
     "all survivors in each round": Everywhere,
     "40 steps to each class": LongAscents,
     "without polish": Unpolished,

@@ -8,7 +8,8 @@ after the other in this process.  AutoAttack and the others are called on the pl
 users call them; ``adaptive`` takes its gradients from the form that is fastest here, and choosing
 it is part of its seconds.  All returned images are put into the ball and judged alike, by the
 plain model in float32; a minimum-norm attack's count where they lie in it.  A row is written as
-soon as it is known; what is in the file already is not done again.
+soon as it is known; what is in the file already is not done again, unless the project's own
+attacks have changed since.
 
 Holds where ``adaptive`` is at or below AutoAttack on every model, with at most 1/25 of its passes
 and 1/50 of its seconds on adversarially trained ones and no slower on the others, and no attack
@@ -29,9 +30,10 @@ import torch
 from torch import Tensor
 
 from robusteval import zoo
-from robusteval.attacks.adaptive import BACKWARD, adaptive
+from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.advlib import advlib_attack
-from robusteval.attacks.counting import Counted
+from robusteval.attacks.code import attacks_digest
+from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_module
 from robusteval.data.datasets import load_dataset
 from robusteval.evaluation.plan import default_batch
@@ -44,6 +46,7 @@ from robusteval.models.loading import load_model
 from robusteval.numerics import wilson
 from robusteval.types import ThreatModel
 
+OURS = "adaptive"  # what the names of the project's own attacks begin with
 Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
 
 
@@ -51,7 +54,8 @@ Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
 class Result:
     """One attack on one model; passes are per initially correct sample.
 
-    ``weights``: the first of their SHA-256, since a model may be trained anew.
+    ``weights``: the first of their SHA-256, since a model may be trained anew.  ``code``: which
+    version of the project's own attacks it was.
     """
 
     model: str
@@ -66,6 +70,12 @@ class Result:
     backward: float
     seconds: float
     hardware: str
+    code: str = ""
+
+    @property
+    def holds_today(self) -> bool:
+        """Whether the same code would run again: a library's, or ours as it stands."""
+        return not self.attack.startswith(OURS) or self.code == attacks_digest()
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -121,6 +131,7 @@ def pgd_100(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel)
         attack = getattr(torchattacks_module(), name)(
             model, eps=threat.radius, alpha=threat.radius / 10, steps=100, random_start=True
         )
+        attack.eps_for_division = 1e-30  # PGDL2's own of 1e-10 drowns small gradients
         with model.attending(alive):
             found = attack(images[alive], labels[alive])
             result[alive] = found
@@ -189,6 +200,7 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
         backward=backward / n,
         seconds=seconds,
         hardware=hardware_name(),
+        code=attacks_digest(),
     )
 
 
@@ -198,7 +210,7 @@ def weights_of(entry: Entry) -> str:
 
 
 def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
-    if not attack.startswith("adaptive"):
+    if not attack.startswith(OURS):
         return Forms(model, model, None)
     budget = int(attack.partition("_")[2] or BUDGET)
     return Forms.of(model, *choose_forms(model, images, count * budget / 3))
@@ -298,7 +310,7 @@ def problems(group: dict[str, Result]) -> Iterator[str]:
             yield f"{ours.model}: at least 1/{least[0]} of the passes, 1/{least[1]} of the seconds"
     for other in group.values():
         cheaper = other.forward_equivalents < ours.forward_equivalents
-        if other.robust < ours.robust and cheaper and not other.attack.startswith("adaptive"):
+        if other.robust < ours.robust and cheaper and not other.attack.startswith(OURS):
             yield f"{ours.model}: {other.attack} is cheaper and stronger"
 
 
@@ -317,7 +329,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("attacks.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = stored(arguments.out)
+    results = [r for r in stored(arguments.out) if r.holds_today]
     keep_freed_memory()  # as a run does; every attack gains by it
     torchattacks_module()  # loading a library is no attack's time
     importlib.import_module("pyautoattack")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robusteval import api
+from robusteval.attacks.code import attacks_digest
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, UnknownNameError
 from robusteval.evaluation.outcomes import load_result
@@ -120,5 +121,13 @@ def check(folder: Path) -> list[Check]:
     for path in paths:
         rows = board.read_board(path)
         wrong = list(board.problems(path.name, rows, entries))
-        checks.append(Check(path.name, not wrong, "; ".join(wrong) or f"{len(rows)} models"))
+        checks.append(Check(path.name, not wrong, "; ".join(wrong) or _told(rows)))
     return checks
+
+
+def _told(rows: list[Row]) -> str:
+    """How many models there are, and how many of them other code of ours attacked."""
+    ours = f"attacks={attacks_digest()}"
+    earlier = sum(ours not in row["versions"].split() for row in rows)
+    told = f"{len(rows)} models"
+    return f"{told}, {earlier} of them by other attacks than this version's" if earlier else told

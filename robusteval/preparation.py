@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from robusteval.attacks.code import attacks_digest
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
@@ -257,7 +258,7 @@ def provenance(options: Options, threads: int) -> dict[str, Any]:
     """What the numbers were made with."""
     project = built_in_folder().parent
     return {
-        "versions": package_versions(),
+        "versions": {**package_versions(), "attacks": attacks_digest()},
         "commit": commit_of(project),
         "dirty": is_dirty(project),
         "hardware": hardware_name(options.device),

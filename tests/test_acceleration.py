@@ -21,6 +21,7 @@ from robusteval.models.acceleration import (
     folded,
     folded_if_same,
     same_function,
+    same_gradients,
 )
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
@@ -115,6 +116,31 @@ def test_folding_is_left_out_where_it_changes_the_function(images: Tensor) -> No
     assert not same_function(odd, accelerated(odd, FOLDED), images)
     assert folded_if_same(odd, images) is None
     assert choose_forms(odd, images, 1e9, lambda *_: 1.0) == (PLAIN, PLAIN)
+
+
+class Cancelling(nn.Module):
+    """Squared distances by x² − 2xw + w², far from the origin: bfloat16 keeps nothing of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.lift = nn.Linear(4, 8)
+        self.near = nn.Linear(8, 5, bias=False)
+        with torch.no_grad():
+            self.lift.bias.fill_(300.0)
+            self.near.weight.copy_(300 + torch.randn(5, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, w = self.lift(self.conv(images).mean((2, 3))), self.near.weight
+        return -(x.square().sum(1, keepdim=True) - 2 * self.near(x) + w.square().sum(1))
+
+
+def test_rough_gradients_that_point_elsewhere_are_not_chosen(images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = wrap_module(Cancelling(), classes=5)
+    assert not same_gradients(model, accelerated(model, HALF), images)
+    tempting = iter([3.0, 2.0, 1.0])
+    assert choose_forms(model, images, 10, lambda *_: next(tempting)) == (FOLDED, FOLDED)
 
 
 def test_only_what_follows_a_convolution_is_folded() -> None:

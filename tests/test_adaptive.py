@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import BACKWARD, Cascade, adaptive, adaptive_told
-from robusteval.attacks.counting import Counted, as_counted
+from robusteval.attacks.adaptive import Cascade, adaptive, adaptive_told
+from robusteval.attacks.code import attacks_digest, what_runs
+from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.search import MARGIN, Objective, Search, cosine, shrinking
@@ -108,10 +109,13 @@ def told(
     labels: Tensor,
     eps: float = 0.1,
     passes_per_sample: int = 240,
+    without: str = "",
 ) -> dict[str, int]:
-    """What each stage broke."""
-    threat = threat_of("Linf", eps)
-    result = adaptive_told(model, images, labels, threat, passes_per_sample=passes_per_sample)
+    """What each stage broke, all but the one to do ``without``."""
+    counted = as_counted(model, images)
+    cascade = Cascade(counted, images, labels, threat_of("Linf", eps), 0, passes_per_sample)
+    cascade.left_out = frozenset({without})
+    result = cascade.run()
     return {
         note.split(" broke ")[0]: int(note.split(" broke ")[1].split()[0])
         for note in result.notes
@@ -152,6 +156,8 @@ def test_aim_breaks_what_the_closest_class_hides() -> None:
     broken = told(model, images, labels)
     assert broken["margin"] == 0
     assert broken["aim"] == 20
+    others = told(model, images, labels, without="aim")
+    assert others["flip"] == others["polish"] == 0  # random queries, many of them, find the way
 
 
 def lifted_blocks(eps: float) -> Function:
@@ -178,6 +184,8 @@ def test_flip_breaks_what_has_no_slope_until_it_is_nearly_there() -> None:
     assert broken["margin"] == 0
     assert broken["flip"] >= 6
     assert broken.get("aim", 0) == broken.get("polish", 0) == 0
+    others = told(lifted_blocks(0.1), images, labels, passes_per_sample=1000, without="flip")
+    assert sum(others.values()) <= 1
 
 
 def test_random_search_keeps_what_raises_the_margin_and_nothing_else() -> None:
@@ -244,6 +252,8 @@ def test_pull_breaks_what_the_classifier_masks() -> None:
     assert broken["margin"] == broken["aim"] == 0
     assert broken["pull"] == 6 - broken["square"] >= 3
     assert "more steps" not in broken
+    others = told(model, images, labels, without="pull")
+    assert others["more steps"] == 0  # only what needs no gradient still breaks some
 
 
 def test_pull_goes_past_a_decoy() -> None:
@@ -335,6 +345,13 @@ def test_queries_tell_of_gradients_that_lie() -> None:
 
 
 # Any module
+
+
+def test_no_images_are_no_work() -> None:
+    none = torch.zeros(0, 1, 8, 8)
+    assert adaptive(nn.Flatten(), none, none[:, 0, 0, 0].long(), threat_of("Linf", 0.1)).shape == (
+        none.shape
+    )
 
 
 def test_no_empty_batch_reaches_the_model() -> None:
@@ -442,6 +459,46 @@ def test_the_budget_is_kept_and_passes_are_counted_one_by_one() -> None:
         assert used[alive].mean() > budget / 2
         assert int(model.forward_passes.sum()) == seen["forward"] - len(images)
         seen["forward"] = 0
+
+
+def test_what_was_spent_before_is_no_reason_to_stop() -> None:
+    """Not on other samples, where a batch is halved, nor on the same, where it is tried again."""
+    network, images = small_network(), images_near_grey(40)
+    labels, threat = network(images).argmax(1), threat_of("Linf", 0.01)
+    first, second = torch.arange(20), torch.arange(20, 40)
+    alone = adaptive_told(network, images[second], labels[second], threat)
+    assert [note.split()[0] for note in alone.notes[:3]] == ["margin", "flip", "aim"]
+    counted = Counted(Adapter(network, 5), len(images))
+    for rows in (first, second, second):
+        with counted.attending(rows):
+            found = adaptive_told(counted, images[rows], labels[rows], threat)
+    assert found.notes == alone.notes
+    assert torch.equal(found.images, alone.images)
+    tallied = adaptive_told(Counted(Adapter(network, 5)), images[second], labels[second], threat)
+    assert tallied.notes[:3] == alone.notes[:3]
+
+
+@pytest.mark.parametrize(("budget", "most"), [(200, 250), (400, 500)])
+def test_ascents_in_vain_come_to_an_end(budget: int, most: int) -> None:
+    """On a model that nothing breaks, before the budget is spent."""
+
+    def logits(x: Tensor) -> Tensor:
+        return torch.cat([torch.ones(len(x), 1), 0.1 * x.flatten(1)[:, :9]], 1)
+
+    model, images = Function(logits), images_near_grey(128)
+    counted, labels = as_counted(model, images), torch.zeros(128, dtype=torch.long)
+    cascade = Cascade(counted, images, labels, threat_of("Linf", 0.01), 0, budget)
+    cascade.run()
+    assert most <= cascade.vain < most + 39  # the share that a round begins with
+    assert counted.passes(128).mean() < 0.9 * budget
+
+
+def test_the_digest_tells_code_from_words() -> None:
+    """A changed constant is another attack; a changed docstring or comment is not."""
+    plain = what_runs("def f():\n    return 1\n")
+    assert what_runs('"""New."""\n\n\ndef f():\n    """Told."""\n    return 1  # why\n') == plain
+    assert what_runs("def f():\n    return 2\n") != plain
+    assert len(attacks_digest()) == 8
 
 
 def test_the_same_seed_gives_the_same_images() -> None:

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.counting import Counted, as_counted
+from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.libraries import (
     AttackResult,
     Version,
@@ -56,7 +56,6 @@ from robusteval.attacks.search import (
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.types import ThreatModel
 
-BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _MARGIN_STEPS = {"Linf": 20, "L2": 45}
 # Rounds over the wrong classes: the share of survivors, the nearest to breaking, and the steps
 # towards each class.  What is left of the budget goes to all survivors by turns.
@@ -66,7 +65,7 @@ _ROUNDS = {
 }
 _MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of rounds by turns; the margin's is the first
 _LAST_STEPS = 60
-_PATIENCE = 500  # ascents in a row that broke nothing, after which no more are made
+_PATIENCE = 1.25  # ascents in vain, for each pass of a sample's budget, after which none follow
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
@@ -102,8 +101,10 @@ def adaptive(
     counted as two; samples that break earlier cost less.  Probes for masking and queries come on
     top: 40 forward passes on 16 samples of a batch, and two passes each way on 32.  Where fewer
     than a quarter survive, they share the budget of the whole batch, each up to tenfold: the model
-    is easily broken, and strength alone counts.  Returns the first image that broke a sample, else
-    the one with the largest margin.
+    is easily broken, and strength alone counts.  A model whose outputs change gets eight times as
+    many, since each gradient is a mean of eight.  Less is spent where ascents towards classes have
+    broken nothing 1.25 · ``passes_per_sample`` times in a row.  Returns the first image that broke
+    a sample, else the one with the largest margin.
 
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
@@ -124,6 +125,8 @@ def adaptive_told(
     passes_per_sample: int = 240,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
+    if len(images) == 0:
+        return AttackResult(images)
     counted = as_counted(model, images)
     return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
@@ -155,7 +158,7 @@ class Cascade:
     ) -> None:
         self.search = Search(model, images, labels, threat)
         self.model, self.threat, self.seed = model, threat, seed
-        self.budget = passes_per_sample
+        self.budget, self.before = passes_per_sample, model.passes(len(images))
         self.generator = torch.Generator().manual_seed(seed)
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.reason = ""  # why strength alone counts, if it does
@@ -180,14 +183,22 @@ class Cascade:
         return AttackResult(self.search.best, self.notes, self.warnings)
 
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
-        """Runs a stage on the survivors, if there are some, and notes what it broke."""
+        """Runs a stage on the survivors, if there are some, and notes what it broke; whether it
+        ran."""
         rows = self.search.alive()
         if len(rows) == 0 or name in self.left_out:
             return False
+        before = self._spent().sum()
         attack(rows)
+        if self._spent().sum() == before:  # there was no budget for it
+            return False
         broken = len(rows) - len(self.search.alive())
         self.notes.append(f"{name} broke {broken} of {len(rows)}")
         return True
+
+    def _spent(self) -> Tensor:
+        """Each sample's passes (B,), a backward one counted as two."""
+        return self.model.passes(len(self.search.images)) - self.before
 
     def _ascend(
         self,
@@ -210,7 +221,7 @@ class Cascade:
         for turn in self._rounds():
             for place in [*range(1, ranked.shape[1]), 0, None]:  # the closest was the margin's
                 targets = None if place is None else ranked[:, place]
-                if not self._drive(targets, turn) or self.vain >= _PATIENCE:
+                if not self._drive(targets, turn) or self.vain >= _PATIENCE * self.budget:
                     return
 
     def _drive(self, targets: Tensor | None, turn: Round) -> bool:
@@ -285,9 +296,9 @@ class Cascade:
 
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
-        used = self.model.forward_passes + BACKWARD * self.model.backward_passes
-        spent = float(used[alive.cpu()].sum()) + passes
-        few = len(alive) < _FEW * (batch := len(self.search.images))
+        batch = len(self.search.images)
+        spent = float(self._spent()[alive.cpu()].sum()) + passes * self.search.draws
+        few = len(alive) < _FEW * batch
         return spent <= self.budget * (min(batch, _SHARED * len(alive)) if few else len(alive))
 
     def _nearest(self, rows: Tensor, wanted: int) -> Tensor:
@@ -327,6 +338,7 @@ class Cascade:
         if self._is_random(rows[:_PROBED]):
             self.reason = "outputs change between passes"
             search.draws = search.words = _DRAWS
+            self.budget *= _DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
         if not self.reason and len(some := search.alive(rows[:_PROBED])):
             self.reason = self._masked(some)

@@ -13,6 +13,7 @@ from robusteval.errors import AttackError
 from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter
 
+BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _COUNT = torch.float64  # a batch's passes may not divide by its samples
 _PAUSE = 0.1  # seconds between two words on how many passes were made
 
@@ -94,6 +95,14 @@ class Counted(Adapter):
             yield
         finally:
             self.fast = before
+
+    def passes(self, count: int) -> Tensor:
+        """What each of ``count`` samples attended to has cost (count,), a backward pass as two.
+
+        Of a single tally, an equal share.
+        """
+        spent = self.forward_passes + BACKWARD * self.backward_passes
+        return spent[self._attended] if self._apart else spent.expand(count) / max(count, 1)
 
     @property
     def forward_passes(self) -> Tensor:

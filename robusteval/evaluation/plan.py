@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal, Self
 
+from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall, version_of
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
@@ -248,9 +249,10 @@ def job_seed(seed: int, cell: Cell, chunk: int, restart: int) -> int:
 
 
 def library_versions(suite: Suite) -> dict[str, str]:
-    """Versions of the libraries whose attacks run."""
+    """Versions of the libraries whose attacks run, and of our own."""
     libraries = sorted({"robusteval", *(a.library for a in suite.attacks)})
-    return {"torch": version("torch"), **{LIBRARIES[name]: version_of(name) for name in libraries}}
+    versions = {LIBRARIES[name]: version_of(name) for name in libraries}
+    return {"torch": version("torch"), **versions, "attacks": attacks_digest()}
 
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:

@@ -231,7 +231,9 @@ def choose_forms(
     seconds[Acceleration()] = stopwatch(folded_one, images)
     libraries = min(seconds, key=lambda how: seconds[how])
     rough = Acceleration(bfloat16=True)
-    seconds[rough] = stopwatch(accelerated(adapter, rough), images)
+    rough_one = accelerated(adapter, rough)
+    if same_gradients(adapter, rough_one, images):  # distances by x² − 2xw + w² would cancel
+        seconds[rough] = stopwatch(rough_one, images)
     gradients = min(seconds, key=lambda how: seconds[how])
     batches = passes / len(images)
     return tuple(  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robusteval.attacks.adaptive import BACKWARD
+from robusteval.attacks.counting import BACKWARD
 from robusteval.evaluation.outcomes import CellOutcome, RunResult, Scores
 from robusteval.types import NORMS, Norm, ThreatModel
 

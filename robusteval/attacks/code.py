@@ -1,0 +1,27 @@
+"""Which version of this package's attacks runs: a number belongs to the code that found it."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@cache
+def attacks_digest() -> str:
+    """Eight hex digits for what the modules beside this one do."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256()
+    for path in modules:
+        digest.update(f"{path.name}\n{what_runs(path.read_text())}\n".encode())
+    return digest.hexdigest()[:8]
+
+
+def what_runs(source: str) -> str:
+    """A module's syntax tree, without comments, layout and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _HAVE_DOCSTRINGS) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
