@@ -56,6 +56,19 @@ def test_distances_to_the_closest_own_prototype_by_hand() -> None:
     assert float(L.centre(features, labels, prototypes[:, 0])) == pytest.approx(0.5 * (9 + 4) / 2)
 
 
+def test_centres_move_by_steps_of_their_own() -> None:
+    """Wen et al., eq. 4: two samples of class 0 and one of class 1; class 2 stays; no value."""
+    features = torch.tensor([[3.0, 0.0], [0.0, 3.0], [4.0, 4.0]], requires_grad=True)
+    centres = torch.tensor([[0.0, 0.0], [2.0, 4.0], [9.0, 9.0]], requires_grad=True)
+    found = L.centre_steps(features, torch.tensor([0, 0, 1]), centres)
+    assert found.item() == 0
+    found.backward()  # type: ignore[no-untyped-call]
+    assert centres.grad is not None
+    expected = [[-3 / 3, -3 / 3], [-2 / 2, 0], [0, 0]]
+    torch.testing.assert_close(centres.grad, torch.tensor(expected))
+    assert features.grad is None or not features.grad.any()
+
+
 def test_distance_cross_entropy_by_hand() -> None:
     """Two classes of two prototypes: the own two of four exponentials."""
     squared = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]])

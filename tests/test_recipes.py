@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import ThreatError, TrainingError
@@ -220,6 +221,51 @@ def test_any_metric_trains_on_clean_and_crafted_images(
     assert math.isfinite(line.loss)
 
 
+def pair_loss_of(metric: str, features: Tensor, labels: Tensor, **options: Any) -> float:
+    """As a recipe of that metric has it."""
+    settings = settings_for("auxiliary", options={"metric": metric, **options})
+    recipe = RECIPES.get("auxiliary")(network_for(**SOFTMAX), settings)  # type: ignore[arg-type]
+    return float(recipe._metric(features, labels, torch.empty(0)))  # type: ignore[operator]
+
+
+def test_n_pair_is_on_dot_products() -> None:
+    """Sohn 2016, eq. 6, two classes of two samples each: lengths count."""
+    features = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0], [0.0, 4.0]])
+    found = pair_loss_of("n_pair", features, torch.tensor([0, 0, 1, 1]))
+    first, second = math.log(1 + math.exp(0 - 6)), math.log(1 + math.exp(0 - 4))
+    assert found == pytest.approx((first + second) / 2, rel=1e-4)
+
+
+def test_contrastive_is_on_unit_vectors() -> None:
+    """Pairs of a class are drawn together, others apart to five margins; zeros don't count."""
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [3.0, 4.0]])
+    found = pair_loss_of("contrastive", features, torch.tensor([0, 0, 1]), margin=0.2)
+    positive = math.sqrt(2)
+    gaps = [math.sqrt(2 - 2 * cosine) for cosine in (0.6, 0.8)]
+    negative = sum(max(1 - gap, 0) for gap in gaps) / sum(gap < 1 for gap in gaps)
+    assert found == pytest.approx(positive + negative, rel=1e-4)
+
+
+def test_triplet_takes_the_hardest_on_cosines() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]])
+    found = pair_loss_of("triplet", features, torch.tensor([0, 0, 1]), margin=0.3)
+    violations = [0.6 - 0 + 0.3, 0.8 - 0 + 0.3]  # the third has no other of its class
+    assert found == pytest.approx(sum(violations) / 2, rel=1e-4)
+
+
+def test_centres_come_to_their_classes(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """However little the loss weighs: nearer to their own class's mean than to any other's."""
+    options = {"metric": "centre", "weight": 0.001, "prototype_lr": 0.5}
+    network = network_for(**SOFTMAX)  # type: ignore[arg-type]
+    settings = settings_for("auxiliary", epochs=6, options=options)
+    recipe = RECIPES.get("auxiliary")(network, settings)
+    list(Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"))
+    means = class_means(network, parts[0])["fc2"]
+    apart = torch.cdist(network.prototypes["fc2"][:, 0], means)
+    assert (apart.argmin(1) == torch.arange(10)).all()
+    assert apart.diag().mean() < 0.3 * torch.cdist(means, means).sum() / 90
+
+
 def test_tla_anchors_are_the_adversarial_half() -> None:
     """By hand: each anchor's hardest clean positive and negative, on cosines."""
     options = {"metric": "triplet", "anchors": "adversarial", "margin": 0.3}
@@ -299,6 +345,35 @@ def test_adversarial_training_keeps_more_under_pgd(
     settings = settings_for("ce", epochs=3 if attack == "free" else 8, adversarial=chosen)
     hardened = trained(settings, parts, tmp_path)
     assert robust_share(hardened, parts[1]) > undefended_share + 0.05
+
+
+@pytest.mark.parametrize("method", ["scpl", "drp", "mpat", "gcpl"])
+@pytest.mark.parametrize("attack", ["pgd", "fast", "free"])
+def test_adversarial_training_goes_around_any_method(
+    method: str, attack: str, parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """Stopped after an epoch, each goes on to where it would have come, and learns."""
+    recipe_name, head, options = METHODS[method]
+    if method == "mpat":
+        options = {"merge_distance": 1.0, "merge_from": 0}
+    how = {"pgd": {"steps": 2}, "fast": {}, "free": {"replays": 2}}[attack]
+    chosen = Adversarial(attack=attack, eps=("0.02", "0.05"), step_size=0.5, **how)  # type: ignore[arg-type]
+    settings = settings_for(recipe_name, epochs=5, options=options, adversarial=chosen)
+
+    def trainer() -> Trainer:
+        network = network_for(**head)  # type: ignore[arg-type]
+        return Trainer(network, RECIPES.get(recipe_name)(network, settings), *parts, settings)
+
+    whole, resumed = trainer(), trainer()
+    lines = list(whole.fit(tmp_path / "whole"))
+    next(trainer().fit(tmp_path / "stopped"))
+    assert [line.loss for line in resumed.fit(tmp_path / "stopped")] == [
+        line.loss for line in lines[1:]
+    ]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    assert lines[-1].loss < lines[0].loss
+    assert lines[-1].validation_accuracy > 0.3
 
 
 @pytest.fixture(scope="module")

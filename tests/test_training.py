@@ -229,6 +229,12 @@ def test_schedules(parts: tuple[Dataset, Dataset]) -> None:
         scale_learning_rates(optimizer, steps, epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    later = settings(schedule="steps", warmup_epochs=5, epochs=10, milestones=[4, 8], lr=0.1)
+    rates = []
+    for epoch in (4.5, 8.9, 9, 13):  # milestones are those of each stage
+        scale_learning_rates(optimizer, later, epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01, 0.1, 0.01, 0.001])
     cyclic = settings(schedule="cyclic", epochs=10, lr=0.1)
     optimizer = make_optimizer(running.network, running.recipe, cyclic)
     rates = []

@@ -1,23 +1,27 @@
 """What the papers compare with: cross-entropy, alone or with a metric loss on features beside it.
 
 L = L_CE + λ₁ Σ_l L_metric(f_l) + λ₂ Σ_l ‖f_l‖₂ over the layers of ``head.layers``: one layer, or
-several for deep supervision (PCL, Table 3).  ``metric``:
+several for deep supervision (PCL, Tables 9 and 10).  ``metric``:
 
-- "centre": Wen et al. 2016; the centres are the model's prototypes.
+- "centre": Wen et al. 2016; the centres are the model's prototypes, and move by steps of their own.
 - "contrastive", "triplet", "n_pair": over the pairs of a batch, by ``pytorch-metric-learning``.
   With λ₂ they are SCPL's auxiliary triplet (ATL, eq. 5) and N-pair losses (ANL, eq. 6), the
   latter as Sohn 2016 has it: one pair and one negative of each other class, on dot products.
+  The equations' L_norm sums over the samples of a triplet; here it is a mean over the batch.
 - "proxy_nca", "proxy_anchor": the proxies are the model's prototypes.  Their losses see only
   directions, so proxies are held at unit length and learn at a rate of their own.
 
 With ``anchors`` = "adversarial", "triplet" is TLA (Mao et al. 2019): each anchor is an adversarial
 image, its positive and its negative are the hardest of the clean ones.
 
+Cross-entropy on a softmax classifier is part of all of them.  PCL's Table 10 trains contrastive and
+triplet losses without either; here models differ in the metric loss alone.
+
 Where a loss has no centres of its own, the prototypes are the class means of the features, taken
 after each epoch, so that prototype-aware attacks and detectors have something true to go by.
 ``options``: ``metric``, ``weight`` is λ₁ (0.1), ``norm_weight`` λ₂ (0); ``margin`` (0.2), which is
 triplet's on cosines, and a fifth of contrastive's between negatives; ``prototype_lr`` (1) of
-proxies; ``anchors``, "batch" or "adversarial".
+proxies, and of centres, where it is α (0.5 in Wen et al.); ``anchors``, "batch" or "adversarial".
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +34,7 @@ from torch import Tensor
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
 from robusteval.models.network import PrototypeNetwork
-from robusteval.training.prototype_losses import centre, proxy_anchor, proxy_nca
+from robusteval.training.prototype_losses import centre, centre_steps, proxy_anchor, proxy_nca
 from robusteval.training.recipe import RECIPES, Option, Recipe, class_means
 
 
@@ -44,13 +48,11 @@ class CrossEntropy(Recipe):
         return F.cross_entropy(logits, labels), logits
 
 
-# Of features (B, D), labels (B,) and centres (K, D).
-WITH_CENTRES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "centre": centre,
+# Of features (B, D), labels (B,) and proxies (K, D).
+OF_DIRECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "proxy_nca": proxy_nca,
     "proxy_anchor": proxy_anchor,
 }
-OF_DIRECTIONS = ("proxy_nca", "proxy_anchor")
 OVER_PAIRS = ("contrastive", "triplet", "n_pair")
 
 
@@ -66,7 +68,7 @@ class Auxiliary(Recipe):
         "anchors": "batch",
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "metric": (*WITH_CENTRES, *OVER_PAIRS),
+        "metric": ("centre", *OF_DIRECTIONS, *OVER_PAIRS),
         "anchors": ("batch", "adversarial"),
     }
     positive: ClassVar[tuple[str, ...]] = ("prototype_lr",)
@@ -95,7 +97,10 @@ class Auxiliary(Recipe):
         metric = self.options["metric"]
         if metric in OF_DIRECTIONS:
             return self.trained_prototypes(network, self.number("prototype_lr"))
-        return self.trained_prototypes(network) if metric in WITH_CENTRES else []
+        if metric == "centre":
+            centres = list(network.prototypes.values())
+            return [{"params": centres, "lr": self.number("prototype_lr")}]
+        return []
 
     def after_step(self, network: PrototypeNetwork) -> None:
         if self.options["metric"] in OF_DIRECTIONS:
@@ -112,16 +117,20 @@ class Auxiliary(Recipe):
         logits = network.logits(layers)
         loss = F.cross_entropy(logits, labels)
         for name, features in network.supervised_features(layers).items():
-            metric = self._metric(features, labels, network.prototypes[name][:, 0])
-            loss = loss + self.number("weight") * metric
+            centres = network.prototypes[name][:, 0]
+            loss = loss + self.number("weight") * self._metric(features, labels, centres)
+            if self.options["metric"] == "centre":
+                loss = loss + centre_steps(features, labels, centres)
             if self.number("norm_weight"):
                 loss = loss + self.number("norm_weight") * features.norm(dim=1).mean()
         return loss, logits
 
     def _metric(self, features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
         name = str(self.options["metric"])
-        if name in WITH_CENTRES:
-            return WITH_CENTRES[name](features, labels, centres)
+        if name == "centre":
+            return centre(features, labels, centres.detach())
+        if name in OF_DIRECTIONS:
+            return OF_DIRECTIONS[name](features, labels, centres)
         half = len(labels) // 2
         mixed = len(labels) % 2 == 0 and torch.equal(labels[:half], labels[half:])
         if self.options["anchors"] == "adversarial" and mixed:
@@ -142,7 +151,8 @@ def _pair_loss(name: str, margin: float) -> Callable[..., Tensor]:
     if name == "contrastive":
         return losses.ContrastiveLoss(pos_margin=0.0, neg_margin=5 * margin)  # type: ignore[no-any-return]
     if name == "n_pair":
-        return losses.NPairsLoss()  # type: ignore[no-any-return]
+        lengths_count = distances.DotProductSimilarity(normalize_embeddings=False)
+        return losses.NPairsLoss(distance=lengths_count)  # type: ignore[no-any-return]
     loss = losses.TripletMarginLoss(margin=margin, distance=distances.CosineSimilarity())
     miner = miners.BatchHardMiner(distance=distances.CosineSimilarity())
 

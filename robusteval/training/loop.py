@@ -264,8 +264,8 @@ class Trainer:
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:
     return TrainingError(
-        f"{what} in epoch {epoch + 1}, {where}: lower [training] lr; the checkpoint of the last "
-        "good epoch is kept"
+        f"{what} in epoch {epoch + 1}, {where}: the checkpoint of the last good epoch is kept; "
+        "lower [training] lr, and delete it to begin anew"
     )
 
 

@@ -121,6 +121,18 @@ def centre(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
     return 0.5 * (features - centres[labels]).square().sum(1).mean()
 
 
+def centre_steps(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    """Zero, with the gradient by which centre loss moves its centres (K, D).
+
+    Wen et al. 2016, eq. 4: Σ_{i: y_i = j} (c_j − f_i) / (1 + n_j), n_j of a batch.  It does not
+    shrink with the loss's weight, or centres would stay where they began.  Features get none.
+    """
+    shares = 1 / (1 + torch.bincount(labels, minlength=len(centres))[labels])
+    apart = (features.detach() - centres[labels]).square().sum(1)
+    found = 0.5 * (shares * apart).sum()
+    return found - found.detach()
+
+
 def repulsion(centres: Tensor, metric: str) -> Tensor:
     """What DRP's eq. 5 minimises: −Σ_{i<j} d(c_i, c_j) for centres (K, D), in "l2" or "linf"."""
     first, second = torch.triu_indices(len(centres), len(centres), 1)

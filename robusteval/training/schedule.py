@@ -38,19 +38,19 @@ def scale_learning_rates(
     start, length = (
         (0, settings.warmup_epochs) if warm else (settings.warmup_epochs, settings.epochs)
     )
-    factor = schedule_factor(settings, epoch, (epoch - start) / length)
+    factor = schedule_factor(settings, epoch - start, (epoch - start) / length)
     stage = (settings.warmup_lr or settings.lr) / settings.lr if warm else 1.0
     for k, group in enumerate(optimizer.param_groups):
         group["lr"] = group["base_lr"] * factor * (stage if k == 0 else 1.0)
 
 
 def schedule_factor(settings: Training, epoch: float, share: float) -> float:
-    """The share of the peak rate.
+    """The share of the peak rate, ``epoch`` epochs, or that ``share``, into a stage.
 
     ``cyclic``: one triangle, up linearly to the middle of the stage and down to zero (Smith 2017,
     as Wong et al. 2020 use it).  ``one_cycle``: up linearly from 5 % for a fifth of the stage, then
     down by a cosine (after Smith and Topin 2019).  Neither falls below a thousandth.  ``steps``: a
-    tenth at each milestone.
+    tenth of it after each milestone, an epoch of the stage (PCL, Section 6: 200 and 250 of 300).
     """
     if settings.schedule == "steps":
         return float(0.1 ** sum(epoch >= m for m in settings.milestones))

@@ -79,8 +79,8 @@ def choose_speed(
     bfloat16 = half < 0.9 * plain
     eager = min(plain, half) if bfloat16 else plain
     steps = settings.total_epochs * math.ceil(len(data) / settings.batch_size)
-    if settings.adversarial:
-        steps *= 2 + settings.adversarial.steps
+    if (crafted := settings.adversarial) is not None:
+        steps *= crafted.replays if crafted.attack == "free" else 2 + crafted.steps
     if 0.5 * eager * steps < COMPILE_COST:  # compiling has not been seen to more than halve a step
         return Speed(bfloat16)
     trial.backbone.compile(dynamic=False)
