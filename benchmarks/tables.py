@@ -42,8 +42,8 @@ def models() -> Iterator[str]:
     yield ""
     yield (
         f"And {len(small)} on `{SMALL}`, every method and baseline with and without adversarial "
-        f"training, {100 * min(small):.2f} to {100 * max(small):.2f} % clean: `robusteval list "
-        "models` has them all, with their claims."
+        f"training (TLA only with it), {100 * min(small):.2f} to {100 * max(small):.2f} % clean: "
+        "`robusteval list models` has them all."
     )
 
 

@@ -3,9 +3,10 @@
     python benchmarks/training_speed.py [--model ce_cifar10] [--samples 20000] [--epochs 6]
                                         [--seeds 3] [--data-dir DIR]
 
-The plain loop is float32, eager and NCHW: the same network, batches, optimiser and schedule,
-written down as one would; it keeps its last epoch.  Both train on the same class-balanced samples
-with each seed, one after the other, and are judged on the whole test split.  Prints seconds per
+The plain loop is float32, eager and NCHW: the same network, batch size, optimiser and schedule,
+written down as one would, in an order of its own; it keeps its last epoch, ours the best on the
+validation part.  Both train on the same class-balanced samples with each seed, one after the other,
+and are judged on the whole test split.  Prints seconds per
 epoch (the first of each left out, as it may compile), their ratio, and the mean difference in
 accuracy with its standard error.
 """

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.readers import Shape
@@ -379,6 +382,33 @@ def test_train_writes_weights_and_fills_in_the_entry(recipe: str, tmp_path: Path
     assert correct == trained.clean_correct  # the accuracy is the stored weights'
     again = train(read_entry(path), work_dir=tmp_path / "w")  # finished: nothing to do
     assert again.clean_correct == trained.clean_correct
+
+
+def tiny_training(folder: Path) -> list[str]:
+    """The command that trains a small entry in a folder of its own."""
+    extra = TRAINING.format(recipe="ce", epochs=6, warmup=0)
+    entry = write_entry(folder, extra=extra)
+    told = ["train", str(entry), "--work-dir", str(folder / "work")]
+    return [sys.executable, "-m", "robusteval", *told]
+
+
+def test_a_training_killed_in_mid_epoch_gives_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL once an epoch's line is out and the next is under way; nothing finished is redone."""
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    whole, killed = (tiny_training(folder) for folder in folders if folder.mkdir() is None)
+    subprocess.run(whole, check=True, capture_output=True)
+    with subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        seen = b""
+        while b"epoch 2/6" not in seen:
+            read = process.stdout.read1(4096)
+            assert read, seen
+            seen += read
+        process.kill()
+    told = subprocess.run(killed, check=True, capture_output=True, text=True)
+    assert "epoch 1/6" not in told.stdout + told.stderr
+    first, second = (load_file(folder / "tiny.safetensors") for folder in folders)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from robusteval.types import Norm, ThreatModel, parse_eps
 # The usual threats: RobustBench's for 32x32 colour images, Madry's for MNIST and its kin.
 _COLOUR = {"Linf": "8/255", "L2": "0.5"}
 _MNIST = {"Linf": "0.3", "L2": "2"}
-# Where pcl_at_digits keeps about half of its accuracy (see its entry and the README's table).
+# Where adversarially trained models keep much of their accuracy, and others nothing: see
+# leaderboards/digits_*.csv.
 _DIGITS = {"Linf": "0.15", "L2": "0.6"}
 
 

@@ -12,7 +12,8 @@ several for deep supervision (PCL, Tables 9 and 10).  ``metric``:
   directions, so proxies are held at unit length and learn at a rate of their own.
 
 With ``anchors`` = "adversarial", "triplet" is TLA (Mao et al. 2019): each anchor is an adversarial
-image, its positive and its negative are the hardest of the clean ones.
+image, its positive and its negative are the hardest of the clean ones.  Cross-entropy is on both
+halves of the batch.
 
 Cross-entropy on a softmax classifier is part of all of them.  PCL's Table 10 trains contrastive and
 triplet losses without either; here models differ in the metric loss alone.

@@ -11,8 +11,11 @@ samples away.)  A sample is classified by its closest prototype.
 ``options``: ``metric`` = "l2" or "linf", the d of eq. 5; ``radius`` is ε (8); ``prototype_steps``
 (100) and ``prototype_lr`` (0.01), relative to ε; ``similarity`` = "cosine", (1 + cos)/2 as in the
 hyperspherical prototypes that the paper builds on (Mettes et al. 2019), or "linear",
-1 − d/2ε in the metric, which is in [0, 1] for features inside the ball.  In L∞ a linear similarity
-moves one coordinate at a time and hardly learns; cosine does, with prototypes of either metric.
+1 − d/2ε in the metric, which is in [0, 1] for features inside the ball.  The paper takes the d of
+eq. 5 in eq. 6, too; with cosine, as all entries have it, ε only scales prototypes.  In L∞ a linear
+similarity moves one coordinate at a time and hardly learns; cosine does, with prototypes of either
+metric.  Eq. 5 sums over ordered pairs, each twice; ours counts each once: half the rate.  In many
+dimensions random centres are nearly 2ε apart in L∞ already, and the descent moves them little.
 """
 
 from collections.abc import Mapping

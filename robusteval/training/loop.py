@@ -58,7 +58,8 @@ class Trainer:
 
     The epoch that counts is the best by accuracy on ``validation`` among those of the joint
     stage; in adversarial training, and where the entry says so, by accuracy on validation images
-    under PGD.
+    under PGD.  Gradients longer than 100 are cut to that length, which only a training that is
+    about to diverge sees.
     ``identity`` stands for what a checkpoint must belong to beside ``settings``: the network's
     description, say.  ``commit`` is the code's, and stands in the state.
     """

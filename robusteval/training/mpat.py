@@ -1,13 +1,15 @@
 """Multi-prototype adversarial training through metric learning (MPAT).
 
-L = L_CE + λ₁ L_SoftTriple + λ₂ L_norm (eq. 5): cross-entropy on the classifier, SoftTriple
-(eq. 3) with its regulariser τ (eq. 4) on K prototypes per class at the embedding, and weight
-decay, which is the optimiser's here: an entry's ``weight_decay`` is λ₂ (0.001 in the paper, 0.005
-on MNIST).  The network trains on whatever the loop crafts: PGD, Free or Fast adversarial training.
+L = L_CE + λ₁ L_SoftTriple + λ₂ L_norm (eq. 5): cross-entropy on the classifier, SoftTriple (eq. 3)
+with its regulariser τ (eq. 4) on K prototypes per class at the embedding, and weight decay, which
+is the optimiser's here.  The paper names two, λ₂ of 0.001 (0.005 on MNIST) and an optimiser's of
+5e-4 (Section 4.2); entries take the latter alone.  The network trains on whatever the loop crafts:
+PGD, Free or Fast adversarial training.
 
 A class starts with many prototypes, and the closest are merged by their L2 distance as unit
 vectors, at the end of an epoch.  Merged prototypes are kept in their places with one value: equal
 vectors have equal gradients, and what their momenta drive apart the next epoch's end joins again.
+In eqs. 3 and 4 such a one counts as often as it was merged, which keeps its share of the softmax.
 
 Only directions enter eqs. 3 and 4, so prototypes are held at unit length, and they learn at a rate
 of their own: at the network's they would stay where they began, and none would ever merge.
