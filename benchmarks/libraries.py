@@ -1,13 +1,16 @@
 """torchattacks and AutoAttack through the adapter, beside the library on the plain model.
 
     python benchmarks/libraries.py [--model ce_at_cifar10] [--samples 1000]
-                                   [--attacks pgd20 autoattack] [--data-dir DIR]
+                                   [--attacks pgd20 pgd20_fixed autoattack] [--data-dir DIR]
 
 Plain: the library called on the model as it is, batch by batch, on all samples, as its users do.
 Through the adapter: as `robusteval run` calls it, on initially correct samples, on the form of the
-model that is fastest here; choosing and compiling that form is part of its seconds.  Prints what
-each leaves, by the plain model in float32, the samples that differ, McNemar's p, and the ratio of
-seconds.
+model that is fastest here; choosing and compiling that form is part of its seconds, and so is the
+allocator that a run sets up and a plain loop doesn't.  Prints what each leaves, by the plain model
+in float32, the samples that differ, McNemar's p, and the ratio of seconds.
+
+Holds where the adapter is at least 1.8 times faster, and what is left the same: with random starts
+by McNemar's test, without them (``pgd20_fixed``) in all but near-ties.
 """
 
 import argparse
@@ -22,8 +25,10 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_attack
 from robusteval.attacks.libraries import torchattacks_module as torchattacks
+from robusteval.attacks.losses import logit_margin
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
+from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.hardware import keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
@@ -38,17 +43,22 @@ PASSES = {"pgd20": 20, "pgd20_fixed": 20, "autoattack": 2000}  # backward, of a 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which samples (N,) are left, and seconds."""
+    """Margins (N,), above 0 where a sample is broken, and seconds."""
 
-    robust: Tensor
+    margins: Tensor
     seconds: float
+
+    @property
+    def robust(self) -> Tensor:
+        """Which samples (N,) are left."""
+        return self.margins <= 0
 
 
 def plainly(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
     """The library's own call on every sample."""
     import pyautoattack
 
-    robust, started = [], time.perf_counter()
+    margins, started = [], time.perf_counter()
     for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
         images, labels = data.images(rows), data.labels[rows]
         seed_everything(0)
@@ -60,8 +70,8 @@ def plainly(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Ou
         else:
             attack = torchattacks().PGD(model, eps=threat.radius, **_settings(name, threat))
             found = attack(images, labels)
-        robust.append(_holds(model, found, images, labels))
-    return Outcome(torch.cat(robust), time.perf_counter() - started)
+        margins.append(_margins(model, found, images, labels))
+    return Outcome(torch.cat(margins), time.perf_counter() - started)
 
 
 def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
@@ -70,7 +80,7 @@ def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: Threat
     forms = Forms.of(
         model, *choose_forms(model, data.images(slice(0, static_batch())), PASSES[name] * len(data))
     )
-    robust = []
+    margins = []
     for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
         images, labels = data.images(rows), data.labels[rows]
         with torch.no_grad():
@@ -82,8 +92,8 @@ def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: Threat
         else:
             keywords = {"seed": 0, "name": "PGD", "parameters": _settings(name, threat)}
             found[right] = torchattacks_attack(counted, *some, **keywords).images
-        robust.append(_holds(model, found, images, labels))
-    return Outcome(torch.cat(robust), time.perf_counter() - started)
+        margins.append(_margins(model, found, images, labels))
+    return Outcome(torch.cat(margins), time.perf_counter() - started)
 
 
 def _settings(name: str, threat: ThreatModel) -> dict[str, object]:
@@ -91,29 +101,35 @@ def _settings(name: str, threat: ThreatModel) -> dict[str, object]:
 
 
 @torch.no_grad()
-def _holds(model: Adapter, found: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    return (model(found).argmax(1) == labels) & (model(images).argmax(1) == labels)
+def _margins(model: Adapter, found: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """The larger of a sample's two: what is mispredicted unattacked is broken, too."""
+    clean, moved = (logit_margin(model(x), labels) for x in (images, found))
+    return torch.maximum(clean, moved)
 
 
-def compare(name: str, plain: Outcome, ours: Outcome) -> tuple[float, float]:
-    """Plain seconds over the adapter's, and McNemar's p for what they leave."""
-    only_plain = int((plain.robust & ~ours.robust).sum())
-    only_ours = int((ours.robust & ~plain.robust).sum())
-    p, ratio = mcnemar(only_plain, only_ours), plain.seconds / ours.seconds
+def compare(name: str, plain: Outcome, ours: Outcome) -> bool:
+    """Prints what each leaves, and how long it took; whether that holds."""
+    differ = plain.robust != ours.robust
+    only_plain = int((plain.robust & differ).sum())
+    only_ours = int((ours.robust & differ).sum())
+    ratio, p = plain.seconds / ours.seconds, mcnemar(only_plain, only_ours)
+    closest = torch.minimum(plain.margins.abs(), ours.margins.abs())[differ]
+    ties = int((closest < NEAR_TIE).sum())
     print(
         f"{name}: plain leaves {int(plain.robust.sum())} in {plain.seconds:.1f} s, through the "
         f"adapter {int(ours.robust.sum())} in {ours.seconds:.1f} s; {only_plain} and {only_ours} "
-        f"are left by one alone, p = {p:.2f}; {ratio:.2f} times faster",
+        f"are left by one alone ({ties} of them near-ties), p = {p:.2f}; {ratio:.2f} times faster",
         flush=True,
     )
-    return ratio, p
+    same = ties == len(closest) if name.endswith("fixed") else p > 0.05
+    return same and ratio >= 1.8
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="ce_at_cifar10")
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--attacks", nargs="+", default=["pgd20", "pgd20_fixed"], choices=[*PASSES])
+    parser.add_argument("--attacks", nargs="+", default=[*PASSES], choices=[*PASSES])
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     entry = find_entry(arguments.model)
@@ -125,7 +141,7 @@ def main() -> int:
     keep_freed_memory()  # as a run does, and a plain loop doesn't
     ours = {name: through_the_adapter(model, name, data, threat) for name in arguments.attacks}
     found = [compare(name, plain[name], ours[name]) for name in arguments.attacks]
-    return 0 if all(ratio >= 1.8 and p > 0.05 for ratio, p in found) else 1
+    return 0 if all(found) else 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from robusteval import api
 from robusteval.attacks.counting import Counted
@@ -168,6 +169,23 @@ def test_the_fastest_forms_are_chosen(model: PrototypeAdapter, images: Tensor) -
     assert many == (Acceleration(compiled=True), Acceleration(bfloat16=True, compiled=True))
     small = torch.rand(4, 1, 8, 8)
     assert choose_forms(model, small, 1e9, stopwatch(3, 2, 1, 0)) == (PLAIN, PLAIN)
+
+
+def test_without_a_compiler_a_compiled_form_runs_uncompiled(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
+) -> None:
+    """As where a run that chose it is resumed on another machine."""
+
+    def compiler(*_: object, **__: object) -> object:
+        def compiled(*_: object) -> None:
+            raise BackendCompilerFailed(compiler, RuntimeError("no g++"), None)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    fast = accelerated(model, Acceleration(compiled=True))
+    images = torch.rand(70, 3, 32, 32)
+    assert same_function(model, fast, images)
 
 
 @pytest.mark.parametrize("count", [5, 32, 64, 65, 130])

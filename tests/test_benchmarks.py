@@ -1,5 +1,6 @@
 """Small versions of the benchmarks: that they measure what they say."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,13 @@ def test_a_library_leaves_the_same_through_the_adapter(capsys: pytest.CaptureFix
     ours = libraries.through_the_adapter(model, "pgd20_fixed", some, threat)
     assert torch.equal(plain.robust, ours.robust)
     assert 0 < int(plain.robust.sum()) < 80
-    ratio, p = libraries.compare("pgd20_fixed", plain, ours)
-    assert ratio == plain.seconds / ours.seconds
-    assert p == 1
-    assert "times faster" in capsys.readouterr().out
+    twice, half = replace(plain, seconds=2.0), replace(ours, seconds=1.0)
+    assert libraries.compare("pgd20_fixed", twice, half)
+    assert "2.00 times faster" in capsys.readouterr().out
+    assert not libraries.compare("pgd20_fixed", half, half)  # no faster
+    other = replace(half, margins=half.margins.roll(1))
+    assert not libraries.compare("pgd20_fixed", twice, other)
+    assert libraries.compare("pgd20", twice, other)  # as many, and random starts: only chance
 
 
 def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
