@@ -250,7 +250,7 @@ def contest(results: list[Result]) -> Iterator[str]:
     others = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
     budgets = ", ".join(f"{b:,}" for b in BUDGETS)
     yield (
-        f"| model | AutoAttack | `adaptive` | passes | seconds | left after {budgets} passes | "
+        f"| model | AutoAttack | `adaptive` | passes | seconds | left at a budget of {budgets} | "
         f"{' | '.join(others.values())} |"
     )
     yield f"|---|---:|---:|---:|---:|---:|{'---:|' * len(others)}"

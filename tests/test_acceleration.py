@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 from robusteval import api
+from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import Counted
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.record import open_store
@@ -27,7 +28,8 @@ from robusteval.models.acceleration import (
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
 from robusteval.models.network import HeadConfig, PrototypeNetwork
-from tests.known import Misleading
+from robusteval.types import ThreatModel, parse_eps
+from tests.known import Misleading, margins
 
 FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
 
@@ -222,6 +224,27 @@ def test_a_compiled_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -
     fast, images = accelerated(model, Acceleration(compiled=True)), torch.rand((40, 3, 8, 8))
     assert torch.allclose(fast(images), model(images), atol=1e-4)
     assert torch.allclose(gradient(fast, images), gradient(model, images), atol=1e-3)
+
+
+@pytest.mark.parametrize("how", [FOLDED, HALF, Acceleration(compiled=True)])
+def test_an_attack_finds_the_same_by_any_form(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter, how: Acceleration
+) -> None:
+    """With one seed: all but samples that are nearly ties, and none of them by the form's word."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    images = torch.rand((70, 3, 16, 16), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    threat, found = ThreatModel("Linf", parse_eps("0.036")), []
+    for fast in (None, accelerated(model, how)):
+        counted = Counted(model, len(images), fast=fast)
+        moved = adaptive(counted, images, labels, threat, passes_per_sample=100)
+        found.append(margins(model, moved, labels))
+    first, second = (margin > 0 for margin in found)
+    assert 10 < int(first.sum()) < 60
+    differ = first != second
+    assert differ.sum() <= 2
+    assert (torch.minimum(*(margin.abs() for margin in found))[differ] < 1e-2).all()
 
 
 def test_compiled_forms_let_callers_keep_the_graph(

@@ -96,15 +96,15 @@ def adaptive(
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
-    ``model``: an adapter, or any module from such images to logits (B, K).
-    ``passes_per_sample``: the budget for each sample that survives, on average, a backward pass
-    counted as two; samples that break earlier cost less.  Probes for masking and queries come on
-    top: 40 forward passes on 16 samples of a batch, and two passes each way on 32.  Where fewer
-    than a quarter survive, they share the budget of the whole batch, each up to tenfold: the model
-    is easily broken, and strength alone counts.  A model whose outputs change gets eight times as
-    many, since each gradient is a mean of eight.  Less is spent where ascents towards classes have
-    broken nothing 1.25 · ``passes_per_sample`` times in a row.  Returns the first image that broke
-    a sample, else the one with the largest margin.
+    ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.
+    ``passes_per_sample``, from 3 up (hundreds are of use): the budget for each sample that
+    survives, on average, a backward pass counted as two; samples that break earlier cost less.
+    Probes for masking and queries come on top: 40 forward passes on 16 samples of a batch, and two
+    passes each way on 32. Where fewer than a quarter survive, they share the budget of the whole
+    batch, each up to tenfold: the model is easily broken, and strength alone counts.  A model whose
+    outputs change gets eight times as many, since each gradient is a mean of eight.  Less is spent
+    where ascents towards classes have broken nothing 1.25 · ``passes_per_sample`` times in a row.
+    Returns the first image that broke a sample, else the one with the largest margin.
 
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of

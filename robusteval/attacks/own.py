@@ -35,9 +35,10 @@ def joint_pc(
 ) -> Tensor:
     """The adaptive attack of the PCL paper: ascent on CE + PC (eq. 8) at every supervised depth.
 
-    ``step_size`` is a share of ε; ``start`` draws a random start.  With the defaults it is the
-    paper's PGD (Table 2) on its joint loss (Table 4).  At most ``steps`` forward and backward
-    passes a sample.  Raises AttackError for a model without prototypes.
+    ``steps`` from 1 up; ``step_size``, above 0, is a share of ε; ``momentum`` in [0, 1); ``start``
+    draws a random start.  With the defaults it is the paper's PGD (Table 2) on its joint loss
+    (Table 4).  At most ``steps`` forward and backward passes a sample.  Raises AttackError for a
+    model without prototypes.
     """
     _need_prototypes(model)
 
@@ -64,8 +65,9 @@ def prototype_margin(
 
     It can't saturate, as cross-entropy on squared distances does.  Steps fall by a cosine from
     2ε.  Where a model reads its class elsewhere than from these distances, pulling features to a
-    wrong prototype still has to change that reading to count.  At most ``steps`` forward and
-    backward passes a sample.  Raises AttackError for a model without prototypes.
+    wrong prototype still has to change that reading to count.  ``steps`` from 1 up, ``momentum`` in
+    [0, 1).  At most ``steps`` forward and backward passes a sample.  The project's own; the steps
+    are those of PMA (arXiv:2411.15210).  Raises AttackError for a model without prototypes.
     """
     _need_prototypes(model)
 
@@ -88,7 +90,7 @@ def gaussian_noise(
     seed: int,
     draws: int = 1,
 ) -> Tensor:
-    """The control: noise that knows nothing of the model.
+    """The control: noise that knows nothing of the model, and of no paper.
 
     L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  The best of
     ``draws``.

@@ -214,7 +214,10 @@ class Search:
     def gradients(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
     ) -> Slopes:
-        """Where the samples ``rows`` stand at ``points``, and which way is up."""
+        """Where the samples ``rows`` stand at ``points``, and which way is up.
+
+        Those that are left are cut into full batches anew at each step.
+        """
         parts = []
         with self.model.quickly():
             for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
