@@ -317,16 +317,21 @@ def _cell(column: str, value: Any) -> str:
 
 
 def print_entry(entry: "Entry") -> None:
-    """One entry, table by table."""
+    """One entry, table by table; what is empty is left out."""
     console.print(Text(entry.name, style="bold"), Text(entry.description))
     content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
-    for key, value in content.items():
+    for key, value in _told(content):
         if isinstance(value, dict):
             console.print(Text(f"[{key}]", style="bold"))
-            for name, inner in value.items():
+            for name, inner in _told(value):
                 console.print(Text(f"  {name} = {inner}"))
         elif isinstance(value, list):
             for item in value:
                 console.print(Text(f"[{key}] {item}"))
         else:
             console.print(Text(f"{key} = {value}"))
+
+
+def _told(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a table says anything in."""
+    return ((key, value) for key, value in table.items() if value not in ("", [], {}))
