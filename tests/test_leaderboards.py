@@ -173,6 +173,17 @@ def test_checking(folder: Path) -> None:
     result = cli("leaderboard", "check", "--folder", str(folder))
     assert result.exit_code == 0
     assert all(name in result.stdout for name in NAMES)
+    assert "other attacks" not in result.stdout
+
+
+def test_checking_tells_of_rows_by_earlier_attacks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold: what they say was so.  Whoever reads them may want to run the new ones."""
+    monkeypatch.setattr(leaderboards, "attacks_digest", lambda: "00000000")
+    checks = leaderboards.check(folder)
+    assert all(check.held for check in checks)
+    assert all("of them by other attacks than this version's" in check.told for check in checks)
 
 
 @pytest.mark.parametrize(
