@@ -26,7 +26,7 @@ from robusteval.attacks.adaptive import Cascade, Round
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.losses import joint_loss
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
-from robusteval.attacks.steps import random_start
+from robusteval.attacks.steps import random_start, striped_start
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import predict
@@ -186,6 +186,13 @@ class RandomStarts(Cascade):
         return random_start(self.search.images[rows], self.threat, self.generator)
 
 
+class StripedStarts(Cascade):
+    """Striped starts that know nothing of the best images."""
+
+    def anywhere(self, rows: Tensor) -> Tensor:
+        return striped_start(self.search.images[rows], self.threat, self.generator)
+
+
 VARIANTS: dict[str, type[Cascade]] = {
     "whole": Cascade,
     "with pull": WithPull,
@@ -202,6 +209,7 @@ VARIANTS: dict[str, type[Cascade]] = {
     "without flip": WithoutFlip,
     "with momentum": WithMomentum,
     "uniform starts": RandomStarts,
+    "striped starts alone": StripedStarts,
 }
 
 
