@@ -20,8 +20,8 @@ of ε/10 (shattered).  Then the cascade says so, and goes on: ``pull`` draws fea
 wrong prototypes, which a head that hides its slope leaves open; then come longer ascents, along
 gradients averaged over noise where they are shattered, and full AutoAttack.  A model whose outputs
 change between passes is judged by mean logits and attacked along mean gradients from the start.
-On such models strength alone counts.  On honest ones ``pull`` breaks one sample in hundreds that
-``aim`` doesn't (see ``benchmarks/ablation.py``).
+On such models strength alone counts.  On honest ones ``pull`` breaks nothing that ``aim`` doesn't
+(see ``benchmarks/ablation.py``).
 """
 
 import math
