@@ -100,7 +100,7 @@ def adaptive(
     ``passes_per_sample``, from 3 up (hundreds are of use): the budget for each sample that
     survives, on average, a backward pass counted as two; samples that break earlier cost less.
     Probes for masking and queries come on top: 40 forward passes on 16 samples of a batch, and two
-    passes each way on 32. Where fewer than a quarter survive, they share the budget of the whole
+    passes each way on 32.  Where fewer than a quarter survive, they share the budget of the whole
     batch, each up to tenfold: the model is easily broken, and strength alone counts.  A model whose
     outputs change gets eight times as many, since each gradient is a mean of eight.  Less is spent
     where ascents towards classes have broken nothing 1.25 · ``passes_per_sample`` times in a row.
