@@ -284,6 +284,8 @@ def test_ctrl_c_leaves_no_report(workers: str, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "100"},
+        # Where tests run in the background, a shell has had them ignore interruptions.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stderr is not None
     while "Gaussian" not in process.stderr.readline():
