@@ -23,7 +23,7 @@ from torch import Tensor
 
 from robusteval import zoo
 from robusteval.attacks.adaptive import Cascade, Round
-from robusteval.attacks.counting import BACKWARD, Counted
+from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import joint_loss
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
 from robusteval.attacks.steps import random_start, striped_start
@@ -79,8 +79,14 @@ def from_own(turn: int) -> Objective:
     return Objective(losses, distances=True)
 
 
-class JointLoss(Cascade):
-    """Ascents on CE + PC, the PCL paper's joint loss, in the place of those towards classes."""
+class Redirected(Cascade):
+    """Every ascent after another objective, towards other targets."""
+
+    def instead(
+        self, objective: Objective, targets: Tensor | None
+    ) -> tuple[Objective, Tensor | None]:
+        """What takes the place of an objective and its targets (B,)."""
+        return objective, targets
 
     def _ascend(
         self,
@@ -91,9 +97,26 @@ class JointLoss(Cascade):
         targets: Tensor | None = None,
         momentum: float | None = None,
     ) -> None:
-        if objective is AIMED and self.model.layers:
-            objective, targets = JOINT, None
+        objective, targets = self.instead(objective, targets)
         super()._ascend(rows, start, objective, steps, targets, momentum)
+
+
+class JointLoss(Redirected):
+    """Ascents on CE + PC, the PCL paper's joint loss, in the place of those towards classes."""
+
+    def instead(
+        self, objective: Objective, targets: Tensor | None
+    ) -> tuple[Objective, Tensor | None]:
+        return (JOINT, None) if objective is AIMED and self.model.layers else (objective, targets)
+
+
+class Restarts(Redirected):
+    """The same steps on the untargeted margin, in the place of one wrong class after another."""
+
+    def instead(
+        self, objective: Objective, targets: Tensor | None
+    ) -> tuple[Objective, Tensor | None]:
+        return MARGIN, None
 
 
 class RankedBySlopes(Cascade):
@@ -121,21 +144,6 @@ class WithoutMargin(Cascade):
     """Targets from the first step."""
 
     left_out: ClassVar = frozenset({"margin"})
-
-
-class Restarts(Cascade):
-    """The same steps on the untargeted margin, in the place of one wrong class after another."""
-
-    def _ascend(
-        self,
-        rows: Tensor,
-        start: Tensor,
-        objective: Objective,
-        steps: int,
-        targets: Tensor | None = None,
-        momentum: float | None = None,
-    ) -> None:
-        super()._ascend(rows, start, MARGIN, steps, None, momentum)
 
 
 class RankedByLogits(Cascade):
@@ -231,7 +239,7 @@ def attacked(
         cascade = variant(model, data.images(rows), data.labels[rows], threat, 0, budget)
         cascade.run()
         robust.append(~cascade.search.broken)
-        passes += float((model.forward_passes + BACKWARD * model.backward_passes).sum())
+        passes += float(model.passes(len(rows)).sum())
     held = torch.cat(robust)
     return Left(held, passes / max(int(held.sum()), 1))
 
