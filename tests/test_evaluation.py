@@ -274,7 +274,7 @@ def test_the_report_tells_defaults_too(pcl_digits: Adapter, digits: Dataset) -> 
     suite = read_suite("full").only(["prototype_margin", "pgd_l2", "autoattack"])
     plan = plan_of(pcl_digits, digits, suite, [])
     parameters = {c.spec.name: c.call.all_parameters() for c in plan.cells}
-    assert parameters["prototype_margin"] == {"steps": 40, "momentum": 0.75, "start": True}
+    assert parameters["prototype_margin"] == {"steps": 40, "momentum": 0.0, "start": True}
     assert parameters["pgd_l2"]["alpha"] == pytest.approx(0.15)
     assert parameters["pgd_l2"]["random_start"] is True
     assert parameters["autoattack"]["square_queries"] == 5000

@@ -58,16 +58,17 @@ def prototype_margin(
     *,
     seed: int,
     steps: int = 40,
-    momentum: float = 0.75,
+    momentum: float = 0.0,
     start: bool = True,
 ) -> Tensor:
     """Ascent on the margin of prototype distances: d(own) − d(nearest other).
 
     It can't saturate, as cross-entropy on squared distances does.  Steps fall by a cosine from
     2ε.  Where a model reads its class elsewhere than from these distances, pulling features to a
-    wrong prototype still has to change that reading to count.  ``steps`` from 1 up, ``momentum`` in
-    [0, 1).  At most ``steps`` forward and backward passes a sample.  The project's own; the steps
-    are those of PMA (arXiv:2411.15210).  Raises AttackError for a model without prototypes.
+    wrong prototype still has to change that reading to count.  ``steps`` from 1 up; ``momentum`` in
+    [0, 1), where 0.75 breaks a few samples fewer on most models.  At most ``steps`` forward and
+    backward passes a sample.  The project's own; the steps are those of PMA (arXiv:2411.15210).
+    Raises AttackError for a model without prototypes.
     """
     _need_prototypes(model)
 
