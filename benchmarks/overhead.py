@@ -21,7 +21,12 @@ from torch import Tensor
 
 from robusteval import api
 from robusteval.attacks import registry
-from robusteval.attacks.libraries import WITHOUT_EPS, autoattack_members, torchattacks_module
+from robusteval.attacks.libraries import (
+    WITHOUT_EPS,
+    AttackResult,
+    autoattack_members,
+    torchattacks_module,
+)
 from robusteval.evaluation.plan import Cell, job_seed
 from robusteval.evaluation.suite import read_suite
 from robusteval.preparation import Prepared, prepare
@@ -32,10 +37,10 @@ def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: in
     threat, spec = cell.threats[0], cell.spec
     torch.manual_seed(seed)
     if spec.library == "robusteval":
-        found: Tensor = registry.OWN.get(spec.attack)(
+        found = registry.OWN.get(spec.attack)(
             model, images, labels, threat, seed=seed, **cell.parameters
         )
-        return found
+        return found.images if isinstance(found, AttackResult) else found
     if spec.library == "autoattack":
         evaluation = pyautoattack.AutoAttack(
             model, norm=threat.norm, eps=threat.radius, seed=seed % 2**31, device=images.device

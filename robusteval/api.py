@@ -13,6 +13,7 @@ For example:
 A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ import torch
 from robusteval import __version__
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, RobustevalError
-from robusteval.evaluation.context import Access, open_entry, rebuild
+from robusteval.evaluation.context import Access, Context, open_entry, rebuild
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.examples import read_examples
 from robusteval.evaluation.outcomes import RunResult, gather, load_result
-from robusteval.evaluation.plan import RunSpec, check_names, expected_passes
-from robusteval.evaluation.proof import Check, prove, whole
+from robusteval.evaluation.plan import RunSpec, expected_passes
+from robusteval.evaluation.proof import Check, prove, require_same_model, whole
 from robusteval.evaluation.record import open_store, write_record
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict
@@ -87,7 +88,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take at most: jobs, passes, minutes, bytes."""
+    """What a run will take at most: jobs, passes, minutes, bytes.
+
+    On an honest model: where gradients are masked or outputs change, ``adaptive`` takes more.
+    """
 
     jobs: int
     forward_passes: int
@@ -123,9 +127,9 @@ def evaluate(
     prepared = prepare(model, suite, dataset, name, options)
     folder = options.out / prepared.spec.name
     store = Store(folder, prepared.spec.digest)
+    require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
         return Report(done, folder)
-    check_names(prepared.context.suite)  # loads the libraries: a finished run needs none
     is_new = not folder.exists()
     prepare_folder(folder)
     try:
@@ -209,17 +213,20 @@ def verify(
             return [*checks, Check("evidence agrees", False, str(error))]
     if adapter is None:
         checks.append(_entry_holds(spec, access, record))
-    return checks
+    return [*checks, _description_holds(context, record)]
 
 
 # What a report says, however a version of the project may word it.
-_NUMBERS = ("status", "samples", "seed", "clean", "attacks", "worst_case", "evidence")
+_NUMBERS = (
+    *("status", "samples", "seed", "clean", "attacks", "left_out", "worst_case", "curves"),
+    *("outliers", "attack_detection", "claims", "evidence", "diagnostics"),
+)
 
 
 def _report_holds(store: Store, result: RunResult, record: dict[str, Any]) -> Check:
     """Byte for byte; in a run by another version of the project, number for number."""
     content = summarise(result)
-    made_by = record["provenance"]["versions"]["robusteval"]
+    made_by = result.spec.versions["robusteval"]
     if made_by != __version__:
         stored = read_report(store.folder) or {}
         differ = [key for key in _NUMBERS if stored.get(key) != content[key]]
@@ -235,9 +242,24 @@ def _report_holds(store: Store, result: RunResult, record: dict[str, Any]) -> Ch
 def _entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
     """What the run says of its model is what the entry says."""
     now = open_entry(spec, access).model_dump(mode="json")
-    differ = [k for k, v in (record["entry"] or {}).items() if now.get(k) != v]
-    told = f"{', '.join(differ)} differ from the entry's" if differ else f"{spec.model}"
-    return Check("the model's entry", not differ, told)
+    try:
+        told = Entry(**record["entry"] or {}).model_dump(mode="json")
+    except (TypeError, ValueError):
+        return Check("the model's entry", False, "run.json holds no entry")
+    return _same("the model's entry", told, now, spec.model)
+
+
+def _description_holds(context: Context, record: dict[str, Any]) -> Check:
+    """What a report tells of the model's outputs, the data's classes and the attacks."""
+    now = json.loads(json.dumps(context.described()))
+    stored = {key: record.get(key) for key in now}
+    return _same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")
+
+
+def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Check:
+    differ = [key for key in now if told.get(key) != now[key]]
+    said = f"{', '.join(differ)} of run.json differ from what is found now" if differ else fine
+    return Check(name, not differ, said)
 
 
 def compare(folders: Sequence[Path]) -> dict[str, Any]:
@@ -260,7 +282,6 @@ def estimate(
 ) -> Estimate:
     """What ``evaluate`` would take at most, from the speed of a few passes made now."""
     context = prepare(model, suite, dataset, name, options).context
-    check_names(context.suite)
     spec, cells = context.spec, context.plan.cells
     pairs = [expected_passes(cell, context.model.classes) for cell in cells]
     forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))

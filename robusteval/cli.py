@@ -16,6 +16,7 @@ from robusteval.errors import RobustevalError
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Options, Report
+    from robusteval.zoo import Refused
 
 P = ParamSpec("P")
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 # Options that take several values.
 _LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
+EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
 EXIT_INTERRUPTED = 130
 
@@ -157,11 +159,11 @@ def run(
         out=out,
     )
     models = parse_models(model)
-    if dry_run:
-        for name in zoo.models_called(models):
-            terminal.print_estimate(name, api.estimate(name, suite, options=options))
-    elif zoo.is_several(models):
-        run_several(models, suite, options)
+    if zoo.is_several(models):
+        several = estimate_several if dry_run else run_several
+        several(models, suite, options)
+    elif dry_run:
+        terminal.print_estimate(models[0], api.estimate(models[0], suite, options=options))
     else:
         report = terminal.evaluate_watched(models[0], suite, options)
         terminal.print_report(report)
@@ -180,24 +182,52 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
         zoo.write(reports, table)
         terminal.print_models([report.content for report in reports])
         print(table)
+    codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
+    exit_after(refused, "run", codes)
+
+
+def estimate_several(models: list[str], suite: str, options: "Options") -> None:
+    """What each model's run would take; those that can't be run are told last."""
+    from robusteval import api, terminal, zoo
+
+    refused = []
+    for found in zoo.for_each(
+        models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
+    ):
+        if isinstance(found, zoo.Refused):
+            refused.append(found)
+        else:
+            terminal.print_estimate(*found)
+    exit_after(refused, "estimated", [])
+
+
+def exit_after(refused: "list[Refused]", verb: str, codes: list[int]) -> None:
+    """Tells what was refused, and exits with the gravest code of all, if any is above 0."""
     for one in refused:
-        complain(f"{one.name} was not run: {one.reason}")
-    if not reports:
-        raise typer.Exit(max(one.exit_code for one in refused))
-    for report in sorted(reports, key=lambda r: r.proven):  # what is not proven is said first
-        exit_of(report)
-    if refused:
-        raise typer.Exit(EXIT_INCOMPLETE)
+        complain(f"{one.name} was not {verb}: {one.reason}")
+    codes = codes + [EXIT_INCOMPLETE if codes else one.exit_code for one in refused]
+    for code in (EXIT_NOT_HELD, EXIT_INCOMPLETE, EXIT_BAD_INPUT):
+        if code in codes:
+            raise typer.Exit(code)
+
+
+def complaint(report: "Report", about: str = "") -> int:
+    """The exit code that a report deserves, with a line that says why."""
+    if report.content["evidence"]["verification"] and not report.proven:
+        complain(
+            f"{about}not proven: stored images don't hold when predicted again; see the findings"
+        )
+        return EXIT_NOT_HELD
+    if not report.complete:
+        complain(f"{about}incomplete: an attack failed or did not finish; its cell has no number")
+        return EXIT_INCOMPLETE
+    return 0
 
 
 def exit_of(report: "Report") -> None:
-    """The exit code that a report deserves, with a line that says why."""
-    if report.content["evidence"]["verification"] and not report.proven:
-        complain("not proven: stored images don't hold when predicted again; see the findings")
-        raise typer.Exit(EXIT_NOT_HELD)
-    if not report.complete:
-        complain("incomplete: an attack failed or did not finish; its cell has no number")
-        raise typer.Exit(EXIT_INCOMPLETE)
+    """Exits as a report deserves it, unless that is 0."""
+    if code := complaint(report):
+        raise typer.Exit(code)
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `robusteval run` made it.")]
@@ -326,17 +356,18 @@ board = typer.Typer(
 )
 app.add_typer(board, name="leaderboard")
 Boards = Annotated[Path, typer.Option(help="Where the leaderboards are.")]
+BOARDS = Path("leaderboards")
 
 
 @board.command("add")
 @guarded
 def board_add(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    folder: Boards = Path("leaderboards"),
+    folder: Boards = BOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
-        int, typer.Option(help="How many jobs of each run, chosen at random, to do again.", min=0)
+        int, typer.Option(help="How many jobs of each run, chosen at random, to do again.", min=1)
     ] = 1,
     device: OtherDevice = None,
 ) -> None:
@@ -349,7 +380,7 @@ def board_add(
 
 @board.command("check")
 @guarded
-def board_check(folder: Boards = Path("leaderboards"), as_json: AsJson = False) -> None:
+def board_check(folder: Boards = BOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 
@@ -403,7 +434,12 @@ def print_json(value: Any) -> None:
 
 
 def expand_lists(arguments: list[str]) -> list[str]:
-    """``--only a b`` becomes ``--only a --only b``, which is what the parser takes."""
+    """``run --only a b`` becomes ``run --only a --only b``, which is what the parser takes.
+
+    Other verbs have arguments of their own, which an option may stand before.
+    """
+    if arguments[:1] != ["run"]:
+        return arguments
     expanded: list[str] = []
     current = ""
     for argument in arguments:

@@ -143,7 +143,8 @@ def commit_of(folder: Path) -> str:
     return _git(folder, "rev-parse", "--short=12", "HEAD") or ""
 
 
-def is_dirty(folder: Path) -> bool | None:
-    """Whether tracked files differ from the commit; None where there is no git."""
-    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+def is_dirty(folder: Path, *parts: str) -> bool | None:
+    """Whether tracked files (in these folders of it, if named) differ from the commit; None where
+    there is no git."""
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", *parts)
     return None if status is None else bool(status)

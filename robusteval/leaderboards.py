@@ -1,12 +1,14 @@
 """``robusteval leaderboard``: runs that verify become rows; published rows are checked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robusteval import api
 from robusteval.attacks.code import attacks_digest
+from robusteval.attacks.registry import NEEDS_PROTOTYPES
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, UnknownNameError
+from robusteval.evaluation.findings import STEADY, UNCHANGED
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
@@ -15,13 +17,14 @@ from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.models.entry import Entry, all_entries, find_entry
 from robusteval.report import board
 from robusteval.report.files import write_table
-from robusteval.report.rows import Row, rows_of
+from robusteval.report.rows import ATTACK, Row, rows_of
 from robusteval.report.summary import summarise
 from robusteval.storage import require_writable
 from robusteval.types import ThreatModel
 
 REQUIRED = "full"  # the suite whose attacks a published run must have made
 FEWEST = 500  # samples of a published run, or the whole split where that is smaller
+DEFAULT = Path("leaderboards")
 
 
 def add(
@@ -36,8 +39,8 @@ def add(
 
     Every run is verified afresh before the first row is written, with ``again`` of its jobs,
     chosen at random, done once more.  Raises EvidenceError for a run that is incomplete, does not
-    verify, lacks attacks of the suite ``full`` or samples, or is of another model than the
-    registry's of that name.
+    verify, is of a model that is randomised or carries state, lacks attacks of the suite ``full``
+    or samples, or is of another model than the registry's of that name.
     """
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
     boards: dict[str, list[Row]] = {}
@@ -63,6 +66,11 @@ def _rows(
     checks = api.verify(run, None, data_dir, allow_code, again, device)
     if failed := [check.name for check in checks if not check.held]:
         raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): run it anew")
+    verdicts = {finding["check"]: finding["verdict"] for finding in report["findings"]}
+    if broken := [name for name in (STEADY, UNCHANGED) if verdicts[name] == "broken"]:
+        raise EvidenceError(
+            f"{run} has numbers that can't be trusted ({', '.join(broken)}): see its findings"
+        )
     return rows_of(report)
 
 
@@ -109,10 +117,12 @@ def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
 
 
 def check(folder: Path) -> list[Check]:
-    """Each leaderboard of a folder: its numbers, ranks, and the registry's entries.
+    """Each leaderboard of a folder: its numbers, ranks, attacks, and the registry's entries.
 
-    Raises EvidenceError if there is none.
+    Without such a folder, those that came with the project.  Raises EvidenceError if there is none.
     """
+    if not folder.exists() and folder == DEFAULT:
+        folder = packaged() or folder
     paths = sorted(folder.glob("*.csv"))
     if not paths:
         raise EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
@@ -120,9 +130,38 @@ def check(folder: Path) -> list[Check]:
     checks = []
     for path in paths:
         rows = board.read_board(path)
-        wrong = list(board.problems(path.name, rows, entries))
+        wrong = [*board.problems(path.name, rows, entries), *_too_little(rows, entries)]
         checks.append(Check(path.name, not wrong, "; ".join(wrong) or _told(rows)))
     return checks
+
+
+def packaged() -> Path | None:
+    """The leaderboards inside the wheel, if this is one."""
+    inside = Path(__file__).parent / "_leaderboards"
+    return inside if inside.is_dir() else None
+
+
+def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
+    """Where a row has fewer samples than are asked for, or lacks an attack of the suite."""
+    for row in rows:
+        entry = entries.get(row["model"])
+        if entry is None or not row["samples"].isdecimal():
+            continue  # told already
+        whole_split = entry.trained.clean_total if entry.trained else FEWEST
+        if int(row["samples"]) < min(FEWEST, whole_split):
+            yield f"{row['model']}: {row['samples']} samples are too few"
+        missing = [n for n in _due(row["norm"], entry) if not row.get(ATTACK + n)]
+        if missing:
+            yield f"{row['model']}: lacks {', '.join(missing)}"
+
+
+def _due(norm: str, entry: Entry) -> list[str]:
+    """Names of the attacks that a row of that norm must hold."""
+    return [
+        attack.name
+        for attack in read_suite(REQUIRED).attacks
+        if norm in attack.norms and (entry.head.layers or attack.attack not in NEEDS_PROTOTYPES)
+    ]
 
 
 def _told(rows: list[Row]) -> str:

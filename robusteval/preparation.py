@@ -18,12 +18,14 @@ from robusteval.errors import (
     DataError,
     EvidenceError,
     RobustevalError,
+    WeightsError,
 )
 from robusteval.evaluation.context import Access, Context, check_device
 from robusteval.evaluation.plan import (
     Keep,
     Plan,
     RunSpec,
+    check_names,
     default_batch,
     expected_passes,
     library_versions,
@@ -38,7 +40,14 @@ from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import Entry, all_entries, built_in_folder, entry_paths, find_entry
+from robusteval.models.entry import (
+    Entry,
+    all_entries,
+    built_in_folder,
+    entry_paths,
+    find_entry,
+    weights_content,
+)
 from robusteval.models.loading import load_model
 
 
@@ -123,9 +132,12 @@ def prepare(
         sources=_sources(chosen, data),
     )
     plan = make_plan(chosen, spec, bool(adapter.layers))
-    spec = _as_begun(spec, options) or replace(spec, forms=_forms(adapter, data, spec, plan))
+    begun = _as_begun(spec, options)
+    if begun is None:
+        check_names(chosen)  # loads the libraries: a run that was begun has been checked
+        begun = replace(spec, forms=_forms(adapter, data, spec, plan))
     access = Access(_reference(entry), options.data_dir, options.allow_code)
-    return Prepared(Context(adapter, data, chosen, spec, plan, access), entry)
+    return Prepared(Context(adapter, data, chosen, begun, plan, access), entry)
 
 
 def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[str, str]:
@@ -197,11 +209,21 @@ def _transfer_source(suite: Suite, dataset: str, entry: Entry | None) -> tuple[s
         and other.dataset == dataset
         and other.backbone
         and other.weights not in (None, own)
+        and _is_sound(other)
     ]
     if not others:
         return ()
     chosen = min(others, key=lambda found: (found[0], found[1], found[2].name))[2]
     return chosen.name, chosen.digest
+
+
+def _is_sound(entry: Entry) -> bool:
+    """Whether its weights are there, and those that it names."""
+    try:
+        weights_content(entry)
+    except WeightsError:
+        return False
+    return True
 
 
 def _threads(workers: int) -> int:
@@ -241,15 +263,7 @@ def record_of(prepared: Prepared, options: Options) -> dict[str, Any]:
         "spec": context.spec.to_json(),
         "entry": prepared.entry.model_dump(mode="json") if prepared.entry else None,
         "entry_reference": context.access.entry,
-        "model": {"classes": context.model.classes, "layers": list(context.model.layers)},
-        "dataset": {"classes": list(context.data.class_names)},
-        "attacks": {
-            cell.key: {
-                "library_version": cell.call.library_version,
-                "parameters": cell.call.all_parameters(),
-            }
-            for cell in context.plan.cells
-        },
+        **context.described(),
         "provenance": provenance(options, context.spec.threads),
     }
 

@@ -36,6 +36,11 @@ def require_writable(folder: Path, advice: str) -> None:
         ) from None
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is what a killed process had half written."""
+    return name.startswith(".") and name.endswith(".partial")
+
+
 def remove_partials(folder: Path) -> None:
     """Clears what a killed process had half written."""
     for partial in folder.glob(".*.partial"):

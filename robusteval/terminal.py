@@ -104,10 +104,12 @@ def epoch_progress(
             bars.update(task, completed=step, total=steps, robust=f"loss {loss:.3f}")
 
         def on_epoch(line: "EpochLog") -> None:
+            kept = line.validation_robust
+            robust = "" if kept is None else f" ({100 * kept:.2f} % under PGD)"
             bars.console.print(
                 f"epoch {line.epoch}/{total}: loss {line.loss:.4f}, "
                 f"train {100 * line.train_accuracy:.2f} %, "
-                f"validation {100 * line.validation_accuracy:.2f} %, {line.seconds:.1f} s"
+                f"validation {100 * line.validation_accuracy:.2f} %{robust}, {line.seconds:.1f} s"
             )
             bars.reset(task, robust="")
 
@@ -209,6 +211,8 @@ def print_comparison(found: dict[str, Any]) -> None:
         console.print(table)
         for key in pair["only_in_one"]:
             console.print(Text(f"{key} is in one of the two only, or did not finish in the other"))
+        for key in pair["not_alike"]:
+            console.print(Text(f"{key} is by other attacks or parameters: not compared"))
 
 
 def print_models(reports: list[dict[str, Any]]) -> None:

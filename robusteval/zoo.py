@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 from robusteval import api
 from robusteval.errors import RobustevalError, UnknownNameError
@@ -22,6 +23,7 @@ class Refused:
 
 
 Outcome = api.Report | Refused
+T = TypeVar("T")
 
 
 def is_several(models: Sequence[str]) -> bool:
@@ -33,7 +35,7 @@ def models_called(models: Sequence[str]) -> list[str]:
     """Names and paths as they are; "all" and patterns such as ``*_cifar10`` as the models of the
     registry that have weights, and those whose entry can't be read.  Each once, in order.
 
-    Raises UnknownNameError for a pattern that fits no model.
+    Raises UnknownNameError for a pattern that fits no model, or where none is trained.
     """
     found: list[str] = []
     for model in models:
@@ -42,6 +44,10 @@ def models_called(models: Sequence[str]) -> list[str]:
         if _is_pattern(pattern) and not fits:
             raise UnknownNameError(f"no model fits {model!r}: see `robusteval list models`")
         found += [n for n in fits if _can_be_run(n)] if _is_pattern(pattern) else [model]
+    if not found:
+        raise UnknownNameError(
+            f"{', '.join(models)}: none of these models is trained; see `robusteval list models`"
+        )
     return list(dict.fromkeys(found))
 
 
@@ -64,21 +70,30 @@ def evaluate(
     options: api.Options = api.Options(),
     evaluate_one: Callable[[str, str, api.Options], api.Report] | None = None,
 ) -> list[Outcome]:
-    """Runs a suite against each model; one that can't be run doesn't hold up the others.
+    """Runs a suite against each model; ``evaluate_one`` is ``api.evaluate``, or what watches it.
 
-    ``models`` as ``models_called`` takes them.  Where a data set has fewer than
-    ``options.samples``, all of it is used.  ``evaluate_one`` is ``api.evaluate``, or what watches
-    it.
+    The rest is as with ``for_each``.
     """
     each = evaluate_one or (lambda name, suite, options: api.evaluate(name, suite, options=options))
+    return for_each(models, options, lambda name, options: each(name, suite, options))
+
+
+def for_each(
+    models: Sequence[str], options: api.Options, act: Callable[[str, api.Options], T]
+) -> list[T | Refused]:
+    """What ``act`` gives of each model; one that can't be run doesn't hold up the others.
+
+    ``models`` as ``models_called`` takes them.  Where a data set has fewer than
+    ``options.samples``, all of it is used.
+    """
     options = replace(options, at_most=True)
-    outcomes: list[Outcome] = []
+    found: list[T | Refused] = []
     for name in models_called(models):
         try:
-            outcomes.append(each(name, suite, options))
+            found.append(act(name, options))
         except RobustevalError as error:
-            outcomes.append(Refused(name, str(error), error.exit_code))
-    return outcomes
+            found.append(Refused(name, str(error), error.exit_code))
+    return found
 
 
 def write(reports: Sequence[api.Report], path: Path) -> None:

@@ -316,6 +316,27 @@ def test_merged_prototypes_stay_merged(parts: tuple[Dataset, Dataset], tmp_path:
     assert all(later <= earlier for earlier, later in pairwise(counts))
 
 
+def test_merged_prototypes_move_as_one(parts: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    """At the default distance: whatever drives them apart, their mean is what a step leaves."""
+    network = network_for(**SOFTMAX, prototypes_per_class=4)  # type: ignore[arg-type]
+    settings = settings_for("mpat", epochs=2, options={"merge_from": 0, "prototype_lr": 1.0})
+    recipe = RECIPES.get("mpat")(network, settings)
+    prototypes = network.prototypes["fc2"]
+    with torch.no_grad():
+        prototypes[:, 1] = prototypes[:, 0]
+    recipe.start_epoch(network, parts[0], 0)
+    with torch.no_grad():
+        prototypes[:, 0] += torch.randn_like(prototypes[:, 0])
+        before = prototypes.clone()
+    recipe.after_step(network)
+    mean = F.normalize((before[:, 0] + before[:, 1]) / 2, dim=1)
+    torch.testing.assert_close(prototypes[:, 0].detach(), mean)
+    assert torch.equal(prototypes[:, 0], prototypes[:, 1])
+    torch.testing.assert_close(prototypes[:, 2].detach(), F.normalize(before[:, 2], dim=1))
+    for _ in Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors"):
+        assert torch.equal(prototypes[:, 0], prototypes[:, 1])
+
+
 # Adversarial training
 
 

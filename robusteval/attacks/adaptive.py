@@ -2,6 +2,8 @@
 
 Its losses are margins of logits and of prototype distances, which cannot saturate as
 cross-entropy on squared distances does; its targets are ranked by what the model says itself.
+Steps are signs or unit vectors, so that no factor by which a sample's loss might be scaled (the gap
+between its largest logits, say) changes one.
 
 1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
    from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
@@ -54,6 +56,7 @@ from robusteval.attacks.search import (
     shrinking,
 )
 from robusteval.attacks.steps import project, random_start, striped_start
+from robusteval.models.acceleration import cosines
 from robusteval.types import ThreatModel
 
 _MARGIN_STEPS = {"Linf": 20, "L2": 45}
@@ -75,6 +78,7 @@ _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usua
 _FLIPS, _FLIP_ROUNDS = 40, 24  # proposals of a round, and at most so many rounds
 _RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
+_LEAST_SIDE = 5  # pixels that Square's windows need in L2
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
 _SHARED = 10  # each up to so many times its own
 _PROBED = 32  # samples that masking is looked for on
@@ -96,7 +100,8 @@ def adaptive(
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
-    ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.
+    ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.  Raises
+    AttackError for images outside [0, 1], and for a module with a single logit.
     ``passes_per_sample``, from 3 up (hundreds are of use): the budget for each sample that
     survives, on average, a backward pass counted as two; samples that break earlier cost less.
     Probes for masking and queries come on top: 40 forward passes on 16 samples of a batch, and two
@@ -319,7 +324,13 @@ class Cascade:
         return torch.where(known.to(images.device), self.search.best[rows], start)
 
     def _query(self, rows: Tensor) -> None:
-        """A little of Square (Andriushchenko et al. 2020) on some survivors."""
+        """A little of Square (Andriushchenko et al. 2020) on some survivors.
+
+        torchattacks' fails in L2 on images that are not square, or tiny.
+        """
+        height, width = self.search.images.shape[-2:]
+        if self.threat.norm == "L2" and (height != width or height < _LEAST_SIDE):
+            return
         chosen = torch.randperm(len(rows), generator=self.generator)[:_QUERIED].to(rows.device)
         some = rows[chosen.sort().values]
         images, labels = self.search.images[some], self.search.labels[some]
@@ -364,7 +375,7 @@ class Cascade:
             return f"{100 * dead:.0f} % of samples have no gradient"
         moved = random_start(images, self.threat, self.generator, share=0.1)
         there = self.search.slopes(rows, moved, MARGIN).gradients.flatten(1)
-        cosine_of = float(torch.cosine_similarity(here, there).median())
+        cosine_of = float(cosines(here, there).median())
         if cosine_of < _TURNED:
             self.search.nearby = lambda points: random_start(
                 points, self.threat, self.generator, share=_SMOOTHED
@@ -409,6 +420,6 @@ class Cascade:
             found = autoattack(
                 self.model, images, labels, self.threat, seed=self.seed, version=version
             )
-        self.notes += found.notes
+        self.notes += [f"AutoAttack's {note}" for note in found.notes]
         self.warnings += found.warnings
         self.search.judge(rows, project(found.images, images, self.threat))

@@ -196,8 +196,13 @@ def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
             "pass robusteval.wrap_module(module, classes=…), which freezes it in place"
         ) from None
     with torch.no_grad():
-        classes = module(images[:1]).shape[1]
-    return Adapter(module, classes)
+        logits = module(images[:1])
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise AttackError(
+            f"the module returns shape {tuple(logits.shape)} for one image: attacks need logits "
+            "(B, K) of two classes or more"
+        )
+    return Adapter(module, logits.shape[1])
 
 
 class PositiveLogits(nn.Module):

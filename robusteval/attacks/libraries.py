@@ -4,6 +4,7 @@ Both are imported when first used.  Each returned image is judged again by the h
 library's own word for success is never taken.
 """
 
+import inspect
 import logging
 import random
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from robusteval.types import ThreatModel
 from robusteval.vision import torchvision
 
 Version = Literal["standard", "rand"]
+_WORDS = {"standard": 1, "rand": 20}  # passes that decide what a member broke, as many as its own
 # Attacks of torchattacks that take no ε: their images count where they lie within it.
 WITHOUT_EPS = ("CW", "DeepFool")
 # Its last steps are as small as the logits' last bits: a shift coarsens those, and costs it half
@@ -93,21 +95,22 @@ def torchattacks_attack(
 ) -> AttackResult:
     """One attack of torchattacks, by its class name and its own parameters.
 
-    ε is passed as ``eps``, and Square's ``norm`` and ``seed`` with it.  Raises AttackError for an
+    ε is passed as ``eps``, and ``norm`` and ``seed`` to what takes them.  Raises AttackError for an
     unknown attack or parameter.
     """
     counted = as_counted(model, images)
     keywords = dict(parameters)
     if name not in WITHOUT_EPS:
         keywords["eps"] = threat.radius
-    if name == "Square":
-        keywords |= {"norm": threat.norm, "seed": seed % 2**31}
+    if (kind := getattr(torchattacks_module(), name, None)) is None:
+        raise AttackError(f"torchattacks has no attack {name!r}: check its name")
+    taken = inspect.signature(kind).parameters
+    told = {"norm": threat.norm, "seed": seed % 2**31}
+    keywords |= {key: value for key, value in told.items() if key in taken}
     try:
         seen = counted if name in _WITHOUT_SHIFT else PositiveLogits(counted)
         with redirect_stdout(StringIO()):  # it prints where a model has no parameters
-            attack = getattr(torchattacks_module(), name)(seen, **keywords)
-    except AttributeError:
-        raise AttackError(f"torchattacks has no attack {name!r}: check its name") from None
+            attack = kind(seen, **keywords)
     except TypeError as error:
         raise AttackError(f"torchattacks.{name}: {error}: use its own parameter names") from None
     start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
@@ -188,7 +191,8 @@ def autoattack(
             # Judged as it will count, so that a near miss meets the remaining members too.
             result[alive] = project(found, images[alive], threat)
             with torch.no_grad():
-                survives = counted(result[alive]).argmax(1) == labels[alive]
+                logits = torch.stack([counted(result[alive]) for _ in range(_WORDS[version])])
+            survives = logits.mean(0).argmax(1) == labels[alive]
             broken = int((~survives).sum())
             notes.append(f"{member} broke {broken} of {len(alive)}")
             alive = alive[survives]

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.search import cosine
-from robusteval.attacks.steps import ascent_direction, norms, project, random_start
+from robusteval.attacks.steps import (
+    ascent_direction,
+    norms,
+    project,
+    random_start,
+    require_range,
+)
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
@@ -130,6 +136,8 @@ def _ascend(
     seed: int,
 ) -> Tensor:
     """Projected ascent on ``objective`` (→ logits, loss per sample); broken samples drop out."""
+    require_range(images)
+    labels = labels.long()
     generator = torch.Generator().manual_seed(seed)
     result = random_start(images, threat, generator) if start else images.clone()
     alive = torch.arange(len(images), device=images.device)

@@ -14,13 +14,19 @@ from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import distance_margin, logit_margin
-from robusteval.attacks.steps import ascent_direction, free_gradient, project_fully
+from robusteval.attacks.steps import (
+    ascent_direction,
+    free_gradient,
+    project_fully,
+    require_range,
+)
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
 from robusteval.types import ThreatModel
 
 # By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
 _ROUGH = 0.02
+_CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,8 @@ class _Climb:
     """Where the samples of an ascent stand: everything of those that are left, and nothing else.
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
-    the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, its possible
-    error added; ``targets`` (B,), if there are any.
+    the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, ``doubts``
+    (B,) its possible error; ``targets`` (B,), if there are any.
     """
 
     rows: Tensor
@@ -105,6 +111,7 @@ class _Climb:
     clean: Tensor
     crest: Tensor
     highest: Tensor
+    doubts: Tensor
     targets: Tensor | None
 
     def only(self, kept: Tensor) -> "_Climb":
@@ -116,11 +123,14 @@ class _Climb:
 
     def with_crest(self, slopes: Slopes) -> "_Climb":
         """With the points that are higher than any before."""
-        reached = slopes.margins + slopes.doubts
-        higher = reached > self.highest
+        higher = slopes.margins > self.highest
         shape = (-1, *[1] * (self.points.dim() - 1))
-        crest = torch.where(higher.view(shape), self.points, self.crest)
-        return replace(self, crest=crest, highest=torch.maximum(reached, self.highest))
+        return replace(
+            self,
+            crest=torch.where(higher.view(shape), self.points, self.crest),
+            highest=torch.maximum(slopes.margins, self.highest),
+            doubts=torch.where(higher, slopes.doubts, self.doubts),
+        )
 
 
 class Search:
@@ -129,17 +139,25 @@ class Search:
     ``best`` (B, C, H, W) holds the first image that broke a sample, else the one with the largest
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
     passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
-    points (B, C, H, W), if it is given.  ``words``: passes whose mean logits decide.
+    points (B, C, H, W), if it is given.  ``words``: passes whose mean logits decide; what they
+    break is looked at once more, by four times as many: of hundreds of tries one is lucky.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-        self.model, self.images, self.labels, self.threat = model, images, labels, threat
+        require_range(images)
+        self.model, self.images, self.labels = model, images, labels.long()
+        self.threat = threat
         self.draws = self.words = 1
         self.nearby: Callable[[Tensor], Tensor] | None = None
         self.batch_size = static_batch(images.device)
         self.best = images.clone()
         self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a step's own pass is the model's last word, too."""
+        return self.model.fast is None and self.words == 1 and not self.images.is_cuda
 
     def alive(self, rows: Tensor | None = None) -> Tensor:
         """Those of ``rows`` (all by default) that are not yet broken."""
@@ -150,6 +168,9 @@ class Search:
     def judge(self, rows: Tensor, points: Tensor) -> Tensor:
         """Margins (B,) by the model itself; what breaks a sample, or is its best yet, is kept."""
         margins = self.margins(rows, points)
+        if self.words > 1 and (lucky := margins > 0).any():
+            parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
+            margins[lucky] = torch.stack(parts).mean(0)
         self.keep(rows, points, margins)
         return margins
 
@@ -189,16 +210,18 @@ class Search:
         last points are judged at the end, and where gradients are rough higher ones, too.
         """
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
-        climb = _Climb(rows, points, torch.zeros_like(points), clean, points, nowhere, targets)
+        still, sure = torch.zeros_like(points), torch.zeros_like(nowhere)
+        climb = _Climb(rows, points, still, clean, points, nowhere, sure, targets)
         inside = True
         for step in schedule:
             slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
-            if inside:
+            if inside and self.is_exact:
+                self.keep(climb.rows, climb.points, slopes.margins.double())
+            elif inside:
                 suspects = slopes.margins > 0
                 if suspects.any():
                     self.judge(climb.rows[suspects], climb.points[suspects])
-                if self.model.fast is not None:
-                    climb = climb.with_crest(slopes)
+                climb = climb.with_crest(slopes)
             kept = ~self.broken[climb.rows]
             climb = climb.only(kept)
             if len(climb.rows) == 0:
@@ -207,7 +230,7 @@ class Search:
             climb = self._step(climb, gradients, step, momentum)
             inside = step.radius <= self.threat.radius
         self.judge(climb.rows, climb.points)
-        climb = climb.only(~self.broken[climb.rows] & (climb.highest > 0))
+        climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
         if len(climb.rows):
             self.judge(climb.rows, climb.crest)
 
@@ -273,9 +296,12 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
     finds (as in APGD for L1, Croce and Hein 2021).  The last factor is 1.
     """
     schedule: list[Step] = []
-    for factor, following in zip(factors, [*factors[1:], 1], strict=True):
-        phase = cosine(factor * radius, math.ceil(steps / len(factors)))
-        schedule += [*phase[:-1], Step(phase[-1].size, following * radius)]
+    left = steps
+    for place, factor in enumerate(factors):
+        phase = cosine(factor * radius, left // (len(factors) - place))
+        left -= len(phase)
+        following = [*factors[1:], 1][place]
+        schedule += [*phase[:-1], *(Step(step.size, following * radius) for step in phase[-1:])]
     return schedule
 
 

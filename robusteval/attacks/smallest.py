@@ -36,9 +36,12 @@ def smallest(
     """Images (B, C, H, W) in [0, 1], each with the smallest perturbation found that breaks it.
 
     ``threat`` names the norm; its ε is not used.  A sample that nothing broke comes back as it is.
-    ``seed`` is not used: there is nothing random.  At most ``steps`` forward and backward passes
-    and as many forward ones again (each success is checked by the model itself).
+    ``seed`` is not used: there is nothing random.  At most ``steps`` forward and backward passes,
+    as many forward ones again (each success is checked by the model itself), and six to rank
+    classes and to look at the last points.  Raises AttackError for images outside [0, 1].
     """
+    if len(images) == 0:
+        return images
     counted = as_counted(model, images)
     return Shrinking(counted, images, labels, threat.norm).run(steps)
 
@@ -71,7 +74,8 @@ class Shrinking:
         radius = torch.zeros_like(self.known)
         for step in range(steps):
             slopes = self.search.gradients(self.rows, points, objective, targets)
-            broken = self._note(points, slopes.margins > 0)
+            doubts = 0 if self.search.is_exact else slopes.doubts
+            broken = self._note(points, slopes.margins + doubts > 0)
             rate = _falling(step, steps, _FIRST_RATE, _LAST_RATE)
             radius = self._resized(radius, points, slopes, broken, rate)
             free = free_gradient(slopes.gradients, points)

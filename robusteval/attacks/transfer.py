@@ -25,8 +25,9 @@ def transfer(
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1], found by a source's gradients.
 
-    ``source``: a model of the registry, or any module with the same images and classes.  Momentum
-    steps (Dong et al. 2018) on its logit margin from the clean images, then from random starts
+    ``source``: a model of the registry, or any module with the same images and classes.  Steps with
+    momentum (after Dong et al. 2018; what is added up here are unit steps, in L∞ signs) on its
+    logit margin from the clean images, then from random starts
     towards the class that this model itself ranks next.  Both are looked at by this model wherever
     the source is fooled.  At most 2 · ``steps`` forward and backward passes of the source, and as
     many forward ones of this model, and three to rank classes and to look at the last images.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,20 @@ class Context:
     def labels(self, rows: Tensor | range) -> Tensor:
         """Labels (B,) on the model's device."""
         return self.data.labels[torch.as_tensor(rows)].to(self.device)
+
+    def described(self) -> dict[str, Any]:
+        """What a report tells of the model, the data and the attacks beside the evidence."""
+        return {
+            "model": {"classes": self.model.classes, "layers": list(self.model.layers)},
+            "dataset": {"classes": list(self.data.class_names)},
+            "attacks": {
+                cell.key: {
+                    "library_version": cell.call.library_version,
+                    "parameters": cell.call.all_parameters(),
+                }
+                for cell in self.plan.cells
+            },
+        }
 
     def transfer_source(self) -> Adapter | None:
         """The zoo's model whose adversarials the diagnostics transfer, if there is one."""

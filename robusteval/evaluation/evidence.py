@@ -32,6 +32,7 @@ from robusteval.evaluation.plan import Job
 from robusteval.storage import remove_partials, replace_file
 
 SCHEMA = 1
+SCORE = "score_"  # and a detector's name: the column of its scores
 _KEY = b"robusteval"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"

@@ -17,6 +17,9 @@ WITHOUT_GRADIENT = {
     ("robusteval", "gaussian_noise"),
     *(("torchattacks", n) for n in ("Square", "GN", "OnePixel", "Pixle", "SPSA", "VANILA")),
 }
+# And those that take both, as AutoAttack does: what they break tells nothing of gradients.
+MIXED = {("robusteval", "adaptive"), ("robusteval", "transfer"), ("torchattacks", "AutoAttack")}
+STEADY, UNCHANGED = "steady predictions", "unchanged model"
 
 
 def findings_of(result: RunResult) -> list[Finding]:
@@ -25,6 +28,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         steady_predictions(result),
         unchanged_model(result),
         *autoattack_checks(result),
+        *attacks_warnings(result),
         *(f for t in result.plan.threats for f in gradient_free(result, t)),
         stored_successes(result),
     ]
@@ -56,9 +60,9 @@ def steady_predictions(result: RunResult) -> Finding:
         "batch sizes"
     )
     if not changed:
-        return Finding("steady predictions", "ok", measured)
+        return Finding(STEADY, "ok", measured)
     return Finding(
-        "steady predictions",
+        STEADY,
         "broken",
         measured,
         "the model is randomised or depends on its batch, so that one lucky success inflates an "
@@ -72,7 +76,7 @@ def unchanged_model(result: RunResult) -> Finding:
     changed = [o.cell.spec.title for o in result.outcomes if CHANGED in o.reason]
     if changed:
         return Finding(
-            "unchanged model",
+            UNCHANGED,
             "broken",
             f"{', '.join(changed)} changed parameters or buffers, which were put back",
             "those cells have no number: keep the model in eval mode and its parameters frozen",
@@ -80,15 +84,13 @@ def unchanged_model(result: RunResult) -> Finding:
     if drifted:
         told = ", ".join(f"{count} after {title}" for title, count in drifted.items())
         return Finding(
-            "unchanged model",
+            UNCHANGED,
             "broken",
             f"clean predictions differ: {told}",
             "the model carries state from one pass to the next, or is randomised: no number of "
             "this run can be trusted",
         )
-    return Finding(
-        "unchanged model", "ok", "parameters, buffers and clean predictions after every attack"
-    )
+    return Finding(UNCHANGED, "ok", "parameters, buffers and clean predictions after every attack")
 
 
 def autoattack_checks(result: RunResult) -> list[Finding]:
@@ -111,11 +113,25 @@ def autoattack_checks(result: RunResult) -> list[Finding]:
     return found
 
 
+def attacks_warnings(result: RunResult) -> list[Finding]:
+    """What the other attacks warned of: ``adaptive``, of gradients that are masked."""
+    return [
+        Finding(
+            f"{outcome.cell.spec.title}'s checks, {outcome.cell.threats[0].title}",
+            "suspicious",
+            "; ".join(outcome.warnings),
+            f"gradients may be masked, or the model randomised: {MORE}",
+        )
+        for outcome in result.outcomes
+        if outcome.warnings and outcome.cell.spec.library != "autoattack"
+    ]
+
+
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     """Carlini: gradient-free attacks must break no more than gradient-based ones do."""
     meant = [o for o in result.outcomes if threat in o.cell.threats and o.status == "done"]
     free = [o for o in meant if _is_free(o)]
-    based = [o for o in meant if not _is_free(o)]
+    based = [o for o in meant if not _is_free(o) and not _is_mixed(o)]
     if not free or not based:
         return []
     by_gradient = np.logical_or.reduce([o.success(threat) for o in based])
@@ -131,6 +147,12 @@ def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
 
 def _is_free(outcome: CellOutcome) -> bool:
     return (outcome.cell.spec.library, outcome.cell.spec.attack) in WITHOUT_GRADIENT
+
+
+def _is_mixed(outcome: CellOutcome) -> bool:
+    """Whether it has gradient-free stages of its own, or another model's gradients."""
+    spec = outcome.cell.spec
+    return spec.library == "autoattack" or (spec.library, spec.attack) in MIXED
 
 
 def stored_successes(result: RunResult) -> Finding:

@@ -1,7 +1,8 @@
 """One job: clean predictions, one attack, outlier scores or diagnostics, written as evidence."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from robusteval.errors import AttackError, RobustevalError
 from robusteval.evaluation.chunks import Chunk, run_job
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
-from robusteval.evaluation.evidence import Failure, Kept, Piece, Store
+from robusteval.evaluation.evidence import SCORE, Failure, Kept, Piece, Store
 from robusteval.evaluation.images import decode, digests
 from robusteval.evaluation.plan import Job, expected_passes, job_seed
 from robusteval.evaluation.verify import (
@@ -66,13 +67,27 @@ def perform(
     """
     keep_freed_memory()
     try:
-        if job.kind == "clean":
-            return _clean(context, store, job)
-        if job.kind == "outliers":
-            return _outliers(context, store, job)
+        if job.kind in ("clean", "outliers"):
+            with _models_errors(job):
+                return (_clean if job.kind == "clean" else _outliers)(context, store, job)
         return _guarded(context, store, job, budget, within)
     finally:
         give_memory_back()
+
+
+@contextmanager
+def _models_errors(job: Job) -> Iterator[None]:
+    """What a foreign model raises on images that nobody attacked is bad input."""
+    try:
+        yield
+    except RobustevalError:
+        raise
+    except FAILURES as error:
+        what = "clean images" if job.kind == "clean" else f"the outliers {job.label}"
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise AttackError(
+            f"the model or a detector fails on {what} ({type(error).__name__}: {reason}): mend it"
+        ) from error
 
 
 def _guarded(
@@ -92,7 +107,9 @@ def _guarded(
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
         failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
-    except FAILURES as error:
+    except (*FAILURES, RobustevalError) as error:
+        if job.kind == "attack" and not isinstance(error, FAILURES):
+            raise  # not the attack's: the run's own evidence or data
         reason = str(error) or type(error).__name__
         name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
         failure = Failure("failed", f"{name}{reason}".splitlines()[0])
@@ -143,27 +160,36 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
         "gap": (largest[:, 0] - largest[:, 1]).cpu().numpy(),
         "second_prediction": predict(context.model, images, OTHER_BATCH).argmax(1).cpu().numpy(),
     }
-    for name in context.detectors:
-        columns[f"score_{name}"] = scores(name, context.model, images).numpy()
+    columns |= clean_scores(context, job)
     store.write(job, Piece(columns, {}, time.perf_counter() - started))
     return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
+
+
+def clean_scores(context: Context, job: Job) -> dict[str, Any]:
+    """Each detector's scores on a chunk's clean images, by the column's name."""
+    images = context.images(context.plan.chunks[job.chunk])
+    return {SCORE + d: scores(d, context.model, images).numpy() for d in context.detectors}
 
 
 def _outliers(context: Context, store: Store, job: Job) -> Done:
     """Each detector's scores on one outlier set."""
     started = time.perf_counter()
+    store.write(job, Piece(outlier_scores(context, job), {}, time.perf_counter() - started))
+    return Done(0, 0)
+
+
+def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
+    """Each detector's scores on a set of outliers, by the column's name."""
     name: str | Path = job.label
     if job.part >= len(context.spec.outliers):
         name = Path(job.label)
     spec, shape = context.spec, context.data.info.shape
-    parts: dict[str, list[Any]] = {f"score_{detector}": [] for detector in context.detectors}
+    parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in context.detectors}
     for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
         images = batch.to(context.device)
         for detector in context.detectors:
-            parts[f"score_{detector}"].append(scores(detector, context.model, images).numpy())
-    columns = {column: np.concatenate(found) for column, found in parts.items()}
-    store.write(job, Piece(columns, {}, time.perf_counter() - started))
-    return Done(0, 0)
+            parts[SCORE + detector].append(scores(detector, context.model, images).numpy())
+    return {column: np.concatenate(found) for column, found in parts.items()}
 
 
 def _diagnose(context: Context, store: Store) -> dict[str, Any]:
@@ -208,7 +234,7 @@ def _attack_chunk(
     size = len(context.plan.chunks[job.chunk])
     detected = context.detectors if cell.spec.name in context.suite.detection.attacks else []
     if len(chunk.rows) == 0:
-        columns |= {f"score_{name}": np.empty(0) for name in detected}
+        columns |= {SCORE + name: np.empty(0) for name in detected}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         return Piece(columns, {"drifted": 0, "lost": 0}), nothing, Done(size, 0)
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
@@ -234,7 +260,7 @@ def _attack_chunk(
     if detected:
         images = decode(result.stored).to(context.device)
         for name in detected:
-            columns[f"score_{name}"] = scores(name, context.model, images).numpy()
+            columns[SCORE + name] = scores(name, context.model, images).numpy()
     told = {
         "notes": result.notes,
         "warnings": result.warnings,

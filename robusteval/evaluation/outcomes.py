@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.evidence import SCORE, Store
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite
@@ -232,8 +232,7 @@ def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]
 
 
 def _scores(columns: dict[str, Any]) -> dict[str, Scores]:
-    marker = "score_"
-    return {n.removeprefix(marker): v for n, v in columns.items() if n.startswith(marker)}
+    return {n.removeprefix(SCORE): v for n, v in columns.items() if n.startswith(SCORE)}
 
 
 def _separations(

@@ -269,7 +269,7 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         "Square": (int(parameters.get("n_queries", 0)) + 1, 0),
         "gaussian_noise": (0, 0),
         "adaptive": (budget // 3, budget // 3),  # its budget counts a backward pass as two
-        "smallest": (2 * steps, steps),  # each success is looked at once more
+        "smallest": (2 * steps + 6, steps),  # each success is looked at once more
         "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
     each = cell.spec.restarts * steps

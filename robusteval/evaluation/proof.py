@@ -15,19 +15,22 @@ import torch
 
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
+from robusteval.detection.detectors import scores
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.chunks import Chunk, run_job
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.evidence import SCORE, Store
 from robusteval.evaluation.examples import make_pictures, read_pictures
 from robusteval.evaluation.images import digests
-from robusteval.evaluation.jobs import clean_chunk
+from robusteval.evaluation.jobs import clean_chunk, clean_scores, outlier_scores, success
 from robusteval.evaluation.kept import PROOF_BATCH, Tally, float32_tally, image_balance, kept_images
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import Job, Plan, job_seed
-from robusteval.evaluation.verify import NEAR_TIE, TOLERANCE, predict, to_8_bits
+from robusteval.evaluation.verify import NEAR_TIE, TOLERANCE, VERIFY_BATCH, predict, to_8_bits
+from robusteval.storage import is_partial
 
 FLOAT64_SAMPLES = 128
+_SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ Seen = tuple[bool, str]  # whether it holds, and what was seen
 def whole(store: Store, plan: Plan) -> Check:
     """Every finished job's files can be read and are this run's."""
     problems, done = [], 0
+    if not store.evidence.is_dir():
+        told = f"{store.evidence} is missing: run the same command again"
+        return Check("evidence can be read", False, told)
     for job in plan.jobs():
         if not store.has(job):
             continue
@@ -63,7 +69,7 @@ def whole(store: Store, plan: Plan) -> Check:
     problems += [
         f"{name} belongs to no job of this run"
         for name in strange
-        if name not in known and not _is_dotted_stem(name, stems)
+        if name not in known and not _is_dotted_stem(name, stems) and not is_partial(name)
     ]
     told = "; ".join(problems) or f"{done} of {len(plan.jobs())} jobs"
     return Check("evidence can be read", not problems, told)
@@ -73,6 +79,34 @@ def _is_dotted_stem(name: str, stems: set[str]) -> bool:
     """Stems hold dots themselves (an ε of 0.15), so that a name's first dot says little."""
     endings = (".parquet", ".safetensors", ".failed.json")
     return any(name.endswith(e) and name.removesuffix(e) in stems for e in endings)
+
+
+def require_same_model(context: Context, store: Store) -> None:
+    """Raises EvidenceError where begun evidence is of a model with other outputs.
+
+    A digest of tensors doesn't know what a module given from Python, or a factory, does with them.
+    A model that contradicts itself is left to the findings.
+    """
+    job = context.plan.clean_jobs()[0]
+    if not store.has(job):
+        return
+    columns, rows = store.read(job).columns, context.plan.chunks[0]
+    first, second = (gaps_of(context, rows, VERIFY_BATCH) for _ in range(2))
+    near = NEAR_TIE + _SAME_SCORE * np.abs(columns["gap"]).max()
+    same = (first[0] == columns["prediction"]) | (first[1] <= near)
+    same &= np.abs(first[1] - columns["gap"]) <= near
+    if np.abs(first[1] - second[1]).max() <= near and not same.all():
+        raise EvidenceError(
+            f"{store.folder} is of a model of the same name and tensors that computes otherwise: "
+            "give this one another name, or name another folder with --out"
+        )
+
+
+def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any]:
+    """Predictions (B,) on clean images, and the gaps (B,) between their two largest logits."""
+    logits = predict(context.model, context.images(rows), batch_size)
+    largest = logits.topk(2, dim=1).values
+    return logits.argmax(1).cpu().numpy(), (largest[:, 0] - largest[:, 1]).cpu().numpy()
 
 
 def prove(context: Context, store: Store, result: RunResult, again: int = 0) -> list[Check]:
@@ -104,14 +138,10 @@ def labels_hold(context: Context, store: Store, result: RunResult) -> Seen:
 
 def clean_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """Clean predictions, made again."""
-    now = torch.cat(
-        [
-            predict(context.model, context.images(chunk), PROOF_BATCH).argmax(1).cpu()
-            for chunk in context.plan.chunks
-        ]
-    ).numpy()
+    found = [gaps_of(context, chunk, PROOF_BATCH) for chunk in context.plan.chunks]
+    now, gap = (np.concatenate(parts) for parts in zip(*found, strict=True))
     differs = now != result.clean_prediction
-    ties = int((differs & (result.gap <= NEAR_TIE)).sum())
+    ties = int((differs & (gap <= NEAR_TIE)).sum())
     wrong = int(differs.sum()) - ties
     told = f"{len(now) - wrong - ties} of {len(now)}, {ties} near-ties apart"
     return wrong == 0, told
@@ -132,9 +162,8 @@ def rows_hold(context: Context, store: Store, result: RunResult) -> Seen:
         if cell.call.knows_eps:
             inside = columns["norm"] <= cell.threats[0].radius + TOLERANCE
         margin = columns["margin"]
-        agree = columns["fooled"] == (mispredicted & inside)
-        agree &= (margin > 0) == mispredicted
-        agree |= np.abs(margin) <= NEAR_TIE
+        agree = ((margin > 0) == mispredicted) | (np.abs(margin) <= NEAR_TIE)
+        agree &= columns["fooled"] == (mispredicted & inside)
         agree &= columns["fooled"] | ~columns["survives_8_bit"]
         agree &= columns["forward_passes"] >= 0
         if not agree.all():
@@ -227,6 +256,35 @@ def pictures_hold(context: Context, store: Store, result: RunResult) -> Seen:
     return same, f"{len(made.get('clean', ()))} images"
 
 
+def scores_hold(context: Context, store: Store, result: RunResult) -> Seen:
+    """What the detectors say of clean images, of outliers and of stored images, asked again."""
+    wrong = total = 0
+    for job in [*context.plan.clean_jobs(), *context.plan.other_jobs()]:
+        if not store.has(job) or job.kind == "diagnostics":
+            continue
+        columns = store.read(job).columns
+        clean = job.kind == "clean"
+        now = clean_scores(context, job) if clean else outlier_scores(context, job)
+        for name, values in now.items():
+            wrong, total = wrong + _other_scores(columns.get(name, ()), values), total + len(values)
+    for batch in kept_images(context, store):
+        for column in [c for c in batch.columns if c.startswith(SCORE)]:
+            values = scores(column.removeprefix(SCORE), context.model, batch.images).numpy()
+            claimed = batch.columns[column][batch.places]
+            wrong, total = wrong + _other_scores(claimed, values), total + len(values)
+    told = f"{total} scores" + (f", {wrong} other than stored" if wrong else "")
+    return wrong == 0, told
+
+
+def _other_scores(claimed: Any, now: Any) -> int:
+    """How many scores differ by more than kernels do."""
+    if len(claimed) != len(now):
+        return max(len(claimed), len(now))
+    scale = max(float(np.abs(now).max(initial=0.0)), 1e-12)
+    same = np.isclose(claimed, now, rtol=_SAME_SCORE, atol=_SAME_SCORE * scale, equal_nan=True)
+    return int((~same).sum())
+
+
 CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "labels are the data set's": labels_hold,
     "clean predictions": clean_holds,
@@ -237,6 +295,7 @@ CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     f"float32, batch size {PROOF_BATCH}": float32_holds,
     "float64, on a sample": float64_holds,
     "rounded to 8 bits": eight_bits_hold,
+    "detectors' scores": scores_hold,
     "pictures of the report": pictures_hold,
 }
 
@@ -252,10 +311,13 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
             continue
         columns = store.read(job).columns
         result = _again(context, job, chunk)
-        found = digests(result.stored)
-        equal += sum(a == b for a, b in zip(columns["sha256"], found, strict=True))
-        total += len(found)
-        if not np.array_equal(columns["fooled"], result.judged.fooled.numpy()):
+        same = columns["sha256"] == np.array(digests(result.stored), dtype=object)
+        equal, total = equal + int(same.sum()), total + len(same)
+        now = {"fooled": result.judged.fooled.numpy(), "norm": result.judged.norm.numpy()}
+        threats = context.plan.cells[job.part].threats
+        other = any((success(columns, t) != success(now, t)).any() for t in threats)
+        other |= (columns["fooled"] != now["fooled"]).any()
+        if other or (np.abs(columns["norm"] - now["norm"])[same] > TOLERANCE).any():
             wrong.append(job.stem)
     told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
     if wrong:

@@ -84,8 +84,10 @@ class Run:
         held = {"images": tally.held + tally.near_ties + tally.failed, **tally.__dict__}
         self.store.write_json("verification", {**held, "batch_size": PROOF_BATCH})
         write_examples(self.context, self.store, result)
-        (self.store.folder / "workers.log").unlink(missing_ok=True)
-        return self._gather()
+        result = self._gather()
+        if result.complete:  # else it may say why
+            (self.store.folder / "workers.log").unlink(missing_ok=True)
+        return result
 
     def _gather(self) -> RunResult:
         return gather(self.store, self.context.spec, self.context.plan, self.record)

@@ -208,7 +208,10 @@ class Training(_Table):
 
 
 class Trained(_Table):
-    """What was really trained; written by ``robusteval train``."""
+    """What was really trained; written by ``robusteval train``.
+
+    ``validation_robust``: under ten steps of PGD, where that chose the epoch.
+    """
 
     seed: int
     epochs: int
@@ -219,6 +222,7 @@ class Trained(_Table):
     commit: str
     date: str
     validation_accuracy: float
+    validation_robust: float | None = None
     clean_accuracy: float
     clean_correct: int
     clean_total: int

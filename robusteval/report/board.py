@@ -36,8 +36,10 @@ def as_csv(rows: Sequence[Row]) -> str:
 def merged(rows: Sequence[Row], new: Row) -> list[Row]:
     """With the row of the same model replaced, ranked by worst case, then by clean accuracy.
 
-    Raises EvidenceError where the new row's run has fewer samples than the old one's.
+    Raises EvidenceError where the new row's run has fewer samples than the old one's, and for a
+    board whose counts can't be read.
     """
+    _require_counts(rows)
     for old in rows:
         if old["model"] == new["model"] and int(old["samples"]) > int(new["samples"]):
             raise EvidenceError(
@@ -47,6 +49,17 @@ def merged(rows: Sequence[Row], new: Row) -> list[Row]:
     kept = [row for row in rows if row["model"] != new["model"]]
     ordered = sorted([*kept, new], key=lambda r: (-_share(r), -float(r["clean"]), r["model"]))
     return [{**row, "rank": str(place)} for place, row in zip(ranks(ordered), ordered, strict=True)]
+
+
+def _require_counts(rows: Sequence[Row]) -> None:
+    """Raises EvidenceError for rows that can't be ranked."""
+    for row in rows:
+        try:
+            int(row["rank"]), float(row["clean"]), _share(row)
+        except (ValueError, ZeroDivisionError):
+            raise EvidenceError(
+                f"{file_name(row)}: the row of {row['model']} holds what is no number: restore it"
+            ) from None
 
 
 def ranks(ordered: Sequence[Row]) -> list[int]:
@@ -73,7 +86,7 @@ def problems(name: str, rows: Sequence[Row], entries: dict[str, Entry]) -> Itera
             return
         yield from (f"{row['model']}: {one}" for one in found)
         yield from (f"{row['model']}: {one}" for one in _wrong_model(row, entries))
-        if int(row["samples"]) < 1:
+        if int(row["samples"]) < 1 or not row["rank"].isdecimal():
             return
     names = [row["model"] for row in rows]
     yield from (f"{name}: twice" for name in sorted({n for n in names if names.count(n) > 1}))
@@ -111,6 +124,8 @@ def _wrong_place(row: Row, name: str) -> Iterable[str]:
             yield f"its {column} is no digest"
     if not (row["seed"].isdigit() and row["suite"] and row["versions"]):
         yield "its seed, suite or versions are missing"
+    if not row["rank"].isdecimal():
+        yield f"its rank is {row['rank']!r}"
 
 
 def _wrong_numbers(row: Row) -> Iterable[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.outcomes import Bools, RunResult
+from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult
 from robusteval.numerics import mcnemar
 from robusteval.report.summary import rate_json
 from robusteval.types import ThreatModel
@@ -19,6 +19,7 @@ class Measure:
     name: str
     threat: ThreatModel | None
     robust: Bools  # (N,)
+    how: tuple[Any, ...] = ()  # by what attacks, all their parameters with them
 
 
 def measures(result: RunResult) -> dict[str, Measure]:
@@ -30,11 +31,19 @@ def measures(result: RunResult) -> dict[str, Measure]:
             if threat in outcome.cell.threats and outcome.status == "done":
                 key = f"{outcome.cell.spec.name}/{threat}"
                 robust = correct & ~outcome.success(threat)
-                found[key] = Measure(outcome.cell.spec.title, threat, robust)
+                found[key] = Measure(outcome.cell.spec.title, threat, robust, _made_by(outcome))
         worst, complete = result.robust(threat)
         if complete:
-            found[f"worst case/{threat}"] = Measure("worst case", threat, worst)
+            meant = [o for o in result.outcomes if threat in o.cell.threats]
+            how = tuple(sorted((_made_by(o) for o in meant), key=str))
+            found[f"worst case/{threat}"] = Measure("worst case", threat, worst, how)
     return found
+
+
+def _made_by(outcome: CellOutcome) -> tuple[Any, ...]:
+    """What decides an attack's strength."""
+    spec, parameters = outcome.cell.spec, sorted(outcome.cell.parameters.items())
+    return spec.library, spec.attack, spec.restarts, parameters
 
 
 def require_same_samples(names: list[str], results: list[RunResult]) -> None:
@@ -62,7 +71,9 @@ def compare(names: list[str], results: list[RunResult]) -> dict[str, Any]:
     """Every later run against the first, attack by attack, as plain data.
 
     ``difference`` is the later run's accuracy less the first's; ``p`` is McNemar's, exact and
-    two-sided; samples are named by their index in the test split.
+    two-sided; samples are named by their index in the test split.  An attack of the same name with
+    other parameters is another one, and a worst case over other attacks another worst case:
+    ``not_alike`` names these, ``only_in_one`` what the other has not.
     """
     require_same_samples(names, results)
     base = measures(results[0])
@@ -70,9 +81,16 @@ def compare(names: list[str], results: list[RunResult]) -> dict[str, Any]:
     for name, other in zip(names[1:], results[1:], strict=True):
         theirs = measures(other)
         shared = [key for key in base if key in theirs]
-        alone = [key for key in [*base, *theirs] if key not in base or key not in theirs]
-        rows = [_row(base[key], theirs[key], results[0].indices) for key in shared]
-        pairs.append({"first": names[0], "second": name, "rows": rows, "only_in_one": alone})
+        alike = [key for key in shared if base[key].how == theirs[key].how]
+        pairs.append(
+            {
+                "first": names[0],
+                "second": name,
+                "rows": [_row(base[key], theirs[key], results[0].indices) for key in alike],
+                "only_in_one": [k for k in [*base, *theirs] if k not in shared],
+                "not_alike": [key for key in shared if key not in alike],
+            }
+        )
     return {"samples": results[0].spec.samples, "dataset": results[0].spec.dataset, "pairs": pairs}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import hardware_name
+from robusteval.hardware import exact_float32, hardware_name
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
@@ -105,7 +105,7 @@ class Trainer:
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
-            with torch.compiler.set_stance("force_eager"):  # its shapes come once an epoch
+            with torch.compiler.set_stance("force_eager"), exact_float32():
                 self.recipe.end_epoch(self.network, self.training, epoch)
                 self._require_sound(epoch)
                 validated = accuracy_of(self.network, self.validation)
@@ -127,7 +127,8 @@ class Trainer:
         seed = _epoch_seed(settings.seed, epoch)
         torch.manual_seed(seed ^ 1)
         generator = torch.Generator().manual_seed(seed)
-        self.recipe.start_epoch(self.network, self.training, epoch)
+        with torch.compiler.set_stance("force_eager"):  # its shapes come once an epoch
+            self.recipe.start_epoch(self.network, self.training, epoch)
         self.network.train()
         total = math.ceil(len(self.training) / settings.batch_size)
         losses = correct = seen = 0.0
@@ -180,7 +181,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             length = nn.utils.clip_grad_norm_(self.network.parameters(), 100.0)
-            if not torch.isfinite(length):
+            own = [p.grad for p in self.recipe.parameters() if p.grad is not None]
+            if not all(torch.isfinite(g).all() for g in (length, *own)):
                 return math.nan, 0
             self.optimizer.step()
             self.recipe.after_step(self.network)

@@ -7,9 +7,9 @@ is the optimiser's here.  The paper names two, λ₂ of 0.001 (0.005 on MNIST) a
 PGD, Free or Fast adversarial training.
 
 A class starts with many prototypes, and the closest are merged by their L2 distance as unit
-vectors, at the end of an epoch.  Merged prototypes are kept in their places with one value: equal
-vectors have equal gradients, and what their momenta drive apart the next epoch's end joins again.
-In eqs. 3 and 4 such a one counts as often as it was merged, which keeps its share of the softmax.
+vectors, at the end of an epoch.  Merged prototypes are kept in their places with one value, their
+mean after each step, so that their number never grows.  In eqs. 3 and 4 such a one counts as often
+as it was merged, which keeps its share of the softmax.
 
 Only directions enter eqs. 3 and 4, so prototypes are held at unit length, and they learn at a rate
 of their own: at the network's they would stay where they began, and none would ever merge.
@@ -44,6 +44,12 @@ def merge_prototypes(prototypes: Tensor, distance: float) -> Tensor:
         for group in _chains(torch.cdist(unit, unit) < distance):
             own[group] = own[group].mean(0)
     return merged
+
+
+def averaging(prototypes: Tensor) -> Tensor:
+    """Weights (K, M, M) by which each prototype becomes the mean of those that are equal to it."""
+    same = (prototypes[:, :, None] == prototypes[:, None]).all(3).to(prototypes)
+    return same / same.sum(2, keepdim=True)
 
 
 def _chains(near: Tensor) -> list[list[int]]:
@@ -87,7 +93,13 @@ class MPAT(Recipe):
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         return self.trained_prototypes(network, self.number("prototype_lr"))
 
+    def start_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
+        self.joined = {name: averaging(p.detach()) for name, p in network.prototypes.items()}
+
+    @torch.no_grad()
     def after_step(self, network: PrototypeNetwork) -> None:
+        for name, prototypes in network.prototypes.items():
+            prototypes.copy_(self.joined[name] @ prototypes)
         self.to_unit_length(network)
 
     def loss(

@@ -10,8 +10,8 @@ import torch
 
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import commit_of, keep_freed_memory
-from robusteval.models.entry import Entry, Trained, Training
+from robusteval.hardware import commit_of, exact_float32, is_dirty, keep_freed_memory
+from robusteval.models.entry import Entry, Trained, Training, built_in_folder
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import replace_file, require_writable
@@ -69,7 +69,7 @@ def train(
         speed=choose_speed(network, fitting, settings, device=device),
         device=device,
         identity=entry.model_dump_json(include={"dataset", "backbone", "head", "input"}),
-        commit=commit_of(entry.path.parent),
+        commit=_code(),
         progress=progress,
     )
     for line in trainer.fit(place / "checkpoint.safetensors"):
@@ -77,10 +77,18 @@ def train(
         on_epoch(line)
     tensors = stored_form(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    correct = round(accuracy_of(network, test) * len(test))
+    with torch.compiler.set_stance("force_eager"), exact_float32():  # as verdicts are
+        correct = round(accuracy_of(network, test) * len(test))
     trained = _trained(trainer, correct, len(test))
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
     return trained
+
+
+def _code() -> str:
+    """The project's commit; with a "+" where its code has changed since."""
+    project = built_in_folder().parent
+    commit = commit_of(project)
+    return f"{commit}+" if commit and is_dirty(project, "robusteval") else commit
 
 
 def _settings(entry: Entry) -> Training:
@@ -99,6 +107,7 @@ def _recipe(entry: Entry, network: PrototypeNetwork, settings: Training) -> Reci
 def _trained(trainer: Trainer, correct: int, total: int) -> Trained:
     state = trainer.state
     best = state.history[state.best_epoch - 1]
+    robust = best.validation_robust
     return Trained(
         seed=trainer.settings.seed,
         epochs=trainer.settings.total_epochs,
@@ -109,6 +118,7 @@ def _trained(trainer: Trainer, correct: int, total: int) -> Trained:
         commit=", ".join(state.commits),
         date=state.date,
         validation_accuracy=round(best.validation_accuracy, 4),
+        validation_robust=robust if robust is None else round(robust, 4),
         clean_accuracy=round(correct / total, 4),
         clean_correct=correct,
         clean_total=total,
@@ -123,5 +133,5 @@ def _write_log(path: Path, history: list[EpochLog]) -> None:
 def _write_entry(entry: Entry, digest: str, trained: Trained) -> None:
     document = tomlkit.parse(entry.path.read_text(encoding="utf-8"))
     document["weights"] = {"file": entry.weights_path.name, "sha256": digest}
-    document["trained"] = trained.model_dump()
+    document["trained"] = trained.model_dump(exclude_none=True)
     replace_file(entry.path, tomlkit.dumps(document).encode(), "free space in its folder")
