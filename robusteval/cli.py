@@ -190,7 +190,7 @@ def estimate_several(models: list[str], suite: str, options: "Options") -> None:
     """What each model's run would take; those that can't be run are told last."""
     from robusteval import api, terminal, zoo
 
-    refused = []
+    refused, codes = [], []
     for found in zoo.for_each(
         models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
     ):
@@ -198,7 +198,8 @@ def estimate_several(models: list[str], suite: str, options: "Options") -> None:
             refused.append(found)
         else:
             terminal.print_estimate(*found)
-    exit_after(refused, "estimated", [])
+            codes.append(0)
+    exit_after(refused, "estimated", codes)
 
 
 def exit_after(refused: "list[Refused]", verb: str, codes: list[int]) -> None:

@@ -1,5 +1,6 @@
 """Faster forms of a model: the same function, contiguous gradients, chosen by trying."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
-from tests.known import Misleading, margins
+from tests.known import Function, Misleading, margins
 
 FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
 
@@ -309,3 +310,14 @@ def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert all(check.held for check in api.verify(first.folder, again=2))
     with pytest.raises(EvidenceError):
         open_store(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("stop", [torch.Tensor.detach, lambda x: (x * 255).round() / 255])
+def test_a_model_that_breaks_the_graph_has_its_forms_chosen(
+    stop: Callable[[Tensor], Tensor],
+) -> None:
+    """Such models are what an evaluation is for."""
+    weight = torch.randn(3, 768)
+    adapter = wrap_module(Function(lambda x: stop(x).flatten(1) @ weight.T), classes=3)
+    forms = choose_forms(adapter, torch.rand(4, 3, 16, 16), 1000)
+    assert all(isinstance(form, Acceleration) for form in forms)

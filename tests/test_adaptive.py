@@ -14,6 +14,7 @@ from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.search import MARGIN, Objective, Search, cosine, shrinking
+from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter, PrototypeAdapter
@@ -561,3 +562,95 @@ def test_only_images_in_the_ball_break_a_sample() -> None:
     found = adaptive(model, images, labels, threat_of("L2", 0.1))
     assert norms(found - images, "L2").max() <= 0.1 + 1e-6
     assert (margins(model, found, labels) <= 0).all()
+
+
+# What an attack is given
+
+
+def test_images_outside_the_range_are_refused() -> None:
+    """Clipped to [0, 1] they would leave the ball, and count."""
+    model, images = small_network(), 2 * images_near_grey(4) - 1
+    threat = threat_of("Linf", 0.1)
+    for attack in (adaptive, smallest):
+        with pytest.raises(AttackError, match=r"scale them to \[0, 1\]"):
+            attack(model, images, torch.zeros(4, dtype=torch.long), threat)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8])
+def test_labels_of_any_integer_kind(kind: torch.dtype) -> None:
+    model, images = small_network(), images_near_grey(6)
+    labels, threat = model(images).argmax(1), threat_of("Linf", 0.1)
+    assert torch.equal(
+        adaptive(model, images, labels.to(kind), threat), adaptive(model, images, labels, threat)
+    )
+
+
+def test_a_single_logit_is_refused() -> None:
+    model = Function(lambda x: x.flatten(1).sum(1, keepdim=True))
+    with pytest.raises(AttackError, match="two classes or more"):
+        adaptive(model, images_near_grey(2), torch.zeros(2).long(), threat_of("Linf", 0.1))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 12), (3, 4, 4), (1, 12, 8)])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_images_of_any_shape(norm: Norm, shape: tuple[int, int, int]) -> None:
+    """torchattacks' Square fails in L2 on most of these."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn((3, shape[0] * shape[1] * shape[2]), generator=generator)
+    model = Function(lambda x: torch.tanh(x.flatten(1) - 0.5) @ weight.T)
+    images = images_near_grey(12, shape)
+    labels, threat = model(images).argmax(1), threat_of(norm, 0.02)
+    in_threat(adaptive(model, images, labels, threat), images, threat)
+
+
+def test_small_gradients_are_not_taken_for_shattered_ones() -> None:
+    """Steps are signs: a model's scale changes nothing, and is no reason to go on."""
+    known = linear("Linf", 3)
+    threat = threat_of("Linf", float(known.smallest.median()))
+    results = []
+    for scale in (1.0, 1e-12):
+        model = Function(lambda x, scale=scale: scale * known.model(x))
+        results.append(adaptive_told(model, known.images, known.labels, threat))
+    assert results[1].warnings == []
+    broken = [margins(known.model, r.images, known.labels) > 0 for r in results]
+    assert torch.equal(*broken)
+
+
+def test_luck_does_not_break_a_random_model() -> None:
+    """Noise that fools one mean of eight passes in some hundreds is no adversarial image."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.tensor([1.2, 0.0])
+    model = Function(lambda x: clean + torch.randn((len(x), 2), generator=generator))
+    search = Search(
+        as_counted(model, images_near_grey(8)),
+        images_near_grey(8),
+        torch.zeros(8, dtype=torch.long),
+        threat_of("Linf", 0.1),
+    )
+    search.words = 8
+    rows = search.alive()
+    for _ in range(200):
+        search.judge(rows, search.images)
+    assert not search.broken.any()
+
+
+def test_without_a_rougher_form_each_pass_is_a_verdict() -> None:
+    """The best image is the one with the largest margin of all, and no pass is made twice."""
+    model, images = small_network(), images_near_grey(10)
+    labels, threat = model(images).argmax(1), threat_of("Linf", 0.02)
+    counted = Counted(Adapter(model, 10), len(images))
+    seen: list[Tensor] = []
+    search = Search(counted, images, labels, threat)
+    assert search.is_exact
+    original = search.keep
+
+    def keep(rows: Tensor, points: Tensor, found: Tensor) -> None:
+        seen.append(found.new_full((len(images),), -torch.inf).index_put((rows,), found))
+        original(rows, points, found)
+
+    search.keep = keep  # type: ignore[method-assign]
+    search.ascend(search.alive(), images, MARGIN, cosine(threat.radius, 12))
+    assert int(counted.forward_passes.max()) <= 13
+    torch.testing.assert_close(search.margin, torch.stack(seen).amax(0))
+    by_hand = logit_margin(model(search.best), labels).double()
+    torch.testing.assert_close(search.margin, by_hand, rtol=1e-4, atol=1e-5)

@@ -353,3 +353,63 @@ def test_real_cifar10_in_small(shared_data: Path) -> None:
     pgd = next(c for c in report.content["claims"] if c["attack"] == "pgd10")
     assert pgd["accuracy"] == 27.2
     assert pgd["found"]["n"] == 10
+
+
+def test_an_options_values_end_where_another_verbs_arguments_begin(tmp_path: Path) -> None:
+    assert expand_lists(["verify", "--model", "x", "runs/y"]) == [
+        "verify",
+        "--model",
+        "x",
+        "runs/y",
+    ]
+    assert expand_lists(["run", "--model", "x", "y"]) == ["run", "--model", "x", "--model", "y"]
+
+
+def test_patterns_that_fit_only_untrained_models() -> None:
+    for more in ([], ["--dry-run"]):
+        refused(cli("run", "--model", "*_resnet110", *more), "none of these models is trained")
+
+
+def test_a_dry_run_of_several_models() -> None:
+    """More samples than a data set has are fine, and what can't be run is told."""
+    result = cli("run", "--model", "ce_digits", "nothing", "--samples", "900", "--dry-run")
+    assert result.exit_code == 3
+    assert result.stdout.splitlines()[0] == "ce_digits"
+    assert "nothing was not estimated: unknown model" in result.stderr
+
+
+def test_a_misspelt_attack_in_a_suite(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\n[[attacks]]\nname = "pgd"\ntitle = "PGD"\nlibrary = "torchattacks"\n'
+        'attack = "PGDD"\nnorms = ["Linf"]\n'
+    )
+    refused(cli("run", "--model", "ce_digits", "--suite", str(path)), "no attack 'PGDD'", "PGD")
+
+
+class Failing(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("expected scalar type Half")
+
+
+def test_a_model_that_fails_on_clean_images_is_bad_input(tmp_path: Path) -> None:
+    adapter = robusteval.wrap_module(Failing(), classes=10)
+    chosen = api.Options(samples=10, out=tmp_path)
+    with pytest.raises(RobustevalError, match=r"fails on clean images .*scalar type Half"):
+        api.evaluate(adapter, "quick", dataset="digits", name="mine", options=chosen)
+
+
+def test_a_damaged_neighbour_does_not_spoil_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The diagnostics transfer from another model, for digits ce_digits, if its weights hold."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("ce_digits.toml", "ce_digits.safetensors"):
+        (folder / name).write_bytes((built_in_folder() / name).read_bytes())
+    (folder / "ce_digits.safetensors").write_bytes(b"altered")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(folder))
+    chosen = api.Options(samples=10, only=("fgsm",), out=tmp_path)
+    prepared = api.prepare("pcl_digits", "full", None, None, chosen)
+    assert prepared.spec.transfer_source
+    assert prepared.spec.transfer_source[0] != "ce_digits"

@@ -17,6 +17,8 @@ from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.conftest import linear_model, pixel_prototypes
 
@@ -325,3 +327,25 @@ def test_channels_last_images_reach_libraries_contiguous(
     labels = pcl_digits(images).argmax(1)
     result = autoattack(Counted(pcl_digits), images, labels, THREATS["Linf"], seed=0)
     assert (pcl_digits(result.images).argmax(1) != labels).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["APGD", "APGDT"])
+def test_norm_and_seed_reach_whatever_takes_them(name: str, digits: Dataset) -> None:
+    """In L2 these would run as L∞ attacks at the L2 ε, from one seed for every restart."""
+    data = digits.balanced_subset(10)
+    model, threat = load_model(find_entry("pcl_at_digits")), ThreatModel("L2", parse_eps("1"))
+    counted = Counted(model, len(data))
+    found = [
+        torchattacks_attack(
+            counted,
+            data.images(),
+            data.labels,
+            threat,
+            name=name,
+            seed=seed,
+            parameters={"steps": 5},
+        ).images
+        for seed in (0, 1)
+    ]
+    assert norms(found[0] - data.images(), "L2").max() <= 1 + 1e-4
+    assert not torch.equal(*found)

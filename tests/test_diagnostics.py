@@ -311,6 +311,27 @@ def test_gradient_free_above_gradient_based(ce_digits: Adapter, digits: Dataset)
     assert verdict_of(run_suite(ce_digits, data, suite), "gradient-free").verdict == "ok"
 
 
+def test_attacks_with_queries_of_their_own_do_not_hide_masking(
+    ce_digits: Adapter, digits: Dataset
+) -> None:
+    """``adaptive`` breaks the quantised model by queries, warns of it, and is no gradient."""
+    suite = read_suite("full").only(["square", "pgd10", "adaptive"])
+    small = {"square": {"n_queries": 200}, "adaptive": {"passes_per_sample": 60}}
+    few = [
+        a.model_copy(
+            update={"norms": ["Linf"], "parameters": {**a.parameters, **small.get(a.name, {})}}
+        )
+        for a in suite.attacks
+    ]
+    suite = suite.model_copy(update={"attacks": few})
+    masked = around(ce_digits, before=lambda x: (4 * x).round() / 4)
+    result = run_suite(masked, digits.balanced_subset(40), suite)
+    assert verdict_of(result, "gradient-free").verdict == "suspicious"
+    told = verdict_of(result, "Adaptive (ours)'s checks")
+    assert told.verdict == "suspicious"
+    assert "went on with" in told.measured
+
+
 def test_autoattacks_checks_and_its_counter(ce_digits: Adapter, digits: Dataset) -> None:
     """A softmaxed model draws the library's warning, and leaves no mark on the next model."""
     suite = read_suite("full").only(["autoattack"])

@@ -244,3 +244,33 @@ def test_what_is_no_leaderboard(tmp_path: Path) -> None:
 def test_equal_worst_cases_share_a_place() -> None:
     rows = [{"robust_samples": str(k), "samples": "10"} for k in (9, 5, 5, 0)]
     assert board.ranks(rows) == [1, 2, 2, 4]
+
+
+def alter(path: Path, **cells: str) -> None:
+    """Other cells in the first row."""
+    rows = rows_in(path)
+    rows[0] |= cells
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"rank": "x"}, "its rank is 'x'"),
+        ({"attack_fgsm": ""}, "lacks fgsm"),
+        ({"samples": "10", "robust_samples": "8"}, "10 samples are too few"),
+    ],
+)
+def test_rows_that_promise_too_little(folder: Path, cells: dict[str, str], said: str) -> None:
+    alter(folder / "digits_Linf_0.15.csv", **cells)
+    told = {c.name: c for c in leaderboards.check(folder)}["digits_Linf_0.15.csv"]
+    assert not told.held
+    assert said in told.told
+
+
+def test_nothing_is_added_to_a_damaged_board(folder: Path, runs: list[Path]) -> None:
+    alter(folder / "digits_Linf_0.15.csv", rank="x")
+    refused(cli("leaderboard", "add", str(runs[0]), "--folder", str(folder)), "no number")

@@ -10,10 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tomlkit
+import torch
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
 from tests.test_api_cli import cli, refused
@@ -169,12 +173,136 @@ def test_tampering_is_found(kind: str, copied: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["a success more", "a smaller norm", "survival of 8 bits"])
+def made_right(folder: Path) -> None:
+    """Wrong clean predictions made right, as if they were near-ties, and attacks that they hold."""
+    for path in sorted((folder / "evidence").glob("clean-*.parquet")):
+        table = pq.read_table(path)
+        label, prediction = (table[c].to_numpy() for c in ("label", "prediction"))
+        change_rows(path, prediction=lambda p, y=label: y, gap=np.zeros_like)
+        if (wrong := np.flatnonzero(label != prediction)).size:
+            _attacked_in_vain(folder, path.stem.removeprefix("clean-"), table, wrong)
+
+
+def _attacked_in_vain(folder: Path, chunk: str, clean: pa.Table, wrong: np.ndarray) -> None:
+    for path in (folder / "evidence").glob(f"attack-*-{chunk}.parquet"):
+        table = pq.read_table(path)
+        columns = {n: table[n].to_numpy().copy() for n in table.column_names}
+        for row in wrong:
+            index = clean["index"][int(row)].as_py()
+            place = int(np.searchsorted(columns["index"], index))
+            for name, values in columns.items():
+                columns[name] = np.insert(values, place, values[0], axis=0)
+            columns["index"][place] = index
+            columns["label"][place] = columns["prediction"][place] = clean["label"][
+                int(row)
+            ].as_py()
+            columns["fooled"][place] = columns["survives_8_bit"][place] = False
+            columns["margin"][place] = -1.0
+        pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), path)
+
+
+def other_scores(folder: Path) -> None:
+    for path in (folder / "evidence").glob("outliers-*.parquet"):
+        change_rows(path, score_max_logit=lambda s: s - 1000)
+
+
+def never_trained(record: dict[str, Any]) -> None:
+    del record["entry"]["trained"]
+
+
+def other_steps(record: dict[str, Any]) -> None:
+    for about in record["attacks"].values():
+        about["parameters"]["steps"] = 1000
+
+
+# With evidence altered and a report to match: the check that tells, by the model and the data.
+TOLD_BY = {
+    "a success more": "rows agree with themselves",
+    "a smaller norm": "ε and [0, 1], in float64",
+    "survival of 8 bits": "rows agree with themselves",
+    "a digest of another image": "SHA-256 of the counted images",
+    "a pixel of a stored image": "SHA-256 of the counted images",
+    "an image far outside the ball": "ε and [0, 1], in float64",
+    "a stored image deleted": "each proof is there",
+    "a picture": "pictures of the report",
+    "a file that belongs to no job": "evidence can be read",
+    "what the model is": "the model's entry",
+}
+FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{kind: (TAMPERING[kind], check) for kind, check in TOLD_BY.items()},
+    "detectors that do better": (other_scores, "detectors' scores"),
+    "a table left out": (lambda f: change_json(f / "run.json", never_trained), "the model's entry"),
+    "attacks said to be stronger": (
+        lambda f: change_json(f / "run.json", other_steps),
+        "what the report describes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
 def test_a_report_made_anew_does_not_hide_it(kind: str, copied: Path) -> None:
-    """Altered evidence and a report to match: the model tells."""
-    TAMPERING[kind](copied)
+    alter, check = FORGED[kind]
+    alter(copied)
     api.rebuild_report(copied)
-    assert not all(check.held for check in api.verify(copied))
+    told = {c.name: c.held for c in api.verify(copied)}
+    assert told[check] is False
+    assert told.get("report files", True)
+
+
+def test_a_forged_gap_excuses_no_clean_prediction(tmp_path: Path) -> None:
+    chosen = options(tmp_path, samples=None, batch_size=360, only=("fgsm",))
+    run = api.evaluate("pcl_digits", "quick", options=chosen).folder
+    made_right(run)
+    assert api.rebuild_report(run).content["clean"]["accuracy"]["value"] == 1
+    told = {c.name: c.held for c in api.verify(run)}
+    assert [name for name, held in told.items() if not held] == ["clean predictions"]
+
+
+def test_an_interrupted_runs_leftovers_are_no_forgery(copied: Path) -> None:
+    """What a kill half wrote belongs to no job; a folder without any evidence is told."""
+    (copied / "evidence" / ".attack-00-x-0000.parquet.77.partial").write_bytes(b"half")
+    assert all(check.held for check in api.verify(copied))
+    shutil.rmtree(copied / "evidence")
+    (check,) = api.verify(copied)
+    assert not check.held
+    assert "is missing" in check.told
+
+
+def test_norms_are_compared_where_jobs_are_done_again(tmp_path: Path) -> None:
+    """An attack that knows no ε counts by its norm: lengthened, it would break fewer."""
+    run = api.evaluate(
+        "ce_digits", "full", options=options(tmp_path, samples=20, only=("deepfool",))
+    ).folder
+    assert all(c.held for c in api.verify(run, again=5))
+    for path in (run / "evidence").glob("attack-*deepfool*.parquet"):
+        change_rows(path, norm=lambda n: np.where(n <= 0.6, n + 1, n))
+        path.with_suffix(".safetensors").unlink(missing_ok=True)
+    api.rebuild_report(run)
+    told = {c.name: c.held for c in api.verify(run, again=5)}
+    assert told["each proof is there"]
+    assert not told["jobs done again"]
+
+
+class Rounded(nn.Module):
+    """The same tensors, and other outputs."""
+
+    def __init__(self, inner: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.inner, self.levels = inner, levels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner((self.levels * images).round() / self.levels)
+
+
+def test_another_model_with_the_same_tensors_is_told(tmp_path: Path, ce_digits: Any) -> None:
+    def evaluate(levels: int) -> api.Report:
+        adapter = wrap_module(Rounded(ce_digits.module, levels), classes=10)
+        chosen = options(tmp_path, samples=20, only=("fgsm",))
+        return api.evaluate(adapter, "quick", dataset="digits", name="mine", options=chosen)
+
+    assert evaluate(16).content["attacks"] == evaluate(16).content["attacks"]
+    with pytest.raises(EvidenceError, match="computes otherwise"):
+        evaluate(2)
 
 
 def test_hidden_successes_are_found_by_doing_jobs_again(copied: Path) -> None:
@@ -231,6 +359,24 @@ def test_a_model_from_python_is_verified_from_python(tmp_path: Path, ce_digits: 
 
 
 # Comparison
+
+
+def test_only_like_is_compared_with_like(finished: Path, tmp_path: Path) -> None:
+    """The same name with other parameters is another attack, and the worst case another one."""
+    suite = read_suite("quick")
+    longer = [
+        a.model_copy(update={"parameters": {**a.parameters, "steps": 3}})
+        if a.name == "pgd10"
+        else a
+        for a in suite.attacks
+    ]
+    path = tmp_path / "longer.toml"
+    path.write_text(tomlkit.dumps(suite.model_copy(update={"attacks": longer}).model_dump()))
+    other = api.evaluate("pcl_digits", str(path), options=options(tmp_path, samples=30)).folder
+    (pair,) = api.compare([finished, other])["pairs"]
+    assert pair["not_alike"] == ["pgd10/Linf 0.15", "worst case/Linf 0.15"]
+    assert "FGSM" in {row["attack"] for row in pair["rows"]}
+    assert "not compared" in cli("compare", str(finished), str(other)).stdout
 
 
 @pytest.mark.parametrize(

@@ -493,3 +493,21 @@ def test_the_papers_backbones(name: str, shape: tuple[int, ...]) -> None:
         convolutions = [m for m in full.modules() if isinstance(m, torch.nn.Conv2d)]
         assert len([c for c in convolutions if c.kernel_size == (3, 3)]) == 17  # and the last layer
         assert 11e6 < sum(p.numel() for p in full.parameters()) < 11.4e6
+
+
+def test_n_pairs_are_of_clean_and_crafted_images_alike() -> None:
+    """A class's first sample is its anchor: of a mixed batch that must not always be clean."""
+    network = network_for(**SOFTMAX, prototypes_per_class=1)  # type: ignore[arg-type]
+    settings = settings_for("auxiliary", epochs=1, options={"metric": "n_pair"})
+    recipe = RECIPES.get("auxiliary")(network, settings)
+    labels = torch.arange(10).repeat(2).repeat(2)  # clean, then crafted
+    features = torch.randn(40, 8, requires_grad=True)
+    felt = torch.zeros(40)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        (slope,) = torch.autograd.grad(
+            recipe._metric(features, labels, torch.zeros(10, 8)), features
+        )
+        felt += slope.abs().sum(1)
+    assert felt[:20].sum() > 0
+    assert felt[20:].sum() > 0.5 * felt[:20].sum()

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from robusteval.attacks.counting import Counted
 from robusteval.attacks.smallest import smallest
+from robusteval.models.adapter import Adapter
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
 from tests.test_adaptive import small_network
@@ -46,3 +48,29 @@ def test_what_nothing_breaks_comes_back_as_it_is() -> None:
     )
     labels = torch.zeros(5, dtype=torch.long)
     assert torch.equal(smallest(model, images, labels, threat_of("L2", 1)), images)
+
+
+def test_no_images() -> None:
+    for norm in ("Linf", "L2"):
+        none = torch.empty((0, 1, 8, 8))
+        found = smallest(small_network(), none, torch.empty(0).long(), threat_of(norm, 1))
+        assert found.shape == none.shape
+
+
+def test_a_rough_form_hides_no_success() -> None:
+    """A form whose margins are too low by what it may be off: norms are as without it."""
+    known = linear("L2", 3)
+    plain = Adapter(known.model, 3)
+
+    def lowered(images: torch.Tensor) -> torch.Tensor:
+        logits = known.model(images)
+        own = torch.nn.functional.one_hot(known_labels(images), 3)
+        return logits + 0.01 * logits.abs().amax(1, keepdim=True) * own
+
+    def known_labels(images: torch.Tensor) -> torch.Tensor:
+        apart = (images.flatten(1)[:, None] - known.images.flatten(1)[None]).square().sum(2)
+        return known.labels[apart.argmin(1)]
+
+    counted = Counted(plain, len(known.images), fast=Adapter(Function(lowered), 3))
+    found = smallest(counted, known.images, known.labels, threat_of("L2", 1))
+    assert known.ratios(found).max() < 1.05

@@ -93,8 +93,10 @@ def _find_folders(place: Path, split: str, shape: Shape) -> Source | None:
         return Source("folder", (listing,), read)
     for name in SPLIT_NAMES[split]:
         folder = place / name
-        if folder.is_dir() and any(p.is_dir() for p in folder.iterdir()):
-            classes = tuple(sorted(p for p in folder.iterdir() if p.is_dir()))
+        classes = (
+            tuple(sorted(p for p in folder.iterdir() if p.is_dir())) if folder.is_dir() else ()
+        )
+        if len(classes) > 1:  # Tiny ImageNet's test/images is no class
             return Source("folder", classes, partial(read_folders, folder, shape))
     return None
 

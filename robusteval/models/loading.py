@@ -126,12 +126,21 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def stored_form(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors as stored: float16, which is what every verdict is about."""
-    return {
+    """The tensors as stored: float16, which is what every verdict is about.
+
+    Raises WeightsError for values that it can't hold.
+    """
+    stored = {
         name: value.detach().to("cpu", torch.float16).contiguous()
         for name, value in network.state_dict().items()
         if value.is_floating_point()
     }
+    if beyond := [name for name, value in stored.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(
+            f"{', '.join(beyond[:3])} can't be stored in float16 (above 65,504, or not finite): "
+            "lower [training] lr, or raise weight_decay"
+        )
+    return stored
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor]) -> str:

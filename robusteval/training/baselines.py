@@ -141,6 +141,9 @@ class Auxiliary(Recipe):
                 features[half:], labels[half:], ref_emb=features[:half], ref_labels=labels[:half]
             )
         else:
+            if mixed:  # N-pair takes a class's first sample for its anchor: of either kind
+                order = torch.randperm(len(labels)).to(labels.device)
+                features, labels = features[order], labels[order]
             found = self.pair_loss(features, labels)
         return found
 

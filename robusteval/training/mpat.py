@@ -3,7 +3,8 @@
 L = L_CE + λ₁ L_SoftTriple + λ₂ L_norm (eq. 5): cross-entropy on the classifier, SoftTriple (eq. 3)
 with its regulariser τ (eq. 4) on K prototypes per class at the embedding, and weight decay, which
 is the optimiser's here.  The paper names two, λ₂ of 0.001 (0.005 on MNIST) and an optimiser's of
-5e-4 (Section 4.2); entries take the latter alone.  The network trains on whatever the loop crafts:
+5e-4 (Section 4.2); entries take the latter alone.  Both together, with L_norm = ‖θ‖², are a
+``weight_decay`` of 2 λ₂ + 5e-4.  The network trains on whatever the loop crafts:
 PGD, Free or Fast adversarial training.
 
 A class starts with many prototypes, and the closest are merged by their L2 distance as unit

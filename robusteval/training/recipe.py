@@ -85,11 +85,15 @@ class Recipe(nn.Module):
     def trained_prototypes(
         self, network: PrototypeNetwork, lr: float | None = None
     ) -> list[dict[str, Any]]:
-        """A group that trains the network's prototypes as its weights, but without decay."""
+        """A group that trains the network's prototypes as its weights, but without decay.
+
+        At the network's own rate, in the warm-up stage, too, unless ``lr`` is given.
+        """
         return [
             {
                 "params": list(network.prototypes.values()),
                 "lr": self.settings.lr if lr is None else lr,
+                "warms_up": lr is None,
                 "momentum": self.settings.momentum,
                 "nesterov": self.settings.momentum > 0,
             }

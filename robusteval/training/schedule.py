@@ -23,8 +23,10 @@ def make_optimizer(
         "momentum": settings.momentum,
         "nesterov": settings.momentum > 0,
         "weight_decay": settings.weight_decay,
+        "warms_up": True,
     }
-    optimizer = torch.optim.SGD([main, *({"momentum": 0.0, **g} for g in special)], lr=settings.lr)
+    others = ({"momentum": 0.0, "warms_up": False, **group} for group in special)
+    optimizer = torch.optim.SGD([main, *others], lr=settings.lr)
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer
@@ -40,8 +42,8 @@ def scale_learning_rates(
     )
     factor = schedule_factor(settings, epoch - start, (epoch - start) / length)
     stage = (settings.warmup_lr or settings.lr) / settings.lr if warm else 1.0
-    for k, group in enumerate(optimizer.param_groups):
-        group["lr"] = group["base_lr"] * factor * (stage if k == 0 else 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor * (stage if group["warms_up"] else 1.0)
 
 
 def schedule_factor(settings: Training, epoch: float, share: float) -> float:
