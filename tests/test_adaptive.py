@@ -564,6 +564,15 @@ def test_only_images_in_the_ball_break_a_sample() -> None:
     assert (margins(model, found, labels) <= 0).all()
 
 
+def test_masking_is_said_aloud() -> None:
+    """By a warning, since images alone tell nothing of it."""
+    model, images = small_network(), images_near_grey(12)
+    masked = Function(lambda x: model((64 * x).round() / 64))
+    labels = masked(images).argmax(1)
+    with pytest.warns(UserWarning, match="have no gradient; went on with"):
+        adaptive(masked, images, labels, threat_of("Linf", 0.02), passes_per_sample=30)
+
+
 # What an attack is given
 
 

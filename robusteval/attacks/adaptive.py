@@ -27,6 +27,7 @@ On such models strength alone counts.  On honest ones ``pull`` breaks nothing th
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, cycle, repeat
@@ -109,7 +110,8 @@ def adaptive(
     batch, each up to tenfold: the model is easily broken, and strength alone counts.  A model whose
     outputs change gets eight times as many, since each gradient is a mean of eight.  Less is spent
     where ascents towards classes have broken nothing 1.25 · ``passes_per_sample`` times in a row.
-    Returns the first image that broke a sample, else the one with the largest margin.
+    Returns the first image that broke a sample, else the one with the largest margin; warns where
+    gradients look masked or outputs change.
 
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
@@ -117,7 +119,10 @@ def adaptive(
     (Croce and Hein 2020).
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
-    return adaptive_told(model, images, labels, threat, **parameters).images
+    found = adaptive_told(model, images, labels, threat, **parameters)
+    for said in found.warnings:
+        warnings.warn(said, stacklevel=2)
+    return found.images
 
 
 def adaptive_told(
