@@ -110,6 +110,29 @@ class JointLoss(Redirected):
         return (JOINT, None) if objective is AIMED and self.model.layers else (objective, targets)
 
 
+class Ratios(Redirected):
+    """Margins over the gap between large logits, as AutoAttack's DLR and targeted DLR."""
+
+    def instead(
+        self, objective: Objective, targets: Tensor | None
+    ) -> tuple[Objective, Tensor | None]:
+        if self.model.classes < 4 or objective not in (AIMED, MARGIN):
+            return objective, targets
+        return over_gap(objective), targets
+
+
+def over_gap(objective: Objective) -> Objective:
+    """DLR of a margin (Croce and Hein 2020): untargeted over z₁ − z₃, targeted over z₁ − ½ (z₃ +
+    z₄), logits by size."""
+
+    def losses(seen: Seen) -> Tensor:
+        first, _, third, fourth = seen.logits.topk(4, dim=1).values.T
+        last = third if seen.targets is None else (third + fourth) / 2
+        return objective.losses(seen) / (first - last).clamp_min(1e-12)
+
+    return Objective(losses)
+
+
 class Restarts(Redirected):
     """The same steps on the untargeted margin, in the place of one wrong class after another."""
 
@@ -206,6 +229,7 @@ VARIANTS: dict[str, type[Cascade]] = {
     "with pull": WithPull,
     "with pairs of prototypes": WithPairs,
     "joint CE + PC for targets": JointLoss,
+    "DLR for margins": Ratios,
     "without square": WithoutSquare,
     "without margin": WithoutMargin,
     "restarts for targets": Restarts,

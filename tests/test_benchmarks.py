@@ -12,18 +12,21 @@ from benchmarks import (
     attacks,
     libraries,
     oracle,
+    overhead,
     retrain,
     scaling,
     tables,
     training_speed,
 )
+from robusteval import api
 from robusteval.attacks.adaptive import Cascade
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.search import cosine
+from robusteval.attacks.search import AIMED, MARGIN, Seen, cosine
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained, built_in_folder, find_entry
 from robusteval.models.loading import load_model
+from robusteval.preparation import prepare
 from robusteval.report import rows
 from robusteval.report.board import RANK
 
@@ -123,6 +126,27 @@ def test_an_ablation_leaves_out_what_it_says(monkeypatch: pytest.MonkeyPatch) ->
         notes = " ".join(cascade.run().notes)
         told = {name for name in ("margin", "aim", "square") if f"{name} broke" in notes}
         assert told == {"margin", "aim", "square"} - cascade.left_out
+
+
+def test_a_ratio_by_hand() -> None:
+    seen = Seen(torch.tensor([[4.0, 1.0, 3.0, 0.5]]), {}, torch.tensor([0]), None)
+    assert float(ablation.over_gap(MARGIN).losses(seen)) == pytest.approx(-1 / 3)
+    aimed = replace(seen, targets=torch.tensor([1]))
+    assert float(ablation.over_gap(AIMED).losses(aimed)) == pytest.approx(-3 / (4 - 0.75))
+
+
+def test_the_bare_loop_leaves_what_the_harness_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "plain.toml"
+    path.write_text(overhead.plain_suite("full"))
+    only = ("gaussian_noise", "fgsm", "adaptive", "smallest")
+    options = api.Options(samples=8, only=only, out=tmp_path)
+    prepared = prepare("ce_digits", str(path), None, None, options)
+    left = overhead.bare_loop(prepared)
+    report = api.evaluate("ce_digits", str(path), options=options)
+    for attack in report.content["attacks"]:
+        key = f"{attack['name']}/{attack['threat']['norm']} {attack['threat']['eps']}"
+        if attack["name"] in ("fgsm", "adaptive"):
+            assert left[key] == attack["robust_accuracy"]["k"]
 
 
 def test_the_documents_tables_say_what_entries_and_leaderboards_say(
