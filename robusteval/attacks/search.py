@@ -101,8 +101,8 @@ class _Climb:
     """Where the samples of an ascent stand: everything of those that are left, and nothing else.
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
-    the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, ``doubts``
-    (B,) its possible error; ``targets`` (B,), if there are any.
+    the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, −∞ while none
+    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any.
     """
 
     rows: Tensor
@@ -122,8 +122,10 @@ class _Climb:
         return _Climb(**parts)  # type: ignore[arg-type]
 
     def with_crest(self, slopes: Slopes) -> "_Climb":
-        """With the points that are higher than any before."""
-        higher = slopes.margins > self.highest
+        """With the points that are higher than any before, and may break their samples."""
+        higher = (slopes.margins > self.highest) & (slopes.margins + slopes.doubts > 0)
+        if not higher.any():  # as a rule, and images are large
+            return self
         shape = (-1, *[1] * (self.points.dim() - 1))
         return replace(
             self,
@@ -276,11 +278,13 @@ class Search:
         norm, points = self.threat.norm, climb.points
         if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
             gradients = free_gradient(gradients, points)
-        velocity = torch.add(ascent_direction(gradients, norm), climb.velocity, alpha=momentum)
-        free = free_gradient(velocity, points) if norm == "L2" else velocity
-        moved = torch.add(points, ascent_direction(free, norm), alpha=step.size)
-        there = project_fully(moved, climb.clean, norm, step.radius)
-        return replace(climb, points=there, velocity=velocity)
+        direction = ascent_direction(gradients, norm)
+        if momentum:
+            velocity = torch.add(direction, climb.velocity, alpha=momentum)
+            free = free_gradient(velocity, points) if norm == "L2" else velocity
+            climb, direction = replace(climb, velocity=velocity), ascent_direction(free, norm)
+        moved = torch.add(points, direction, alpha=step.size)
+        return replace(climb, points=project_fully(moved, climb.clean, norm, step.radius))
 
 
 def cosine(radius: float, steps: int) -> list[Step]:
