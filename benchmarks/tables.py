@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import attacks
 from robusteval.models.entry import Entry, all_entries
 from robusteval.report import board
-from robusteval.report.rows import Row
+from robusteval.report.rows import Row, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
@@ -113,6 +113,20 @@ def contest() -> Iterator[str]:
     yield from attacks.contest(current)
 
 
+def claimed(path: Path = ROOT / "benchmarks" / "results" / "quick.csv") -> Iterator[str]:
+    """What papers claim in L∞, beside what the suite ``quick`` leaves: at most that is true."""
+    rows = [r for r in read_rows(path) if r["norm"] == "Linf" and r["claimed"]]
+    yield "| model | training | L∞ at | clean | claimed | left at most |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for row in sorted(rows, key=lambda r: (r["dataset"], r["training"], r["model"])):
+        low, high = row["worst_case_low"], row["worst_case_high"]
+        yield (
+            f"| `{row['model']}` | {row['training']} | {row['eps']} | {row['clean']} % | "
+            f"{row['claimed']} % ({row['claimed_by']}) | "
+            f"{row['worst_case']} % [{low}, {high}] ({row['robust_samples']}/{row['samples']}) |"
+        )
+
+
 def _counts(rows: list[Row]) -> str:
     counts = sorted({int(row["samples"]) for row in rows})
     return " or ".join(str(count) for count in counts)
@@ -133,7 +147,7 @@ def entries() -> list[Entry]:
 
 
 TABLES = {
-    "README.md": {"models": models, "found": found, "contest": contest},
+    "README.md": {"models": models, "claimed": claimed, "found": found, "contest": contest},
     "CONTRIBUTING.md": {"trainings": trainings},
 }
 

@@ -27,9 +27,8 @@ _PROBE_PIXELS = 3 * 16 * 16  # smaller images: a probe would cost more than it f
 
 
 def static_batch(device: str | torch.device = "cpu") -> int:
-    """Images that a model takes at once: on a processor more gain nothing (64 cost 8 % more on one,
-    and as much on another), on an accelerator fewer leave it idle.  A compiled model takes no other
-    number."""
+    """Images that a model takes at once: on a processor 64 or 128 are best, by machine; on an
+    accelerator fewer leave it idle.  A compiled model takes no other number."""
     return _STATIC_BATCH.get(torch.device(device).type, 128)
 
 
