@@ -177,6 +177,25 @@ def test_a_leaderboard_is_told_in_rows_and_a_long_one_in_words(tmp_path: Path) -
     )
 
 
+def test_claims_stand_beside_what_quick_leaves(tmp_path: Path) -> None:
+    names = (*rows.FOUND, *rows.BACKING)
+    row = dict.fromkeys(names, "") | {
+        "model": "a",
+        "norm": "Linf",
+        "eps": "0.1",
+        "dataset": "digits",
+    }
+    row |= {"clean": "98.00", "claimed": "50", "claimed_by": "pgd10", "worst_case": "1.00"}
+    row |= {"worst_case_low": "0.1", "worst_case_high": "5.4", "robust_samples": "1"}
+    row |= {"samples": "100", "training": "standard"}
+    others = [{**row, "model": "b", "norm": "L2"}, {**row, "model": "c", "claimed": ""}]
+    path = tmp_path / "quick.csv"
+    path.write_text(rows.as_csv([row, *others]))
+    assert list(tables.claimed(path))[2:] == [
+        "| `a` | standard | 0.1 | 98.00 % | 50 % (pgd10) | 1.00 % [0.1, 5.4] (1/100) |"
+    ]
+
+
 def test_only_what_is_between_the_marks_is_written() -> None:
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
     assert tables.written_anew(text, "x", ["new", "er"]) == (
