@@ -25,6 +25,7 @@ from robusteval.models.acceleration import (
     folded_if_same,
     same_function,
     same_gradients,
+    static_batch,
 )
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
@@ -191,12 +192,14 @@ def test_without_a_compiler_a_compiled_form_runs_uncompiled(
     assert same_function(model, fast, images)
 
 
-@pytest.mark.parametrize("count", [5, 32, 64, 65, 130])
+@pytest.mark.parametrize(
+    ("share", "more", "batches"), [(0, 5, 0), (0.5, 0, 1), (1, 0, 1), (1, 1, 1), (2, 2, 2)]
+)
 def test_compiled_forms_see_one_batch_size(
-    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter, count: int
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter, share: float, more: int, batches: int
 ) -> None:
     """Whatever an attack holds: one shape, the same logits and the same gradients."""
-    seen = []
+    seen, count = [], int(share * static_batch()) + more
 
     def compile_nothing(module: nn.Module, dynamic: bool, mode: None) -> nn.Module:
         assert not dynamic
@@ -212,8 +215,8 @@ def test_compiled_forms_see_one_batch_size(
     images = torch.rand((count, 3, 16, 16))
     assert torch.allclose(fast(images), model(images), atol=1e-5)
     assert torch.allclose(gradient(fast, images), gradient(model, images), atol=1e-4)
-    assert set(seen) <= {64}
-    assert len(seen) == 2 * {5: 0, 32: 1, 64: 1, 65: 1, 130: 2}[count]
+    assert set(seen) <= {static_batch()}
+    assert len(seen) == 2 * batches
 
 
 def test_a_compiled_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
