@@ -143,6 +143,7 @@ def packaged() -> Path | None:
 
 def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
     """Where a row has fewer samples than are asked for, or lacks an attack of the suite."""
+    suite = read_suite(REQUIRED)
     for row in rows:
         entry = entries.get(row["model"])
         if entry is None or not row["samples"].isdecimal():
@@ -150,16 +151,16 @@ def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]
         whole_split = entry.trained.clean_total if entry.trained else FEWEST
         if int(row["samples"]) < min(FEWEST, whole_split):
             yield f"{row['model']}: {row['samples']} samples are too few"
-        missing = [n for n in _due(row["norm"], entry) if not row.get(ATTACK + n)]
+        missing = [n for n in _due(suite, row["norm"], entry) if not row.get(ATTACK + n)]
         if missing:
             yield f"{row['model']}: lacks {', '.join(missing)}"
 
 
-def _due(norm: str, entry: Entry) -> list[str]:
+def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
     """Names of the attacks that a row of that norm must hold."""
     return [
         attack.name
-        for attack in read_suite(REQUIRED).attacks
+        for attack in suite.attacks
         if norm in attack.norms and (entry.head.layers or attack.attack not in NEEDS_PROTOTYPES)
     ]
 
