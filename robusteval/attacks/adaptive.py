@@ -13,7 +13,7 @@ between its largest logits, say) changes one.
 3. ``aim``: steps towards one wrong class at a time, and away from the right one, from random
    starts, for the nearest; classes are ranked by the margin left at their best image.
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
-   those before were rougher.
+   those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
 5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
@@ -78,6 +78,7 @@ _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are flipped and p
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
 _FLIPS, _FLIP_ROUNDS = 40, 24  # proposals of a round, and at most so many rounds
 _RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
+_TURNS, _FLIPS_MORE = 4, 400  # of polish and random search, and the proposals of each
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _LEAST_SIDE = 5  # pixels that Square's windows need in L2
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
@@ -171,6 +172,7 @@ class Cascade:
         self.budget, self.before = passes_per_sample, model.passes(len(images))
         self.generator = torch.Generator().manual_seed(seed)
         self.vain = 0  # ascents towards a class since the last that broke a sample
+        self.overlooked = False  # whether random search broke what gradients did not
         self.reason = ""  # why strength alone counts, if it does
         self.notes: list[str] = []
         self.warnings: list[str] = []
@@ -242,7 +244,7 @@ class Cascade:
             alive = self.search.alive()
             wanted = max(_FEWEST, math.ceil(turn.share * len(alive)))
             near = self._nearest(alive[untried[alive]], wanted)
-            passes = (1 + BACKWARD) * len(near) * turn.steps + self._fine_cost(alive)
+            passes = _steps_cost(len(near), turn.steps) + self._fine_cost(alive)
             if len(alive) == 0 or not self._affords(passes, alive):
                 return False
             if len(near) == 0:
@@ -278,20 +280,34 @@ class Cascade:
         near = self._nearest(rows, self._fine_count(rows))
         for _ in range(_FLIP_ROUNDS):
             left = self.search.alive(near)
-            passes = len(left) * (_FLIPS + _FLIPS // TOGETHER) + self._fine_cost(rows)
+            passes = _flip_cost(len(left), _FLIPS) + self._fine_cost(rows)
             if len(left) == 0 or not self._affords(passes, self.search.alive()):
-                return
+                break
             if flip_squares(self.search, left, _FLIPS, self.generator) < _RAISED:
-                return
+                break
+        self.overlooked = len(self.search.alive(near)) < len(near)
 
     def _polish(self, rows: Tensor) -> None:
-        """Small steps from the best images of the nearest, by the model's own gradients."""
-        near = self._nearest(rows, self._fine_count(rows))
+        """Small steps from the best images of the nearest, and more random search if it pays."""
         if self._affords(self._fine_cost(rows), rows):
-            coarse = cosine(self.threat.radius, _FINE_STEPS)
-            schedule = [replace(step, size=_FINE * step.size) for step in coarse]
-            with self.model.led_by(None):
-                self.search.ascend(near, self.search.best[near], MARGIN, schedule)
+            self._sharpen(self._nearest(rows, self._fine_count(rows)))
+        for _ in range(_TURNS if self.overlooked else 0):
+            alive = self.search.alive()
+            near = self._nearest(alive, _FEWEST_FINE)
+            passes = _flip_cost(len(near), _FLIPS_MORE) + _steps_cost(len(near), _FINE_STEPS)
+            if len(near) == 0 or not self._affords(passes, alive):
+                return
+            flip_squares(self.search, near, _FLIPS_MORE, self.generator)
+            self._sharpen(self.search.alive(near))
+
+    def _sharpen(self, rows: Tensor) -> None:
+        """Small steps from the best images of ``rows``, by the model's own gradients."""
+        if len(rows) == 0:
+            return
+        coarse = cosine(self.threat.radius, _FINE_STEPS)
+        schedule = [replace(step, size=_FINE * step.size) for step in coarse]
+        with self.model.led_by(None):
+            self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
         """How many of the survivors are polished."""
@@ -299,7 +315,7 @@ class Cascade:
 
     def _fine_cost(self, rows: Tensor) -> int:
         """The passes that polishing these survivors would take."""
-        return (1 + BACKWARD) * self._fine_count(rows) * _FINE_STEPS
+        return _steps_cost(self._fine_count(rows), _FINE_STEPS)
 
     def _affords(self, passes: int, alive: Tensor) -> bool:
         """Whether so many more passes keep the survivors' mean within the budget.
@@ -428,3 +444,13 @@ class Cascade:
         self.notes += [f"AutoAttack's {note}" for note in found.notes]
         self.warnings += found.warnings
         self.search.judge(rows, project(found.images, images, self.threat))
+
+
+def _steps_cost(samples: int, steps: int) -> int:
+    """The passes of so many steps on so many samples, a backward one counted as two."""
+    return (1 + BACKWARD) * samples * steps
+
+
+def _flip_cost(samples: int, queries: int) -> int:
+    """The passes of random search, the verdicts on each fourth proposal included."""
+    return samples * (queries + queries // TOGETHER)
