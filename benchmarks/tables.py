@@ -93,10 +93,9 @@ def _in_rows(path: Path, rows: list[Row]) -> Iterator[str]:
     yield "| model | training | clean | claimed | AutoAttack | adaptive | worst case |"
     yield "|---|---|---:|---:|---:|---:|---:|"
     for row in rows:
-        claimed = f"{row['claimed']} % ({row['claimed_by']})" if row["claimed"] else "–"
         low, high = row["worst_case_low"], row["worst_case_high"]
         yield (
-            f"| `{row['model']}` | {row['training']} | {row['clean']} % | {claimed} | "
+            f"| `{row['model']}` | {row['training']} | {row['clean']} % | {_claim(row)} | "
             f"{_attack(row, 'autoattack')} | {_attack(row, 'adaptive')} | "
             f"**{row['worst_case']} %** [{low}, {high}] |"
         )
@@ -122,9 +121,13 @@ def claimed(path: Path = ROOT / "benchmarks" / "results" / "quick.csv") -> Itera
         low, high = row["worst_case_low"], row["worst_case_high"]
         yield (
             f"| `{row['model']}` | {row['training']} | {row['eps']} | {row['clean']} % | "
-            f"{row['claimed']} % ({row['claimed_by']}) | "
+            f"{_claim(row)} | "
             f"{row['worst_case']} % [{low}, {high}] ({row['robust_samples']}/{row['samples']}) |"
         )
+
+
+def _claim(row: Row) -> str:
+    return f"{row['claimed']} % ({row['claimed_by']})" if row["claimed"] else "–"
 
 
 def _counts(rows: list[Row]) -> str:

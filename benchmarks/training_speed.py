@@ -5,10 +5,11 @@
 
 The plain loop is float32, eager and NCHW: the same network, batch size, optimiser and schedule,
 written down as one would, in an order of its own; it keeps its last epoch, ours the best on the
-validation part.  Both train on the same class-balanced samples with each seed, one after the other,
-and are judged on the whole test split.  Prints seconds per
-epoch (the first of each left out, as it may compile), their ratio, and the mean difference in
-accuracy with its standard error.
+validation part, which both look at after each epoch.  Both train on the same class-balanced samples
+with each seed, one after the other, each in a process of its own (how a process keeps its memory is
+part of how fast it trains), and are judged on the whole test split.  Prints seconds per epoch (the
+first of each left out, as it may compile), their ratio, and the mean difference in accuracy with
+its standard error.
 """
 
 import argparse
@@ -17,13 +18,17 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.hardware import keep_freed_memory
 from robusteval.models.entry import Entry, Training, find_entry
 from robusteval.models.loading import build_network
 from robusteval.models.network import PrototypeNetwork
@@ -51,7 +56,9 @@ def settings_of(entry: Entry, epochs: int, seed: int) -> Training:
     return entry.training.model_copy(update={**changed, "epochs": epochs, "seed": seed})
 
 
-def plainly(entry: Entry, settings: Training, data: Dataset, test: Dataset) -> Trained:
+def plainly(
+    entry: Entry, settings: Training, data: Dataset, validation: Dataset, test: Dataset
+) -> Trained:
     """The bare loop."""
     torch.manual_seed(settings.seed)
     network = build_network(entry)
@@ -71,6 +78,7 @@ def plainly(entry: Entry, settings: Training, data: Dataset, test: Dataset) -> T
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        accuracy_of(network, validation)
         seconds.append(time.perf_counter() - started)
     return Trained(statistics.median(seconds[1:] or seconds), accuracy_of(network, test), "float32")
 
@@ -79,6 +87,7 @@ def as_we_train(
     entry: Entry, settings: Training, data: Dataset, validation: Dataset, test: Dataset
 ) -> Trained:
     """The project's own loop, with what it finds fastest here; it chooses its epoch."""
+    keep_freed_memory()  # as ``robusteval train`` does
     torch.manual_seed(settings.seed)
     network: PrototypeNetwork = build_network(entry)
     recipe = RECIPES.get("ce")(network, settings)
@@ -91,6 +100,12 @@ def as_we_train(
     return Trained(statistics.median(seconds[1:] or seconds), accuracy_of(network, test), told)
 
 
+def apart(train: Callable[..., Trained], *arguments: object) -> Trained:
+    """What a training comes to in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(train, *arguments).result()
+
+
 def compare(
     entry: Entry, data: Dataset, test: Dataset, epochs: int, seeds: int
 ) -> list[tuple[Trained, Trained]]:
@@ -99,8 +114,8 @@ def compare(
     data, validation = data.split_off(len(data) // 20)
     for seed in range(seeds):
         settings = settings_of(entry, epochs, seed)
-        plain = plainly(entry, settings, data, test)
-        ours = as_we_train(entry, settings, data, validation, test)
+        plain = apart(plainly, entry, settings, data, validation, test)
+        ours = apart(as_we_train, entry, settings, data, validation, test)
         pairs.append((plain, ours))
         print(
             f"seed {seed}: plain {plain.seconds:.1f} s an epoch, {100 * plain.accuracy:.2f} %; "

@@ -13,6 +13,7 @@ import typer
 
 from robusteval import __version__
 from robusteval.errors import RobustevalError
+from robusteval.storage import LEADERBOARDS
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Options, Report
@@ -357,14 +358,13 @@ board = typer.Typer(
 )
 app.add_typer(board, name="leaderboard")
 Boards = Annotated[Path, typer.Option(help="Where the leaderboards are.")]
-BOARDS = Path("leaderboards")
 
 
 @board.command("add")
 @guarded
 def board_add(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    folder: Boards = BOARDS,
+    folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
@@ -381,7 +381,7 @@ def board_add(
 
 @board.command("check")
 @guarded
-def board_check(folder: Boards = BOARDS, as_json: AsJson = False) -> None:
+def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 

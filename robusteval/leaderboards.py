@@ -19,12 +19,11 @@ from robusteval.report import board
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, rows_of
 from robusteval.report.summary import summarise
-from robusteval.storage import require_writable
+from robusteval.storage import LEADERBOARDS, require_writable
 from robusteval.types import ThreatModel
 
 REQUIRED = "full"  # the suite whose attacks a published run must have made
 FEWEST = 500  # samples of a published run, or the whole split where that is smaller
-DEFAULT = Path("leaderboards")
 
 
 def add(
@@ -121,7 +120,7 @@ def check(folder: Path) -> list[Check]:
 
     Without such a folder, those that came with the project.  Raises EvidenceError if there is none.
     """
-    if not folder.exists() and folder == DEFAULT:
+    if not folder.exists() and folder == LEADERBOARDS:
         folder = packaged() or folder
     paths = sorted(folder.glob("*.csv"))
     if not paths:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from robusteval.errors import OutputError
 
+LEADERBOARDS = Path("leaderboards")  # where they are published, unless one says otherwise
+
 
 def replace_file(path: Path, content: bytes, advice: str) -> None:
     """Replaces a file atomically: a kill leaves the old one or the new one, never half of one.

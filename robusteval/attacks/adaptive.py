@@ -43,7 +43,7 @@ from robusteval.attacks.libraries import (
     autoattack,
     torchattacks_attack,
 )
-from robusteval.attacks.random_search import TOGETHER, flip_squares
+from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.search import (
     AIMED,
     MARGIN,
@@ -77,8 +77,10 @@ _FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are flipped and polished
 _FINE, _FINE_STEPS = 0.1, 40  # the sizes of their steps, as a share of the usual ones
 _FLIPS, _FLIP_ROUNDS = 40, 24  # proposals of a round, and at most so many rounds
+_TOGETHER = 4  # proposals of a sample that make one batch
 _RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
-_TURNS, _FLIPS_MORE = 4, 400  # of polish and random search, and the proposals of each
+_TURNS, _FLIPS_MORE, _TOGETHER_MORE = 2, 400, 8  # of polish by turns with random search
+_FINEST = 16  # samples that take such turns
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
 _LEAST_SIDE = 5  # pixels that Square's windows need in L2
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
@@ -98,7 +100,7 @@ def adaptive(
     threat: ThreatModel,
     *,
     seed: int = 0,
-    passes_per_sample: int = 240,
+    passes_per_sample: int = 320,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
@@ -133,7 +135,7 @@ def adaptive_told(
     threat: ThreatModel,
     *,
     seed: int = 0,
-    passes_per_sample: int = 240,
+    passes_per_sample: int = 320,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
     if len(images) == 0:
@@ -280,10 +282,10 @@ class Cascade:
         near = self._nearest(rows, self._fine_count(rows))
         for _ in range(_FLIP_ROUNDS):
             left = self.search.alive(near)
-            passes = _flip_cost(len(left), _FLIPS) + self._fine_cost(rows)
+            passes = _flip_cost(len(left), _FLIPS, _TOGETHER) + self._fine_cost(rows)
             if len(left) == 0 or not self._affords(passes, self.search.alive()):
                 break
-            if flip_squares(self.search, left, _FLIPS, self.generator) < _RAISED:
+            if flip_squares(self.search, left, _FLIPS, self.generator, _TOGETHER) < _RAISED:
                 break
         self.overlooked = len(self.search.alive(near)) < len(near)
 
@@ -293,11 +295,12 @@ class Cascade:
             self._sharpen(self._nearest(rows, self._fine_count(rows)))
         for _ in range(_TURNS if self.overlooked else 0):
             alive = self.search.alive()
-            near = self._nearest(alive, _FEWEST_FINE)
-            passes = _flip_cost(len(near), _FLIPS_MORE) + _steps_cost(len(near), _FINE_STEPS)
+            near = self._nearest(alive, _FINEST)
+            passes = _flip_cost(len(near), _FLIPS_MORE, _TOGETHER_MORE)
+            passes += _steps_cost(len(near), _FINE_STEPS)
             if len(near) == 0 or not self._affords(passes, alive):
                 return
-            flip_squares(self.search, near, _FLIPS_MORE, self.generator)
+            flip_squares(self.search, near, _FLIPS_MORE, self.generator, _TOGETHER_MORE)
             self._sharpen(self.search.alive(near))
 
     def _sharpen(self, rows: Tensor) -> None:
@@ -451,6 +454,6 @@ def _steps_cost(samples: int, steps: int) -> int:
     return (1 + BACKWARD) * samples * steps
 
 
-def _flip_cost(samples: int, queries: int) -> int:
-    """The passes of random search, the verdicts on each fourth proposal included."""
-    return samples * (queries + queries // TOGETHER)
+def _flip_cost(samples: int, queries: int, together: int) -> int:
+    """The passes of random search, the verdicts on the best included."""
+    return samples * (queries + queries // together)

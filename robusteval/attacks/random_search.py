@@ -7,40 +7,44 @@ from robusteval.attacks.search import Search
 from robusteval.attacks.steps import corners
 
 _SMALLEST, _LARGEST = 0.004, 0.1  # of the pixels: the squares that are tried
-TOGETHER = 4  # proposals of each sample: a batch of few takes as long as one of more
 
 
-def flip_squares(search: Search, rows: Tensor, queries: int, generator: torch.Generator) -> float:
+def flip_squares(
+    search: Search, rows: Tensor, queries: int, generator: torch.Generator, together: int = 4
+) -> float:
     """Sets squares of each sample's best image to x ± ε, by a sign for each channel, and keeps
-    what raises the margin.  In L∞; one forward pass a query, and one for the best of four.
+    what raises the margin.  In L∞; one forward pass a query, and one for the best of those that
+    are made ``together``: a batch of few images takes as long as one of more.
 
     The proposals of Square (Andriushchenko et al. 2020), which starts at stripes and shrinks its
-    squares by a schedule; here their sizes are drawn, so that one may stop at any time, and of
-    four at a time only the best, by whatever form of the model is fast, is judged by the model
+    squares by a schedule; here their sizes are drawn, so that one may stop at any time, and only
+    the best of those together, by whatever form of the model is fast, is judged by the model
     itself.  Returns the share of the proposals that were kept: next to none where gradients led to
     the best.
     """
     kept = tried = 0
-    for _ in range(0, queries, TOGETHER):
+    for _ in range(0, queries, together):
         alive = search.alive(rows)
         if len(alive) == 0:
             break
         before = search.margin[alive]
-        search.judge(alive, _best_proposed(search, alive, generator))
+        search.judge(alive, _best_proposed(search, alive, generator, together))
         kept += int((search.margin[alive] > before).sum())
-        tried += len(alive) * TOGETHER
+        tried += len(alive) * together
     return kept / max(tried, 1)
 
 
-def _best_proposed(search: Search, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Of four changed images of each sample (B, C, H, W) the one of the largest rough margin."""
-    several = rows.repeat_interleave(TOGETHER)
+def _best_proposed(
+    search: Search, rows: Tensor, generator: torch.Generator, together: int
+) -> Tensor:
+    """Of so many changed images of each sample the one of the largest rough margin (B, C, H, W)."""
+    several = rows.repeat_interleave(together)
     clean, best = search.images[several], search.best[several]
     moved = corners(clean, search.threat, generator)
     points = torch.where(_squares(clean, generator).to(clean.device), moved, best)
     with search.model.quickly():
-        margins = search.margins(several, points).view(-1, TOGETHER)
-    first = torch.arange(0, len(points), TOGETHER, device=rows.device)
+        margins = search.margins(several, points).view(-1, together)
+    first = torch.arange(0, len(points), together, device=rows.device)
     return points[first + margins.argmax(1)]
 
 

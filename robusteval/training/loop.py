@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import exact_float32, hardware_name
+from robusteval.hardware import hardware_name
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
@@ -21,7 +21,7 @@ from robusteval.training.batches import batches
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
-from robusteval.training.speed import Speed, activations
+from robusteval.training.speed import Speed, activations, as_judged
 
 Progress = Callable[[int, int, float], None]
 
@@ -105,7 +105,7 @@ class Trainer:
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)
-            with torch.compiler.set_stance("force_eager"), exact_float32():
+            with as_judged():
                 self.recipe.end_epoch(self.network, self.training, epoch)
                 self._require_sound(epoch)
                 validated = accuracy_of(self.network, self.validation)
@@ -127,7 +127,7 @@ class Trainer:
         seed = _epoch_seed(settings.seed, epoch)
         torch.manual_seed(seed ^ 1)
         generator = torch.Generator().manual_seed(seed)
-        with torch.compiler.set_stance("force_eager"):  # its shapes come once an epoch
+        with as_judged():
             self.recipe.start_epoch(self.network, self.training, epoch)
         self.network.train()
         total = math.ceil(len(self.training) / settings.batch_size)

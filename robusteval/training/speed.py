@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset
-from robusteval.hardware import best_seconds
+from robusteval.hardware import best_seconds, exact_float32
 from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 
@@ -38,6 +38,16 @@ class Speed:
 def precision(bfloat16: bool, device: str = "cpu") -> AbstractContextManager[Any]:
     """Autocast to bfloat16, or nothing."""
     return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=bfloat16)
+
+
+@contextmanager
+def as_judged() -> Iterator[None]:
+    """Within it the network computes as verdicts do: eagerly, in exact float32.
+
+    What is looked at once an epoch comes in shapes of its own, which aren't worth compiling.
+    """
+    with torch.compiler.set_stance("force_eager"), exact_float32():
+        yield
 
 
 def activations(network: PrototypeNetwork, images: Tensor, bfloat16: bool) -> dict[str, Tensor]:

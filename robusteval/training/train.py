@@ -10,7 +10,7 @@ import torch
 
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import commit_of, exact_float32, is_dirty, keep_freed_memory
+from robusteval.hardware import commit_of, is_dirty, keep_freed_memory
 from robusteval.models.entry import Entry, Trained, Training, built_in_folder
 from robusteval.models.loading import build_network, stored_form, write_weights
 from robusteval.models.network import PrototypeNetwork
@@ -25,7 +25,7 @@ from robusteval.training import (  # noqa: F401 - they register their recipes
 )
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES, Recipe
-from robusteval.training.speed import choose_speed
+from robusteval.training.speed import as_judged, choose_speed
 
 
 def train(
@@ -77,7 +77,7 @@ def train(
         on_epoch(line)
     tensors = stored_form(network)
     network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    with torch.compiler.set_stance("force_eager"), exact_float32():  # as verdicts are
+    with as_judged():
         correct = round(accuracy_of(network, test) * len(test))
     trained = _trained(trainer, correct, len(test))
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
