@@ -152,7 +152,7 @@ def advlib(name: str, **parameters: Any) -> Attack:
     return attack
 
 
-BUDGET, BUDGETS = 320, (60, 120, 240, 320, 1000)
+BUDGET, BUDGETS = 400, (60, 120, 240, 400, 1000)
 ATTACKS: dict[str, Attack] = {
     "adaptive": with_budget(BUDGET),
     "autoattack": standard,

@@ -100,7 +100,7 @@ def adaptive(
     threat: ThreatModel,
     *,
     seed: int = 0,
-    passes_per_sample: int = 320,
+    passes_per_sample: int = 400,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
@@ -135,7 +135,7 @@ def adaptive_told(
     threat: ThreatModel,
     *,
     seed: int = 0,
-    passes_per_sample: int = 320,
+    passes_per_sample: int = 400,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
     if len(images) == 0:
