@@ -4,8 +4,8 @@
                                         [--seeds 3] [--data-dir DIR]
 
 The plain loop is float32, eager and NCHW: the same network, batch size, optimiser and schedule,
-written down as one would, in an order of its own; it keeps its last epoch, ours the best on the
-validation part, which both look at after each epoch.  Both train on the same class-balanced samples
+written down as one would, in an order of its own.  Both keep the epoch that is best on the
+validation part, which they look at after each.  Both train on the same class-balanced samples
 with each seed, one after the other, each in a process of its own (how a process keeps its memory is
 part of how fast it trains), and are judged on the whole test split.  Prints seconds per epoch (the
 first of each left out, as it may compile), their ratio, and the mean difference in accuracy with
@@ -13,6 +13,7 @@ its standard error.
 """
 
 import argparse
+import copy
 import math
 import statistics
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.hardware import keep_freed_memory
@@ -65,6 +67,7 @@ def plainly(
     recipe = RECIPES.get("ce")(network, settings)
     optimizer = make_optimizer(network, recipe, settings)
     total, seconds = math.ceil(len(data) / settings.batch_size), []
+    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(1000 * settings.seed + epoch)
         network.train()
@@ -78,8 +81,10 @@ def plainly(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        accuracy_of(network, validation)
+        if (score := accuracy_of(network, validation)) >= best[0]:
+            best = (score, copy.deepcopy(network.state_dict()))
         seconds.append(time.perf_counter() - started)
+    network.load_state_dict(best[1])
     return Trained(statistics.median(seconds[1:] or seconds), accuracy_of(network, test), "float32")
 
 

@@ -242,13 +242,13 @@ def test_an_attack_finds_the_same_by_any_form(
     threat, found = ThreatModel("Linf", parse_eps("0.036")), []
     for fast in (None, accelerated(model, how)):
         counted = Counted(model, len(images), fast=fast)
-        moved = adaptive(counted, images, labels, threat, passes_per_sample=100)
+        moved = adaptive(counted, images, labels, threat, passes_per_sample=400)
         found.append(margins(model, moved, labels))
     first, second = (margin > 0 for margin in found)
     assert 10 < int(first.sum()) < 60
     differ = first != second
     assert differ.sum() <= 2
-    assert (torch.minimum(*(margin.abs() for margin in found))[differ] < 1e-2).all()
+    assert (torch.minimum(*(margin.abs() for margin in found))[differ] < 2e-3).all()
 
 
 def test_compiled_forms_let_callers_keep_the_graph(
