@@ -63,7 +63,7 @@ def give_memory_back() -> None:
         trim(0)
 
 
-def best_seconds(action: Callable[[], object], device: str = "cpu", times: int = 3) -> float:
+def best_seconds(action: Callable[[], object], device: str = "cpu", times: int = 2) -> float:
     """The best of so many times, after one that warms up, or compiles."""
     best = float("inf")
     for i in range(times + 1):

@@ -227,7 +227,7 @@ def same_gradients(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
 
 def seconds_per_gradient(adapter: Adapter, images: Tensor) -> float:
     """A forward and a backward pass over ``images``."""
-    return best_seconds(lambda: _gradient(adapter, images), str(images.device), times=2)
+    return best_seconds(lambda: _gradient(adapter, images), str(images.device))
 
 
 def choose_forms(

@@ -64,7 +64,7 @@ def seconds_per_step(network: PrototypeNetwork, images: Tensor, bfloat16: bool) 
         layers = activations(network, images, bfloat16)
         network.logits(layers).square().mean().backward()
 
-    took = best_seconds(step, str(images.device), times=2)
+    took = best_seconds(step, str(images.device))
     network.zero_grad(set_to_none=True)
     return took
 
