@@ -246,7 +246,7 @@ def show(results: list[Result]) -> bool:
 
 def contest(results: list[Result]) -> Iterator[str]:
     """A table, one row for each model: accuracies, our share of AutoAttack's passes and seconds,
-    and samples left by the others and after fewer and more passes."""
+    samples left after fewer and more passes, and by the others, with how many times our passes."""
     others = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
     budgets = ", ".join(f"{b:,}" for b in BUDGETS)
     yield (
@@ -259,7 +259,7 @@ def contest(results: list[Result]) -> Iterator[str]:
             continue
         passes, seconds = savings(ours, theirs)
         curve = [group.get("adaptive" if b == BUDGET else f"adaptive_{b}") for b in BUDGETS]
-        left = [group.get(name) for name in others]
+        left = [beside(ours, group[name]) if name in group else "–" for name in others]
         cells = [
             f"`{ours.model}`",
             share_of(theirs),
@@ -267,9 +267,14 @@ def contest(results: list[Result]) -> Iterator[str]:
             f"1/{passes:.3g}",
             f"1/{seconds:.3g}",
             ", ".join(str(r.robust) if r else "–" for r in curve),
-            *(str(r.robust) if r else "–" for r in left),
+            *left,
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def beside(ours: Result, other: Result) -> str:
+    """What another attack leaves, and for how many times our passes."""
+    return f"{other.robust} at {other.forward_equivalents / ours.forward_equivalents:.3g}×"
 
 
 def savings(ours: Result, theirs: Result) -> tuple[float, float]:
