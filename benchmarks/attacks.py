@@ -274,7 +274,8 @@ def contest(results: list[Result]) -> Iterator[str]:
 
 def beside(ours: Result, other: Result) -> str:
     """What another attack leaves, and for how many times our passes."""
-    return f"{other.robust} at {other.forward_equivalents / ours.forward_equivalents:.3g}×"
+    passes, _ = savings(ours, other)
+    return f"{other.robust} at {passes:.3g}×"
 
 
 def savings(ours: Result, theirs: Result) -> tuple[float, float]:
