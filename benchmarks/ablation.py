@@ -1,13 +1,13 @@
 """What each part of ``adaptive`` breaks that the others don't, on validation images.
 
-    python benchmarks/ablation.py [--model '*_at_cifar10'] [--norm Linf] [--samples 500]
-                                  [--budget 400] [--data-dir DIR]
+    python -m benchmarks.ablation [--model '*_at_cifar10'] [--norm Linf] [--samples 400]
+                                  [--budget 400] [--out ablation.csv] [--data-dir DIR]
 
 For each model, the whole cascade, then the cascade without one part or with another in its place,
 all with the same budget and the same images: how many samples each leaves, how many of these the
 whole cascade breaks (what the part is worth), and how many it breaks that the whole doesn't (what
-chance is worth).  Images come from the validation part of the training data: the test split is for
-reporting, not for choosing.
+chance is worth).  A row is written as soon as it is known.  Images come from the validation part
+of the training data: the test split is for reporting, not for choosing.
 """
 
 import argparse
@@ -21,8 +21,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from benchmarks import stored
+from benchmarks.attacks import weights_of
 from robusteval import zoo
 from robusteval.attacks.adaptive import Cascade, Round
+from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import joint_loss
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
@@ -224,25 +227,48 @@ class StripedStarts(Cascade):
         return striped_start(self.search.images[rows], self.threat, self.generator)
 
 
+WHOLE = "whole"
 VARIANTS: dict[str, type[Cascade]] = {
-    "whole": Cascade,
-    "with pull": WithPull,
-    "with pairs of prototypes": WithPairs,
-    "joint CE + PC for targets": JointLoss,
-    "DLR for margins": Ratios,
-    "without square": WithoutSquare,
-    "without margin": WithoutMargin,
-    "restarts for targets": Restarts,
-    "ranked by logits alone": RankedByLogits,
-    "ranked by linearised margins": RankedBySlopes,
+    WHOLE: Cascade,
+    "restarts on the untargeted margin instead of targets": Restarts,
+    "ascents on CE + PC instead of targets": JointLoss,
+    "AutoAttack's ratios (DLR) instead of margins": Ratios,
+    "targets from the first step": WithoutMargin,
+    "features pulled to the nearest wrong prototype before targets": WithPull,
+    "features driven from own prototypes to others, pair by pair, before targets": WithPairs,
+    "without gradient-free queries": WithoutSquare,
+    "classes ranked by logits alone": RankedByLogits,
+    "classes ranked by linearised margins": RankedBySlopes,
     "all survivors in each round": Everywhere,
     "40 steps to each class": LongAscents,
     "without polish": Unpolished,
-    "without flip": WithoutFlip,
+    "without random search": WithoutFlip,
     "with momentum": WithMomentum,
     "uniform starts": RandomStarts,
-    "striped starts alone": StripedStarts,
+    "striped starts, without the best image": StripedStarts,
 }
+
+
+@dataclass(frozen=True)
+class Result:
+    """A variant on one model's ``correct`` initially correct validation images.
+
+    ``only_it``: how many it leaves that the whole breaks; ``only_whole``: the other way round.
+    ``passes`` are per sample left, backward ones twice.  ``weights`` and ``code``: which training
+    of the model, and which version of the attacks.
+    """
+
+    model: str
+    weights: str
+    norm: str
+    budget: int
+    correct: int
+    variant: str
+    left: int
+    only_it: int
+    only_whole: int
+    passes: float
+    code: str
 
 
 @dataclass(frozen=True)
@@ -279,35 +305,70 @@ def validation_samples(name: str, count: int, data_dir: Path | None) -> tuple[Ad
     return model, data.take(torch.nonzero(right)[:, 0])
 
 
+def measured(
+    name: str, norm: str, samples: int, budget: int, data_dir: Path | None
+) -> Iterator[Result]:
+    """Every variant on one model, beside the whole."""
+    model, data = validation_samples(name, samples, data_dir)
+    threat = data.info.default_threat(norm)
+    passes = len(data) * budget / 3
+    forms = Forms.of(model, *choose_forms(model, data.images(slice(0, static_batch())), passes))
+    whole = attacked(Cascade, forms, data, threat, budget)
+    for told, variant in VARIANTS.items():
+        left = whole
+        if variant is not Cascade:
+            left = attacked(variant, forms, data, threat, budget)
+        yield Result(
+            model=name,
+            weights=weights_of(find_entry(name)),
+            norm=norm,
+            budget=budget,
+            correct=len(data),
+            variant=told,
+            left=int(left.robust.sum()),
+            only_it=int((left.robust & ~whole.robust).sum()),
+            only_whole=int((whole.robust & ~left.robust).sum()),
+            passes=round(left.passes, 1),
+            code=attacks_digest(),
+        )
+
+
+def table(results: list[Result]) -> Iterator[str]:
+    """Variants by models: how many are left, of these broken by the whole, and the reverse."""
+    by_model: dict[str, dict[str, Result]] = {}
+    for result in results:
+        by_model.setdefault(result.model, {})[result.variant] = result
+    heads = [f"`{model}`, {told[WHOLE].correct}" for model, told in by_model.items()]
+    yield f"| variant | {' | '.join(heads)} |"
+    yield f"|---|{'---:|' * len(heads)}"
+    for variant in VARIANTS:
+        cells = [_cell(told[variant]) for told in by_model.values()]
+        yield f"| {variant} | {' | '.join(cells)} |"
+
+
+def _cell(result: Result) -> str:
+    beside = "" if result.variant == WHOLE else f" (+{result.only_it} −{result.only_whole})"
+    return f"{result.left}{beside}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["*_at_cifar10"])
     parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=400)
     parser.add_argument("--budget", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=Path("ablation.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    print(
-        "| model | variant | left | only it leaves | only the whole leaves | passes for each left |"
-    )
-    print("|---|---|---:|---:|---:|---:|")
+    results: list[Result] = []
     for name in zoo.models_called(arguments.model):
-        model, data = validation_samples(name, arguments.samples, arguments.data_dir)
-        threat = data.info.default_threat(arguments.norm)
-        passes = len(data) * arguments.budget / 3
-        forms = Forms.of(model, *choose_forms(model, data.images(slice(0, static_batch())), passes))
-        whole = attacked(Cascade, forms, data, threat, arguments.budget)
-        for told, variant in VARIANTS.items():
-            left = whole
-            if variant is not Cascade:
-                left = attacked(variant, forms, data, threat, arguments.budget)
-            only_it = int((left.robust & ~whole.robust).sum())
-            only_whole = int((whole.robust & ~left.robust).sum())
-            print(
-                f"| `{name}` | {told} | {int(left.robust.sum())} of {len(data)} | {only_it} | "
-                f"{only_whole} | {left.passes:,.0f} |",
-                flush=True,
-            )
+        for result in measured(
+            name, arguments.norm, arguments.samples, arguments.budget, arguments.data_dir
+        ):
+            results.append(result)
+            stored.write(arguments.out, results)
+            print(f"{name}, {result.variant}: {_cell(result)}", file=sys.stderr, flush=True)
+    print(*table(results), sep="\n")
     return 0
 
 

@@ -1,7 +1,7 @@
 """``adaptive`` beside AutoAttack and others: robust accuracy, passes and seconds, in one run.
 
-    python benchmarks/attacks.py --model '*_cifar10' [--samples 500] [--attacks adaptive autoattack]
-                                 [--out attacks.csv] [--data-dir DIR]
+    python -m benchmarks.attacks --model '*_cifar10' [--samples 500] [--attacks adaptive autoattack]
+                                                     [--out attacks.csv] [--data-dir DIR]
 
 Every attack gets the same initially correct test samples, in chunks of the same size, one attack
 after the other in this process.  AutoAttack and the others are called on the plain model, as their
@@ -17,18 +17,18 @@ leaves fewer samples for fewer passes.
 """
 
 import argparse
-import csv
 import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks import stored
 from robusteval import zoo
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.advlib import advlib_attack
@@ -216,18 +216,6 @@ def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
     return Forms.of(model, *choose_forms(model, images, count * budget / 3))
 
 
-def stored(path: Path) -> list[Result]:
-    """Results of earlier runs."""
-    if not path.is_file():
-        return []
-    kinds = {f.name: f.type for f in fields(Result)}
-    with path.open() as file:
-        return [
-            Result(**{k: kinds[k](v) for k, v in row.items()})  # type: ignore[operator]
-            for row in csv.DictReader(file)
-        ]
-
-
 def show(results: list[Result]) -> bool:
     """Prints a table, and what doesn't hold; whether all does."""
     print("| model | threat | attack | left | passes for each that survives | seconds |")
@@ -335,7 +323,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("attacks.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = [r for r in stored(arguments.out) if r.holds_today]
+    results = [r for r in stored.read(arguments.out, Result) if r.holds_today]
     keep_freed_memory()  # as a run does; every attack gains by it
     torchattacks_module()  # loading a library is no attack's time
     importlib.import_module("pyautoattack")
@@ -350,10 +338,7 @@ def main() -> int:
             if (*place, attack) in done:
                 continue
             results.append(run(name, attack, threat, arguments.samples, arguments.data_dir))
-            with arguments.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, [f.name for f in fields(Result)])
-                writer.writeheader()
-                writer.writerows(asdict(r) for r in results)
+            stored.write(arguments.out, results)
             print(f"{name} {attack}: {results[-1].robust} left", file=sys.stderr, flush=True)
     return 0 if show(results) else 1
 

@@ -1,6 +1,6 @@
 """torchattacks and AutoAttack through the adapter, beside the library on the plain model.
 
-    python benchmarks/libraries.py [--model ce_at_cifar10] [--samples 1000]
+    python -m benchmarks.libraries [--model ce_at_cifar10] [--samples 1000]
                                    [--attacks pgd20 pgd20_fixed autoattack] [--data-dir DIR]
 
 Plain: the library called on the model as it is, batch by batch, on all samples, as its users do.

@@ -1,6 +1,6 @@
 """Peak memory of `robusteval run` on few and on many images.
 
-    python benchmarks/memory.py [--few 1000] [--many 10000]
+    python -m benchmarks.memory [--few 1000] [--many 10000]
 
 FGSM and PGD on `pcl_mnist` (needs MNIST in $ROBUSTEVAL_DATA).  Prints the peak resident size of
 each, the images' own size, and the ratio on top of them; exits 1 if it is above 1.1.

@@ -1,6 +1,6 @@
 """The gradient oracle beside a bare loop of the same gradients.
 
-    python benchmarks/oracle.py [--model ce_at_cifar10] [--samples 128] [--steps 20] [--pairs 5]
+    python -m benchmarks.oracle [--model ce_at_cifar10] [--samples 128] [--steps 20] [--pairs 5]
                                 [--data-dir DIR]
 
 Both take the same steps with the same form of the model, from the same images, in an L∞ ball so

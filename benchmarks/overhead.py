@@ -1,6 +1,6 @@
 """What planning, storing and verifying cost beside a bare loop over the same attacks.
 
-    python benchmarks/overhead.py [--model pcl_digits] [--suite full] [--samples all] [--pairs 3]
+    python -m benchmarks.overhead [--model pcl_digits] [--suite full] [--samples all] [--pairs 3]
 
 The bare loop calls each library on the plain model, chunk by chunk, on the initially correct
 samples, and looks at the predictions; detection and diagnostics are left out of both.  Both are

@@ -1,6 +1,6 @@
 """A run killed with SIGKILL at random moments, each time started again.
 
-    python benchmarks/resume.py [--kills 20] [--model pcl_digits] [--suite full] [--seed 0]
+    python -m benchmarks.resume [--kills 20] [--model pcl_digits] [--suite full] [--seed 0]
 
 Prints what each kill left, and at the end whether the report equals the uninterrupted run's in
 all but times, and whether any finished job was done twice.  Exits 1 if not.

@@ -1,6 +1,6 @@
 """Whether models train anew to the accuracy that their entries state, and how long that takes.
 
-    python benchmarks/retrain.py [--model mpat_at_digits '*_digits' …] [--limit 60]
+    python -m benchmarks.retrain [--model mpat_at_digits '*_digits' …] [--limit 60]
 
 Each entry is copied without its weights into an empty folder and trained from nothing.  Holds
 where the new clean accuracy is within the 95 % interval of the stated one, and no training takes

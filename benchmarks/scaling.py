@@ -1,6 +1,6 @@
 """How seconds grow with samples and with classes: a line fitted to their logarithms.
 
-    python benchmarks/scaling.py [--model ce_mnist ce_at_mnist]
+    python -m benchmarks.scaling [--model ce_mnist ce_at_mnist]
                                  [--samples 100 316 1000 3162 10000] [--classes 2 5 10 32 100]
                                  [--data-dir DIR]
 

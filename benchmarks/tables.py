@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import attacks
+from benchmarks import ablation, attacks, stored
 from robusteval.models.entry import Entry, all_entries
 from robusteval.report import board
 from robusteval.report.rows import Row, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
 LONG = 20  # rows; a longer leaderboard is told in words
 
@@ -104,7 +105,7 @@ def _in_rows(path: Path, rows: list[Row]) -> Iterator[str]:
 def contest() -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
-    results = attacks.stored(ROOT / "benchmarks" / "results" / "attacks.csv")
+    results = stored.read(RESULTS / "attacks.csv", attacks.Result)
     current = [result for result in results if weights.get(result.model) == result.weights]
     if not current:
         yield "Not yet run."
@@ -112,7 +113,12 @@ def contest() -> Iterator[str]:
     yield from attacks.contest(current)
 
 
-def claimed(path: Path = ROOT / "benchmarks" / "results" / "quick.csv") -> Iterator[str]:
+def parts() -> Iterator[str]:
+    """What each part of ``adaptive`` is worth."""
+    yield from ablation.table(stored.read(RESULTS / "ablation.csv", ablation.Result))
+
+
+def claimed(path: Path = RESULTS / "quick.csv") -> Iterator[str]:
     """What papers claim in L∞, beside what the suite ``quick`` leaves: at most that is true."""
     rows = [r for r in read_rows(path) if r["norm"] == "Linf" and r["claimed"]]
     yield "| model | training | L∞ at | clean | claimed | left at most |"
@@ -151,7 +157,7 @@ def entries() -> list[Entry]:
 
 TABLES = {
     "README.md": {"models": models, "claimed": claimed, "found": found, "contest": contest},
-    "CONTRIBUTING.md": {"trainings": trainings},
+    "CONTRIBUTING.md": {"trainings": trainings, "ablation": parts},
 }
 
 

@@ -1,6 +1,6 @@
 """How much faster ``robusteval train`` is than a plain loop, and whether it ends as well.
 
-    python benchmarks/training_speed.py [--model ce_cifar10] [--samples 20000] [--epochs 6]
+    python -m benchmarks.training_speed [--model ce_cifar10] [--samples 20000] [--epochs 6]
                                         [--seeds 3] [--data-dir DIR]
 
 The plain loop is float32, eager and NCHW: the same network, batch size, optimiser and schedule,

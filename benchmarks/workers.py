@@ -1,6 +1,6 @@
 """The same run with 1, 2 and 4 workers, and with its jobs in reverse: equal evidence?
 
-    python benchmarks/workers.py [--model pcl_digits] [--suite full] [--samples all]
+    python -m benchmarks.workers [--model pcl_digits] [--suite full] [--samples all]
 
 Prints seconds and the digest of the evidence; exits 1 if digests differ.
 """

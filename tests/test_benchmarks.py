@@ -15,6 +15,7 @@ from benchmarks import (
     overhead,
     retrain,
     scaling,
+    stored,
     tables,
     training_speed,
 )
@@ -126,6 +127,33 @@ def test_an_ablation_leaves_out_what_it_says(monkeypatch: pytest.MonkeyPatch) ->
         notes = " ".join(cascade.run().notes)
         told = {name for name in ("margin", "aim", "square") if f"{name} broke" in notes}
         assert told == {"margin", "aim", "square"} - cascade.left_out
+
+
+def test_an_ablation_writes_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, out = "targets from the first step", tmp_path / "ablation.csv"
+    variants = {ablation.WHOLE: Cascade, told: ablation.VARIANTS[told]}
+    monkeypatch.setattr(ablation, "VARIANTS", variants)
+    asked = ["ablation", "--model", "ce_at_digits", "mpat_at_digits", "--samples", "20"]
+    monkeypatch.setattr("sys.argv", [*asked, "--budget", "60", "--out", str(out)])
+    assert ablation.main() == 0
+    results = stored.read(out, ablation.Result)
+    assert [r.variant for r in results] == [ablation.WHOLE, told] * 2
+    for whole, without in zip(results[::2], results[1::2], strict=True):
+        assert (whole.only_it, whole.only_whole) == (0, 0)
+        assert without.left - without.only_it == whole.left - without.only_whole
+    heads, _, first, second = capsys.readouterr().out.splitlines()
+    assert heads == (
+        f"| variant | `ce_at_digits`, {results[0].correct} | `mpat_at_digits`, "
+        f"{results[2].correct} |"
+    )
+    assert first == f"| whole | {results[0].left} | {results[2].left} |"
+    one, other = results[1], results[3]
+    assert second == (
+        f"| {told} | {one.left} (+{one.only_it} −{one.only_whole}) | "
+        f"{other.left} (+{other.only_it} −{other.only_whole}) |"
+    )
 
 
 def test_a_ratio_by_hand() -> None:
@@ -269,9 +297,9 @@ def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     asked = ["attacks", "--model", "ce_digits", "--samples", "20", "--out", str(out)]
     monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names])
     assert attacks.main() == 0
-    first = attacks.stored(out)
+    first = stored.read(out, attacks.Result)
     assert [r.attack for r in first] == names
     assert all(r.robust <= 2 and r.forward > 0 and r.samples == 20 for r in first)
     monkeypatch.setattr(attacks, "run", None)
     assert attacks.main() == 0
-    assert attacks.stored(out) == first
+    assert stored.read(out, attacks.Result) == first

@@ -1,0 +1,29 @@
+"""Results of benchmarks as CSV files: one row for each, a dataclass's fields as columns."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")  # a dataclass whose fields are strings and numbers
+
+
+def read(path: Path, kind: type[Result]) -> list[Result]:
+    """Results of earlier runs; none where there is no file yet."""
+    if not path.is_file():
+        return []
+    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
+    with path.open() as file:
+        return [
+            kind(**{name: types[name](value) for name, value in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
+def write(path: Path, results: Sequence[Any]) -> None:
+    """At least one result, all of one kind."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(results[0])])
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)
