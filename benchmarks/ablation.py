@@ -149,15 +149,15 @@ class RankedBySlopes(Cascade):
     """Classes by linearised margins: the logit gap over the dual norm of its gradient."""
 
     def _ranked(self, rows: Tensor) -> Tensor:
-        ranked = super()._ranked(rows)
+        tried = super()._ranked(rows)
         points, dual = self.search.best[rows], 1 if self.threat.norm == "Linf" else 2
         near = []
-        for targets in ranked[rows].T:
+        for targets in tried[rows].T:
             slopes = self.search.gradients(rows, points, AIMED, targets)
             near.append(slopes.losses / slopes.gradients.flatten(1).norm(dual, 1).clamp_min(1e-12))
         order = torch.stack(near, 1).argsort(1, descending=True)
-        ranked[rows] = ranked[rows].gather(1, order)
-        return ranked
+        tried[rows] = tried[rows].gather(1, order)
+        return tried
 
 
 class WithoutSquare(Cascade):

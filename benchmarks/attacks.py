@@ -34,7 +34,8 @@ from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.advlib import advlib_attack
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.counting import BACKWARD, Counted
-from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_module
+from robusteval.attacks.libraries import autoattack, torchattacks_module
+from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import in_threat, judge, predict
@@ -274,7 +275,12 @@ def savings(ours: Result, theirs: Result) -> tuple[float, float]:
 
 def share_of(result: Result) -> str:
     """Robust accuracy with its interval and count."""
-    rate = wilson(result.robust, result.samples)
+    return share(result.robust, result.samples)
+
+
+def share(k: int, n: int) -> str:
+    """In percent, with the 95 % interval and the count."""
+    rate = wilson(k, n)
     assert rate is not None
     low, high = 100 * rate.low, 100 * rate.high
     return f"{100 * rate.value:.1f} % [{low:.1f}, {high:.1f}] ({rate.k}/{rate.n})"

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.libraries import autoattack, seed_everything, torchattacks_attack
+from robusteval.attacks.libraries import autoattack, torchattacks_attack
 from robusteval.attacks.libraries import torchattacks_module as torchattacks
 from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import NEAR_TIE

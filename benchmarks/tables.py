@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import ablation, attacks, stored
-from robusteval.models.entry import Entry, all_entries
+from robusteval.data.known import DATASETS
+from robusteval.evaluation.suite import read_suite
+from robusteval.models.entry import Claim, Entry, all_entries, find_entry
 from robusteval.report import board
-from robusteval.report.rows import Row, read_rows
+from robusteval.report.rows import ATTACK, Row, read_rows
+from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
+SHOWN = "pcl_cifar10"  # in full at the head of the README
 LONG = 20  # rows; a longer leaderboard is told in words
 
 
@@ -102,6 +106,45 @@ def _in_rows(path: Path, rows: list[Row]) -> Iterator[str]:
         )
 
 
+def numbers(folder: Path = ROOT / "leaderboards") -> Iterator[str]:
+    """One model attack by attack: what its paper claims, and what its published row has left."""
+    entry, suite = find_entry(SHOWN), read_suite("full")
+    threat = DATASETS.get(entry.dataset).default_threat("Linf")
+    path = folder / board.file_name(
+        {"dataset": entry.dataset, "norm": threat.norm, "eps": threat.eps_text}
+    )
+    row = next((row for row in board.read_board(path) if row["model"] == SHOWN), None)
+    if row is None:
+        yield f"`{SHOWN}` is not published yet."
+        return
+    yield (
+        f"`{SHOWN}`, suite `full` on {row['samples']} samples, {threat_text(row)}; "
+        "95 % intervals in brackets:"
+    )
+    yield ""
+    yield "| attack | claimed | left here |"
+    yield "|---|---:|---:|"
+    told = {"clean": "none"} | {f"{ATTACK}{spec.name}": spec.title for spec in suite.attacks}
+    claims = {claim.attack: claim for claim in entry.claims}
+    for column, title in told.items():
+        if row.get(column):
+            promised = _promised(claims.get(column.removeprefix(ATTACK)))
+            yield f"| {title} | {promised} | {_left(row, column)} |"
+    yield f"| **worst case** | | **{_left(row, 'worst_case')}** |"
+
+
+def _promised(claim: Claim | None) -> str:
+    if claim is None:
+        return "–"
+    return f"{claim.accuracy:g} %" + (f" (ε = {claim.eps})" if claim.eps else "")
+
+
+def _left(row: Row, column: str) -> str:
+    """A share of a row's samples, with its interval and count."""
+    samples = int(row["samples"])
+    return attacks.share(round(float(row[column]) / 100 * samples), samples)
+
+
 def contest() -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
@@ -156,7 +199,13 @@ def entries() -> list[Entry]:
 
 
 TABLES = {
-    "README.md": {"models": models, "claimed": claimed, "found": found, "contest": contest},
+    "README.md": {
+        "numbers": numbers,
+        "models": models,
+        "claimed": claimed,
+        "found": found,
+        "contest": contest,
+    },
     "CONTRIBUTING.md": {"trainings": trainings, "ablation": parts},
 }
 

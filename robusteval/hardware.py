@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 PACKAGES = (
@@ -83,12 +84,16 @@ def exact_float32() -> Iterator[None]:
     """Within it an accelerator multiplies float32 as such, not as TF32: verdicts are float32's."""
     from torch.backends import cuda, cudnn
 
-    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
-    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
+    # The older flags raise where a caller has set these.
+    kinds: tuple[Any, ...] = (cuda.matmul, cudnn.conv)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
     try:
         yield
     finally:
-        cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def hardware_name(device: str = "cpu") -> str:

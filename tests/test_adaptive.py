@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robusteval.attacks.adaptive import Cascade, adaptive, adaptive_told
 from robusteval.attacks.code import attacks_digest, what_runs
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
+from robusteval.attacks.libraries import autoattack
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.search import MARGIN, Objective, Search, cosine, shrinking
@@ -185,8 +186,23 @@ def test_flip_breaks_what_has_no_slope_until_it_is_nearly_there() -> None:
     assert broken["margin"] == 0
     assert broken["flip"] >= 6
     assert broken.get("aim", 0) == broken.get("polish", 0) == 0
+    assert sum(broken.values()) == 8
     others = told(lifted_blocks(0.1), images, labels, passes_per_sample=1000, without="flip")
     assert sum(others.values()) <= 1
+
+
+@pytest.mark.parametrize(("side", "needed"), [(2, 10), (2, 11), (1, 57)])
+@pytest.mark.parametrize("count", [3, 8, 40])
+def test_what_random_search_finds_alone_is_masked(side: int, needed: int, count: int) -> None:
+    """It is told, and more of the search leaves fewer than AutoAttack, whose Square begins anew."""
+    model, images = lifted_blocks(0.1, side, needed), images_near_grey(count)
+    labels, threat = torch.zeros(count, dtype=torch.long), threat_of("Linf", 0.1)
+    theirs = autoattack(model, images, labels, threat, seed=0).images
+    for seed in (0, 1):
+        found = adaptive_told(model, images, labels, threat, seed=seed)
+        assert "random search found the way" in " ".join(found.warnings)
+        left = int((margins(model, found.images, labels) <= 0).sum())
+        assert left <= min(int((margins(model, theirs, labels) <= 0).sum()), 2)
 
 
 def test_polish_goes_on_with_random_search_where_that_paid() -> None:
@@ -344,15 +360,78 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
     assert int(result.notes[-1].split()[3]) > 10
 
 
-def test_queries_tell_of_gradients_that_lie() -> None:
+@pytest.mark.parametrize(
+    ("norm", "told_by"), [("Linf", "random search found"), ("L2", "gradient-free queries broke")]
+)
+def test_gradients_that_lie_are_told(norm: Norm, told_by: str) -> None:
     """Gradients that point the wrong way are neither zero nor shattered."""
-    known = linear("Linf", 3)
+    known = linear(norm, 3)
     model = Function(lambda x: known.model(Misleading.apply(x)))
-    threat = threat_of("Linf", 2 * float(known.smallest.max()))
+    threat = threat_of(norm, (2 if norm == "Linf" else 6) * float(known.smallest.max()))
     result = adaptive_told(model, known.images, known.labels, threat)
-    assert any("gradient-free queries broke" in warning for warning in result.warnings)
-    assert any(note.startswith("AutoAttack broke") for note in result.notes)
+    assert any(told_by in warning for warning in result.warnings)
     assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
+
+
+def test_a_budget_for_nothing_says_nothing_of_masking() -> None:
+    """A few queries break what a single step could not: no reason to doubt gradients."""
+    known = linear("Linf", 3)
+    threat = threat_of("Linf", 1.1 * float(known.smallest.max()))
+    images = 0.5 + 0 * known.images
+    labels = known.model(images).argmax(1)
+    for budget in (3, 30):
+        found = adaptive_told(known.model, images, labels, threat, passes_per_sample=budget)
+        assert not found.warnings
+
+
+def far_class_among_near_ones() -> tuple[PrototypeAdapter, Tensor, float]:
+    """Ten prototypes close to the own one, on its far side, and one across that is in reach.
+
+    The ten have the larger logits, and none can win within ε.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sign = torch.randint(0, 2, (64,), generator=generator) * 2.0 - 1
+    across = sign * torch.tensor([1.0, -1.0]).repeat(32)  # orthogonal to it
+    near = [-0.005 * sign * (1 + 0.02 * k) for k in range(10)]
+    prototypes = 0.5 + torch.stack([torch.zeros(64), *near, 0.06 * across])
+
+    class Pixels(Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels = {"fc": 64}
+
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"fc": images.flatten(1)}
+
+    network = PrototypeNetwork(Pixels(), HeadConfig("nearest_prototype", 12, ("fc",)), [0.0], [1.0])
+    network.prototypes["fc"].data.copy_(prototypes[:, None])
+    noise = 0.002 * torch.randn((12, 64), generator=generator)
+    images = (0.5 + 0.08 * sign + noise).view(12, 1, 8, 8)
+    return PrototypeAdapter(network), images, 0.04
+
+
+def test_ranks_by_distance_find_the_class_that_logits_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more classes than are tried the one in reach is by its logit the last."""
+    model, images, eps = far_class_among_near_ones()
+    labels = torch.zeros(12, dtype=torch.long)
+    assert (model(images).argmax(1) == 0).all()
+    broken = told(model, images, labels, eps)
+    assert broken["margin"] == 0
+    assert broken["aim"] == 12
+    monkeypatch.setattr(PrototypeAdapter, "class_distances", lambda _: None)
+    assert told(model, images, labels, eps)["aim"] == 0
+
+
+def test_more_steps_break_what_only_dearer_stages_would() -> None:
+    """Along gradients averaged over a ripple; without them it takes search or AutoAttack."""
+    known = linear("Linf", 3)
+    rippled = Function(lambda x: known.model(x + 0.002 * torch.sin(3000 * x)))
+    radius = 1.2 * float(known.smallest.max())
+    whole = told(rippled, known.images, known.labels, radius)
+    others = told(rippled, known.images, known.labels, radius, without="more steps")
+    assert whole["more steps"] > 10
+    assert whole.get("AutoAttack", 0) == 0
+    assert others["more search"] + others.get("AutoAttack", 0) > 10
 
 
 # Any module
@@ -610,7 +689,7 @@ def test_a_single_logit_is_refused() -> None:
         adaptive(model, images_near_grey(2), torch.zeros(2).long(), threat_of("Linf", 0.1))
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 12), (3, 4, 4), (1, 12, 8)])
+@pytest.mark.parametrize("shape", [(1, 8, 12), (3, 4, 4), (1, 12, 8), (1, 12, 12), (1, 14, 14)])
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_images_of_any_shape(norm: Norm, shape: tuple[int, int, int]) -> None:
     """torchattacks' Square fails in L2 on most of these."""

@@ -9,7 +9,8 @@ between its largest logits, say) changes one.
    from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
    and below, through balls that shrink from 6ε (see ``search.shrinking``), and with momentum.
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
-   it finds ways up that gradients missed.
+   it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
+   rule, gradients count as masked.
 3. ``aim``: steps towards one wrong class at a time, and away from the right one, from random
    starts, for the nearest; classes are ranked by the margin left at their best image.
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
@@ -20,10 +21,10 @@ between its largest logits, say) changes one.
 Gradients also count as masked where a tenth of the samples have none, or where they turn at a step
 of ε/10 (shattered).  Then the cascade says so, and goes on: ``pull`` draws features to the nearest
 wrong prototypes, which a head that hides its slope leaves open; then come longer ascents, along
-gradients averaged over noise where they are shattered, and full AutoAttack.  A model whose outputs
-change between passes is judged by mean logits and attacked along mean gradients from the start.
-On such models strength alone counts.  On honest ones ``pull`` breaks nothing that ``aim`` doesn't
-(see ``benchmarks/ablation.py``).
+gradients averaged over noise where they are shattered, longer random search, and full AutoAttack.
+A model whose outputs change between passes is judged by mean logits and attacked along mean
+gradients from the start.  On such models strength alone counts.  On honest ones ``pull`` breaks
+nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
 """
 
 import math
@@ -41,21 +42,27 @@ from robusteval.attacks.libraries import (
     AttackResult,
     Version,
     autoattack,
+    square_fits,
     torchattacks_attack,
 )
 from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import (
     AIMED,
+    DRAWS,
     MARGIN,
+    PROBED,
     PULLED,
     PULLED_TO,
     Objective,
     Search,
     cosine,
+    ranked,
     ranked_classes,
     ranked_prototypes,
     shrinking,
 )
+from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.models.acceleration import cosines
 from robusteval.types import ThreatModel
@@ -70,6 +77,7 @@ _ROUNDS = {
 _MOMENTUM = {"Linf": (0.0,), "L2": (0.75, 0.0)}  # of rounds by turns; the margin's is the first
 _LAST_STEPS = 60
 _PATIENCE = 1.25  # ascents in vain, for each pass of a sample's budget, after which none follow
+_SEARCHED = 2000  # proposals for each sample where gradients are masked
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
 _MOST_CLASSES = 9  # that a sample is driven towards
@@ -78,19 +86,19 @@ _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are flipped and p
 _FINE, _FINE_STEPS = 0.1, 20  # the sizes of their steps, as a share of the usual ones
 _FLIPS, _FLIP_ROUNDS = 40, 24  # proposals of a round, and at most so many rounds
 _TOGETHER = 4  # proposals of a sample that make one batch
+# The median share of their way to breaking that random search goes on from where gradients ended,
+# above which these count as masked: where they broke nothing, and where they broke some.  Zoo's
+# models have 0.00 to 0.32, and pcl_at_mnist 0.45 of its nearest tenth; masked ones 0.5 to 1.
+_CLOSED = (0.4, 0.7)
 _RAISED = 0.01  # the share of a round's proposals that must raise a margin for another
 _TURNS, _FLIPS_MORE, _TOGETHER_MORE = 2, 400, 8  # of polish by turns with random search
 _FINEST = 16  # samples that take such turns
 _QUERIES, _QUERIED = 40, 16  # gradient-free queries, and the samples that they are spent on
-_LEAST_SIDE = 5  # pixels that Square's windows need in L2
 _FEW = 0.25  # of a batch: fewer survivors than that share the budget of all of it,
 _SHARED = 10  # each up to so many times its own
-_PROBED = 32  # samples that masking is looked for on
 _DEAD_SHARE = 0.1  # of samples without any gradient, above which it counts as masked
 _TURNED = 0.6  # cosine of gradients a tenth of ε apart; models of the zoo have 0.84 to 1.00
-_DRAWS = 8  # passes that a masked or random model's gradient is averaged over
 _SMOOTHED = 0.5  # the share of ε by which noise moves points before a shattered gradient is taken
-_RANDOM = 1e-4  # relative change of logits between two passes
 
 
 def adaptive(
@@ -105,14 +113,16 @@ def adaptive(
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
     ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.  Raises
-    AttackError for images outside [0, 1], and for a module with a single logit.
+    AttackError for images outside [0, 1], for a module with a single logit, and in inference mode.
     ``passes_per_sample``, from 3 up (hundreds are of use): the budget for each sample that
-    survives, on average, a backward pass counted as two; samples that break earlier cost less.
-    Probes for masking and queries come on top: 40 forward passes on 16 samples of a batch, and two
-    passes each way on 32.  Where fewer than a quarter survive, they share the budget of the whole
-    batch, each up to tenfold: the model is easily broken, and strength alone counts.  A model whose
-    outputs change gets eight times as many, since each gradient is a mean of eight.  Less is spent
-    where ascents towards classes have broken nothing 1.25 · ``passes_per_sample`` times in a row.
+    survives, on average, a backward pass counted as two, with the passes that look for masking;
+    samples that break earlier cost less.  Some 44 forward passes for gradient-free queries on 16
+    samples of a batch come on top, and so does what masked models get.  Where fewer than a quarter
+    survive, they share the budget of the whole batch, each up to tenfold: the model is easily
+    broken, and strength alone counts.  A model whose outputs change gets eight times as many, since
+    each gradient is a mean of eight.  Less is spent where 1.25 ascents towards classes for each
+    pass of the budget have broken nothing, one after the other; groups of fewer than 32 samples
+    count as 32.
     Returns the first image that broke a sample, else the one with the largest margin; warns where
     gradients look masked or outputs change.
 
@@ -138,10 +148,12 @@ def adaptive_told(
     passes_per_sample: int = 400,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
+    require_parameters("adaptive", passes_per_sample=passes_per_sample)
     if len(images) == 0:
         return AttackResult(images)
-    counted = as_counted(model, images)
-    return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
+    with seeded(seed, images.device):  # a model may draw from the global generators
+        counted = as_counted(model, images)
+        return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 
 class Round(NamedTuple):
@@ -173,6 +185,7 @@ class Cascade:
         self.model, self.threat, self.seed = model, threat, seed
         self.budget, self.before = passes_per_sample, model.passes(len(images))
         self.generator = torch.Generator().manual_seed(seed)
+        self.correct = len(images)  # samples to break
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason = ""  # why strength alone counts, if it does
@@ -182,7 +195,7 @@ class Cascade:
     def run(self) -> AttackResult:
         """All stages, in order."""
         images = self.search.images
-        steps = min(_MARGIN_STEPS[self.threat.norm], max(self.budget // (1 + BACKWARD), 1))
+        steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
         self._look()
         self.stage("margin", lambda rows: self._ascend(rows, images[rows], MARGIN, steps))
         if self.threat.norm == "Linf":
@@ -210,6 +223,11 @@ class Cascade:
         self.notes.append(f"{name} broke {broken} of {len(rows)}")
         return True
 
+    @property
+    def _margin_cost(self) -> int:
+        """The passes of the first stage; what gradients miss for less says nothing of masking."""
+        return _steps_cost(1, _MARGIN_STEPS[self.threat.norm])
+
     def _spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
@@ -230,11 +248,11 @@ class Cascade:
 
     def _aim(self, rows: Tensor) -> None:
         """Towards one wrong class after another, while the budget lasts and some break."""
-        ranked = self._ranked(rows)
+        tried = self._ranked(rows)
         self.vain = 0
         for turn in self._rounds():
-            for place in [*range(1, ranked.shape[1]), 0, None]:  # the closest was the margin's
-                targets = None if place is None else ranked[:, place]
+            for place in [*range(tried.shape[1]), None]:
+                targets = None if place is None else tried[:, place]
                 if not self._drive(targets, turn) or self.vain >= _PATIENCE * self.budget:
                     return
 
@@ -262,11 +280,19 @@ class Cascade:
             self.vain = 0
 
     def _ranked(self, rows: Tensor) -> Tensor:
-        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``."""
+        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
+
+        The one with the largest logit comes last: the margin was about it.
+        """
         places = min(self.model.classes - 1, _MOST_CLASSES)
-        ranked = self.search.labels.new_zeros((len(self.search.images), places))
-        ranked[rows] = ranked_classes(self.search, rows, self.search.best[rows])[:, :places]
-        return ranked
+        logits = self.search.logits(rows, self.search.best[rows])
+        own = self.search.labels[rows][:, None]
+        first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        order = ranked(self.search, rows, logits)
+        others = order[order != first].view(len(rows), -1)[:, : places - 1]
+        tried = own.new_zeros((len(self.search.images), places))
+        tried[rows] = torch.cat([others, first], 1)
+        return tried
 
     def _rounds(self) -> Iterator[Round]:
         """Without end.
@@ -280,6 +306,7 @@ class Cascade:
     def _flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""
         near = self._nearest(rows, self._fine_count(rows))
+        before = self.search.margin[near]
         for _ in range(_FLIP_ROUNDS):
             left = self.search.alive(near)
             passes = _flip_cost(len(left), _FLIPS, _TOGETHER) + self._fine_cost(rows)
@@ -288,6 +315,10 @@ class Cascade:
             if flip_squares(self.search, left, _FLIPS, self.generator, _TOGETHER) < _RAISED:
                 break
         self.overlooked = len(self.search.alive(near)) < len(near)
+        way, left = -before, -self.search.margin[near].clamp(max=0)
+        closed = torch.where(way > 0, 1 - left / way, 0.0)
+        if float(closed.median()) > _CLOSED[len(rows) < self.correct]:
+            self.reason = self.reason or "random search found the way that gradients did not"
 
     def _polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""
@@ -348,12 +379,8 @@ class Cascade:
         return torch.where(known.to(images.device), self.search.best[rows], start)
 
     def _query(self, rows: Tensor) -> None:
-        """A little of Square (Andriushchenko et al. 2020) on some survivors.
-
-        torchattacks' fails in L2 on images that are not square, or tiny.
-        """
-        height, width = self.search.images.shape[-2:]
-        if self.threat.norm == "L2" and (height != width or height < _LEAST_SIDE):
+        """A little of Square (Andriushchenko et al. 2020) on some survivors, where it can run."""
+        if not square_fits(self.search.images, self.threat.norm, oblong=False):
             return
         chosen = torch.randperm(len(rows), generator=self.generator)[:_QUERIED].to(rows.device)
         some = rows[chosen.sort().values]
@@ -370,25 +397,20 @@ class Cascade:
                 parameters=parameters,
             )
         self.search.judge(some, project(found.images, images, self.threat))
-        if len(self.search.alive(some)) < len(some):
+        if len(self.search.alive(some)) < len(some) and self.budget >= self._margin_cost:
             self.reason = self.reason or "a few gradient-free queries broke what gradients did not"
 
     def _look(self) -> None:
         """Whether outputs are random or gradients masked; clean images are judged on the way."""
         search = self.search
         rows = torch.arange(len(search.images), device=search.images.device)
-        if self._is_random(rows[:_PROBED]):
+        if search.beware():
             self.reason = "outputs change between passes"
-            search.draws = search.words = _DRAWS
-            self.budget *= _DRAWS  # as many steps as any model gets
+            self.budget *= DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
-        if not self.reason and len(some := search.alive(rows[:_PROBED])):
+        self.correct = len(search.alive())
+        if not self.reason and len(some := search.alive(rows[:PROBED])):
             self.reason = self._masked(some)
-
-    def _is_random(self, rows: Tensor) -> bool:
-        images = self.search.images[rows]
-        first, second = (self.search.logits(rows, images) for _ in range(2))
-        return bool((first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12))
 
     def _masked(self, rows: Tensor) -> str:
         """Why the model's gradients on the margin look masked, or nothing."""
@@ -408,26 +430,31 @@ class Cascade:
         return ""
 
     def _escalate(self) -> list[str]:
-        """Strength alone: prototypes, longer ascents over averaged gradients, full AutoAttack.
+        """Strength alone: prototypes, longer ascents over averaged gradients, longer random search,
+        full AutoAttack.
 
         Returns the stages that ran.
         """
         if self.search.nearby is not None:
-            self.search.draws = _DRAWS
-        stages = {"more steps": self._insist, "AutoAttack": self._autoattack}
+            self.search.draws = DRAWS
+        stages = {}
         if self.model.layers and not self.model.reads_distances:
-            stages = {"pull": self._pull, **stages}
+            stages["pull"] = self._pull
+        stages["more steps"] = self._insist
+        if self.threat.norm == "Linf" and self.search.words == 1:
+            stages["more search"] = self._search
+        stages["AutoAttack"] = self._autoattack
         return [name for name, attack in stages.items() if self.stage(name, attack)]
 
     def _pull(self, rows: Tensor) -> None:
         """To whichever wrong prototype is nearest, then to the nearest ones by turns."""
         self._ascend(rows, self.anywhere(rows), PULLED, _INSISTING)
-        ranked = ranked_prototypes(self.search, rows, self.search.images[rows])
-        for place in range(min(ranked.shape[1], _PAIRS)):
+        near = ranked_prototypes(self.search, rows, self.search.images[rows])
+        for place in range(min(near.shape[1], _PAIRS)):
             left = ~self.search.broken[rows]
             if left.any():
                 start = self.anywhere(rows[left])
-                self._ascend(rows[left], start, PULLED_TO, _INSISTING, ranked[left, place])
+                self._ascend(rows[left], start, PULLED_TO, _INSISTING, near[left, place])
 
     def _insist(self, rows: Tensor) -> None:
         self._ascend(rows, self.anywhere(rows), MARGIN, _INSISTING)
@@ -436,6 +463,10 @@ class Cascade:
             if len(alive):
                 targets = ranked_classes(self.search, alive, self.search.best[alive])[:, place]
                 self._ascend(alive, self.anywhere(alive), AIMED, _INSISTING, targets)
+
+    def _search(self, rows: Tensor) -> None:
+        """Random search from the best images, where Square begins anew."""
+        flip_squares(self.search, rows, _SEARCHED, self.generator, _TOGETHER_MORE)
 
     def _autoattack(self, rows: Tensor) -> None:
         images, labels = self.search.images[rows], self.search.labels[rows]

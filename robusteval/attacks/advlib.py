@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.libraries import AttackResult, seeded
+from robusteval.attacks.libraries import AttackResult
+from robusteval.attacks.seeding import seeded
 from robusteval.catalogue import near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import Norm, ThreatModel
@@ -115,5 +116,7 @@ def advlib_attack(
     except TypeError as error:
         raise AttackError(f"adv-lib's {name}: {error}: use its own parameter names") from None
     with seeded(seed, images.device):
-        found = attack(counted, images.contiguous(), labels, **keywords)
+        # A copy, since some work in place.
+        mine = images.contiguous().clone()
+        found = attack(counted, mine, labels, **keywords)
     return AttackResult(found.detach())

@@ -24,4 +24,14 @@ def what_runs(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, _HAVE_DOCSTRINGS) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return _told(tree)
+
+
+def _told(part: object) -> str:
+    """A tree as text, the same in every Python: later ones have more fields, empty as a rule."""
+    if isinstance(part, list):
+        return f"[{','.join(_told(one) for one in part)}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    fields = [f"{k}={_told(v)}" for k, v in ast.iter_fields(part) if v not in (None, [])]
+    return f"{type(part).__name__}({','.join(fields)})"

@@ -206,7 +206,7 @@ def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
 
 
 class PositiveLogits(nn.Module):
-    """Shifts each sample's logits by a detached constant so that the smallest is 1.
+    """Shifts each sample's logits by a detached constant so that the smallest is 1 or more.
 
     No loss that depends on differences of logits changes.  ``torchattacks.CW`` needs it: it takes
     the largest of masked products, so that all-negative logits (negative distances) read as 0,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """max_{j≠y} z_j − z_y (B,) for logits (B, K): above zero exactly where misclassified."""
+    """max_{j≠y} z_j − z_y (B,) for logits (B, K): above zero only where misclassified, and below it
+    only where not; a tie is 0."""
     own = F.one_hot(labels, logits.shape[1]).bool()
     return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
+from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import cosine
 from robusteval.attacks.steps import (
     ascent_direction,
+    input_gradient,
     norms,
     project,
     random_start,
-    require_range,
+    require_images,
 )
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
@@ -33,7 +35,7 @@ def joint_pc(
     labels: Tensor,
     threat: ThreatModel,
     *,
-    seed: int,
+    seed: int = 0,
     steps: int = 10,
     step_size: float = 0.25,
     momentum: float = 0.0,
@@ -47,6 +49,7 @@ def joint_pc(
     model without prototypes.
     """
     _need_prototypes(model)
+    require_parameters("joint_pc", steps=steps, step_size=step_size, momentum=momentum)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits, squared = adapter.logits_and_distances(moved)
@@ -62,7 +65,7 @@ def prototype_margin(
     labels: Tensor,
     threat: ThreatModel,
     *,
-    seed: int,
+    seed: int = 0,
     steps: int = 40,
     momentum: float = 0.0,
     start: bool = True,
@@ -77,6 +80,7 @@ def prototype_margin(
     Raises AttackError for a model without prototypes.
     """
     _need_prototypes(model)
+    require_parameters("prototype_margin", steps=steps, momentum=momentum)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # One pass for both: the network's logits and the distances share its layers.
@@ -94,14 +98,17 @@ def gaussian_noise(
     labels: Tensor,
     threat: ThreatModel,
     *,
-    seed: int,
+    seed: int = 0,
     draws: int = 1,
 ) -> Tensor:
     """The control: noise that knows nothing of the model, and of no paper.
 
     L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  The best of
-    ``draws``.
+    ``draws``, from 1 up: a forward pass for each where there are several, none for a single one.
+    Raises AttackError for images outside [0, 1].
     """
+    require_parameters("gaussian_noise", draws=draws)
+    require_images(images)
     generator = torch.Generator().manual_seed(seed)
     best = images.clone()
     alive = torch.ones(len(images), dtype=torch.bool, device=images.device)
@@ -136,7 +143,7 @@ def _ascend(
     seed: int,
 ) -> Tensor:
     """Projected ascent on ``objective`` (→ logits, loss per sample); broken samples drop out."""
-    require_range(images)
+    require_images(images)
     labels = labels.long()
     generator = torch.Generator().manual_seed(seed)
     result = random_start(images, threat, generator) if start else images.clone()
@@ -144,9 +151,10 @@ def _ascend(
     velocity = torch.zeros_like(images)
     for size in step_sizes:
         moved = result[alive].requires_grad_()
-        logits, losses = objective(model, moved, labels[alive])
+        with torch.enable_grad():
+            logits, losses = objective(model, moved, labels[alive])
+            gradient = input_gradient(losses, moved)
         unbroken = logit_margin(logits.detach(), labels[alive]) <= 0
-        (gradient,) = torch.autograd.grad(losses.sum(), moved)
         alive, moved, gradient = alive[unbroken], moved.detach()[unbroken], gradient[unbroken]
         if len(alive) == 0:
             break

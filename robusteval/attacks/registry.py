@@ -18,6 +18,7 @@ from robusteval.attacks.libraries import (
     torchattacks_attack,
     torchattacks_module,
 )
+from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.catalogue import Catalogue, near_names
@@ -81,9 +82,10 @@ class AttackCall:
 
     def check(self, norms: tuple[Norm, ...] = ()) -> None:
         """Raises UnknownNameError, with near names, if there is no such attack, and AttackError if
-        it can't run in these norms."""
+        it can't run in these norms, or with these parameters."""
         if self.library == "robusteval":
             OWN.get(self.attack)
+            require_parameters(self.attack, **self.parameters)
         elif self.library == "advlib":
             advlib.check(self.attack, norms)
         elif self.library == "torchattacks" and not inspect.isclass(self._torchattacks_class()):

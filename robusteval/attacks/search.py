@@ -17,8 +17,9 @@ from robusteval.attacks.losses import distance_margin, logit_margin
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
+    input_gradient,
     project_fully,
-    require_range,
+    require_images,
 )
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
@@ -26,6 +27,9 @@ from robusteval.types import ThreatModel
 
 # By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
 _ROUGH = 0.02
+PROBED = 32  # samples that randomness and masking are looked for on
+DRAWS = 8  # passes that a masked or random model's gradient is averaged over
+_RANDOM = 1e-4  # relative change of logits between two passes
 _CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
@@ -146,7 +150,8 @@ class Search:
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-        require_range(images)
+        require_images(images)
+        images = images.detach()
         self.model, self.images, self.labels = model, images, labels.long()
         self.threat = threat
         self.draws = self.words = 1
@@ -167,13 +172,28 @@ class Search:
             return torch.nonzero(~self.broken)[:, 0]
         return rows[~self.broken[rows]]
 
+    def beware(self) -> bool:
+        """Whether outputs change between passes; if so, mean gradients and mean logits decide."""
+        images = self.images[:PROBED]
+        rows = torch.arange(len(images), device=images.device)
+        first, second = (self.logits(rows, images) for _ in range(2))
+        changed = (first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12)
+        if changed:
+            self.draws = self.words = DRAWS
+        return bool(changed)
+
     def judge(self, rows: Tensor, points: Tensor) -> Tensor:
         """Margins (B,) by the model itself; what breaks a sample, or is its best yet, is kept."""
+        margins = self.confirmed(rows, points)
+        self.keep(rows, points, margins)
+        return margins
+
+    def confirmed(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Margins (B,) of points by the model itself; of a random one, luck is looked at again."""
         margins = self.margins(rows, points)
         if self.words > 1 and (lucky := margins > 0).any():
             parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
             margins[lucky] = torch.stack(parts).mean(0)
-        self.keep(rows, points, margins)
         return margins
 
     def margins(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -259,16 +279,13 @@ class Search:
     ) -> Slopes:
         """The same of one pass, by whatever form of the model computes now."""
         moved = points.detach().requires_grad_()
-        with self.model.attending(rows):
+        with self.model.attending(rows), torch.enable_grad():
             if objective.distances:
                 logits, squared = self.model.logits_and_distances(moved)
             else:
                 logits, squared = self.model(moved), {}
             losses = objective.losses(Seen(logits, squared, self.labels[rows], targets))
-            gradient = torch.zeros_like(points)
-            if losses.requires_grad:  # a model may break the graph
-                (found,) = torch.autograd.grad(losses.sum(), moved, allow_unused=True)
-                gradient = gradient if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
+            gradient = input_gradient(losses, moved)
         logits = logits.detach()
         margins = logit_margin(logits, self.labels[rows])
         return Slopes(margins, _ROUGH * logits.abs().amax(1), losses.detach(), gradient)
@@ -310,11 +327,14 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
 
 
 def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first.
+    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first."""
+    return ranked(search, rows, search.logits(rows, points))
 
-    By the logit gap over the distance between classes in feature space, where that is known.
-    """
-    logits, labels = search.logits(rows, points), search.labels[rows]
+
+def ranked(search: Search, rows: Tensor, logits: Tensor) -> Tensor:
+    """The same from logits (B, K): by their gap over the distance between classes in feature space,
+    where that is known."""
+    labels = search.labels[rows]
     gaps = logits - logits.gather(1, labels[:, None])
     if (apart := search.model.class_distances()) is not None:
         gaps = gaps / apart[labels].clamp_min(1e-12)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.counting import Counted, as_counted
-from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import AIMED, MARGIN, Objective, Search, Slopes, ranked_classes
+from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
 
@@ -21,6 +22,7 @@ _MOMENTUM = 0.5
 _FIRST_RATE, _LAST_RATE = 0.2, 0.002  # by which a ball shrinks or grows
 _FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
 _BEYOND = 1.02  # the first ball, in units of a linear model's distance to the boundary
+_TINY = torch.finfo(torch.float32).tiny
 _CLASSES = 4  # that each sample is driven towards by turns
 
 
@@ -35,15 +37,24 @@ def smallest(
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1], each with the smallest perturbation found that breaks it.
 
-    ``threat`` names the norm; its ε is not used.  A sample that nothing broke comes back as it is.
-    ``seed`` is not used: there is nothing random.  At most ``steps`` forward and backward passes,
-    as many forward ones again (each success is checked by the model itself), and six to rank
-    classes and to look at the last points.  Raises AttackError for images outside [0, 1].
+    ``threat`` names the norm; its ε is not used.  ``steps`` from 2 up (a hundred are of use).  A
+    sample that nothing broke comes back as it is.
+    At most ``steps`` forward and backward passes, as many forward ones again (each success is
+    checked by the model itself), and eight to look for randomness, to rank classes and to look at
+    the last points.  A model whose outputs change is judged by mean logits along mean gradients,
+    of eight passes each; only its draws depend on ``seed``.  Raises AttackError for images outside
+    [0, 1], and in inference mode.
+
+    Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
+    much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until
+    it is broken as far as a linear model would be.
     """
+    require_parameters("smallest", steps=steps)
     if len(images) == 0:
         return images
-    counted = as_counted(model, images)
-    return Shrinking(counted, images, labels, threat.norm).run(steps)
+    with seeded(seed, images.device):  # a model may draw from the global generators
+        counted = as_counted(model, images)
+        return Shrinking(counted, images, labels, threat.norm).run(steps)
 
 
 class Shrinking:
@@ -60,6 +71,7 @@ class Shrinking:
 
     def run(self, steps: int) -> Tensor:
         """The best images: half of the steps for the closest class, then several by turns."""
+        self.search.beware()
         self.round(MARGIN, steps // 2, None)
         ranked = ranked_classes(self.search, self.rows, self.images)
         places = min(ranked.shape[1], _CLASSES)
@@ -90,8 +102,7 @@ class Shrinking:
         """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
         rows = self.rows[broken]
         if len(rows):
-            logits, labels = self.search.logits(rows, points[rows]), self.search.labels[rows]
-            broken = broken.index_put((rows,), logit_margin(logits, labels) > 0)
+            broken = broken.index_put((rows,), self.search.confirmed(rows, points[rows]) > 0)
         lengths = norms(points - self.images, self.norm)
         smaller = broken & (lengths < self.known)
         self.best[smaller], self.known[smaller] = points[smaller], lengths[smaller]
@@ -103,7 +114,7 @@ class Shrinking:
         """Smaller where broken, larger where not; at first as a linear model would break."""
         gradients = slopes.gradients
         dual = gradients.flatten(1).abs().sum(1) if self.norm == "Linf" else norms(gradients, "L2")
-        linear = norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(1e-12)
+        linear = norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(_TINY)
         grown = torch.where(
             self.known.isinf() | (radius == 0),
             torch.maximum(_BEYOND * linear, (1 + rate) * radius),

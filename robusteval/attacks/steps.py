@@ -16,13 +16,25 @@ def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
 
 
-def require_range(images: Tensor) -> None:
-    """Raises AttackError for pixels outside [0, 1]: no projection would leave them in the ball."""
+def require_images(images: Tensor) -> None:
+    """Raises AttackError in inference mode, where there are no gradients, and for pixels outside
+    [0, 1]: no projection would leave them in the ball."""
+    if torch.is_inference_mode_enabled() or images.is_inference():
+        raise AttackError("gradients are needed: call it outside of torch.inference_mode()")
     if len(images) and not (images.min() >= -_RANGE and images.max() <= 1 + _RANGE):
         raise AttackError(
             f"images from {float(images.min()):.3g} to {float(images.max()):.3g}: scale them to "
             "[0, 1] (normalisation belongs into the model)"
         )
+
+
+def input_gradient(losses: Tensor, images: Tensor) -> Tensor:
+    """Of each loss (B,) by its image (B, C, H, W): 0 where a model breaks the graph, or isn't
+    differentiable."""
+    found = None
+    if losses.requires_grad:
+        (found,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
+    return torch.zeros_like(images) if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 
 def project(images: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:

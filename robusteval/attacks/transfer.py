@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.counting import as_adapter, as_counted
+from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
+from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
@@ -19,24 +21,44 @@ def transfer(
     labels: Tensor,
     threat: ThreatModel,
     *,
-    seed: int,
+    seed: int = 0,
     source: str | nn.Module,
     steps: int = 50,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1], found by a source's gradients.
 
-    ``source``: a model of the registry, or any module with the same images and classes.  Steps with
+    ``source``: a model of the registry, or any module with the same images and classes; ``steps``
+    from 1 up.  Steps with
     momentum (after Dong et al. 2018; what is added up here are unit steps, in L∞ signs) on its
-    logit margin from the clean images, then from random starts
-    towards the class that this model itself ranks next.  Both are looked at by this model wherever
-    the source is fooled.  At most 2 · ``steps`` forward and backward passes of the source, and as
-    many forward ones of this model, and three to rank classes and to look at the last images.
+    logit margin from the clean images, then from random starts towards the class that this model
+    itself ranks next.  Both are looked at by this model wherever the source is fooled, by mean
+    logits if its outputs change.  At most 2 · ``steps`` forward and backward passes of the source,
+    and as many forward ones of this model, and seven to look for randomness, to rank classes and
+    to look at the last images.  Raises AttackError for a source that doesn't fit, for images
+    outside [0, 1], and in inference mode.
     """
+    require_parameters("transfer", steps=steps)
+    if len(images) == 0:
+        return images
+    with seeded(seed, images.device):  # a model may draw from the global generators
+        return _transferred(model, images, labels, threat, seed, source, steps)
+
+
+def _transferred(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    seed: int,
+    source: str | nn.Module,
+    steps: int,
+) -> Tensor:
     counted = as_counted(model, images)
     other = (
         load_model(find_entry(source), str(images.device)) if isinstance(source, str) else source
     )
     search = Search(counted, images, labels, threat)
+    search.beware()
     with counted.led_by(_as_adapter(other, images, counted.classes)):
         everything = search.alive()
         search.ascend(everything, images, MARGIN, cosine(threat.radius, steps), momentum=1.0)

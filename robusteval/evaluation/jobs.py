@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import TimeLimitReached
+from robusteval.attacks.seeding import seeded
 from robusteval.data.outliers import outlier_batches
 from robusteval.detection.detectors import scores
 from robusteval.errors import AttackError, RobustevalError
@@ -20,7 +21,7 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
 from robusteval.evaluation.evidence import SCORE, Failure, Kept, Piece, Store
 from robusteval.evaluation.images import decode, digests
-from robusteval.evaluation.plan import Job, expected_passes, job_seed
+from robusteval.evaluation.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.evaluation.verify import (
     NEAR_TIE,
     TOLERANCE,
@@ -67,10 +68,11 @@ def perform(
     """
     keep_freed_memory()
     try:
-        if job.kind in ("clean", "outliers"):
+        with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+            if job.kind not in ("clean", "outliers"):
+                return _guarded(context, store, job, budget, within)
             with _models_errors(job):
                 return (_clean if job.kind == "clean" else _outliers)(context, store, job)
-        return _guarded(context, store, job, budget, within)
     finally:
         give_memory_back()
 

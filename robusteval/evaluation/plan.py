@@ -211,7 +211,7 @@ def check_names(suite: Suite) -> None:
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
     for attack in suite.attacks:
-        AttackCall(attack.library, attack.attack, {}).check(tuple(attack.norms))
+        AttackCall(attack.library, attack.attack, attack.parameters).check(tuple(attack.norms))
 
 
 def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
@@ -248,6 +248,12 @@ def job_seed(seed: int, cell: Cell, chunk: int, restart: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
+def job_stream(seed: int, job: Job) -> int:
+    """The seed of the global generators that a randomised model may draw from in a job."""
+    digest = hashlib.sha256(f"{seed}/{job.stem}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
 def library_versions(suite: Suite) -> dict[str, str]:
     """Versions of the libraries whose attacks run, and of our own."""
     libraries = sorted({"robusteval", *(a.library for a in suite.attacks)})
@@ -263,14 +269,20 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         fab = 100 * targets
         return apgd + 4 * fab + 5000, apgd + fab
     parameters = cell.call.all_parameters()
-    steps, budget = int(parameters.get("steps", 1)), int(parameters.get("passes_per_sample", 0))
+    steps, budget = _number(parameters, "steps", 1), _number(parameters, "passes_per_sample", 0)
     known = {
         "DeepFool": (steps, steps * classes),  # a gradient per class and round
-        "Square": (int(parameters.get("n_queries", 0)) + 1, 0),
+        "Square": (_number(parameters, "n_queries", 0) + 1, 0),
         "gaussian_noise": (0, 0),
         "adaptive": (budget // 3, budget // 3),  # its budget counts a backward pass as two
-        "smallest": (2 * steps + 6, steps),  # each success is looked at once more
+        "smallest": (2 * steps + 8, steps),  # each success is looked at once more
         "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
     each = cell.spec.restarts * steps
     return known.get(cell.spec.attack, (each, each))
+
+
+def _number(parameters: dict[str, Any], name: str, default: int) -> int:
+    """A parameter that is a number; a library will say what is wrong with another."""
+    value = parameters.get(name, default)
+    return int(value) if isinstance(value, int | float) else default

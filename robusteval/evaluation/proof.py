@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import norms
 from robusteval.detection.detectors import scores
 from robusteval.errors import EvidenceError
@@ -25,7 +26,7 @@ from robusteval.evaluation.images import digests
 from robusteval.evaluation.jobs import clean_chunk, clean_scores, outlier_scores, success
 from robusteval.evaluation.kept import PROOF_BATCH, Tally, float32_tally, image_balance, kept_images
 from robusteval.evaluation.outcomes import RunResult
-from robusteval.evaluation.plan import Job, Plan, job_seed
+from robusteval.evaluation.plan import Job, Plan, job_seed, job_stream
 from robusteval.evaluation.verify import NEAR_TIE, TOLERANCE, VERIFY_BATCH, predict, to_8_bits
 from robusteval.storage import is_partial
 
@@ -327,6 +328,7 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
 
 def _again(context: Context, job: Job, chunk: Chunk) -> Any:
     cell, seed = context.plan.cells[job.part], context.spec.seed
-    return run_job(
-        context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
-    )
+    with seeded(job_stream(seed, job), torch.device(context.device)):
+        return run_job(
+            context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+        )

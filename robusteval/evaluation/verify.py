@@ -111,5 +111,7 @@ def state_digest(model: nn.Module) -> str:
     # Buffers by name, since those that are not saved (an input's mean, say) decide outputs too.
     for name, value in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, since numpy doesn't know all of torch's types.
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

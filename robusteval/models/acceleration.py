@@ -177,7 +177,12 @@ def accelerated(adapter: Adapter, how: Acceleration) -> Adapter:
 
 
 def folded_if_same(adapter: Adapter, images: Tensor) -> Adapter | None:
-    """The folded, channels-last form in float32, where that is the same function on ``images``."""
+    """The folded, channels-last form in float32, where that is the same function on ``images``.
+
+    None for a foreign kind of adapter, which may read its module by other names.
+    """
+    if type(adapter) is not Adapter and not isinstance(adapter, PrototypeAdapter):
+        return None
     try:
         fast = accelerated(adapter, Acceleration())
         return fast if same_function(adapter, fast, images) else None
@@ -251,8 +256,7 @@ def choose_forms(
     seconds[Acceleration()] = stopwatch(folded_one, images)
     libraries = min(seconds, key=lambda how: seconds[how])
     rough = Acceleration(bfloat16=True)
-    rough_one = accelerated(adapter, rough)
-    if same_gradients(adapter, rough_one, images):  # distances by x² − 2xw + w² would cancel
+    if (rough_one := _rough_if_alike(adapter, rough, images)) is not None:
         seconds[rough] = stopwatch(rough_one, images)
     gradients = min(seconds, key=lambda how: seconds[how])
     batches = passes / len(images)
@@ -260,6 +264,16 @@ def choose_forms(
         _compiled_if_it_pays(adapter, images, how, batches, seconds[how], stopwatch)
         for how in (libraries, gradients)
     )
+
+
+def _rough_if_alike(adapter: Adapter, rough: Acceleration, images: Tensor) -> Adapter | None:
+    """That form, unless its gradients differ (distances by x² − 2xw + w² would cancel) or it
+    fails."""
+    try:
+        form = accelerated(adapter, rough)
+        return form if same_gradients(adapter, form, images) else None
+    except Exception:  # noqa: BLE001 - a foreign module that mixes precisions: torch raises many kinds
+        return None
 
 
 def _compiled_if_it_pays(
