@@ -61,6 +61,7 @@ class Shrinking:
     """One search on one batch; ``known`` (B,) are the smallest norms that break a sample so far."""
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, norm: Norm) -> None:
+        images = images.detach()
         self.largest = 1.0 if norm == "Linf" else math.sqrt(images[0].numel())
         anything = ThreatModel(norm, parse_eps(math.ceil(self.largest)))
         self.search = Search(model, images, labels, anything)
