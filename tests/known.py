@@ -5,12 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import linprog, nnls
 from torch import Tensor, nn
 
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
-from robusteval.models.heads import prototype_distances
+from robusteval.models.adapter import PrototypeAdapter
+from robusteval.models.backbones import Backbone
+from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 
@@ -68,18 +72,68 @@ def linear(norm: Norm, classes: int, count: int = 60) -> Known:
     return Known(model, images, labels, known, norm)
 
 
-def nearest_prototypes(count: int = 80) -> Known:
-    """Of pixels: max over own prototypes, min over others (Voráček and Hein 2022), in L2."""
-    generator = torch.Generator().manual_seed(0)
-    prototypes = 0.3 + 0.4 * torch.rand((4, 1, 64), generator=generator)
-    model = Function(lambda x: -prototype_distances(x.flatten(1), prototypes, "sql2").amin(2))
-    images = images_near_grey(count)
-    squared = prototype_distances(images.flatten(1), prototypes, "sql2")[:, :, 0]
-    labels = squared.argmin(1)
-    apart = (prototypes[labels, 0][:, None] - prototypes[None, :, 0]).norm(dim=2)
-    known = (squared - squared.gather(1, labels[:, None])) / (2 * apart)
-    known = known.scatter(1, labels[:, None], torch.inf).amin(1)
-    return Known(model, images, labels, known, "L2")
+def pixel_prototypes(prototypes: Tensor) -> PrototypeAdapter:
+    """The nearest of prototypes (K, M, D) in pixels decides, and the adapter knows of them."""
+
+    class Pixels(Backbone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.channels = {"fc": prototypes.shape[2]}
+
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {"fc": images.flatten(1)}
+
+    classes, per_class, _ = prototypes.shape
+    head = HeadConfig("nearest_prototype", classes, ("fc",), prototypes_per_class=per_class)
+    network = PrototypeNetwork(Pixels(), head, [0.0], [1.0])
+    network.prototypes["fc"].data.copy_(prototypes)
+    return PrototypeAdapter(network)
+
+
+def nearest_prototypes(norm: Norm = "L2", per_class: int = 1, count: int = 40) -> Known:
+    """Of pixels: min over others' prototypes of the distance to where it is nearer than any own
+    one (Voráček and Hein 2022): an intersection of half-spaces, one for each own prototype."""
+    generator = torch.Generator().manual_seed(per_class - 1)
+    prototypes = 0.3 + 0.4 * torch.rand((4, per_class, 64), generator=generator)
+    model, images = pixel_prototypes(prototypes), images_near_grey(count)
+    labels = model(images).argmax(1)
+    into = {"L2": _shortest_into, "Linf": _flattest_into}[norm]
+    known = []
+    for image, label in zip(images.double().flatten(1).numpy(), labels, strict=True):
+        own = prototypes[label].double().numpy()
+        others = np.delete(prototypes.double().numpy(), int(label), axis=0).reshape(-1, 64)
+        lengths = []
+        for other in others:  # |x + d − other|² <= |x + d − own|² for each own one
+            slopes = 2 * (other - own)
+            lengths.append(into(slopes, (other**2).sum() - (own**2).sum(1) - slopes @ image))
+        known.append(min(lengths))
+    return Known(model, images, labels, torch.tensor(known, dtype=torch.float32), norm)
+
+
+def _shortest_into(slopes: Any, least: Any) -> float:
+    """The L2 norm of the shortest d with slopes · d >= least (Lawson and Hanson 1974, LDP)."""
+    stacked = np.vstack([slopes.T, least[None]])
+    wanted = np.zeros(len(stacked))
+    wanted[-1] = 1
+    solved, _ = nnls(stacked, wanted)
+    residual = stacked @ solved - wanted
+    return float(np.linalg.norm(residual[:-1] / residual[-1]))
+
+
+def _flattest_into(slopes: Any, least: Any) -> float:
+    """The L∞ norm of the smallest such d, by linear programming over (d, its norm)."""
+    pixels = slopes.shape[1]
+    eye, ones = np.eye(pixels), np.ones((pixels, 1))
+    below = np.vstack(
+        [
+            np.hstack([-slopes, np.zeros((len(slopes), 1))]),
+            np.hstack([eye, -ones]),
+            np.hstack([-eye, -ones]),
+        ]
+    )
+    bound = np.concatenate([-least, np.zeros(2 * pixels)])
+    cost = np.append(np.zeros(pixels), 1)
+    return float(linprog(cost, below, bound, bounds=(None, None)).fun)
 
 
 def images_near_grey(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:

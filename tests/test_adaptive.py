@@ -30,6 +30,7 @@ from tests.known import (
     linear,
     margins,
     nearest_prototypes,
+    pixel_prototypes,
     threat_of,
 )
 
@@ -65,9 +66,11 @@ def test_linear_models_break_where_they_must(norm: Norm, classes: int) -> None:
     assert not broken.all()
 
 
-def test_nearest_prototypes_break_at_the_certified_distance() -> None:
-    """In input space: max over own prototypes, min over others (Voráček and Hein 2022)."""
-    broken_at_the_median(nearest_prototypes())
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_nearest_prototypes_break_at_the_certified_distance(norm: Norm, per_class: int) -> None:
+    """By quadratic and linear programs, where several prototypes may hold a sample."""
+    broken_at_the_median(nearest_prototypes(norm, per_class))
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -395,19 +398,9 @@ def far_class_among_near_ones() -> tuple[PrototypeAdapter, Tensor, float]:
     near = [-0.005 * sign * (1 + 0.02 * k) for k in range(10)]
     prototypes = 0.5 + torch.stack([torch.zeros(64), *near, 0.06 * across])
 
-    class Pixels(Backbone):
-        def __init__(self) -> None:
-            super().__init__()
-            self.channels = {"fc": 64}
-
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            return {"fc": images.flatten(1)}
-
-    network = PrototypeNetwork(Pixels(), HeadConfig("nearest_prototype", 12, ("fc",)), [0.0], [1.0])
-    network.prototypes["fc"].data.copy_(prototypes[:, None])
     noise = 0.002 * torch.randn((12, 64), generator=generator)
     images = (0.5 + 0.08 * sign + noise).view(12, 1, 8, 8)
-    return PrototypeAdapter(network), images, 0.04
+    return pixel_prototypes(prototypes[:, None]), images, 0.04
 
 
 def test_ranks_by_distance_find_the_class_that_logits_hide(monkeypatch: pytest.MonkeyPatch) -> None:

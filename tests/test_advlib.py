@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+import torch
 
 from robusteval.attacks import advlib, registry
 from robusteval.attacks.counting import as_counted
@@ -71,7 +72,7 @@ def test_what_cannot_run_is_told_before_anything_runs(monkeypatch: pytest.Monkey
         called("fnm", "L2")
     with pytest.raises(AttackError, match="ddn doesn't work in Linf: set its norms to L2"):
         called("ddn", "Linf")
-    known = nearest_prototypes(4)
+    known = nearest_prototypes(count=4)
     with pytest.raises(AttackError, match=r"ddn: .*stepps.*own parameter names"):
         called("ddn", "L2", stepps=3)(
             as_counted(known.model, known.images),
@@ -110,3 +111,13 @@ def test_parameters_in_the_report_are_plain() -> None:
     assert shown["distance"] == "l2"
     assert not {"callback", "penalty", "targeted"} & set(shown)
     assert all(isinstance(value, int | float | str | None) for value in shown.values())
+
+
+def test_an_attack_that_works_in_place_leaves_the_callers_images_alone() -> None:
+    """Trust Region detaches what it is given, which part of a tensor can't be."""
+    pytest.importorskip("adv_lib")
+    known = linear("L2", 4)
+    images, labels = known.images[:6], known.labels[:6]
+    before = images.clone()
+    called("tr", "L2")(as_counted(known.model, images), images, labels, threat_of("L2", 1), 0)
+    assert torch.equal(images, before)

@@ -5,14 +5,14 @@ import torch
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.smallest import smallest
-from robusteval.models.adapter import Adapter
+from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
 from tests.test_adaptive import small_network
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("classes", [2, 3, 10])
 def test_of_linear_models(norm: Norm, classes: int) -> None:
     known = linear(norm, classes)
     found = smallest(known.model, known.images, known.labels, threat_of(norm, 0.1))
@@ -24,11 +24,25 @@ def test_of_linear_models(norm: Norm, classes: int) -> None:
     assert ratios.min() > 1 - 1e-3
 
 
-def test_of_nearest_prototypes() -> None:
-    known = nearest_prototypes()
-    ratios = known.ratios(smallest(known.model, known.images, known.labels, threat_of("L2", 1)))
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("per_class", [1, 3])
+def test_of_nearest_prototypes(norm: Norm, per_class: int) -> None:
+    known = nearest_prototypes(norm, per_class)
+    ratios = known.ratios(smallest(known.model, known.images, known.labels, threat_of(norm, 1)))
     assert ratios.max() < 1.05
     assert ratios.min() > 1 - 1e-3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_of_several_prototypes_the_nearest_need_not_be_the_closest_to_winning(
+    norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Driven towards classes alone, one of forty samples stays at a longer way than it need."""
+    known = nearest_prototypes(norm, 3)
+    given = (known.model, known.images, known.labels, threat_of(norm, 1))
+    assert known.ratios(smallest(*given)).max() < 1.02
+    monkeypatch.setattr(PrototypeAdapter, "prototypes_per_class", 1)
+    assert known.ratios(smallest(*given)).max() > 1.05
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

@@ -57,6 +57,7 @@ from robusteval.attacks.search import (
     Objective,
     Search,
     cosine,
+    nearest_of_several,
     ranked,
     ranked_classes,
     ranked_prototypes,
@@ -80,7 +81,7 @@ _PATIENCE = 1.25  # ascents in vain, for each pass of a sample's budget, after w
 _SEARCHED = 2000  # proposals for each sample where gradients are masked
 _INSISTING = 100  # steps where gradients are masked
 _PAIRS = 5  # wrong prototypes that features are pulled to by turns
-_MOST_CLASSES = 9  # that a sample is driven towards
+_MOST_AIMS = 9  # classes, or prototypes, that a sample is driven towards
 _FEWEST = 32  # samples that are near: smaller batches take hardly less time
 _FINE_SHARE, _FEWEST_FINE = 0.1, 8  # of survivors: those that are flipped and polished
 _FINE, _FINE_STEPS = 0.1, 20  # the sizes of their steps, as a share of the usual ones
@@ -186,6 +187,7 @@ class Cascade:
         self.budget, self.before = passes_per_sample, model.passes(len(images))
         self.generator = torch.Generator().manual_seed(seed)
         self.correct = len(images)  # samples to break
+        self.aim = AIMED  # what samples are driven by, towards a class or a prototype
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason = ""  # why strength alone counts, if it does
@@ -270,10 +272,10 @@ class Cascade:
             if len(near) == 0:
                 return True
             untried[near] = False
-            objective = MARGIN if targets is None else AIMED
-            aims = None if targets is None else targets[near]
+            objective = MARGIN if targets is None else self.aim
+            chosen = None if targets is None else targets[near]
             start = self.anywhere(near)
-            self._ascend(near, start, objective, turn.steps, aims, turn.momentum)
+            self._ascend(near, start, objective, turn.steps, chosen, turn.momentum)
             if len(self.search.alive(near)) == len(near):
                 self.vain += max(len(near), _FEWEST)
                 return True
@@ -282,15 +284,21 @@ class Cascade:
     def _ranked(self, rows: Tensor) -> Tensor:
         """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
 
-        The one with the largest logit comes last: the margin was about it.
+        The one with the largest logit comes last: the margin was about it.  Where the nearest of
+        several prototypes decides, it is those.
         """
-        places = min(self.model.classes - 1, _MOST_CLASSES)
-        logits = self.search.logits(rows, self.search.best[rows])
-        own = self.search.labels[rows][:, None]
-        first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-        order = ranked(self.search, rows, logits)
+        points = self.search.best[rows]
+        if nearest_of_several(self.model):
+            self.aim, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
+            first = order[:, :1]
+        else:
+            logits = self.search.logits(rows, points)
+            order = ranked(self.search, rows, logits)
+            own = self.search.labels[rows][:, None]
+            first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        places = min(order.shape[1], _MOST_AIMS)
         others = order[order != first].view(len(rows), -1)[:, : places - 1]
-        tried = own.new_zeros((len(self.search.images), places))
+        tried = order.new_zeros((len(self.search.images), places))
         tried[rows] = torch.cat([others, first], 1)
         return tried
 

@@ -128,6 +128,10 @@ class Counted(Adapter):
     def reads_distances(self) -> bool:
         return self.adapter.reads_distances
 
+    @property
+    def prototypes_per_class(self) -> int:
+        return self.adapter.prototypes_per_class
+
     def class_distances(self) -> Tensor | None:
         return self.adapter.class_distances()
 

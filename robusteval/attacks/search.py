@@ -23,6 +23,7 @@ from robusteval.attacks.steps import (
 )
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
+from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 # By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
@@ -340,6 +341,24 @@ def ranked(search: Search, rows: Tensor, logits: Tensor) -> Tensor:
         gaps = gaps / apart[labels].clamp_min(1e-12)
     gaps = gaps.scatter(1, labels[:, None], -torch.inf)
     return gaps.argsort(1, descending=True)[:, :-1]
+
+
+def aims(search: Search, rows: Tensor, points: Tensor) -> tuple[Objective, Tensor]:
+    """What the samples ``rows`` can be driven towards (B, places), the closest at ``points`` first,
+    and by which objective.
+
+    Wrong classes, as a rule.  Where the nearest of several prototypes decides, it is wrong
+    prototypes: on the way to a class ascent follows its nearest one, though another may be closer
+    to being nearer than the own.
+    """
+    if nearest_of_several(search.model):
+        return PULLED_TO, ranked_prototypes(search, rows, points)
+    return AIMED, ranked_classes(search, rows, points)
+
+
+def nearest_of_several(model: Adapter) -> bool:
+    """Whether the nearest prototype decides, and a class has several."""
+    return model.reads_distances and model.prototypes_per_class > 1
 
 
 def ranked_prototypes(search: Search, rows: Tensor, points: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.ranges import require_parameters
-from robusteval.attacks.search import AIMED, MARGIN, Objective, Search, Slopes, ranked_classes
+from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, aims
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
@@ -23,7 +23,7 @@ _FIRST_RATE, _LAST_RATE = 0.2, 0.002  # by which a ball shrinks or grows
 _FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
 _BEYOND = 1.02  # the first ball, in units of a linear model's distance to the boundary
 _TINY = torch.finfo(torch.float32).tiny
-_CLASSES = 4  # that each sample is driven towards by turns
+_AIMS = 4  # classes, or prototypes, that each sample is driven towards by turns
 
 
 def smallest(
@@ -71,13 +71,13 @@ class Shrinking:
         self.rows = torch.arange(len(images), device=images.device)
 
     def run(self, steps: int) -> Tensor:
-        """The best images: half of the steps for the closest class, then several by turns."""
+        """The best images: half of the steps for whatever is closest, then aims by turns."""
         self.search.beware()
         self.round(MARGIN, steps // 2, None)
-        ranked = ranked_classes(self.search, self.rows, self.images)
-        places = min(ranked.shape[1], _CLASSES)
+        objective, targets = aims(self.search, self.rows, self.images)
+        places = min(targets.shape[1], _AIMS)
         for place in range(places):
-            self.round(AIMED, steps // (2 * places), ranked[:, place])
+            self.round(objective, steps // (2 * places), targets[:, place])
         return self.best
 
     def round(self, objective: Objective, steps: int, targets: Tensor | None) -> None:

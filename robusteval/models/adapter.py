@@ -43,6 +43,11 @@ class Adapter(nn.Module):
         """Whether classes are read from distances to prototypes, and from nothing else."""
         return False
 
+    @property
+    def prototypes_per_class(self) -> int:
+        """M of the deepest layer that carries prototypes; 1 where nothing is known of them."""
+        return 1
+
     def class_distances(self) -> Tensor | None:
         """How far apart classes are in feature space (K, K), zero to themselves; None if unknown.
 
@@ -80,6 +85,10 @@ class PrototypeAdapter(Adapter):
     @property
     def reads_distances(self) -> bool:
         return self.module.head.reading == "nearest_prototype"
+
+    @property
+    def prototypes_per_class(self) -> int:
+        return self.module.prototypes[self.layers[-1]].shape[1] if self.layers else 1
 
     def class_distances(self) -> Tensor | None:
         if self.module.classifier is not None:
