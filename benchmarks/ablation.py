@@ -6,8 +6,9 @@
 For each model, the whole cascade, then the cascade without one part or with another in its place,
 all with the same budget and the same images: how many samples each leaves, how many of these the
 whole cascade breaks (what the part is worth), and how many it breaks that the whole doesn't (what
-chance is worth).  A row is written as soon as it is known.  Images come from the validation part
-of the training data: the test split is for reporting, not for choosing.
+chance is worth).  A row is written as soon as it is known; a model that is in the file whole, by
+the same attacks, is not done again.  Images come from the validation part of the training data:
+the test split is for reporting, not for choosing.
 """
 
 import argparse
@@ -270,6 +271,11 @@ class Result:
     passes: float
     code: str
 
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """What results of one table's column share."""
+        return self.model, self.weights, self.norm, self.budget
+
 
 @dataclass(frozen=True)
 class Left:
@@ -334,15 +340,21 @@ def measured(
 
 
 def table(results: list[Result]) -> Iterator[str]:
-    """Variants by models: how many are left, of these broken by the whole, and the reverse."""
-    by_model: dict[str, dict[str, Result]] = {}
+    """Variants by models: how many are left, of these broken by the whole, and the reverse.
+
+    A dash where a variant has not been run.
+    """
+    columns: dict[tuple[str, str, str, int], dict[str, Result]] = {}
     for result in results:
-        by_model.setdefault(result.model, {})[result.variant] = result
-    heads = [f"`{model}`, {told[WHOLE].correct}" for model, told in by_model.items()]
+        columns.setdefault(result.place, {})[result.variant] = result
+    heads = []
+    for told in columns.values():
+        one = next(iter(told.values()))
+        heads.append(f"`{one.model}`{' in L2' if one.norm == 'L2' else ''}, {one.correct}")
     yield f"| variant | {' | '.join(heads)} |"
     yield f"|---|{'---:|' * len(heads)}"
     for variant in VARIANTS:
-        cells = [_cell(told[variant]) for told in by_model.values()]
+        cells = [_cell(told[variant]) if variant in told else "–" for told in columns.values()]
         yield f"| {variant} | {' | '.join(cells)} |"
 
 
@@ -360,8 +372,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("ablation.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results: list[Result] = []
+    results = [r for r in stored.read(arguments.out, Result) if r.code == attacks_digest()]
+    done = {r.place for r in results if r.variant == [*VARIANTS][-1]}
     for name in zoo.models_called(arguments.model):
+        place = (name, weights_of(find_entry(name)), arguments.norm, arguments.budget)
+        if place in done:
+            continue
+        results = [r for r in results if r.place != place]
         for result in measured(
             name, arguments.norm, arguments.samples, arguments.budget, arguments.data_dir
         ):

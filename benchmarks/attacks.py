@@ -234,12 +234,14 @@ def show(results: list[Result]) -> bool:
 
 
 def contest(results: list[Result]) -> Iterator[str]:
-    """A table, one row for each model: accuracies, our share of AutoAttack's passes and seconds,
-    samples left after fewer and more passes, and by the others, with how many times our passes."""
+    """A table, one row for each model: accuracies, our passes a sample and seconds, with their
+    share of AutoAttack's, samples left after fewer and more passes, and by the others, with how
+    many times our passes."""
     others = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
     budgets = ", ".join(f"{b:,}" for b in BUDGETS)
     yield (
-        f"| model | AutoAttack | `adaptive` | passes | seconds | left at a budget of {budgets} | "
+        f"| model | AutoAttack | `adaptive` | passes a sample | seconds | left at a budget of "
+        f"{budgets} | "
         f"{' | '.join(others.values())} |"
     )
     yield f"|---|---:|---:|---:|---:|---:|{'---:|' * len(others)}"
@@ -253,8 +255,8 @@ def contest(results: list[Result]) -> Iterator[str]:
             f"`{ours.model}`",
             share_of(theirs),
             share_of(ours),
-            f"1/{passes:.3g}",
-            f"1/{seconds:.3g}",
+            f"{ours.forward_equivalents:,.0f}, 1/{passes:.3g}",
+            f"{ours.seconds:.3g}, 1/{seconds:.3g}",
             ", ".join(str(r.robust) if r else "–" for r in curve),
             *left,
         ]

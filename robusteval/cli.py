@@ -106,7 +106,9 @@ def run(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Transfer adversarials of these models, too: --source ce_cifar10."),
+        typer.Option(
+            help="Transfer adversarials of these models, too: --source ce_cifar10 'drp_*'."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
@@ -146,7 +148,7 @@ def run(
         seed=seed,
         eps=tuple(split_list(eps)),
         only=tuple(split_list(only)),
-        sources=tuple(split_list(source)),
+        sources=() if source is None else tuple(zoo.models_called(split_list(source))),
         batch_size=batch_size,
         device=device,
         workers=workers,

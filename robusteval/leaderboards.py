@@ -7,6 +7,8 @@ from robusteval import api
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import NEEDS_PROTOTYPES
 from robusteval.data.datasets import load_dataset
+from robusteval.data.known import DATASETS
+from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, UnknownNameError
 from robusteval.evaluation.findings import STEADY, UNCHANGED
 from robusteval.evaluation.outcomes import load_result
@@ -23,7 +25,8 @@ from robusteval.storage import LEADERBOARDS, require_writable
 from robusteval.types import ThreatModel
 
 REQUIRED = "full"  # the suite whose attacks a published run must have made
-FEWEST = 500  # samples of a published run, or the whole split where that is smaller
+# Samples of a published run, or the whole split where that is smaller.
+FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
 
 
 def add(
@@ -41,6 +44,9 @@ def add(
     verify, is of a model that is randomised or carries state, lacks attacks of the suite ``full``
     or samples, or is of another model than the registry's of that name.
     """
+    if folder.exists():  # told before runs are verified, which takes long
+        require_writable(folder, "choose another with --folder")
+    data_root(data_dir)
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
     boards: dict[str, list[Row]] = {}
     for row in new:
@@ -97,11 +103,17 @@ def _require_enough(run: Path, spec: RunSpec, data_dir: Path | None) -> None:
             f"{run} lacks {', '.join(missing)} as the suite {REQUIRED} has them: a leaderboard "
             f"takes runs with all of its attacks; run it with --suite {REQUIRED}"
         )
-    if spec.samples < FEWEST and spec.samples < len(load_dataset(spec.dataset, "test", data_dir)):
+    least = fewest(spec.dataset)
+    if spec.samples < least and spec.samples < len(load_dataset(spec.dataset, "test", data_dir)):
         raise EvidenceError(
-            f"{run} has {spec.samples} samples: a leaderboard takes {FEWEST} or more, or the whole "
+            f"{run} has {spec.samples} samples: a leaderboard takes {least} or more, or the whole "
             "test split"
         )
+
+
+def fewest(dataset: str) -> int:
+    """Samples that a leaderboard of that data set asks for."""
+    return FEWEST_GREY if DATASETS.get(dataset).shape.channels == 1 else FEWEST
 
 
 def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
@@ -122,14 +134,15 @@ def check(folder: Path) -> list[Check]:
     """
     if not folder.exists() and folder == LEADERBOARDS:
         folder = packaged() or folder
-    paths = sorted(folder.glob("*.csv"))
+    paths = sorted(path for path in folder.glob("*.csv") if path.is_file())
     if not paths:
         raise EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
     entries = {e.name: e for e in all_entries() if isinstance(e, Entry)}
     checks = []
     for path in paths:
         rows = board.read_board(path)
-        wrong = [*board.problems(path.name, rows, entries), *_too_little(rows, entries)]
+        wrong = [] if rows else ["it holds no row: restore it, or remove it"]
+        wrong += [*board.problems(path.name, rows, entries), *_too_little(rows, entries)]
         checks.append(Check(path.name, not wrong, "; ".join(wrong) or _told(rows)))
     return checks
 
@@ -147,8 +160,9 @@ def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]
         entry = entries.get(row["model"])
         if entry is None or not row["samples"].isdecimal():
             continue  # told already
-        whole_split = entry.trained.clean_total if entry.trained else FEWEST
-        if int(row["samples"]) < min(FEWEST, whole_split):
+        least = fewest(entry.dataset)
+        whole_split = entry.trained.clean_total if entry.trained else least
+        if int(row["samples"]) < min(least, whole_split):
             yield f"{row['model']}: {row['samples']} samples are too few"
         missing = [n for n in _due(suite, row["norm"], entry) if not row.get(ATTACK + n)]
         if missing:

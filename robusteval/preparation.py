@@ -100,10 +100,7 @@ def prepare(
 ) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     check_options(options)
-    chosen = read_suite(suite)
-    if options.only:
-        chosen = chosen.only(list(options.only))
-    chosen = chosen.with_sources(list(options.sources))
+    chosen = _chosen(read_suite(suite), options)
     entry = find_entry(model) if isinstance(model, str) else None
     set_name = dataset or (entry.dataset if entry else None)
     if set_name is None:
@@ -129,7 +126,7 @@ def prepare(
         threads=options.threads or _threads(options.workers),
         keep=options.keep,
         transfer_source=_transfer_source(chosen, set_name, entry),
-        sources=_sources(chosen, data),
+        sources=_sources(chosen, data, entry),
     )
     plan = make_plan(chosen, spec, bool(adapter.layers))
     begun = _as_begun(spec, options)
@@ -171,13 +168,27 @@ def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:
     return data.balanced_subset(options.samples)
 
 
+def _chosen(suite: Suite, options: Options) -> Suite:
+    """The suite with its sources, and what the user wants of it.
+
+    Transfers that were asked for run beside the attacks that ``only`` names, unless it names some
+    of them.
+    """
+    chosen = suite.with_sources(list(options.sources))
+    if not options.only:
+        return chosen
+    wanted = list(options.only)
+    added = [a.name for a in chosen.attacks if a not in suite.attacks]
+    return chosen.only(wanted if set(added) & set(wanted) else wanted + added)
+
+
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
     if not suite.detection.detectors:
         return ()
     return tuple(outlier_names(data, suite.detection.natural, options.data_dir))
 
 
-def _sources(suite: Suite, data: Dataset) -> dict[str, str]:
+def _sources(suite: Suite, data: Dataset, attacked: Entry | None) -> dict[str, str]:
     """Digests of the models that adversarials come from.  Raises AttackError for unfit ones."""
     digests = {}
     for name in suite.sources:
@@ -190,6 +201,8 @@ def _sources(suite: Suite, data: Dataset) -> dict[str, str]:
             )
         if source.weights is None or source.backbone is None:
             raise AttackError(f"{name} can't be a source: choose a trained model without a factory")
+        if attacked is not None and source.weights == attacked.weights:
+            raise AttackError(f"{name} is the model itself: choose another one as a source")
         digests[name] = source.digest
     return digests
 

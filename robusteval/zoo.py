@@ -35,8 +35,10 @@ def models_called(models: Sequence[str]) -> list[str]:
     """Names and paths as they are; "all" and patterns such as ``*_cifar10`` as the models of the
     registry that have weights, and those whose entry can't be read.  Each once, in order.
 
-    Raises UnknownNameError for a pattern that fits no model, or where none is trained.
+    Raises UnknownNameError for no name, a pattern that fits no model, or where none is trained.
     """
+    if not models:
+        raise UnknownNameError("no model is named: see `robusteval list models`")
     found: list[str] = []
     for model in models:
         pattern = "*" if model == "all" else model

@@ -285,8 +285,8 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     ]
     _, _, row = attacks.contest(results)
     assert row == (
-        "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | 1/30 | "
-        "1/60 | –, –, –, 50, 49 | 52 at 18× | – | – |"
+        "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | "
+        "100, 1/30 | 1, 1/60 | –, –, –, 50, 49 | 52 at 18× | – | – |"
     )
 
 

@@ -17,7 +17,8 @@ from robusteval.report.files import read_report
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.test_api_cli import cli, refused
 
-NAMES = {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
+NAME = "digits_Linf_0.15.csv"
+NAMES = {NAME, "digits_L2_0.6.csv"}
 
 
 def run_of(model: str, out: Path, **changed: object) -> Path:
@@ -33,7 +34,7 @@ def _quick_is_enough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     suite.write_text(plain_suite("quick"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leaderboards, "REQUIRED", str(suite))
-        patch.setattr(leaderboards, "FEWEST", 30)
+        patch.setattr(leaderboards, "FEWEST_GREY", 30)
         yield
 
 
@@ -174,6 +175,26 @@ def test_checking(folder: Path) -> None:
     assert result.exit_code == 0
     assert all(name in result.stdout for name in NAMES)
     assert "other attacks" not in result.stdout
+
+
+def test_a_board_without_rows_does_not_hold(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(EvidenceError, match="no leaderboards in"):
+        leaderboards.check(tmp_path)
+    head, *_ = (folder / NAME).read_text().splitlines()
+    (tmp_path / NAME).write_text(head + "\n")
+    (check,) = leaderboards.check(tmp_path)
+    assert not check.held
+    assert "holds no row" in check.told
+
+
+def test_findings_stand_beside_the_numbers() -> None:
+    def finding(check: str, verdict: str) -> dict[str, str]:
+        return {"check": check, "verdict": verdict}
+
+    found = [finding("b", "suspicious"), finding("a", "ok"), finding("c", "broken")]
+    assert rows.doubts([*found, finding("d", "suspicious")]) == "broken: c; suspicious: b, d"
+    assert rows.doubts([finding("a", "ok")]) == ""
 
 
 def test_checking_tells_of_rows_by_earlier_attacks(

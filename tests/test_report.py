@@ -15,7 +15,7 @@ from robusteval.errors import OutputError
 from robusteval.report.figures import difference, picture
 from robusteval.report.files import prepare_folder, write_report
 from robusteval.report.page import render_html, render_markdown
-from robusteval.report.rows import ATTACK, BACKING, FOUND
+from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
 from robusteval.report.summary import SCHEMA
 
 
@@ -69,7 +69,10 @@ def test_the_row_fits_the_leaderboard(report: api.Report) -> None:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [r["norm"] for r in rows] == ["Linf", "L2"]
     attacks = {f"{ATTACK}{a['name']}" for a in report.content["attacks"]}
-    assert set(rows[0]) == {*FOUND, *attacks, *BACKING}
+    assert set(rows[0]) == {*FOUND, *attacks, DOUBTS, *BACKING}
+    told = {(f["verdict"], f["check"]) for f in report.content["findings"] if f["verdict"] != "ok"}
+    assert (rows[0][DOUBTS] != "") == bool(told)
+    assert all(verdict in rows[0][DOUBTS] and check in rows[0][DOUBTS] for verdict, check in told)
     worst = report.content["worst_case"][0]["robust_accuracy"]
     assert float(rows[0]["worst_case"]) == pytest.approx(100 * worst["value"], abs=0.01)
     assert rows[0]["status"] == "complete"

@@ -84,6 +84,15 @@ def test_sources_of_a_run_stand_in_its_spec_and_may_not_change(tmp_path: Path) -
         rebuild(changed, Access("pcl_at_digits"))
 
 
+def test_a_transfer_can_run_alone_and_sources_may_be_patterns(tmp_path: Path) -> None:
+    asked = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
+    sources = ("--source", "ce_digit?", "dce_digits", "--only", "transfer_ce_digits")
+    done = cli(*asked, *sources, "--out", str(tmp_path))
+    assert done.exit_code == 0
+    assert "Transfer from ce_digits" in done.stdout
+    assert "dce_digits" not in done.stdout
+
+
 def test_bad_sources_are_refused(tmp_path: Path) -> None:
     refused(
         cli("run", "--model", "pcl_digits", "--source", "ce_mnist"),
@@ -92,6 +101,14 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
     refused(
         cli("run", "--model", "pcl_digits", "--source", "ce_digit"),
         "unknown model 'ce_digit': did you mean ce_digits",
+    )
+    refused(
+        cli("run", "--model", "pcl_digits", "--source", "pcl_digits"),
+        "pcl_digits is the model itself: choose another one as a source",
+    )
+    refused(cli("run", "--model", "pcl_digits", "--source", ""), "no model is named")
+    refused(
+        cli("run", "--model", "pcl_digits", "--source", "*_nowhere"), "no model fits '*_nowhere'"
     )
     twice = ("ce_digits", str(find_entry("ce_digits").path))
     refused(

@@ -40,6 +40,7 @@ BACKING = (
     "weights_sha256",
     "evidence_sha256",
 )
+DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
 # A spreadsheet takes a cell that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -74,6 +75,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "claimed": f"{claim['accuracy']:g}" if claim else "",
         "claimed_by": claimed_by(claim),
         **{f"{ATTACK}{a['name']}": percent(a["robust_accuracy"]["value"]) for a in here},
+        DOUBTS: doubts(report["findings"]),
         "suite": report["suite"]["name"],
         "seed": str(report["seed"]),
         "run": report["run"],
@@ -83,6 +85,15 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "evidence_sha256": report["evidence"]["digest"],
     }
     return {name: as_cell(value) for name, value in row.items()}
+
+
+def doubts(findings: Sequence[dict[str, Any]]) -> str:
+    """Such as "suspicious: same outputs, late success"; the broken ones first."""
+    parts = []
+    for verdict in ("broken", "suspicious"):
+        if names := [found["check"] for found in findings if found["verdict"] == verdict]:
+            parts.append(f"{verdict}: {', '.join(names)}")
+    return "; ".join(parts)
 
 
 def as_cell(value: str) -> str:
@@ -99,7 +110,7 @@ def as_csv(rows: Sequence[Row], first: Sequence[str] = ()) -> str:
     """Rows under one header, ``first`` before the other columns; attacks that not all have are
     left empty."""
     attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
-    columns = [*first, *FOUND, *attacks, *BACKING]
+    columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
