@@ -79,6 +79,8 @@ def found(folder: Path = ROOT / "leaderboards") -> Iterator[str]:
         rows = board.read_board(path)
         yield from _in_words(path, rows) if len(rows) > LONG else _in_rows(path, rows)
         yield ""
+        yield _beside_autoattack(rows)
+        yield ""
 
 
 def _in_words(path: Path, rows: list[Row]) -> Iterator[str]:
@@ -89,6 +91,17 @@ def _in_words(path: Path, rows: list[Row]) -> Iterator[str]:
     yield (
         f"`{path.name}`, {_counts(rows)} samples: {len(rows)} models, worst cases from {told[0]} "
         f"down to {told[1]}."
+    )
+
+
+def _beside_autoattack(rows: list[Row]) -> str:
+    """On how many models ``adaptive`` leaves fewer, as many and more."""
+    gaps = {r["model"]: float(r["attack_adaptive"]) - float(r["attack_autoattack"]) for r in rows}
+    fewer, more = sum(gap < 0 for gap in gaps.values()), [m for m in gaps if gaps[m] > 0]
+    named = f" ({', '.join(f'`{model}`' for model in more)})" if more else ""
+    return (
+        f"`adaptive` leaves fewer samples than AutoAttack on {fewer} of them, as many on "
+        f"{len(rows) - fewer - len(more)}, more on {len(more)}{named}."
     )
 
 

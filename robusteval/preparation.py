@@ -174,12 +174,14 @@ def _chosen(suite: Suite, options: Options) -> Suite:
     Transfers that were asked for run beside the attacks that ``only`` names, unless it names some
     of them.
     """
-    chosen = suite.with_sources(list(options.sources))
-    if not options.only:
-        return chosen
-    wanted = list(options.only)
-    added = [a.name for a in chosen.attacks if a not in suite.attacks]
-    return chosen.only(wanted if set(added) & set(wanted) else wanted + added)
+    wanted, sources = list(options.only), list(options.sources)
+    whole = suite.with_sources(sources)
+    if not wanted:
+        return whole
+    transfers = {a.name for a in whole.attacks} - {a.name for a in suite.attacks}
+    if transfers & set(wanted):
+        return whole.only(wanted)
+    return suite.only(wanted).with_sources(sources)
 
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
