@@ -68,6 +68,9 @@ __all__ = [
 ]
 
 
+REPORT_FILES = "report files"  # the check that looks at them
+
+
 @dataclass(frozen=True)
 class Report:
     """A run's report: its content as plain data, and the folder its files are in."""
@@ -233,11 +236,11 @@ def _report_holds(store: Store, result: RunResult, record: dict[str, Any]) -> Ch
         differ = [key for key in _NUMBERS if stored.get(key) != content[key]]
         by = f"made by robusteval {made_by}, this is {__version__}: numbers compared, pages not"
         told = f"{', '.join(differ)} other than the evidence gives; {by}" if differ else by
-        return Check("report files", not differ, told)
+        return Check(REPORT_FILES, not differ, told)
     files = report_files(content, read_examples(store, result))
     altered = altered_files(store.folder, files)
     told = f"other than the evidence gives: {', '.join(altered)}" if altered else ", ".join(files)
-    return Check("report files", not altered, told)
+    return Check(REPORT_FILES, not altered, told)
 
 
 def _entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:

@@ -70,7 +70,9 @@ def _rows(
     _require_enough(run, spec, data_dir)
     checks = api.verify(run, None, data_dir, allow_code, again, device)
     if failed := [check.name for check in checks if not check.held]:
-        raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): run it anew")
+        only_report = failed == [api.REPORT_FILES]
+        mend = f"write it anew with `robusteval report {run}`" if only_report else "run it anew"
+        raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): {mend}")
     verdicts = {finding["check"]: finding["verdict"] for finding in report["findings"]}
     if broken := [name for name in (STEADY, UNCHANGED) if verdicts[name] == "broken"]:
         raise EvidenceError(

@@ -158,7 +158,7 @@ def test_what_does_not_verify_is_refused(runs: list[Path], tmp_path: Path) -> No
     shutil.copytree(runs[0], run)
     (run / "report.md").write_text("All is well.")
     result = cli("leaderboard", "add", str(runs[1]), str(run), "--folder", str(tmp_path / "b"))
-    refused(result, "does not verify", "report files")
+    refused(result, "does not verify", "report files", "write it anew with `robusteval report")
     assert not (tmp_path / "b").exists()
 
 
