@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.registry import AttackCall
-from robusteval.evaluation.images import Rounding, Stored, decode, encode
+from robusteval.evaluation.images import Stored, decode, encode, encode_within
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, in_threat, judge, predict, require_finite
 from robusteval.hardware import is_out_of_memory
@@ -17,6 +18,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 Seeds = Callable[[int], int]  # restart → seed
+Encoding = Callable[[Tensor, Tensor], Stored]  # of images, with the clean ones
+_DITHERED = 8  # tries with dither for a success that storing would undo
 
 
 @dataclass(frozen=True)
@@ -92,29 +95,32 @@ def settle(
 ) -> tuple[Stored, Judged, int]:
     """The stored form of attacked images, judged.
 
-    Rounded towards the clean image; where that undoes a success, to the nearest; and then, unless
-    the attack is ``bound`` to a threat model's ball, away from the clean image.  Also tells how
-    many successes none of these kept.
+    Rounded towards the clean image; where that undoes a success, to the nearest levels (in the
+    ball, and several times with dither, if the attack is ``bound`` to one), and else away from the
+    clean image.  Also tells how many successes none of these kept.
     """
 
-    def rounded(rows: Tensor, rounding: Rounding) -> tuple[Stored, Judged]:
+    def inspected(rows: Tensor, encoded: Encoding) -> tuple[Stored, Judged]:
         clean, labels = chunk.images[rows], chunk.labels[rows]
-        stored = encode(images[rows], clean, rounding)
+        stored = encoded(images[rows], clean)
         counted = decode(stored).to(images.device)
         return stored, judge(model, counted, clean, labels, threat, bound)
 
     everything = torch.arange(len(images), device=images.device)
-    stored, judged = rounded(everything, "inward")
+    stored, judged = inspected(everything, partial(encode, rounding="inward"))
     undone = everything[~judged.fooled.to(images.device)]
     if len(undone):
         logits = predict(model, images[undone])
         require_finite(logits)
         undone = undone[logits.argmax(1) != chunk.labels[undone]]
-    others: tuple[Rounding, ...] = ("nearest",) if bound else ("nearest", "outward")
-    for rounding in others:
+    others: list[Encoding] = [partial(encode, rounding=r) for r in ("nearest", "outward")]
+    if bound:
+        seeds = [None, *range(_DITHERED)]
+        others = [partial(encode_within, threat=threat, dither=seed) for seed in seeds]
+    for encoding in others:
         if len(undone) == 0:
             break
-        other, again = rounded(undone, rounding)
+        other, again = inspected(undone, encoding)
         saved = again.fooled
         places = undone.cpu()[saved]
         stored[places.numpy()] = other[saved.numpy()]
