@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import ablation, attacks, stored
+from benchmarks import attacks, stored
 from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
@@ -169,11 +169,6 @@ def contest() -> Iterator[str]:
     yield from attacks.contest(current)
 
 
-def parts() -> Iterator[str]:
-    """What each part of ``adaptive`` is worth."""
-    yield from ablation.table(stored.read(RESULTS / "ablation.csv", ablation.Result))
-
-
 def claimed(path: Path = RESULTS / "quick.csv") -> Iterator[str]:
     """What papers claim in L∞, beside what the suite ``quick`` leaves: at most that is true."""
     rows = [r for r in read_rows(path) if r["norm"] == "Linf" and r["claimed"]]
@@ -219,7 +214,7 @@ TABLES = {
         "found": found,
         "contest": contest,
     },
-    "CONTRIBUTING.md": {"trainings": trainings, "ablation": parts},
+    "CONTRIBUTING.md": {"trainings": trainings},
 }
 
 
