@@ -96,7 +96,8 @@ def _in_words(path: Path, rows: list[Row]) -> Iterator[str]:
 
 def _beside_autoattack(rows: list[Row]) -> str:
     """On how many models ``adaptive`` leaves fewer, as many and more."""
-    gaps = {r["model"]: float(r["attack_adaptive"]) - float(r["attack_autoattack"]) for r in rows}
+    ours, theirs = f"{ATTACK}adaptive", f"{ATTACK}autoattack"
+    gaps = {row["model"]: float(row[ours]) - float(row[theirs]) for row in rows}
     fewer, more = sum(gap < 0 for gap in gaps.values()), [m for m in gaps if gaps[m] > 0]
     named = f" ({', '.join(f'`{model}`' for model in more)})" if more else ""
     return (

@@ -185,20 +185,25 @@ def test_the_documents_tables_say_what_entries_and_leaderboards_say(
 
 
 def test_a_leaderboard_is_told_in_rows_and_a_long_one_in_words(tmp_path: Path) -> None:
-    columns = [*RANK, *rows.FOUND, "attack_autoattack", *rows.BACKING]
+    columns = [*RANK, *rows.FOUND, "attack_adaptive", "attack_autoattack", *rows.BACKING]
     firm = dict.fromkeys(columns, "") | {"model": "a", "clean": "90.00", "worst_case": "40.00"}
     firm |= {"worst_case_low": "35.80", "worst_case_high": "44.36", "samples": "500"}
     firm |= {"claimed": "51.3", "claimed_by": "pgd20", "attack_autoattack": "40.20"}
-    broken = {**firm, "model": "b", "worst_case": "0.00", "claimed": ""}
+    firm |= {"attack_adaptive": "40.00"}
+    broken = {**firm, "model": "b", "worst_case": "0.00", "claimed": "", "attack_adaptive": "41.00"}
     (tmp_path / "x.csv").write_text(rows.as_csv([firm, broken], RANK))
     told = list(tables.found(tmp_path))
     assert told[0] == "`x.csv`, 500 samples:"
     assert told[4] == (
-        "| `a` |  | 90.00 % | 51.3 % (pgd20) | 40.20 % | – | **40.00 %** [35.80, 44.36] |"
+        "| `a` |  | 90.00 % | 51.3 % (pgd20) | 40.20 % | 40.00 % | **40.00 %** [35.80, 44.36] |"
     )
     assert "| – |" in told[5]
+    assert told[7] == (
+        "`adaptive` leaves fewer samples than AutoAttack on 1 of them, as many on 0, more on 1 "
+        "(`b`)."
+    )
     (tmp_path / "x.csv").write_text(rows.as_csv([firm] * 20 + [broken], RANK))
-    line, _ = tables.found(tmp_path)
+    line, *_ = tables.found(tmp_path)
     assert line == (
         "`x.csv`, 500 samples: 21 models, worst cases from 40.00 % [35.80, 44.36] (`a`) down to "
         "0.00 % [35.80, 44.36] (`b`)."

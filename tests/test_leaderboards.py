@@ -101,7 +101,7 @@ def test_fewer_samples_do_not_replace_more(folder: Path, tmp_path: Path) -> None
 
 
 def test_further_attacks_get_their_own_columns(folder: Path, tmp_path: Path) -> None:
-    run = run_of("drp_digits", tmp_path / "one", only=None, sources=("ce_digits",))
+    run = run_of("drp_digits", tmp_path / "one", sources=("ce_digits",))
     leaderboards.add([run], folder)
     rows = {r["model"]: r for r in rows_in(folder / "digits_Linf_0.15.csv")}
     assert rows["drp_digits"]["attack_transfer_ce_digits"] != ""

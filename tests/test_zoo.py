@@ -12,7 +12,7 @@ from robusteval import api, zoo
 from robusteval.cli import parse_models
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import Entry, all_entries, built_in_folder
-from robusteval.report.rows import ATTACK, BACKING, FOUND
+from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
 from tests.test_api_cli import cli
 
 QUICK = ("--suite", "quick", "--only", "fgsm", "--samples", "20")
@@ -29,7 +29,7 @@ def test_several_models_make_one_table() -> None:
     path = Path(result.stdout.strip().splitlines()[-1])
     rows = rows_of(path)
     assert path == Path("runs/quick.csv")
-    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", *BACKING]
+    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", DOUBTS, *BACKING]
     assert [(r["model"], r["norm"], r["eps"]) for r in rows] == [
         ("ce_digits", "Linf", "0.1"),
         ("pcl_digits", "Linf", "0.1"),
