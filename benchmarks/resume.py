@@ -27,8 +27,11 @@ def command(arguments: argparse.Namespace, out: Path) -> list[str]:
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    """A report but for what a clock or a calendar told."""
+    made = {k: v for k, v in report["provenance"].items() if k != "date"}
     attacks = [{k: v for k, v in a.items() if k != "seconds"} for a in report["attacks"]]
-    return {**{k: v for k, v in report.items() if k != "seconds"}, "attacks": attacks}
+    kept = {k: v for k, v in report.items() if k != "seconds"}
+    return {**kept, "attacks": attacks, "provenance": made}
 
 
 def report_of(out: Path) -> dict[str, Any]:

@@ -364,15 +364,20 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "told_by"), [("Linf", "random search found"), ("L2", "gradient-free queries broke")]
+    ("norm", "told_by", "stage"),
+    [
+        ("Linf", "random search found", "more search"),
+        ("L2", "gradient-free queries broke", "AutoAttack"),
+    ],
 )
-def test_gradients_that_lie_are_told(norm: Norm, told_by: str) -> None:
+def test_gradients_that_lie_are_told(norm: Norm, told_by: str, stage: str) -> None:
     """Gradients that point the wrong way are neither zero nor shattered."""
     known = linear(norm, 3)
     model = Function(lambda x: known.model(Misleading.apply(x)))
     threat = threat_of(norm, (2 if norm == "Linf" else 6) * float(known.smallest.max()))
     result = adaptive_told(model, known.images, known.labels, threat)
     assert any(told_by in warning for warning in result.warnings)
+    assert any(note.startswith(f"{stage} broke") for note in result.notes)
     assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
 
 

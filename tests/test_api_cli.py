@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import robusteval
+from benchmarks.resume import without_times
 from robusteval import api, terminal
 from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
@@ -66,14 +66,6 @@ def test_the_same_spec_gives_the_same_report() -> None:
         path = Path(cli(*arguments, "--out", out).stdout.strip().splitlines()[-1])
         contents.append(json.loads((path.parent / "report.json").read_text()))
     assert without_times(contents[0]) == without_times(contents[1])
-
-
-def without_times(report: dict[str, Any]) -> dict[str, Any]:
-    """A report but for what a clock or a calendar told."""
-    made = {k: v for k, v in report["provenance"].items() if k != "date"}
-    attacks = [{k: v for k, v in a.items() if k != "seconds"} for a in report["attacks"]]
-    kept = {k: v for k, v in report.items() if k != "seconds"}
-    return {**kept, "attacks": attacks, "provenance": made}
 
 
 def test_a_finished_run_prints_its_report_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

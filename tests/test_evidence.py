@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from benchmarks.overhead import plain_suite
+from benchmarks.resume import without_times
 from robusteval import api
 from robusteval.attacks import registry
 from robusteval.attacks.adaptive import adaptive
@@ -35,7 +36,7 @@ from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.known import linear, margins, threat_of
-from tests.test_api_cli import cli, refused, without_times
+from tests.test_api_cli import cli, refused
 from tests.test_evaluation import attack_spec, run_suite, suite_of
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))

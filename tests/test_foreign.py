@@ -21,7 +21,7 @@ from robusteval.evaluation.verify import state_digest
 from robusteval.models.acceleration import PLAIN, choose_forms, folded_if_same
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.heads import prototype_distances
-from robusteval.types import Norm, ThreatModel
+from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, threat_of
 from tests.test_api_cli import cli, refused
 
@@ -305,14 +305,12 @@ def test_images_outside_the_range_are_refused(attack: Callable[..., object]) -> 
 
 
 @pytest.mark.parametrize("module", ["torch.backends", "torch.backends.cuda.matmul"])
-def test_a_callers_new_precision_flags_are_left_alone(
-    module: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_callers_new_precision_flags_are_left_alone(module: str) -> None:
     """The older flags, which say the same, raise once these are set."""
     flags = torch.backends if module == "torch.backends" else torch.backends.cuda.matmul
     before = flags.fp32_precision
     known = linear("Linf", 3)
-    threat = ThreatModel("Linf", threat_of("Linf", 0.01).eps)
+    threat = threat_of("Linf", 0.01)
     try:
         flags.fp32_precision = "tf32"
         adaptive(known.model, known.images[:4], known.labels[:4], threat, passes_per_sample=10)
