@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
 SHOWN = "pcl_cifar10"  # in full at the head of the README
-LONG = 20  # rows; a longer leaderboard is told in words
 
 
 def models() -> Iterator[str]:
@@ -71,13 +70,16 @@ def trainings() -> Iterator[str]:
 
 
 def found(folder: Path = ROOT / "leaderboards") -> Iterator[str]:
-    """What was claimed and what is left, from every published leaderboard, firmest first."""
-    paths = sorted(folder.glob("*.csv"))
-    if not paths:
+    """What was claimed and what is left, from every published leaderboard, firmest first.
+
+    In rows where papers claim something, else in words.
+    """
+    boards = {path: board.read_board(path) for path in sorted(folder.glob("*.csv"))}
+    if not boards:
         yield "Nothing is published yet."
-    for path in paths:
-        rows = board.read_board(path)
-        yield from _in_words(path, rows) if len(rows) > LONG else _in_rows(path, rows)
+    claimed = {path for path, rows in boards.items() if any(row["claimed"] for row in rows)}
+    for path, rows in sorted(boards.items(), key=lambda one: one[0] not in claimed):
+        yield from _in_rows(path, rows) if path in claimed else _in_words(path, rows)
         yield ""
         yield _beside_autoattack(rows)
         yield ""

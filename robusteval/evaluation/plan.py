@@ -274,7 +274,8 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         "DeepFool": (steps, steps * classes),  # a gradient per class and round
         "Square": (_number(parameters, "n_queries", 0) + 1, 0),
         "gaussian_noise": (0, 0),
-        "adaptive": (budget // 3, budget // 3),  # its budget counts a backward pass as two
+        # A backward pass counts as two; random search takes none, nor do the queries on top.
+        "adaptive": (budget + 44, budget // 3),
         "smallest": (2 * steps + 8, steps),  # each success is looked at once more
         "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
