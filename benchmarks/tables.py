@@ -90,10 +90,11 @@ def _in_words(path: Path, rows: list[Row]) -> Iterator[str]:
     for row in (rows[0], rows[-1]):
         low, high = row["worst_case_low"], row["worst_case_high"]
         told.append(f"{row['worst_case']} % [{low}, {high}] (`{row['model']}`)")
-    yield (
-        f"`{path.name}`, {_counts(rows)} samples: {len(rows)} models, worst cases from {told[0]} "
-        f"down to {told[1]}."
-    )
+    head = f"`{path.name}`, {_counts(rows)} samples"
+    if len(rows) == 1:
+        yield f"{head}: one model, worst case {told[0]}."
+    else:
+        yield f"{head}: {len(rows)} models, worst cases from {told[0]} down to {told[1]}."
 
 
 def _beside_autoattack(rows: list[Row]) -> str:

@@ -184,5 +184,5 @@ def _told(rows: list[Row]) -> str:
     """How many models there are, and how many of them other code of ours attacked."""
     ours = f"attacks={attacks_digest()}"
     earlier = sum(ours not in row["versions"].split() for row in rows)
-    told = f"{len(rows)} models"
+    told = f"{len(rows)} model{'s' * (len(rows) > 1)}"
     return f"{told}, {earlier} of them by other attacks than this version's" if earlier else told

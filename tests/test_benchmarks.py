@@ -209,6 +209,9 @@ def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_
         "`w.csv`, 500 samples: 2 models, worst cases from 40.00 % [35.80, 44.36] (`a`) down to "
         "0.00 % [35.80, 44.36] (`b`)."
     ) in told
+    (tmp_path / "w.csv").write_text(rows.as_csv([{**firm, "claimed": ""}], RANK))
+    alone = "`w.csv`, 500 samples: one model, worst case 40.00 % [35.80, 44.36] (`a`)."
+    assert alone in list(tables.found(tmp_path))
 
 
 def test_claims_stand_beside_what_quick_leaves(tmp_path: Path) -> None:
