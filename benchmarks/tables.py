@@ -77,9 +77,9 @@ def found(folder: Path = ROOT / "leaderboards") -> Iterator[str]:
     boards = {path: board.read_board(path) for path in sorted(folder.glob("*.csv"))}
     if not boards:
         yield "Nothing is published yet."
-    claimed = {path for path, rows in boards.items() if any(row["claimed"] for row in rows)}
-    for path, rows in sorted(boards.items(), key=lambda one: one[0] not in claimed):
-        yield from _in_rows(path, rows) if path in claimed else _in_words(path, rows)
+    promised = {path for path, rows in boards.items() if any(row["claimed"] for row in rows)}
+    for path, rows in sorted(boards.items(), key=lambda one: one[0] not in promised):
+        yield from _in_rows(path, rows) if path in promised else _in_words(path, rows)
         yield ""
         yield _beside_autoattack(rows)
         yield ""
