@@ -232,6 +232,7 @@ class StripedStarts(Cascade):
         return striped_start(self.search.images[rows], self.threat, self.generator)
 
 
+Place = tuple[str, str, str, int, int]  # model, weights, norm, budget, samples
 WHOLE = "whole"
 VARIANTS: dict[str, type[Cascade]] = {
     WHOLE: Cascade,
@@ -256,7 +257,7 @@ VARIANTS: dict[str, type[Cascade]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """A variant on one model's ``correct`` initially correct validation images.
+    """A variant on the ``correct`` initially correct ones of a model's validation images.
 
     ``only_it``: how many it leaves that the whole breaks; ``only_whole``: the other way round.
     ``passes`` are per sample left, backward ones twice.  ``weights`` and ``code``: which training
@@ -267,6 +268,7 @@ class Result:
     weights: str
     norm: str
     budget: int
+    samples: int
     correct: int
     variant: str
     left: int
@@ -276,9 +278,9 @@ class Result:
     code: str
 
     @property
-    def place(self) -> tuple[str, str, str, int]:
+    def place(self) -> Place:
         """What results of one table's column share."""
-        return self.model, self.weights, self.norm, self.budget
+        return self.model, self.weights, self.norm, self.budget, self.samples
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,7 @@ def measured(
             weights=weights_of(find_entry(name)),
             norm=norm,
             budget=budget,
+            samples=samples,
             correct=len(data),
             variant=told,
             left=int(left.robust.sum()),
@@ -348,7 +351,7 @@ def table(results: list[Result]) -> Iterator[str]:
 
     A dash where a variant has not been run.
     """
-    columns: dict[tuple[str, str, str, int], dict[str, Result]] = {}
+    columns: dict[Place, dict[str, Result]] = {}
     for result in results:
         columns.setdefault(result.place, {})[result.variant] = result
     heads = []
@@ -379,7 +382,8 @@ def main() -> int:
     results = [r for r in stored.read(arguments.out, Result) if r.code == attacks_digest()]
     done = {r.place for r in results if r.variant == [*VARIANTS][-1]}
     for name in zoo.models_called(arguments.model):
-        place = (name, weights_of(find_entry(name)), arguments.norm, arguments.budget)
+        weights = weights_of(find_entry(name))
+        place = (name, weights, arguments.norm, arguments.budget, arguments.samples)
         if place in done:
             continue
         results = [r for r in results if r.place != place]

@@ -74,10 +74,10 @@ def main() -> int:
     uninterrupted = time.perf_counter() - started
     print(f"uninterrupted: {uninterrupted:.1f} s, {len(jobs_done(whole))} jobs")
 
-    kills, twice, spent = 0, 0, 0.0
+    kills, finished, twice, spent = 0, 0, 0, 0.0
     before: dict[str, int] = {}
     while kills < arguments.kills:
-        pause = rng.uniform(4, 4 + 0.75 * uninterrupted)
+        pause = rng.uniform(min(4, 0.5 * uninterrupted), 4 + 0.75 * uninterrupted)
         started = time.perf_counter()
         killed = kill_after(pause, arguments, broken)
         spent += time.perf_counter() - started
@@ -89,7 +89,8 @@ def main() -> int:
             if not same:
                 print("reports differ")
                 return 1
-            broken, before = work / f"broken{kills}", {}
+            finished += 1
+            broken, before = work / f"broken{finished}", {}
             continue
         kills += 1
         before = now

@@ -1,10 +1,13 @@
 """Results of benchmarks as CSV files: one row for each, a dataclass's fields as columns."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
+
+from robusteval.storage import replace_file
 
 Result = TypeVar("Result")  # a dataclass whose fields are strings and numbers
 
@@ -22,8 +25,9 @@ def read(path: Path, kind: type[Result]) -> list[Result]:
 
 
 def write(path: Path, results: Sequence[Any]) -> None:
-    """At least one result, all of one kind."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(results[0])])
-        writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
+    """At least one result, all of one kind; a kill leaves the old file or the new one."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(results[0])])
+    writer.writeheader()
+    writer.writerows(asdict(result) for result in results)
+    replace_file(path, text.getvalue().encode(), "name another file with --out")

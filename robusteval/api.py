@@ -14,8 +14,6 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 """
 
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,8 @@ from robusteval.evaluation.proof import Check, prove, require_same_model, whole
 from robusteval.evaluation.record import open_store, write_record
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict
+from robusteval.hardware import best_seconds
+from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry, all_entries, find_entry
 from robusteval.models.loading import load_model as load_entry
@@ -131,7 +131,8 @@ def evaluate(
     folder = options.out / prepared.spec.name
     store = Store(folder, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
-        require_same_model(prepared.context, store)
+        with precision(prepared.spec):
+            require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
         return Report(done, folder)
     is_new = not folder.exists()
@@ -141,8 +142,8 @@ def evaluate(
         settings = Settings(options.workers, options.progress)
         result = Run(prepared.context, store, record, settings).execute()
     except BaseException:
-        if is_new and store.is_empty():  # nothing was found: nothing stays behind
-            shutil.rmtree(folder, ignore_errors=True)
+        if is_new:  # where nothing was found, nothing stays behind
+            store.remove_if_empty()
         raise
     return _write(store, result)
 
@@ -254,9 +255,12 @@ def _entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check
 
 
 def _description_holds(context: Context, record: dict[str, Any]) -> Check:
-    """What a report tells of the model's outputs, the data's classes and the attacks."""
+    """What a report tells of the model's outputs, the data's classes, attacks and versions."""
     now = json.loads(json.dumps(context.described()))
     stored = {key: record.get(key) for key in now}
+    decided, told = context.spec.versions, record["provenance"]["versions"]
+    now["versions"] = decided
+    stored["versions"] = {name: told.get(name, decided[name]) for name in decided}
     return _same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")
 
 
@@ -302,12 +306,6 @@ def estimate(
 
 def _seconds_per_pass(model: Adapter, images: torch.Tensor) -> tuple[float, float]:
     """Seconds per image of a forward pass, and of a backward pass on top of it."""
-    predict(model, images, len(images))
-    started = time.perf_counter()
-    predict(model, images, len(images))
-    forward = time.perf_counter() - started
-    moved = images.clone().requires_grad_()
-    started = time.perf_counter()
-    torch.autograd.grad(model(moved).sum(), moved)
-    both = time.perf_counter() - started
+    forward = best_seconds(lambda: predict(model, images, len(images)), str(images.device))
+    both = seconds_per_gradient(model, images)
     return forward / len(images), max(both - forward, 0.0) / len(images)

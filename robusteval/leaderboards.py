@@ -6,7 +6,6 @@ from pathlib import Path
 from robusteval import api
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import NEEDS_PROTOTYPES
-from robusteval.data.datasets import load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, UnknownNameError
@@ -19,7 +18,7 @@ from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.models.entry import Entry, all_entries, find_entry
 from robusteval.report import board
 from robusteval.report.files import write_table
-from robusteval.report.rows import ATTACK, Row, rows_of
+from robusteval.report.rows import ATTACK, Row, broken, rows_of
 from robusteval.report.summary import summarise
 from robusteval.storage import LEADERBOARDS, require_writable
 from robusteval.types import ThreatModel
@@ -27,6 +26,7 @@ from robusteval.types import ThreatModel
 REQUIRED = "full"  # the suite whose attacks a published run must have made
 # Samples of a published run, or the whole split where that is smaller.
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
+_REFUSED = (STEADY, UNCHANGED)  # findings that no published row may have as broken
 
 
 def add(
@@ -48,6 +48,7 @@ def add(
         require_writable(folder, "choose another with --folder")
     data_root(data_dir)
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
+    _require_sound(new)
     boards: dict[str, list[Row]] = {}
     for row in new:
         name = board.file_name(row)
@@ -67,18 +68,34 @@ def _rows(
     report = summarise(load_result(run))
     if report["status"] != "complete" or not all(w["complete"] for w in report["worst_case"]):
         raise EvidenceError(f"{run} is incomplete: finish it with the command that began it")
-    _require_enough(run, spec, data_dir)
+    _require_enough(run, spec)
     checks = api.verify(run, None, data_dir, allow_code, again, device)
     if failed := [check.name for check in checks if not check.held]:
         only_report = failed == [api.REPORT_FILES]
         mend = f"write it anew with `robusteval report {run}`" if only_report else "run it anew"
         raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): {mend}")
     verdicts = {finding["check"]: finding["verdict"] for finding in report["findings"]}
-    if broken := [name for name in (STEADY, UNCHANGED) if verdicts[name] == "broken"]:
+    if refused := [name for name in _REFUSED if verdicts[name] == "broken"]:
         raise EvidenceError(
-            f"{run} has numbers that can't be trusted ({', '.join(broken)}): see its findings"
+            f"{run} has numbers that can't be trusted ({', '.join(refused)}): see its findings"
         )
     return rows_of(report)
+
+
+def _require_sound(rows: Sequence[Row]) -> None:
+    """Raises EvidenceError for a row that ``check`` would not let stand."""
+    entries = _entries()
+    for row in rows:
+        alone = [{**row, "rank": "1"}]
+        if wrong := [
+            *board.problems(board.file_name(row), alone, entries),
+            *_unfit(alone, entries),
+        ]:
+            raise EvidenceError(f"{row['model']} can't be published: {'; '.join(wrong)}")
+
+
+def _entries() -> dict[str, Entry]:
+    return {entry.name: entry for entry in all_entries() if isinstance(entry, Entry)}
 
 
 def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
@@ -91,13 +108,17 @@ def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
         raise EvidenceError(
             f"{run} is of {spec.model}, which is not in the registry: put its entry there"
         ) from None
+    if entry.dataset != spec.dataset:
+        raise EvidenceError(
+            f"{run} is on {spec.dataset}, {spec.model} belongs to {entry.dataset}: run it on that"
+        )
     if entry.digest != spec.model_digest:
         raise EvidenceError(
             f"{run} is of another {spec.model} than {entry.path}: run that one, or rename yours"
         )
 
 
-def _require_enough(run: Path, spec: RunSpec, data_dir: Path | None) -> None:
+def _require_enough(run: Path, spec: RunSpec) -> None:
     """Raises EvidenceError where rows would not be comparable."""
     missing = lacking(Suite(**spec.suite), spec.threat_models())
     if missing:
@@ -106,16 +127,17 @@ def _require_enough(run: Path, spec: RunSpec, data_dir: Path | None) -> None:
             f"takes runs with all of its attacks; run it with --suite {REQUIRED}"
         )
     least = fewest(spec.dataset)
-    if spec.samples < least and spec.samples < len(load_dataset(spec.dataset, "test", data_dir)):
+    if spec.samples < least:
         raise EvidenceError(
-            f"{run} has {spec.samples} samples: a leaderboard takes {least} or more, or the whole "
-            "test split"
+            f"{run} has {spec.samples} samples: a leaderboard of {spec.dataset} takes {least} or "
+            "more"
         )
 
 
 def fewest(dataset: str) -> int:
-    """Samples that a leaderboard of that data set asks for."""
-    return FEWEST_GREY if DATASETS.get(dataset).shape.channels == 1 else FEWEST
+    """Samples that a leaderboard of that data set asks for: no more than its test split has."""
+    info = DATASETS.get(dataset)
+    return min(FEWEST_GREY if info.shape.channels == 1 else FEWEST, info.test_samples)
 
 
 def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
@@ -139,12 +161,12 @@ def check(folder: Path) -> list[Check]:
     paths = sorted(path for path in folder.glob("*.csv") if path.is_file())
     if not paths:
         raise EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
-    entries = {e.name: e for e in all_entries() if isinstance(e, Entry)}
+    entries = _entries()
     checks = []
     for path in paths:
         rows = board.read_board(path)
         wrong = [] if rows else ["it holds no row: restore it, or remove it"]
-        wrong += [*board.problems(path.name, rows, entries), *_too_little(rows, entries)]
+        wrong += [*board.problems(path.name, rows, entries), *_unfit(rows, entries)]
         checks.append(Check(path.name, not wrong, "; ".join(wrong) or _told(rows)))
     return checks
 
@@ -155,16 +177,16 @@ def packaged() -> Path | None:
     return inside if inside.is_dir() else None
 
 
-def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
-    """Where a row has fewer samples than are asked for, or lacks an attack of the suite."""
+def _unfit(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
+    """Where ``add`` would not have taken a row: for its samples, its attacks or its findings."""
     suite = read_suite(REQUIRED)
     for row in rows:
+        if refused := [check for check in _REFUSED if check in broken(row)]:
+            yield f"{row['model']}: its numbers can't be trusted ({', '.join(refused)})"
         entry = entries.get(row["model"])
         if entry is None or not row["samples"].isdecimal():
             continue  # told already
-        least = fewest(entry.dataset)
-        whole_split = entry.trained.clean_total if entry.trained else least
-        if int(row["samples"]) < min(least, whole_split):
+        if int(row["samples"]) < fewest(entry.dataset):
             yield f"{row['model']}: {row['samples']} samples are too few"
         missing = [n for n in _due(suite, row["norm"], entry) if not row.get(ATTACK + n)]
         if missing:
@@ -173,10 +195,11 @@ def _too_little(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]
 
 def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
     """Names of the attacks that a row of that norm must hold."""
+    has_prototypes = entry.backbone is not None and bool(entry.head.layers)
     return [
         attack.name
         for attack in suite.attacks
-        if norm in attack.norms and (entry.head.layers or attack.attack not in NEEDS_PROTOTYPES)
+        if norm in attack.norms and (has_prototypes or attack.attack not in NEEDS_PROTOTYPES)
     ]
 
 

@@ -1,6 +1,8 @@
 """From what a user asks to a run's context: checks, model, data, suite, spec, plan."""
 
+import math
 import os
+import re
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +102,8 @@ def prepare(
 ) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     check_options(options)
+    if name is not None and not re.fullmatch(r"\w[\w.\-]*", name):  # it becomes a folder's
+        raise RobustevalError(f"name {name!r}: use letters, digits, _, . and -")
     chosen = _chosen(read_suite(suite), options)
     entry = find_entry(model) if isinstance(model, str) else None
     set_name = dataset or (entry.dataset if entry else None)
@@ -309,10 +313,9 @@ def check_options(options: Options) -> None:
             raise RobustevalError(f"--{name} {value}: choose 1 or more")
     if options.keep not in ("first", "all"):
         raise RobustevalError(f"--keep {options.keep!r}: choose first or all")
-    if options.time_limit is not None and options.time_limit <= 0:
-        raise RobustevalError(
-            f"--time-limit {options.time_limit:g}: choose a positive number of seconds"
-        )
+    limit = options.time_limit
+    if limit is not None and not (math.isfinite(limit) and limit > 0):
+        raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
     data_root(options.data_dir)
     for folder in options.outlier_folders:

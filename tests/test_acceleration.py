@@ -175,6 +175,16 @@ def test_the_fastest_forms_are_chosen(model: PrototypeAdapter, images: Tensor) -
     assert choose_forms(model, small, 1e9, stopwatch(3, 2, 1, 0)) == (PLAIN, PLAIN)
 
 
+def test_a_model_that_cannot_be_timed_runs_as_it_is(images: Tensor) -> None:
+    """No backward pass, or too little memory for the probe: the attacks will tell."""
+
+    def fails(*_: object) -> float:
+        raise RuntimeError("derivative for this is not implemented")
+
+    model = wrap_module(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten()), 4)
+    assert choose_forms(model, images, 1e9, fails) == (PLAIN, PLAIN)
+
+
 def test_without_a_compiler_a_compiled_form_runs_uncompiled(
     monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
 ) -> None:

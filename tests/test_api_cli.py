@@ -145,6 +145,8 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "pcl_digits", "--threads", "-2"], ["--threads"]),
         (["--model", "pcl_digits", "--keep", "some"], ["--keep", "first or all"]),
         (["--model", "pcl_digits", "--time-limit", "-3"], ["--time-limit"]),
+        (["--model", "pcl_digits", "--time-limit", "inf"], ["--time-limit"]),
+        (["--model", "pcl_digits", "--time-limit", "nan"], ["--time-limit"]),
         (["--model", "pcl_digits", "--device", "cuda:77"], ["device"]),
         (["--model", "pcl_digits", "--data-dir", "nowhere"], ["nowhere", "does not exist"]),
         (["--model", "pcl_digits", "--outlier-dir", "nowhere"], ["nowhere"]),

@@ -16,7 +16,7 @@ from robusteval.errors import DataError, UnknownNameError
 
 def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:
     train = load_dataset("digits", "train")
-    assert (len(train), len(digits)) == (1437, 360)
+    assert (len(train), len(digits)) == (1437, DATASETS.get("digits").test_samples)
     assert torch.bincount(digits.labels).min() >= 34
     assert digits.digest == load_dataset("digits").digest
     assert digits.digest != train.digest

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robusteval import api
 from robusteval.attacks import registry
 from robusteval.attacks.counting import Counted
 from robusteval.data.datasets import Dataset
@@ -28,6 +29,7 @@ from robusteval.evaluation.executors import Executor
 from robusteval.evaluation.findings import findings_of
 from robusteval.evaluation.outcomes import RunResult, merge_notes
 from robusteval.evaluation.plan import (
+    Cell,
     Plan,
     RunSpec,
     check_names,
@@ -250,6 +252,38 @@ def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: 
         forward, backward = expected_passes(outcome.cell, 10)
         assert (outcome.forward_passes <= forward).all()
         assert (outcome.backward_passes <= backward).all()
+
+
+def test_restarts_multiply_what_a_sample_can_take() -> None:
+    def passes(restarts: int, **parameters: object) -> tuple[int, int]:
+        fields = {"library": "torchattacks", "attack": "Square", "restarts": restarts}
+        spec = attack_spec(parameters={"n_queries": 10, **parameters}, **fields)
+        return expected_passes(Cell(spec, (LINF,), spec.parameters), 10)
+
+    assert passes(1) == (11, 0)
+    assert passes(3) == (33, 0)
+    assert passes(1, n_restarts=5) == (55, 0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_parameter_is_a_finite_number(value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        attack_spec(parameters={"lr": value})
+
+
+def test_what_would_be_run_is_estimated_without_gradients_too(digits: Dataset) -> None:
+    def no_graph(images: Tensor) -> Tensor:
+        return torch.eye(10)[images.detach().flatten(1).sum(1).long() % 10]
+
+    told = api.estimate(Adapter(no_graph, 10), "quick", "digits", options=Options(samples=20))  # type: ignore[arg-type]
+    assert told.forward_passes > 0
+    assert told.minutes >= 0
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".hidden", "a b"])
+def test_a_name_is_no_path(pcl_digits: Adapter, name: str) -> None:
+    with pytest.raises(RobustevalError, match="use letters, digits"):
+        api.evaluate(pcl_digits, "quick", dataset="digits", name=name)
 
 
 def test_names_are_checked_before_anything_runs(pcl_digits: Adapter, digits: Dataset) -> None:
@@ -547,6 +581,16 @@ def test_a_model_driven_to_nan_is_not_fooled_but_failed(
     assert outcome.status == "failed"
     assert "NaN or infinite logits" in outcome.reason
     assert not outcome.fooled.any()
+
+
+def test_a_model_driven_to_nan_still_gets_its_report(pcl_digits: Adapter, tmp_path: Path) -> None:
+    """Diagnostics look at noisy images, too, and JSON knows no NaN."""
+    chosen = Options(samples=20, threads=1, out=tmp_path, only=("fgsm",))
+    model = Adapter(NaNFarOut(pcl_digits), 10)
+    report = api.evaluate(model, "quick", dataset="digits", name="mine", options=chosen)
+    assert report.content["status"] == "incomplete"
+    assert report.content["diagnostics"]["wobble"] == {"relative": 1.0}
+    assert (report.folder / "report.html").is_file()
 
 
 def test_the_same_spec_gives_the_same_outcomes(pcl_digits: Adapter, digits: Dataset) -> None:

@@ -24,15 +24,17 @@ from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
+from robusteval.evaluation import chunks
 from robusteval.evaluation.chunks import Chunk, settle
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Here, Watch
 from robusteval.evaluation.images import LEVELS, decode, digests, encode, encode_within
 from robusteval.evaluation.outcomes import load_result, to_be_kept
-from robusteval.evaluation.plan import Job
+from robusteval.evaluation.plan import Cell, Job
 from robusteval.evaluation.record import open_store, read_record
 from robusteval.evaluation.suite import read_suite
+from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.known import linear, margins, threat_of
@@ -165,6 +167,26 @@ def test_a_minimal_success_survives_storing() -> None:
     grown = (decode(stored) - minimal).flatten(1).norm(dim=1)
     assert grown.max() < 8 / LEVELS
     assert settle(model, minimal, chunk, threat, bound=True)[2] == 0
+
+
+def test_a_later_restart_does_not_undo_what_storing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first breaks samples by so little that rounding inward undoes it; the second fails."""
+    known, undone = linear("L2", 3), 0
+    forms = Forms.of(Adapter(known.model, 3), PLAIN, PLAIN)
+    spec = attack_spec(norms=("L2",), restarts=2)
+    for row in range(20):
+        image, label = known.images[row : row + 1], known.labels[row : row + 1]
+        threat = threat_of("L2", 1.002 * float(known.smallest[row]))
+        found = adaptive(known.model, image, label, threat, passes_per_sample=150)
+        inward = decode(encode(found, image, "inward"))
+        undone += int(margins(known.model, inward, label) <= 0)
+        tries = iter([found, image])
+        monkeypatch.setattr(chunks, "_attack", lambda *_, t=tries: (next(t), [], []))
+        chunk = Chunk(torch.tensor([0]), image, label)
+        result = chunks.run_job(forms, Cell(spec, (threat,), {}), chunk, lambda restart: restart)
+        assert result.judged.fooled.all()
+        assert result.lost == 0
+    assert undone > 5
 
 
 # What is stored

@@ -223,12 +223,16 @@ def test_checking_tells_of_rows_by_earlier_attacks(
         ("claimed_by", "pgd", "its claimed_by"),
         ("run", "", "its run"),
         ("evidence_sha256", "", "its evidence_sha256"),
-        ("seed", "", "seed, suite or versions"),
+        ("seed", "", "its seed is '', no count"),
+        ("suite", "", "suite or versions"),
         ("norm", "L2", "belongs on digits_L2_0.15.csv"),
         ("eps", "0.3", "belongs on digits_Linf_0.3.csv"),
         ("dataset", "mnist", "belongs on mnist"),
         ("status", "incomplete", "not complete"),
         ("samples", "0", "no samples"),
+        ("samples", "+30", "'+30', no count"),
+        ("samples", "3_0", "'3_0', no count"),
+        ("findings", "broken: unchanged model; suspicious: wobble", "can't be trusted (unchanged"),
         ("worst_case_low", "1.00", "interval is not"),
         ("robust_samples", "many", "many"),
         ("attack_fgsm", "0.00", "above one of its attacks"),
@@ -290,6 +294,52 @@ def test_rows_that_promise_too_little(folder: Path, cells: dict[str, str], said:
     told = {c.name: c for c in leaderboards.check(folder)}["digits_Linf_0.15.csv"]
     assert not told.held
     assert said in told.told
+
+
+def test_a_worst_case_has_a_lower_bound(folder: Path) -> None:
+    """Attacks that break nothing each break nothing together."""
+    (row, *_) = rows_in(folder / NAME)
+    unbroken = {name: row["clean"] for name in row if name.startswith("attack_") and row[name]}
+    none = {"robust_samples": "0", "worst_case": "0.00", "worst_case_low": "0.00"}
+    alter(folder / NAME, **unbroken, **none, worst_case_high="11.35")
+    told = {c.name: c for c in leaderboards.check(folder)}[NAME]
+    assert "below what its attacks can leave together" in told.told
+    assert "interval is not" not in told.told
+
+
+def test_rows_of_another_data_set_than_the_models(folder: Path, runs: list[Path]) -> None:
+    """A board moved to another data set's name, and an entry that names another one."""
+    rows = [{**row, "dataset": "mnist"} for row in rows_in(folder / NAME)]
+    (folder / "mnist_Linf_0.15.csv").write_text(board.as_csv(rows))
+    told = {c.name: c for c in leaderboards.check(folder)}["mnist_Linf_0.15.csv"]
+    assert "its dataset is not its entry's" in told.told
+
+
+def test_a_run_on_another_data_set_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(built_in_folder() / "ce_digits.safetensors", tmp_path)
+    text = (built_in_folder() / "ce_digits.toml").read_text()
+    entry = tmp_path / "mine.toml"
+    entry.write_text(text.replace('name = "ce_digits"', 'name = "mine"'))
+    run = run_of(str(entry), tmp_path / "runs")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    entry.write_text(entry.read_text().replace('dataset = "digits"', 'dataset = "mnist"'))
+    refused(
+        cli("leaderboard", "add", str(run), "--folder", str(tmp_path / "b")),
+        "is on digits, mine belongs to mnist",
+    )
+
+
+def test_what_check_would_reject_is_not_added(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "problems", lambda *_: ["it is odd"])
+    refused(
+        cli("leaderboard", "add", str(runs[0]), "--folder", str(tmp_path / "b")),
+        "can't be published: it is odd",
+    )
+    assert not (tmp_path / "b").exists()
 
 
 def test_nothing_is_added_to_a_damaged_board(folder: Path, runs: list[Path]) -> None:

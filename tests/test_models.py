@@ -182,6 +182,20 @@ def test_every_entry_is_sound(digits) -> None:  # type: ignore[no-untyped-def]
             assert entry.trained.seconds < 60
 
 
+def test_a_file_cannot_take_another_models_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is its file's, wherever entries are looked up."""
+    (tmp_path / "best.toml").write_text((built_in_folder() / "ce_digits.toml").read_text())
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    errors = [found for found in all_entries() if not isinstance(found, Entry)]
+    assert [str(error) for error in errors] == [
+        f"{tmp_path / 'best.toml'}: name is 'ce_digits', but the file is best.toml"
+    ]
+    with pytest.raises(EntryError, match=r"the file is best\.toml"):
+        find_entry("best")
+
+
 # The zoo that the papers' methods and what they compare themselves with make.
 _METHODS = [
     *("ce", "pcl", "scpl", "drp", "mpat", "gcpl", "dce", "atl", "anl"),

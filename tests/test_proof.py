@@ -206,6 +206,23 @@ def other_scores(folder: Path) -> None:
         change_rows(path, score_max_logit=lambda s: s - 1000)
 
 
+def each_clean(folder: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
+    for path in (folder / "evidence").glob("clean-*.parquet"):
+        change_rows(path, **columns)
+
+
+def other_version(record: dict[str, Any]) -> None:
+    record["provenance"]["versions"]["attacks"] = "00000000"
+
+
+def change_told(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """What a job tells of its whole chunk, rewritten."""
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"robusteval"])
+    change(about["told"])
+    pq.write_table(table.replace_schema_metadata({b"robusteval": json.dumps(about)}), path)
+
+
 def never_trained(record: dict[str, Any]) -> None:
     del record["entry"]["trained"]
 
@@ -230,6 +247,18 @@ TOLD_BY = {
 }
 FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     **{kind: (TAMPERING[kind], check) for kind, check in TOLD_BY.items()},
+    "clean gaps that make near-ties of predictions": (
+        lambda f: each_clean(f, gap=np.zeros_like),
+        "clean predictions",
+    ),
+    "steadier clean predictions": (
+        lambda f: each_clean(f, second_prediction=lambda p: (p + 1) % 10),
+        "clean predictions",
+    ),
+    "attacks of a newer version": (
+        lambda f: change_json(f / "run.json", other_version),
+        "what the report describes",
+    ),
     "detectors that do better": (other_scores, "detectors' scores"),
     "a table left out": (lambda f: change_json(f / "run.json", never_trained), "the model's entry"),
     "attacks said to be stronger": (
@@ -326,6 +355,25 @@ def test_hidden_successes_are_found_by_doing_jobs_again(copied: Path) -> None:
     assert plain["rows agree with themselves"]
     again = {c.name: c.held for c in api.verify(copied, again=100)}
     assert not again["jobs done again"]
+
+
+def test_hidden_warnings_are_found_by_doing_jobs_again(copied: Path) -> None:
+    change_told(rows_file(copied), lambda told: told.update(warnings=["gradients look masked"]))
+    api.rebuild_report(copied)
+    assert all(check.held for check in api.verify(copied))
+    told = {c.name: c for c in api.verify(copied, again=100)}["jobs done again"]
+    assert not told.held
+    assert "other warnings in attack" in told.told
+
+
+def test_harmless_diagnostics_are_found_by_measuring_again(copied: Path) -> None:
+    path = copied / "evidence" / "diagnostics.parquet"
+    change_told(path, lambda told: told["wobble"].update(relative=0.9))
+    api.rebuild_report(copied)
+    assert all(check.held for check in api.verify(copied))
+    told = {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
+    assert not told.held
+    assert told.told.startswith("other verdicts on ")
 
 
 def test_a_report_by_another_version_is_compared_number_for_number(

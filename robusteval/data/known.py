@@ -16,12 +16,16 @@ _DIGITS = {"Linf": "0.15", "L2": "0.6"}
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set's name, shape, classes, default threats and natural outlier sets."""
+    """A data set's name, shape, classes, default threats and natural outlier sets.
+
+    ``test_samples``: of the whole test split, as its authors publish it.
+    """
 
     name: str
     title: str
     shape: Shape
     classes: int
+    test_samples: int
     threats: dict[str, str]
     folders: tuple[str, ...] = ()
     family: str = ""
@@ -47,6 +51,7 @@ _register(
         "handwritten digits of scikit-learn (UCI), 8×8",
         Shape(1, 8, 8),
         10,
+        360,
         _DIGITS,
         outliers=("photo_crops",),
         note="comes with scikit-learn; a fixed stratified split, 1,437 to train and 360 to test",
@@ -58,6 +63,7 @@ _register(
         "MNIST (LeCun 1998)",
         Shape(1, 28, 28),
         10,
+        10_000,
         _MNIST,
         folders=("mnist",),
         family="MNIST",
@@ -71,6 +77,7 @@ _register(
         "Fashion-MNIST (Xiao 2017)",
         Shape(1, 28, 28),
         10,
+        10_000,
         _MNIST,
         folders=("fashion_mnist", "fashion-mnist"),
         family="FashionMNIST",
@@ -84,6 +91,7 @@ _register(
         "CIFAR-10 (Krizhevsky 2009)",
         Shape(3, 32, 32),
         10,
+        10_000,
         _COLOUR,
         folders=("cifar10", "cifar-10"),
         family="cifar10",
@@ -97,6 +105,7 @@ _register(
         "CIFAR-100 (Krizhevsky 2009), fine labels",
         Shape(3, 32, 32),
         100,
+        10_000,
         _COLOUR,
         folders=("cifar100", "cifar-100"),
         family="cifar100",
@@ -110,6 +119,7 @@ _register(
         "Street View House Numbers, cropped (Netzer 2011)",
         Shape(3, 32, 32),
         10,
+        26_032,
         _COLOUR,
         folders=("svhn",),
         family="svhn",
@@ -124,6 +134,7 @@ for _size, _suffix in ((64, ""), (32, "_32")):
             f"Tiny ImageNet validation images, {_size}×{_size}",
             Shape(3, _size, _size),
             200,
+            10_000,
             _COLOUR,
             folders=(
                 f"tiny-imagenet-{_size}",

@@ -75,9 +75,11 @@ def run_job(
         warnings += warned
         images[alive] = in_threat(found, clean, threat if known else None)
         if restart + 1 < cell.spec.restarts:
-            stored = decode(encode(images[alive], clean, "inward")).to(images.device)
-            fooled = judge(model, stored, clean, labels, threat, bound=known).fooled
-            alive = alive[~fooled.to(alive.device)]
+            tried = Chunk(alive, clean, labels)
+            stored, judged, _ = settle(model, images[alive], tried, threat, bound=known)
+            fooled = judged.fooled.to(alive.device)
+            images[alive[fooled]] = decode(stored).to(images.device)[fooled]
+            alive = alive[~fooled]
     stored_images, judged, lost = settle(model, images, chunk, threat, bound=known)
     return JobResult(
         stored_images,

@@ -220,7 +220,8 @@ def wobble(
 ) -> dict[str, float]:
     """Indicator 2: how much the margin changes under uniform noise of half the ball.
 
-    The mean of min(|ΔL| / |L|, 1) over draws and samples, as in the paper with L the margin.
+    The mean of min(|ΔL| / |L|, 1) over draws and samples, as in the paper with L the margin; a
+    margin that is no number any more counts as 1.
     """
     generator = torch.Generator().manual_seed(seed)
     before = logit_margin(predict(model, images), labels)
@@ -229,7 +230,7 @@ def wobble(
         moved = images + _noise(images, threat, 0.5, generator)
         after = logit_margin(predict(model, moved.clamp(0, 1)), labels)
         relative = (after - before).abs() / before.abs().clamp_min(1e-12)
-        total += float(relative.clamp_max(1).mean())
+        total += float(relative.nan_to_num(1.0).clamp_max(1).mean())
     return {"relative": total / WOBBLE_DRAWS}
 
 

@@ -12,8 +12,9 @@ Nothing read here runs as code.
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,12 @@ class Store:
     def is_empty(self) -> bool:
         """Whether there is no evidence yet."""
         return not any(self.evidence.glob("*.parquet"))
+
+    def remove_if_empty(self) -> None:
+        """Removes the folder of a run that found nothing, unless another process is at work."""
+        with suppress(EvidenceError), self.lock():
+            if self.is_empty():
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     # Jobs
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from robusteval.evaluation.jobs import CHANGED
 from robusteval.evaluation.outcomes import CellOutcome, RunResult
-from robusteval.evaluation.verdicts import MORE, PROBES, Finding, Measured, transfer
+from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
 from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.types import ThreatModel
 
@@ -36,11 +36,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         found.append(verification(result.verification))
     if result.spec.device != "cpu":
         found.append(accelerated(result.spec.device))
-    measured = result.diagnostics
-    if measured is not None and measured["samples"]:
-        found += [check(measured) for check in PROBES]
-        if measured["transfer"]:
-            found.append(transfer(measured))
+    found += probed(result.diagnostics)
     if "diagnostics" in result.failures:
         reason = result.failures["diagnostics"]
         advice = "mend this, or set the suite's [diagnostics] samples = 0"

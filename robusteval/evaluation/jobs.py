@@ -105,7 +105,7 @@ def _guarded(
         if job.kind == "attack":
             piece, kept, done = _attack_chunk(context, store, job, budget, within)
         else:
-            piece = Piece({}, _diagnose(context, store))
+            piece = Piece({}, diagnosed(context, store))
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
         failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
@@ -194,7 +194,7 @@ def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
     return {column: np.concatenate(found) for column, found in parts.items()}
 
 
-def _diagnose(context: Context, store: Store) -> dict[str, Any]:
+def diagnosed(context: Context, store: Store) -> dict[str, Any]:
     """The diagnostics' measurements on the first initially correct samples."""
     wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
     for index in range(len(context.plan.chunks)):
@@ -267,7 +267,7 @@ def _attack_chunk(
         "notes": result.notes,
         "warnings": result.warnings,
         "lost": result.lost,
-        "drifted": _drifted(context, chunk, clean),
+        "drifted": drifted(context, chunk, clean),
     }
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
@@ -282,7 +282,7 @@ def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
     return columns["fooled"] & (columns["norm"] <= threat.radius + TOLERANCE)
 
 
-def _drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
+def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
     """How many clean predictions differ after the attack, near-ties apart."""
     correct = clean.columns["prediction"] == clean.columns["label"]
     sure = torch.from_numpy(clean.columns["gap"][correct] > NEAR_TIE)

@@ -263,6 +263,12 @@ def library_versions(suite: Suite) -> dict[str, str]:
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
     """The most forward and backward passes a sample can take; broken ones stop earlier."""
+    forward, backward = _once(cell, classes)
+    return forward * cell.spec.restarts, backward * cell.spec.restarts
+
+
+def _once(cell: Cell, classes: int) -> tuple[int, int]:
+    """The same of one of the harness's restarts."""
     if cell.spec.library == "autoattack":
         targets = min(9, classes - 1)
         apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
@@ -270,17 +276,17 @@ def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
         return apgd + 4 * fab + 5000, apgd + fab
     parameters = cell.call.all_parameters()
     steps, budget = _number(parameters, "steps", 1), _number(parameters, "passes_per_sample", 0)
+    queries = _number(parameters, "n_queries", 0) + 1
     known = {
         "DeepFool": (steps, steps * classes),  # a gradient per class and round
-        "Square": (_number(parameters, "n_queries", 0) + 1, 0),
+        "Square": (_number(parameters, "n_restarts", 1) * queries, 0),
         "gaussian_noise": (0, 0),
         # A backward pass counts as two; random search takes none, nor do the queries on top.
         "adaptive": (budget + 44, budget // 3),
         "smallest": (2 * steps + 8, steps),  # each success is looked at once more
         "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
-    each = cell.spec.restarts * steps
-    return known.get(cell.spec.attack, (each, each))
+    return known.get(cell.spec.attack, (steps, steps))
 
 
 def _number(parameters: dict[str, Any], name: str, default: int) -> int:

@@ -1,7 +1,9 @@
 """A run's stored evidence, checked against the model and the data themselves.
 
-Nothing that the run wrote down is believed: predictions are made anew at other batch sizes and
-precisions, norms measured in float64, digests and labels compared, and jobs done again.
+What the run wrote down is made anew: predictions at other batch sizes and precisions, norms in
+float64, digests, labels and scores.  Where jobs are done again, so are the diagnostics, and what
+the jobs warned of is compared.  Passes and seconds are taken as they stand, and so is what jobs
+that are not done again failed to break.
 """
 
 import copy
@@ -23,10 +25,19 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import SCORE, Store
 from robusteval.evaluation.examples import make_pictures, read_pictures
 from robusteval.evaluation.images import digests
-from robusteval.evaluation.jobs import clean_chunk, clean_scores, outlier_scores, success
+from robusteval.evaluation.jobs import (
+    OTHER_BATCH,
+    clean_chunk,
+    clean_scores,
+    diagnosed,
+    drifted,
+    outlier_scores,
+    success,
+)
 from robusteval.evaluation.kept import PROOF_BATCH, Tally, float32_tally, image_balance, kept_images
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import Job, Plan, job_seed, job_stream
+from robusteval.evaluation.verdicts import probed
 from robusteval.evaluation.verify import NEAR_TIE, TOLERANCE, VERIFY_BATCH, predict, to_8_bits
 from robusteval.storage import is_partial
 
@@ -93,7 +104,7 @@ def require_same_model(context: Context, store: Store) -> None:
         return
     columns, rows = store.read(job).columns, context.plan.chunks[0]
     first, second = (gaps_of(context, rows, VERIFY_BATCH) for _ in range(2))
-    near = NEAR_TIE + _SAME_SCORE * np.abs(columns["gap"]).max()
+    near = _near(columns["gap"])
     same = (first[0] == columns["prediction"]) | (first[1] <= near)
     same &= np.abs(first[1] - columns["gap"]) <= near
     if np.abs(first[1] - second[1]).max() <= near and not same.all():
@@ -101,6 +112,11 @@ def require_same_model(context: Context, store: Store) -> None:
             f"{store.folder} is of a model of the same name and tensors that computes otherwise: "
             "give this one another name, or name another folder with --out"
         )
+
+
+def _near(gaps: Any) -> float:
+    """What the gaps between logits may differ by: kernels differ in the last bits."""
+    return float(NEAR_TIE + _SAME_SCORE * np.abs(gaps).max())
 
 
 def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any]:
@@ -118,7 +134,9 @@ def prove(context: Context, store: Store, result: RunResult, again: int = 0) -> 
             found.append(Check(name, *check(context, store, result)))
         except EvidenceError as error:
             found.append(Check(name, False, str(error)))
-    return [*found, jobs_repeat(context, store, again)] if again else found
+    if again:
+        found += [jobs_repeat(context, store, again), *probes_repeat(context, store, result)]
+    return found
 
 
 def labels_hold(context: Context, store: Store, result: RunResult) -> Seen:
@@ -138,14 +156,19 @@ def labels_hold(context: Context, store: Store, result: RunResult) -> Seen:
 
 
 def clean_holds(context: Context, store: Store, result: RunResult) -> Seen:
-    """Clean predictions, made again."""
-    found = [gaps_of(context, chunk, PROOF_BATCH) for chunk in context.plan.chunks]
-    now, gap = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    differs = now != result.clean_prediction
-    ties = int((differs & (gap <= NEAR_TIE)).sum())
-    wrong = int(differs.sum()) - ties
-    told = f"{len(now) - wrong - ties} of {len(now)}, {ties} near-ties apart"
-    return wrong == 0, told
+    """Clean predictions, both of each sample, and the gaps between logits, made again."""
+    near, ties, wrong = _near(result.gap), 0, np.zeros(len(result.gap), bool)
+    for size, claimed in (
+        (PROOF_BATCH, result.clean_prediction),
+        (OTHER_BATCH, result.second_prediction),
+    ):
+        found = [gaps_of(context, chunk, size) for chunk in context.plan.chunks]
+        now, gap = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        tied = (now != claimed) & (gap <= NEAR_TIE)
+        ties += int(tied.sum())
+        wrong |= ((now != claimed) & ~tied) | ~(np.abs(gap - result.gap) <= near)
+    told = f"{int((~wrong).sum())} of {len(wrong)}, {ties} near-ties among them"
+    return not wrong.any(), told
 
 
 def rows_hold(context: Context, store: Store, result: RunResult) -> Seen:
@@ -305,13 +328,16 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
     """Some jobs done again, chosen anew each time: the only proof that what failed did fail."""
     jobs = [j for j in context.plan.attack_jobs() if store.has(j)]
     chosen = random.sample(jobs, min(count, len(jobs)))
-    wrong, equal, total = [], 0, 0
+    wrong, silenced, equal, total = [], [], 0, 0
     for job in chosen:
-        chunk, _ = clean_chunk(context, store, job.chunk)
+        chunk, clean = clean_chunk(context, store, job.chunk)
         if len(chunk.rows) == 0:
             continue
-        columns = store.read(job).columns
-        result = _again(context, job, chunk)
+        piece = store.read(job)
+        columns, result = piece.columns, _again(context, job, chunk)
+        warned = bool(result.warnings), bool(drifted(context, chunk, clean))
+        if warned != (bool(piece.told["warnings"]), bool(piece.told["drifted"])):
+            silenced.append(job.stem)
         same = columns["sha256"] == np.array(digests(result.stored), dtype=object)
         equal, total = equal + int(same.sum()), total + len(same)
         now = {"fooled": result.judged.fooled.numpy(), "norm": result.judged.norm.numpy()}
@@ -323,7 +349,22 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
     told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
     if wrong:
         told += f"; other successes in {', '.join(wrong)}"
-    return Check("jobs done again", not wrong, told)
+    if silenced:
+        told += f"; other warnings in {', '.join(silenced)}"
+    return Check("jobs done again", not wrong and not silenced, told)
+
+
+def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:
+    """The diagnostics measured anew give the same verdicts; nothing where there are none."""
+    told = {finding.check: finding.verdict for finding in probed(result.diagnostics)}
+    if not told:
+        return []
+    (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
+    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+        now = {finding.check: finding.verdict for finding in probed(diagnosed(context, store))}
+    other = [name for name in now if now[name] != told.get(name)]
+    said = f"other verdicts on {', '.join(other)}" if other else f"{len(now)} verdicts"
+    return [Check("diagnostics done again", not other, said)]
 
 
 def _again(context: Context, job: Job, chunk: Chunk) -> Any:

@@ -22,7 +22,7 @@ from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AttackSpec(_Table):

@@ -206,3 +206,11 @@ PROBES = (
     noise,
     queries,
 )
+
+
+def probed(measured: Measured | None) -> list[Finding]:
+    """A verdict on each probe that was made, in a fixed order."""
+    if measured is None or not measured["samples"]:
+        return []
+    found = [check(measured) for check in PROBES]
+    return [*found, transfer(measured)] if measured["transfer"] else found

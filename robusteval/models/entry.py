@@ -351,11 +351,14 @@ def find_entry(name_or_path: str) -> Entry:
     paths = entry_paths()
     if name_or_path not in paths:
         raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
-    entry = read_entry(paths[name_or_path])
-    if entry.name != name_or_path:
-        raise EntryError(
-            f"{entry.path}: name is {entry.name!r}, but the file is {name_or_path}.toml"
-        )
+    return _read_named(paths[name_or_path])
+
+
+def _read_named(path: Path) -> Entry:
+    """A registered entry, whose name is its file's: two files can't share one."""
+    entry = read_entry(path)
+    if entry.name != path.stem:
+        raise EntryError(f"{path}: name is {entry.name!r}, but the file is {path.name}")
     return entry
 
 
@@ -363,6 +366,6 @@ def all_entries() -> Iterator[Entry | RobustevalError]:
     """Every entry, or what is wrong with it, in order of name."""
     for path in entry_paths().values():
         try:
-            yield read_entry(path)
+            yield _read_named(path)
         except RobustevalError as error:
             yield error

@@ -96,6 +96,12 @@ def doubts(findings: Sequence[dict[str, Any]]) -> str:
     return "; ".join(parts)
 
 
+def broken(row: Row) -> list[str]:
+    """The checks that a row's findings call broken, as ``doubts`` wrote them."""
+    told = row["findings"].partition("suspicious: ")[0]
+    return told.removeprefix("broken: ").removesuffix("; ").split(", ")
+
+
 def as_cell(value: str) -> str:
     """Text that no spreadsheet takes for a formula."""
     return f"'{value}" if value.startswith(_FORMULA) else value
