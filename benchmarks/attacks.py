@@ -81,7 +81,7 @@ class Result:
     @property
     def place(self) -> tuple[str, ...]:
         """What results must share to be compared."""
-        return self.model, self.weights, self.norm, self.eps, str(self.samples), self.hardware
+        return self.model, self.weights, self.norm, self.eps, str(self.samples)
 
     @property
     def forward_equivalents(self) -> float:
@@ -303,8 +303,7 @@ def problems(group: dict[str, Result]) -> Iterator[str]:
         return
     if theirs is not None:
         passes, seconds = savings(ours, theirs)
-        where = f"{ours.model} {ours.norm} {ours.eps}"
-        told = f"{where}: {ours.robust} left against AutoAttack's {theirs.robust}"
+        told = f"{' '.join(ours.place)}: {ours.robust} left against AutoAttack's {theirs.robust}"
         print(f"{told}; passes 1/{passes:.1f}, seconds 1/{seconds:.1f}")
         if ours.robust > theirs.robust:
             yield f"{told}"
@@ -337,14 +336,13 @@ def main() -> int:
     torchattacks_module()  # loading a library is no attack's time
     importlib.import_module("pyautoattack")
     done = {(*r.place, r.attack) for r in results}
-    hardware = hardware_name()
     for name in zoo.models_called(arguments.model):
         entry = find_entry(name)
         data = load_dataset(entry.dataset, "test", arguments.data_dir)
         threat = data.info.default_threat(arguments.norm)
         samples = min(arguments.samples, len(data))
         for attack in arguments.attacks:
-            place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples), hardware)
+            place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples))
             if (*place, attack) in done:
                 continue
             results.append(run(name, attack, threat, arguments.samples, arguments.data_dir))

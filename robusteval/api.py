@@ -33,7 +33,7 @@ from robusteval.evaluation.proof import Check, prove, require_same_model, whole
 from robusteval.evaluation.record import open_store, write_record
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict
-from robusteval.hardware import best_seconds
+from robusteval.hardware import best_seconds, package_versions
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry, all_entries, find_entry
@@ -259,8 +259,9 @@ def _description_holds(context: Context, record: dict[str, Any]) -> Check:
     now = json.loads(json.dumps(context.described()))
     stored = {key: record.get(key) for key in now}
     decided, told = context.spec.versions, record["provenance"]["versions"]
-    now["versions"] = decided
-    stored["versions"] = {name: told.get(name, decided[name]) for name in decided}
+    named = [name for name in decided if name in {"attacks", *package_versions()}]
+    now["versions"] = {name: decided[name] for name in named}
+    stored["versions"] = {name: told.get(name) for name in named}
     return _same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")
 
 
@@ -307,5 +308,8 @@ def estimate(
 def _seconds_per_pass(model: Adapter, images: torch.Tensor) -> tuple[float, float]:
     """Seconds per image of a forward pass, and of a backward pass on top of it."""
     forward = best_seconds(lambda: predict(model, images, len(images)), str(images.device))
-    both = seconds_per_gradient(model, images)
+    try:
+        both = seconds_per_gradient(model, images)
+    except RuntimeError:  # no backward pass: attacks by gradients will fail
+        both = forward
     return forward / len(images), max(both - forward, 0.0) / len(images)

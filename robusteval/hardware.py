@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from robusteval.errors import UnknownNameError
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 PACKAGES = (
     "robusteval",
@@ -77,6 +79,19 @@ def best_seconds(action: Callable[[], object], device: str = "cpu", times: int =
         if i > 0:
             best = min(best, time.perf_counter() - started)
     return best
+
+
+def check_device(device: str) -> None:
+    """Raises UnknownNameError for one that isn't here."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnknownNameError(
+            f"device {device!r} can't be used ({reason}): try cpu or cuda"
+        ) from None
 
 
 @contextmanager

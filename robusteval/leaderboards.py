@@ -91,7 +91,7 @@ def _require_sound(rows: Sequence[Row]) -> None:
             *board.problems(board.file_name(row), alone, entries),
             *_unfit(alone, entries),
         ]:
-            raise EvidenceError(f"{row['model']} can't be published: {'; '.join(wrong)}")
+            raise EvidenceError(f"it can't be published: {'; '.join(wrong)}")
 
 
 def _entries() -> dict[str, Entry]:

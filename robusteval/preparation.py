@@ -22,7 +22,7 @@ from robusteval.errors import (
     RobustevalError,
     WeightsError,
 )
-from robusteval.evaluation.context import Access, Context, check_device
+from robusteval.evaluation.context import Access, Context
 from robusteval.evaluation.plan import (
     Keep,
     Plan,
@@ -39,7 +39,13 @@ from robusteval.evaluation.record import open_store
 from robusteval.evaluation.run import precision
 from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.evaluation.verify import state_digest
-from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
+from robusteval.hardware import (
+    check_device,
+    commit_of,
+    hardware_name,
+    is_dirty,
+    package_versions,
+)
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import (
@@ -103,7 +109,9 @@ def prepare(
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     check_options(options)
     if name is not None and not re.fullmatch(r"\w[\w.\-]*", name):  # it becomes a folder's
-        raise RobustevalError(f"name {name!r}: use letters, digits, _, . and -")
+        raise RobustevalError(
+            f"name {name!r}: use letters, digits, _, . and -, a dot or dash not first"
+        )
     chosen = _chosen(read_suite(suite), options)
     entry = find_entry(model) if isinstance(model, str) else None
     set_name = dataset or (entry.dataset if entry else None)

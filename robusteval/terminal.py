@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from robusteval.models.entry import Entry
     from robusteval.training.loop import EpochLog
 
-console = Console()
-error_console = Console(stderr=True)
+console = Console(markup=False)  # titles and claims are others' text
+error_console = Console(stderr=True, markup=False)
 WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _LESSER = ("weights", "training")  # what a table can do without
@@ -61,7 +61,7 @@ class AttackBars:
 
 def _bars() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TextColumn("{task.fields[robust]}"),
@@ -157,7 +157,7 @@ def print_report(report: "Report") -> None:
             console.print(Text(f"{attack['title']} {attack['status']}: {attack['reason']}"))
     for claim in content["claims"]:
         if claim["norm"] and claim["worst"]:
-            at = f"{claim['attack']}, {claim['norm']} {claim['eps']}"
+            at = f"{claim['attack']}, {threat_text(claim)}"
             left = f"{percent(claim['worst'])} at {threat_text(claim['worst_threat'])}"
             console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
     for finding in content["findings"]:
@@ -260,7 +260,9 @@ def _firmest(report: dict[str, Any]) -> tuple[float, str]:
 
 def _lowest_claim(report: dict[str, Any]) -> str:
     lowest = lowest_claim(report["claims"])
-    return f"{lowest['accuracy']:.1f} % at {lowest['eps']}" if lowest else ""
+    if not lowest:
+        return ""
+    return f"{lowest['accuracy']:.1f} %" + (f" at {lowest['eps']}" if lowest["eps"] else "")
 
 
 def print_estimate(model: str, found: "Estimate") -> None:

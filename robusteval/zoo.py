@@ -27,8 +27,8 @@ T = TypeVar("T")
 
 
 def is_several(models: Sequence[str]) -> bool:
-    """Whether these name more than one model, or a pattern that may."""
-    return len(models) > 1 or any(m == "all" or _is_pattern(m) for m in models)
+    """Whether these name another number of models than one, or a pattern that may."""
+    return len(models) != 1 or any(m == "all" or _is_pattern(m) for m in models)
 
 
 def models_called(models: Sequence[str]) -> list[str]:

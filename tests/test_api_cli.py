@@ -145,6 +145,8 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "pcl_digits", "--threads", "-2"], ["--threads"]),
         (["--model", "pcl_digits", "--keep", "some"], ["--keep", "first or all"]),
         (["--model", "pcl_digits", "--time-limit", "-3"], ["--time-limit"]),
+        (["--model", ""], ["no model is named"]),
+        (["--model", ",", "--dry-run"], ["no model is named"]),
         (["--model", "pcl_digits", "--time-limit", "inf"], ["--time-limit"]),
         (["--model", "pcl_digits", "--time-limit", "nan"], ["--time-limit"]),
         (["--model", "pcl_digits", "--device", "cuda:77"], ["device"]),
@@ -157,6 +159,19 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
 def test_bad_input_gets_one_clear_line(arguments: list[str], said: list[str]) -> None:
     refused(cli("run", *arguments), *said)
     assert not Path("runs").exists()
+
+
+def test_titles_are_shown_as_they_are() -> None:
+    """Neither a terminal's markup nor the end of a table's cell."""
+    Path("s.toml").write_text(
+        'name = "s"\n[[attacks]]\nname = "a"\ntitle = "A [/x] | B"\nlibrary = "torchattacks"\n'
+        'attack = "FGSM"\nnorms = ["Linf"]\n'
+    )
+    result = cli("run", "--model", "pcl_digits", "--suite", "s.toml", "--samples", "10")
+    assert result.exit_code == 0, result.stderr
+    assert "A [/x] | B" in result.stdout
+    (path,) = Path("runs").glob("*/report.md")
+    assert r"| A [/x] \| B | L∞ 0.15 |" in path.read_text()
 
 
 def test_an_output_folder_that_cannot_be_written() -> None:

@@ -90,6 +90,21 @@ def test_bootstrap_intervals_cover_and_repeat() -> None:
     assert width == pytest.approx(2 * 1.96 * variance**0.5, rel=0.25)
 
 
+def test_few_samples_give_no_interval() -> None:
+    """One success among a thousand: resampled, it is itself each time."""
+    assert bootstrap_intervals(np.arange(1000.0), np.array([-1.0]), seed=1) is None
+    assert bootstrap_intervals(np.arange(10.0), np.arange(10.0), seed=1) is not None
+
+
+def test_saturated_probabilities_keep_their_order() -> None:
+    """In float32 both would be 1: gaps of 20 and 30."""
+    model = linear_model(torch.eye(4), torch.zeros(4))
+    images = torch.tensor([[20.0, 0.0, 0.0, 0.0], [30.0, 0.0, 0.0, 0.0]]).view(2, 1, 2, 2)
+    low, high = scores("max_softmax", model, images).tolist()
+    assert low < high
+    assert low == pytest.approx(1 / (1 + 3 * np.exp(-20)), abs=1e-15)
+
+
 def test_detectors_by_hand() -> None:
     model = linear_model(torch.eye(4), torch.zeros(4))
     images = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.5]]).view(2, 1, 2, 2)

@@ -266,10 +266,19 @@ def test_a_report_is_rebuilt_byte_for_byte(finished: Path, monkeypatch: pytest.M
     before = {name: (finished / name).read_bytes() for name in names}
     for name in names:
         (finished / name).unlink()
-    monkeypatch.setattr("robusteval.models.loading.load_model", None)  # no model may be loaded
-    monkeypatch.setattr("robusteval.data.datasets.load_dataset", None)
+    monkeypatch.setattr(nn.Module, "__init__", None)  # no model may be made, no data read
+    monkeypatch.setattr(Dataset, "__init__", None)
     assert cli("report", str(finished)).exit_code == 0
     assert {name: (finished / name).read_bytes() for name in names} == before
+
+
+def test_an_empty_run_is_removed_unless_another_process_is_at_work(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run", "0" * 64)
+    with store.lock():
+        store.remove_if_empty()
+        assert store.folder.is_dir()
+    store.remove_if_empty()
+    assert not store.folder.exists()
 
 
 class Stopped(Here):

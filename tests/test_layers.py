@@ -63,8 +63,13 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
             skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
     found = set()
     for node in ast.walk(tree):
-        if node in skipped or not isinstance(node, ast.ImportFrom) or not node.module:
+        if node in skipped:
             continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in known}
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        assert node.module, "imports are absolute"
         if node.module.split(".")[0] == "robusteval":
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"

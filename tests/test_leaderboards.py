@@ -334,10 +334,10 @@ def test_a_run_on_another_data_set_is_refused(
 def test_what_check_would_reject_is_not_added(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(board, "problems", lambda *_: ["it is odd"])
+    monkeypatch.setattr(board, "problems", lambda *_: ["ce_digits: it is odd"])
     refused(
         cli("leaderboard", "add", str(runs[0]), "--folder", str(tmp_path / "b")),
-        "can't be published: it is odd",
+        "it can't be published: ce_digits: it is odd",
     )
     assert not (tmp_path / "b").exists()
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evaluation.context import Context
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
@@ -363,17 +364,48 @@ def test_hidden_warnings_are_found_by_doing_jobs_again(copied: Path) -> None:
     assert all(check.held for check in api.verify(copied))
     told = {c.name: c for c in api.verify(copied, again=100)}["jobs done again"]
     assert not told.held
-    assert "other warnings in attack" in told.told
+    assert "other notes or warnings in attack" in told.told
 
 
-def test_harmless_diagnostics_are_found_by_measuring_again(copied: Path) -> None:
+def test_notes_and_lost_successes_are_compared_where_jobs_are_done_again(copied: Path) -> None:
+    """They decide findings: what Square broke alone, and what storing undid."""
+    change_told(rows_file(copied), lambda told: told.update(lost=told["lost"] + 3))
+    change_told(rows_file(copied, "pgd10"), lambda told: told.update(notes=["square broke 9 of 9"]))
+    api.rebuild_report(copied)
+    told = {c.name: c for c in api.verify(copied, again=100)}["jobs done again"]
+    assert not told.held
+    assert "fgsm" in told.told
+    assert "pgd10" in told.told
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda told: told["wobble"].update(relative=0.9), lambda told: told.update(samples=0)],
+)
+def test_other_diagnostics_are_found_by_measuring_again(
+    change: Callable[[dict[str, Any]], None], copied: Path
+) -> None:
     path = copied / "evidence" / "diagnostics.parquet"
-    change_told(path, lambda told: told["wobble"].update(relative=0.9))
+    change_told(path, change)
     api.rebuild_report(copied)
     assert all(check.held for check in api.verify(copied))
     told = {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
     assert not told.held
     assert told.told.startswith("other verdicts on ")
+
+
+def test_diagnostics_are_not_measured_again_without_their_source(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that they transfer from was trained anew: that is no forgery."""
+
+    def gone(_: Context) -> None:
+        raise EvidenceError("ce_digits has changed since this run began")
+
+    monkeypatch.setattr(Context, "transfer_source", gone)
+    told = {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
+    assert told.held
+    assert told.told == "not done again: ce_digits has changed since this run began"
 
 
 def test_a_report_by_another_version_is_compared_number_for_number(

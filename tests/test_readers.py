@@ -57,6 +57,16 @@ def test_parquet_shards(tmp_path: Path) -> None:
     np.testing.assert_allclose(images[2].permute(1, 2, 0).numpy(), arrays[2] / 255, atol=1e-7)
 
 
+def test_shards_with_a_fingerprint_in_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    array, names = np.zeros((32, 32, 3), np.uint8), list("abcdefghij")
+    path = folder / "test-00000-of-00001-70d52db3c749a935.parquet"
+    write_parquet(path, [array], [3], names)
+    (folder / "test-preview.parquet").write_bytes(b"another file")
+    assert load_dataset("cifar10", data_dir=tmp_path).labels.tolist() == [3]
+
+
 def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "cifar10"
     folder.mkdir()
@@ -81,6 +91,25 @@ def test_fine_labels_are_preferred_to_coarse_ones(tmp_path: Path) -> None:
     image = [{"bytes": png(np.zeros((32, 32, 3), np.uint8)), "path": ""}]
     pq.write_table(pa.table({"img": image, "coarse_label": [3], "fine_label": [42]}), path)
     assert readers.read_parquet([path], COLOUR).labels.tolist() == [42]
+
+
+def test_the_label_and_the_image_are_told_by_name_and_kind(tmp_path: Path) -> None:
+    """Not the alphabetically last number, nor a struct without an image in it."""
+    path = tmp_path / "t.parquet"
+    image = [{"bytes": png(np.zeros((32, 32, 3), np.uint8)), "path": ""}]
+    columns = {"about": [{"licence": "x"}], "img": image, "label": [4], "source": [1]}
+    pq.write_table(pa.table(columns), path)
+    assert readers.read_parquet([path], COLOUR).labels.tolist() == [4]
+
+
+def test_numbered_class_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for k in range(100):
+        folder = tmp_path / "cifar100" / "test" / str(k)
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(png(np.full((32, 32, 3), k, np.uint8)))
+    data = load_dataset("cifar100", data_dir=tmp_path)
+    assert data.pixels[:, 0, 0, 0].tolist() == data.labels.tolist() == list(range(100))
+    assert load_dataset("cifar100_10", data_dir=tmp_path).labels[25] == 2
 
 
 def test_one_folder_per_class(tmp_path: Path) -> None:
@@ -216,6 +245,17 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(4, np.uint8)))
     with pytest.raises(DataError, match="belong together"):
         load_dataset("mnist", data_dir=tmp_path)
+
+
+def test_broken_lists_and_matrices_are_named(tmp_path: Path) -> None:
+    (tmp_path / "test_32x32.mat").write_bytes(b"cut")
+    with pytest.raises(DataError, match="no SVHN file"):
+        load_dataset("svhn", data_dir=tmp_path)
+    listing = tmp_path / "val_annotations.txt"
+    for content in (b"only-a-file.png\n", b"\xff\xfe\n"):
+        listing.write_bytes(content)
+        with pytest.raises(DataError, match="no list of files and classes"):
+            readers.read_tiny_imagenet_val(tmp_path, COLOUR)
 
 
 def test_broken_archives_are_named(tmp_path: Path) -> None:

@@ -478,6 +478,70 @@ def test_only_training_steps_are_compiled(
     assert len(compiled) == 4  # crafting and training, whole batches of 64 and the last of 16
 
 
+def test_compiling_is_left_out_where_a_training_goes_on_without_a_compiler(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """bfloat16 stays, for the rounding; a checkpoint says nothing of this machine's compiler."""
+    running = trainer(settings(), parts, "ce_digits")
+    running.speed = Speed(bfloat16=True, compiled=True)
+    running._save(tmp_path / "c")
+    resumed = trainer(settings(), parts, "ce_digits")
+    resumed._resume(tmp_path / "c")
+    assert resumed.speed == Speed(bfloat16=True, compiled=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ('dataset = "digits"', 'dataset = "digits"\nclasses = 12', "classes is 12, digits has 10"),
+        ('name = "cnn6"', 'name = "lenet"', "can't take images of digits"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_data_is_not_trained(
+    before: str, after: str, said: str, tmp_path: Path
+) -> None:
+    path = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=1, warmup=0))
+    text = path.read_text().replace(before, after)
+    if "lenet" in after:
+        text = "\n".join(
+            line for line in text.splitlines() if line.split(" ")[0] not in UNKNOWN_TO_LENET
+        )
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=said):
+        train(read_entry(path), work_dir=tmp_path / "w")
+
+
+UNKNOWN_TO_LENET = ("widths", "hidden", "kernel_size")
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
+    path = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=1, warmup=0))
+    with pytest.raises(RobustevalError, match="device 'cuda:77' can't be used"):
+        train(read_entry(path), work_dir=tmp_path / "w", device="cuda:77")
+
+
+def test_an_entry_edited_while_it_trains_is_not_filled_in(tmp_path: Path) -> None:
+    path = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=1, warmup=0))
+    entry, text = read_entry(path), path.read_text()
+
+    def edit(_: object) -> None:
+        path.write_text(text.replace("lr = 0.01", "lr = 0.02"))
+
+    with pytest.raises(TrainingError, match="was edited while it trained"):
+        train(entry, work_dir=tmp_path / "w", on_epoch=edit)
+    assert not (tmp_path / "tiny.safetensors").exists()
+    path.write_text(text)
+    assert train(entry, work_dir=tmp_path / "w").clean_total == 360  # from its checkpoint
+
+
+@pytest.mark.parametrize("table", ['eps = ["8", "8"]\nattack = "fgsm"', None])
+def test_eps_beyond_the_range_of_pixels_is_refused(table: str | None, tmp_path: Path) -> None:
+    extra = TRAINING.format(recipe="ce", epochs=1, warmup=0)
+    extra += 'stopping_eps = "8"\n' if table is None else f"[training.adversarial]\n{table}\n"
+    with pytest.raises(RobustevalError, match="did you mean 8/255"):
+        read_entry(write_entry(tmp_path, extra=extra))
+
+
 def test_an_entry_without_training_says_so(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"\[training\]"):
         train(read_entry(write_entry(tmp_path)))
@@ -492,7 +556,7 @@ def test_adversarial_training_makes_a_difference(
     robust = {}
     for name in ("pcl_digits", "pcl_at_digits"):
         network = load_model(find_entry(name)).module
-        recipe = RECIPES.get("ce")(network, settings())
+        recipe = RECIPES.get("ce")(load_model(find_entry("ce_digits")).module, settings())
         generator = torch.Generator().manual_seed(0)
         images = craft(network, recipe, data.images(), data.labels, spec, 0, generator)
         robust[name] = float((network(images).argmax(1) == data.labels).double().mean())

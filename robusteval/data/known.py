@@ -18,7 +18,7 @@ _DIGITS = {"Linf": "0.15", "L2": "0.6"}
 class DatasetInfo:
     """A data set's name, shape, classes, default threats and natural outlier sets.
 
-    ``test_samples``: of the whole test split, as its authors publish it.
+    ``test_samples``: of the whole test split.
     """
 
     name: str

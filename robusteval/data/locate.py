@@ -38,6 +38,10 @@ class Source:
     read: Callable[[], RawData]
 
 
+# Such as test-00000-of-00001.parquet, or with a fingerprint at its end.
+_SHARD = re.compile(r"[a-z]+-\d+-of-(\d+)(?:-[0-9a-f]+)?\.parquet")
+
+
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robusteval"
@@ -73,9 +77,10 @@ def find_source(
 
 def _find_parquet(place: Path, split: str, shape: Shape) -> Source | None:
     for name in SPLIT_NAMES[split]:
-        files = tuple(sorted(place.glob(f"{name}-*-of-*.parquet")))
-        if files:
-            expected = int(re.findall(r"-of-(\d+)\.parquet$", files[0].name)[0])
+        found = ((_SHARD.fullmatch(path.name), path) for path in place.glob(f"{name}-*.parquet"))
+        shards = sorted((path, int(match[1])) for match, path in found if match)
+        if shards:
+            files, expected = tuple(path for path, _ in shards), shards[0][1]
             if len(files) != expected:
                 raise DataError(
                     f"{place} holds {len(files)} of {expected} Parquet shards of its {name} split: "

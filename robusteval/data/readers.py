@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -82,14 +83,14 @@ def read_parquet(files: Sequence[Path], shape: Shape) -> RawData:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{files[0]} can't be read as Parquet ({error})") from None
     schema = table.schema
-    image = [f for f in schema if pa.types.is_struct(f.type) or pa.types.is_binary(f.type)]
+    image = [f for f in schema if pa.types.is_binary(f.type) or _has_bytes(f.type)]
     labels = sorted(f.name for f in schema if pa.types.is_integer(f.type))
     if not image or not labels:
         raise DataError(
             f"{files[0]} needs an image column (struct with bytes) and an integer label column; "
             f"it has {', '.join(schema.names)}"
         )
-    label = "fine_label" if "fine_label" in labels else labels[-1]
+    label = next((name for name in ("fine_label", "label") if name in labels), labels[-1])
     column = table.column(image[0].name).combine_chunks()
     encoded = column.field("bytes") if pa.types.is_struct(image[0].type) else column
     if encoded.null_count:
@@ -97,6 +98,13 @@ def read_parquet(files: Sequence[Path], shape: Shape) -> RawData:
     images = decode_all([cell.as_py() for cell in encoded], shape)
     targets = table.column(label).to_numpy().astype(np.int64)
     return RawData(images, targets, _hub_class_names(schema.metadata, label))
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether a column of that type is a struct with image bytes."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 def _hub_class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[str, ...] | None:
@@ -108,8 +116,10 @@ def _hub_class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[s
 
 
 def read_folders(root: Path, shape: Shape) -> RawData:
-    """One folder per class, classes in sorted order, files in sorted order."""
-    classes = sorted(p for p in root.iterdir() if p.is_dir())
+    """One folder per class, in sorted order (of numbers, where all are), files in sorted order."""
+    classes = [p for p in root.iterdir() if p.is_dir()]
+    numbered = all(re.fullmatch("[0-9]+", p.name) for p in classes)
+    classes.sort(key=lambda p: (int(p.name) if numbered else 0, p.name))
     files = [(f, k) for k, folder in enumerate(classes) for f in image_files(folder)]
     if not files:
         raise DataError(f"{root} has no class folders with images in them")
@@ -125,9 +135,12 @@ def image_files(folder: Path) -> list[Path]:
 
 def read_tiny_imagenet_val(root: Path, shape: Shape) -> RawData:
     """The layout of the original archive: ``images/`` and ``val_annotations.txt``."""
-    rows = [
-        line.split("\t")[:2] for line in (root / "val_annotations.txt").read_text().splitlines()
-    ]
+    listing = root / "val_annotations.txt"
+    try:
+        lines = listing.read_text("utf-8").splitlines()
+        rows = [(file, wnid) for file, wnid, *_ in (s.split("\t") for s in lines if s.strip())]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{listing} is no list of files and classes ({error})") from None
     names = sorted({wnid for _, wnid in rows})
     images = decode_all([root / "images" / file for file, _ in rows], shape)
     index = {name: k for k, name in enumerate(names)}
@@ -200,11 +213,12 @@ def read_cifar_batches(files: Sequence[Path], label_key: str) -> RawData:
 def read_svhn(path: Path) -> RawData:
     """SVHN's cropped digits (``test_32x32.mat``); the label 10 stands for the digit 0."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)).astype(np.uint8)
         labels = content["y"].astype(np.int64).ravel() % 10
-    except (KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (MatReadError, KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
         raise DataError(f"{path} is no SVHN file ({error})") from None
     return RawData(images, labels, tuple("0123456789"))

@@ -21,14 +21,17 @@ DETECTORS: Catalogue[Detector] = Catalogue("detector")
 
 
 def _of_logits(name: str) -> Detector:
-    """A detector of pytorch-ood that reads logits; its scores rise for outliers, ours fall."""
+    """A detector of pytorch-ood that reads logits; its scores rise for outliers, ours fall.
+
+    In float64: in float32 the largest probability is 1 from a gap of 17 on, and many scores tie.
+    """
 
     def score(model: Adapter, images: Tensor) -> Tensor:
         torchvision()  # pytorch-ood imports it
         from pytorch_ood import detector
 
         outlier_score: Callable[[Tensor], Tensor] = getattr(detector, name).score
-        return -outlier_score(model(images))
+        return -outlier_score(model(images).double())
 
     return score
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+FEWEST_RESAMPLED = 10
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr95", "detection_error")
 
 
@@ -66,8 +67,13 @@ def detection_metrics(inside: Scores, outside: Scores) -> dict[str, float]:
 
 def bootstrap_intervals(
     inside: Scores, outside: Scores, *, seed: int, resamples: int = 200
-) -> Mapping[str, tuple[float, float]]:
-    """95 % percentile intervals of the five metrics, resampling each side by itself."""
+) -> Mapping[str, tuple[float, float]] | None:
+    """95 % percentile intervals of the five metrics, resampling each side by itself.
+
+    None where a side has fewer than ten samples: resampled, they say nothing of what wasn't drawn.
+    """
+    if min(len(inside), len(outside)) < FEWEST_RESAMPLED:
+        return None
     rng = np.random.default_rng(seed)
     drawn = np.array(
         [

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,21 @@ class JobResult:
     warnings: list[str] = field(default_factory=list)
 
 
+class Settled(NamedTuple):
+    """The stored form of a batch's attacked images, judged, and how many successes it undid."""
+
+    stored: Stored
+    judged: Judged
+    lost: int
+
+    def replaced(self, rows: Tensor, later: "Settled") -> "Settled":
+        """With ``rows`` taken from a later try at them."""
+        stored = self.stored.copy()
+        stored[rows.numpy()] = later.stored
+        judged = self.judged.replaced(rows, later.judged, torch.ones(len(rows), dtype=torch.bool))
+        return Settled(stored, judged, self.lost + later.lost)
+
+
 def run_job(
     forms: Forms,
     cell: Cell,
@@ -63,8 +79,8 @@ def run_job(
     counted = Counted(seen, len(chunk.images), deadline, on_pass, forms.gradients)
     threat = cell.threats[0]
     known = cell.call.knows_eps
-    images, notes, warnings = chunk.images.clone(), [], []
-    alive = torch.arange(len(images), device=images.device)
+    notes, warnings, kept = [], [], None
+    alive = torch.arange(len(chunk.images), device=chunk.images.device)
     for restart in range(cell.spec.restarts):
         if len(alive) == 0:
             break
@@ -73,18 +89,15 @@ def run_job(
             found, told, warned = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
         notes += told
         warnings += warned
-        images[alive] = in_threat(found, clean, threat if known else None)
-        if restart + 1 < cell.spec.restarts:
-            tried = Chunk(alive, clean, labels)
-            stored, judged, _ = settle(model, images[alive], tried, threat, bound=known)
-            fooled = judged.fooled.to(alive.device)
-            images[alive[fooled]] = decode(stored).to(images.device)[fooled]
-            alive = alive[~fooled]
-    stored_images, judged, lost = settle(model, images, chunk, threat, bound=known)
+        found = in_threat(found, clean, threat if known else None)
+        settled = settle(model, found, Chunk(alive, clean, labels), threat, bound=known)
+        kept = settled if kept is None else kept.replaced(alive.cpu(), settled)
+        alive = alive[~settled.judged.fooled.to(alive.device)]
+    assert kept is not None, "there are samples, and one try at least"
     return JobResult(
-        stored_images,
-        judged,
-        lost,
+        kept.stored,
+        kept.judged,
+        kept.lost,
         counted.forward_passes,
         counted.backward_passes,
         notes,
@@ -94,7 +107,7 @@ def run_job(
 
 def settle(
     model: Adapter, images: Tensor, chunk: Chunk, threat: ThreatModel, bound: bool
-) -> tuple[Stored, Judged, int]:
+) -> Settled:
     """The stored form of attacked images, judged.
 
     Rounded towards the clean image; where that undoes a success, to the nearest levels (in the
@@ -128,7 +141,7 @@ def settle(
         stored[places.numpy()] = other[saved.numpy()]
         judged = judged.replaced(places, again, saved)
         undone = undone[~saved.to(undone.device)]
-    return stored, judged, len(undone)
+    return Settled(stored, judged, len(undone))
 
 
 def _attack(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.detection.detectors import NEEDS_PROTOTYPES
-from robusteval.errors import DataError, EvidenceError, UnknownNameError
+from robusteval.errors import DataError, EvidenceError
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
+from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry, find_entry
@@ -122,17 +123,6 @@ def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
             "name the right copy with --data-dir"
         )
     return data
-
-
-def check_device(device: str) -> None:
-    """Raises UnknownNameError for one that isn't here."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnknownNameError(
-            f"device {device!r} can't be used ({reason}): try cpu or cuda"
-        ) from None
 
 
 def rebuild(spec: RunSpec, access: Access, model: Adapter | None = None) -> Context:

@@ -94,7 +94,7 @@ class Store:
 
     def remove_if_empty(self) -> None:
         """Removes the folder of a run that found nothing, unless another process is at work."""
-        with suppress(EvidenceError), self.lock():
+        with suppress(EvidenceError, OSError), self.lock():
             if self.is_empty():
                 shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -262,13 +262,19 @@ def library_versions(suite: Suite) -> dict[str, str]:
 
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
-    """The most forward and backward passes a sample can take; broken ones stop earlier."""
+    """The most forward and backward passes that a batch's samples take on average.
+
+    By the attacks of the project's suites, where gradients aren't masked; broken samples stop
+    earlier.
+    """
     forward, backward = _once(cell, classes)
-    return forward * cell.spec.restarts, backward * cell.spec.restarts
+    parameters = cell.call.all_parameters()
+    times = cell.spec.restarts * _number(parameters, "n_restarts", 1)
+    return forward * times, backward * times
 
 
 def _once(cell: Cell, classes: int) -> tuple[int, int]:
-    """The same of one of the harness's restarts."""
+    """The same of one restart, the harness's or the attack's."""
     if cell.spec.library == "autoattack":
         targets = min(9, classes - 1)
         apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
@@ -276,10 +282,9 @@ def _once(cell: Cell, classes: int) -> tuple[int, int]:
         return apgd + 4 * fab + 5000, apgd + fab
     parameters = cell.call.all_parameters()
     steps, budget = _number(parameters, "steps", 1), _number(parameters, "passes_per_sample", 0)
-    queries = _number(parameters, "n_queries", 0) + 1
     known = {
         "DeepFool": (steps, steps * classes),  # a gradient per class and round
-        "Square": (_number(parameters, "n_restarts", 1) * queries, 0),
+        "Square": (_number(parameters, "n_queries", 0) + 1, 0),
         "gaussian_noise": (0, 0),
         # A backward pass counts as two; random search takes none, nor do the queries on top.
         "adaptive": (budget + 44, budget // 3),

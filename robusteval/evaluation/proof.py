@@ -19,10 +19,10 @@ from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import norms
 from robusteval.detection.detectors import scores
-from robusteval.errors import EvidenceError
-from robusteval.evaluation.chunks import Chunk, run_job
+from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evaluation.chunks import Chunk, JobResult, run_job
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import SCORE, Store
+from robusteval.evaluation.evidence import SCORE, Piece, Store
 from robusteval.evaluation.examples import make_pictures, read_pictures
 from robusteval.evaluation.images import digests
 from robusteval.evaluation.jobs import (
@@ -157,7 +157,8 @@ def labels_hold(context: Context, store: Store, result: RunResult) -> Seen:
 
 def clean_holds(context: Context, store: Store, result: RunResult) -> Seen:
     """Clean predictions, both of each sample, and the gaps between logits, made again."""
-    near, ties, wrong = _near(result.gap), 0, np.zeros(len(result.gap), bool)
+    near = _near(result.gap)
+    ties, wrong = (np.zeros(len(result.gap), bool) for _ in range(2))
     for size, claimed in (
         (PROOF_BATCH, result.clean_prediction),
         (OTHER_BATCH, result.second_prediction),
@@ -165,9 +166,11 @@ def clean_holds(context: Context, store: Store, result: RunResult) -> Seen:
         found = [gaps_of(context, chunk, size) for chunk in context.plan.chunks]
         now, gap = (np.concatenate(parts) for parts in zip(*found, strict=True))
         tied = (now != claimed) & (gap <= NEAR_TIE)
-        ties += int(tied.sum())
+        ties |= tied
         wrong |= ((now != claimed) & ~tied) | ~(np.abs(gap - result.gap) <= near)
-    told = f"{int((~wrong).sum())} of {len(wrong)}, {ties} near-ties among them"
+    told = (
+        f"{int((~wrong).sum())} of {len(wrong)}, {int((ties & ~wrong).sum())} near-ties among them"
+    )
     return not wrong.any(), told
 
 
@@ -335,11 +338,10 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
             continue
         piece = store.read(job)
         columns, result = piece.columns, _again(context, job, chunk)
-        warned = bool(result.warnings), bool(drifted(context, chunk, clean))
-        if warned != (bool(piece.told["warnings"]), bool(piece.told["drifted"])):
-            silenced.append(job.stem)
         same = columns["sha256"] == np.array(digests(result.stored), dtype=object)
         equal, total = equal + int(same.sum()), total + len(same)
+        if not _says_the_same(piece, result, drifted(context, chunk, clean), bool(same.all())):
+            silenced.append(job.stem)
         now = {"fooled": result.judged.fooled.numpy(), "norm": result.judged.norm.numpy()}
         threats = context.plan.cells[job.part].threats
         other = any((success(columns, t) != success(now, t)).any() for t in threats)
@@ -350,24 +352,49 @@ def jobs_repeat(context: Context, store: Store, count: int) -> Check:
     if wrong:
         told += f"; other successes in {', '.join(wrong)}"
     if silenced:
-        told += f"; other warnings in {', '.join(silenced)}"
+        told += f"; other notes or warnings in {', '.join(silenced)}"
     return Check("jobs done again", not wrong and not silenced, told)
 
 
+def _says_the_same(piece: Piece, result: JobResult, drift: int, to_the_bit: bool) -> bool:
+    """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
+    also what its parts broke and what storing undid."""
+    told = piece.told
+    now: dict[str, Any] = {"warnings": bool(result.warnings), "drifted": bool(drift)}
+    then: dict[str, Any] = {
+        "warnings": bool(told.get("warnings")),
+        "drifted": bool(told.get("drifted")),
+    }
+    if to_the_bit:
+        now |= {"notes": result.notes, "lost": result.lost}
+        then |= {"notes": told.get("notes"), "lost": told.get("lost")}
+    return now == then
+
+
 def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:
-    """The diagnostics measured anew give the same verdicts; nothing where there are none."""
-    told = {finding.check: finding.verdict for finding in probed(result.diagnostics)}
-    if not told:
+    """The diagnostics measured anew give the same verdicts; nothing where there are none.
+
+    Where the model that they transfer from is gone or another by now, they can't be.
+    """
+    name = "diagnostics done again"
+    if not context.plan.diagnosed or result.diagnostics is None:
         return []
     (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
-    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
-        now = {finding.check: finding.verdict for finding in probed(diagnosed(context, store))}
-    other = [name for name in now if now[name] != told.get(name)]
+    try:
+        with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+            again = probed(diagnosed(context, store))
+    except RobustevalError as error:
+        return [Check(name, True, f"not done again: {error}")]
+    told, now = (
+        {finding.check: finding.verdict for finding in found}
+        for found in (probed(result.diagnostics), again)
+    )
+    other = [check for check in {**told, **now} if told.get(check) != now.get(check)]
     said = f"other verdicts on {', '.join(other)}" if other else f"{len(now)} verdicts"
-    return [Check("diagnostics done again", not other, said)]
+    return [Check(name, not other, said)]
 
 
-def _again(context: Context, job: Job, chunk: Chunk) -> Any:
+def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     with seeded(job_stream(seed, job), torch.device(context.device)):
         return run_job(

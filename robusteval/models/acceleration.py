@@ -252,15 +252,15 @@ def choose_forms(
     folded_one = folded_if_same(adapter, images)
     if folded_one is None:
         return PLAIN, PLAIN
+    rough = Acceleration(bfloat16=True)
     try:
         seconds = {PLAIN: stopwatch(adapter, images)}
         seconds[Acceleration()] = stopwatch(folded_one, images)
+        libraries = min(seconds, key=lambda how: seconds[how])
+        if (rough_one := _rough_if_alike(adapter, rough, images)) is not None:
+            seconds[rough] = stopwatch(rough_one, images)
     except Exception:  # noqa: BLE001 - no backward pass, or too little memory: attacks will tell
         return PLAIN, PLAIN
-    libraries = min(seconds, key=lambda how: seconds[how])
-    rough = Acceleration(bfloat16=True)
-    if (rough_one := _rough_if_alike(adapter, rough, images)) is not None:
-        seconds[rough] = stopwatch(rough_one, images)
     gradients = min(seconds, key=lambda how: seconds[how])
     batches = passes / len(images)
     return tuple(  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from robusteval.errors import (
     UnknownNameError,
     WeightsError,
 )
-from robusteval.types import Norm, parse_eps
+from robusteval.types import Norm, ThreatModel, parse_eps
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 
@@ -144,7 +144,8 @@ class Adversarial(_Table):
     @field_validator("eps")
     @classmethod
     def _ordered(cls, value: tuple[str, str]) -> tuple[str, str]:
-        if parse_eps(value[0]) > parse_eps(value[1]):
+        low, high = (ThreatModel("Linf", parse_eps(eps)) for eps in value)
+        if low.eps > high.eps:
             raise ValueError("eps goes from the smaller to the larger")
         return value
 
@@ -185,7 +186,12 @@ class Training(_Table):
         "robustness); in adversarial training its own largest ε unless given",
     )
 
-    _stopping_eps_is_a_number = field_validator("stopping_eps")(_a_number)
+    @field_validator("stopping_eps")
+    @classmethod
+    def _in_the_range_of_pixels(cls, value: str | None) -> str | None:
+        if value is not None:
+            ThreatModel("Linf", parse_eps(value))
+        return value
 
     @model_validator(mode="after")
     def _milestones_are_read(self) -> Self:

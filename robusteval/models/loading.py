@@ -60,7 +60,10 @@ def build_network(entry: Entry) -> PrototypeNetwork:
         pooling=entry.head.pooling,
         temperature=entry.head.temperature,
     )
-    return PrototypeNetwork(backbone, head, entry.input.mean, entry.input.std)
+    try:
+        return PrototypeNetwork(backbone, head, entry.input.mean, entry.input.std)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EntryError(f"{entry.path}: the head can't be built ({error})") from None
 
 
 def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> Adapter:

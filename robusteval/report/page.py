@@ -103,4 +103,10 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same numbers as text."""
-    return _environment().get_template("report.md").render(report=report, metrics=METRIC_TITLES)
+    environment = _environment().overlay(finalize=_in_a_cell)
+    return environment.get_template("report.md").render(report=report, metrics=METRIC_TITLES)
+
+
+def _in_a_cell(value: Any) -> Any:
+    """Text that can't end a cell of a Markdown table."""
+    return " ".join(value.replace("|", r"\|").splitlines()) if isinstance(value, str) else value

@@ -98,8 +98,8 @@ def doubts(findings: Sequence[dict[str, Any]]) -> str:
 
 def broken(row: Row) -> list[str]:
     """The checks that a row's findings call broken, as ``doubts`` wrote them."""
-    told = row["findings"].partition("suspicious: ")[0]
-    return told.removeprefix("broken: ").removesuffix("; ").split(", ")
+    told = row.get(DOUBTS, "").partition("suspicious: ")[0].removesuffix("; ")
+    return told.removeprefix("broken: ").split(", ") if told else []
 
 
 def as_cell(value: str) -> str:

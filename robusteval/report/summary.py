@@ -203,10 +203,10 @@ def _separation(separation: Separation, seed: int) -> dict[str, Any]:
         }
     values = detection_metrics(separation.inside, separation.outside)
     intervals = bootstrap_intervals(separation.inside, separation.outside, seed=seed)
-    metrics = {
-        name: {"value": values[name], "low": intervals[name][0], "high": intervals[name][1]}
-        for name in METRICS
-    }
+    metrics = {}
+    for name in METRICS:
+        low, high = intervals[name] if intervals else (None, None)
+        metrics[name] = {"value": values[name], "low": low, "high": high}
     histogram = _histogram(separation.inside, separation.outside)
     return {**row, "status": "done", "reason": "", **metrics, "histogram": histogram}
 

@@ -12,8 +12,10 @@ def percent(rate: dict[str, Any] | None) -> str:
 
 
 def interval(rate: dict[str, Any] | None) -> str:
-    """[28.0, 36.5], in percent."""
-    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]" if rate else ""
+    """[28.0, 36.5], in percent; nothing where samples are too few for one."""
+    if rate is None or rate["low"] is None:
+        return ""
+    return f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 
 def count(rate: dict[str, Any] | None) -> str:
@@ -51,4 +53,6 @@ def lowest_claim(claims: Iterable[dict[str, Any]], norm: Norm | None = None) -> 
 
 def claimed_by(claim: dict[str, Any] | None) -> str:
     """Such as "pgd10 Linf 0.03"."""
-    return f"{claim['attack']} {claim['norm']} {claim['eps']}" if claim else ""
+    if claim is None:
+        return ""
+    return " ".join(part for part in (claim["attack"], claim["norm"], claim["eps"]) if part)

@@ -251,7 +251,8 @@ class Trainer:
             raise TrainingError(
                 f"checkpoint {path} belongs to other settings of the entry: delete it to begin anew"
             )
-        self.speed = Speed(**meta.pop("speed"))  # rounding goes on as it began
+        begun = Speed(**meta.pop("speed"))  # rounding goes on as it began, compiled if that can be
+        self.speed = Speed(begun.bfloat16, begun.compiled and self.speed.compiled)
         meta["history"] = [EpochLog(**line) for line in meta["history"]]
 
         def part(name: str) -> dict[str, Tensor]:

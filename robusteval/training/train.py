@@ -8,11 +8,11 @@ from pathlib import Path
 import tomlkit
 import torch
 
-from robusteval.data.datasets import load_dataset
+from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import commit_of, is_dirty, keep_freed_memory
-from robusteval.models.entry import Entry, Trained, Training, built_in_folder
-from robusteval.models.loading import build_network, stored_form, write_weights
+from robusteval.hardware import check_device, commit_of, is_dirty, keep_freed_memory
+from robusteval.models.entry import Entry, Trained, Training, built_in_folder, read_entry
+from robusteval.models.loading import build_network, classes_of, stored_form, write_weights
 from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import replace_file, require_writable
 from robusteval.training import (  # noqa: F401 - they register their recipes
@@ -26,6 +26,8 @@ from robusteval.training import (  # noqa: F401 - they register their recipes
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES, Recipe
 from robusteval.training.speed import as_judged, choose_speed
+
+_DESCRIBED = ("dataset", "classes", "backbone", "head", "input")  # what a network is made from
 
 
 def train(
@@ -45,6 +47,7 @@ def train(
     then measured once on the test split, with the weights as stored (float16).
     """
     settings = _settings(entry)
+    check_device(device)
     place = work_dir / entry.name
     for folder in (place, entry.path.parent):
         require_writable(folder, "weights, entry and log go there")
@@ -53,6 +56,7 @@ def train(
     network = build_network(entry)
     recipe = _recipe(entry, network, settings)
     data = load_dataset(entry.dataset, "train", data_dir, download)
+    _require_fitting(entry, network, data)
     test = load_dataset(entry.dataset, "test", data_dir, download)
     if settings.validation > len(data) // 2:
         raise TrainingError(
@@ -68,7 +72,7 @@ def train(
         settings,
         speed=choose_speed(network, fitting, settings, device=device),
         device=device,
-        identity=entry.model_dump_json(include={"dataset", "backbone", "head", "input"}),
+        identity=entry.model_dump_json(include=set(_DESCRIBED)),
         commit=_code(),
         progress=progress,
     )
@@ -80,8 +84,40 @@ def train(
     with as_judged():
         correct = round(accuracy_of(network, test) * len(test))
     trained = _trained(trainer, correct, len(test))
+    _require_unchanged(entry)
     _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
     return trained
+
+
+def _require_fitting(entry: Entry, network: PrototypeNetwork, data: Dataset) -> None:
+    """Raises TrainingError where the network can't take the data's images or tell its classes."""
+    if classes_of(entry) != data.info.classes:
+        raise TrainingError(
+            f"{entry.path}: classes is {classes_of(entry)}, {entry.dataset} has "
+            f"{data.info.classes}: leave it out, or choose another data set"
+        )
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(data.images(slice(0, 1)))
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"{entry.path}: the network can't take images of {entry.dataset} "
+            f"({str(error).splitlines()[0]}): choose another [backbone]"
+        ) from None
+    network.train()
+
+
+def _require_unchanged(entry: Entry) -> None:
+    """Raises TrainingError where the entry was edited meanwhile: its text would tell of a training
+    that never was.  The checkpoint stays."""
+    described = {*_DESCRIBED, "training"}
+    now = read_entry(entry.path)
+    if now.model_dump(include=described) != entry.model_dump(include=described):
+        raise TrainingError(
+            f"{entry.path} was edited while it trained: put it back and run the same command "
+            "again, which writes the weights, or delete the checkpoint to begin anew"
+        )
 
 
 def _code() -> str:
