@@ -10,9 +10,8 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from benchmarks import ablation, attacks, stored
+from benchmarks import attacks, stored
 from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
@@ -24,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
 SHOWN = "pcl_cifar10"  # in full at the head of the README
-Measured = TypeVar("Measured", ablation.Result, attacks.Result)
 
 
 def models() -> Iterator[str]:
@@ -167,20 +165,13 @@ def _left(row: Row, column: str) -> str:
 
 def contest() -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
-    current = _of_todays_weights(stored.read(RESULTS / "attacks.csv", attacks.Result))
+    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
+    results = stored.read(RESULTS / "attacks.csv", attacks.Result)
+    current = [result for result in results if weights.get(result.model) == result.weights]
     if not current:
         yield "Not yet run."
         return
     yield from attacks.contest(current)
-
-
-def parts() -> Iterator[str]:
-    """What each part of ``adaptive`` is worth, for models that are as they were then."""
-    current = _of_todays_weights(stored.read(RESULTS / "ablation.csv", ablation.Result))
-    if not current:
-        yield "Not yet run."
-        return
-    yield from ablation.table(current)
 
 
 def claimed(path: Path = RESULTS / "quick.csv") -> Iterator[str]:
@@ -195,11 +186,6 @@ def claimed(path: Path = RESULTS / "quick.csv") -> Iterator[str]:
             f"{_claim(row)} | "
             f"{row['worst_case']} % [{low}, {high}] ({row['robust_samples']}/{row['samples']}) |"
         )
-
-
-def _of_todays_weights(results: list[Measured]) -> list[Measured]:
-    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
-    return [result for result in results if weights.get(result.model) == result.weights]
 
 
 def _claim(row: Row) -> str:

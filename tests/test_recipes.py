@@ -116,7 +116,6 @@ def test_every_method_learns(name: str, parts: tuple[Dataset, Dataset], tmp_path
         ("mpat", SOFTMAX, {"gamma": 0.0}, "a number above 0"),
         ("auxiliary", SOFTMAX, {"wieght": 1.0}, "weight"),
         ("ce", SOFTMAX, {"tau": 1.0}, "none"),
-        ("ce", SOFTMAX, {}, "trains no prototypes"),
     ],
 )
 def test_what_a_recipe_cannot_train_is_refused(

@@ -514,6 +514,12 @@ def test_a_network_that_does_not_fit_its_data_is_not_trained(
 UNKNOWN_TO_LENET = ("widths", "hidden", "kernel_size")
 
 
+def test_cross_entropy_leaves_no_prototypes_to_chance(tmp_path: Path) -> None:
+    extra = '[head]\nlayers = ["fc1"]\n' + TRAINING.format(recipe="ce", epochs=1, warmup=0)
+    with pytest.raises(TrainingError, match="trains no prototypes"):
+        train(read_entry(write_entry(tmp_path, extra=extra)), work_dir=tmp_path / "w")
+
+
 def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
     path = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=1, warmup=0))
     with pytest.raises(RobustevalError, match="device 'cuda:77' can't be used"):
@@ -556,7 +562,7 @@ def test_adversarial_training_makes_a_difference(
     robust = {}
     for name in ("pcl_digits", "pcl_at_digits"):
         network = load_model(find_entry(name)).module
-        recipe = RECIPES.get("ce")(load_model(find_entry("ce_digits")).module, settings())
+        recipe = RECIPES.get("ce")(network, settings())
         generator = torch.Generator().manual_seed(0)
         images = craft(network, recipe, data.images(), data.labels, spec, 0, generator)
         robust[name] = float((network(images).argmax(1) == data.labels).double().mean())

@@ -42,13 +42,6 @@ from robusteval.training.recipe import RECIPES, Option, Recipe, class_means
 class CrossEntropy(Recipe):
     """The softmax baseline: PCL's eq. 1, averaged over the batch."""
 
-    def prepare(self, network: PrototypeNetwork) -> None:
-        if network.head.reading != "softmax" or network.head.layers:
-            raise TrainingError(
-                "cross-entropy alone trains no prototypes: leave head.layers out, or choose "
-                'recipe = "auxiliary"'
-            )
-
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:

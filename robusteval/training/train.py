@@ -134,6 +134,11 @@ def _settings(entry: Entry) -> Training:
 
 
 def _recipe(entry: Entry, network: PrototypeNetwork, settings: Training) -> Recipe:
+    if settings.recipe == "ce" and entry.head.layers:
+        raise TrainingError(
+            f"{entry.path}: cross-entropy alone trains no prototypes: leave head.layers out, or "
+            'choose recipe = "auxiliary"'
+        )
     try:
         return RECIPES.get(settings.recipe)(network, settings)
     except TrainingError as error:
