@@ -245,7 +245,7 @@ def test_the_specs_digest_covers_what_decides_the_outcome() -> None:
 
 
 def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: Dataset) -> None:
-    data = digits.balanced_subset(20)
+    data = digits.balanced_subset(10)
     names = ["fgsm", "pgd10", "joint_pc", "prototype_margin", "deepfool", "adaptive", "smallest"]
     result = run_suite(pcl_digits, data, read_suite("full").only(names))
     for outcome in result.outcomes:
