@@ -1,15 +1,16 @@
 """``adaptive`` beside AutoAttack and others: robust accuracy, passes and seconds, in one run.
 
     python -m benchmarks.attacks --model '*_cifar10' [--samples 500] [--attacks adaptive autoattack]
-                                                     [--out attacks.csv] [--data-dir DIR]
+                                 [--anew] [--out attacks.csv] [--data-dir DIR]
 
-Every attack gets the same initially correct test samples, in chunks of the same size, one attack
-after the other in this process.  AutoAttack and the others are called on the plain model, as their
-users call them; ``adaptive`` takes its gradients from the form that is fastest here, and choosing
-it is part of its seconds.  All returned images are put into the ball and judged alike, by the
-plain model in float32; a minimum-norm attack's count where they lie in it.  A row is written as
-soon as it is known; what is in the file already is not done again, unless the project's own
-attacks have changed since.
+Every attack gets the same initially correct test samples, one attack after the other in this
+process.  AutoAttack and the others are called on the plain model, as their users call them, in
+chunks of the size that a run gives them; ``adaptive`` gets all samples at once, since it cuts its
+batches itself, and takes its gradients from the form that is fastest here, the choice of which is
+part of its seconds.  All returned images are put into the ball and judged alike, by the plain
+model in float32; a minimum-norm attack's count where they lie in it.  A row is written as soon as
+it is known; what is in the file already is not done again, unless the project's own attacks have
+changed since, or ``--anew`` is given: seconds compare where one go measured them.
 
 Holds where ``adaptive`` is at or below AutoAttack on every model, with at most 1/25 of its passes
 and 1/50 of its seconds on adversarially trained ones and no slower on the others, and no attack
@@ -37,6 +38,7 @@ from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.libraries import autoattack, torchattacks_module
 from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import load_dataset
+from robusteval.data.readers import Shape
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import in_threat, judge, predict
 from robusteval.hardware import hardware_name, keep_freed_memory
@@ -177,7 +179,7 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
     forms = _forms(model, data.images(chosen[: static_batch()]), attack, len(chosen))
-    for rows in chosen.split(default_batch(data.info.shape)):
+    for rows in chosen.split(_at_once(attack, data.info.shape, len(chosen))):
         images, labels = data.images(rows), data.labels[rows]
         counted = Counted(model, len(rows), fast=forms.gradients)
         found = ATTACKS[attack](counted, images, labels, threat)
@@ -208,6 +210,10 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
 def weights_of(entry: Entry) -> str:
     """What tells one training of a model from another."""
     return entry.weights.sha256[:12] if entry.weights else ""
+
+
+def _at_once(attack: str, shape: Shape, count: int) -> int:
+    return count if attack.startswith(OURS) else default_batch(shape)
 
 
 def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
@@ -329,14 +335,20 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
     parser.add_argument("--out", type=Path, default=Path("attacks.csv"))
+    parser.add_argument("--anew", action="store_true", help="these models' rows once more")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = [r for r in stored.read(arguments.out, Result) if r.holds_today]
+    models = zoo.models_called(arguments.model)
+    results = [
+        r
+        for r in stored.read(arguments.out, Result)
+        if r.holds_today and not (arguments.anew and r.model in models)
+    ]
     keep_freed_memory()  # as a run does; every attack gains by it
     torchattacks_module()  # loading a library is no attack's time
     importlib.import_module("pyautoattack")
     done = {(*r.place, r.attack) for r in results}
-    for name in zoo.models_called(arguments.model):
+    for name in models:
         entry = find_entry(name)
         data = load_dataset(entry.dataset, "test", arguments.data_dir)
         threat = data.info.default_threat(arguments.norm)

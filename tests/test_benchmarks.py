@@ -312,3 +312,8 @@ def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(attacks, "run", None)
     assert attacks.main() == 0
     assert stored.read(out, attacks.Result) == first
+    again = iter([replace(result, seconds=7.0) for result in first])
+    monkeypatch.setattr(attacks, "run", lambda *_: next(again))
+    monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names, "--anew"])
+    assert attacks.main() == 0
+    assert [result.seconds for result in stored.read(out, attacks.Result)] == [7.0] * 3
