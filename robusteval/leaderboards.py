@@ -48,7 +48,6 @@ def add(
         require_writable(folder, "choose another with --folder")
     data_root(data_dir)
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
-    _require_sound(new)
     boards: dict[str, list[Row]] = {}
     for row in new:
         name = board.file_name(row)
@@ -74,15 +73,12 @@ def _rows(
         only_report = failed == [api.REPORT_FILES]
         mend = f"write it anew with `robusteval report {run}`" if only_report else "run it anew"
         raise EvidenceError(f"{run} does not verify ({', '.join(failed)}): {mend}")
-    verdicts = {finding["check"]: finding["verdict"] for finding in report["findings"]}
-    if refused := [name for name in _REFUSED if verdicts[name] == "broken"]:
-        raise EvidenceError(
-            f"{run} has numbers that can't be trusted ({', '.join(refused)}): see its findings"
-        )
-    return rows_of(report)
+    rows = rows_of(report)
+    _require_sound(run, rows)
+    return rows
 
 
-def _require_sound(rows: Sequence[Row]) -> None:
+def _require_sound(run: Path, rows: Sequence[Row]) -> None:
     """Raises EvidenceError for a row that ``check`` would not let stand."""
     entries = _entries()
     for row in rows:
@@ -91,7 +87,7 @@ def _require_sound(rows: Sequence[Row]) -> None:
             *board.problems(board.file_name(row), alone, entries),
             *_unfit(alone, entries),
         ]:
-            raise EvidenceError(f"it can't be published: {'; '.join(wrong)}")
+            raise EvidenceError(f"{run} can't be published: {'; '.join(wrong)}")
 
 
 def _entries() -> dict[str, Entry]:

@@ -337,9 +337,20 @@ def test_what_check_would_reject_is_not_added(
     monkeypatch.setattr(board, "problems", lambda *_: ["ce_digits: it is odd"])
     refused(
         cli("leaderboard", "add", str(runs[0]), "--folder", str(tmp_path / "b")),
-        "it can't be published: ce_digits: it is odd",
+        f"{runs[0].name} can't be published: ce_digits: it is odd",
     )
     assert not (tmp_path / "b").exists()
+
+
+def test_numbers_that_cannot_be_trusted_are_not_added(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaderboards, "broken", lambda _: ["unchanged model"])
+    refused(
+        cli("leaderboard", "add", str(runs[0]), "--folder", str(tmp_path / "b")),
+        f"{runs[0].name} can't be published",
+        "can't be trusted (unchanged model)",
+    )
 
 
 def test_nothing_is_added_to_a_damaged_board(folder: Path, runs: list[Path]) -> None:
