@@ -42,7 +42,8 @@ def add(
     Every run is verified afresh before the first row is written, with ``again`` of its jobs,
     chosen at random, done once more.  Raises EvidenceError for a run that is incomplete, does not
     verify, is of a model that is randomised or carries state, lacks attacks of the suite ``full``
-    or samples, or is of another model than the registry's of that name.
+    or samples, is of another model than the registry's of that name, or has a row that ``check``
+    would not let stand.
     """
     if folder.exists():  # told before runs are verified, which takes long
         require_writable(folder, "choose another with --folder")
