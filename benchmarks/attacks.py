@@ -10,7 +10,8 @@ batches itself, and takes its gradients from the form that is fastest here, the 
 part of its seconds.  All returned images are put into the ball and judged alike, by the plain
 model in float32; a minimum-norm attack's count where they lie in it.  A row is written as soon as
 it is known; what is in the file already is not done again, unless the project's own attacks have
-changed since, or ``--anew`` is given: seconds compare where one go measured them.
+changed since, another machine made it, or ``--anew`` is given: seconds compare where one go
+measured them.
 
 Holds where ``adaptive`` is at or below AutoAttack on every model, with at most 1/25 of its passes
 and 1/50 of its seconds on adversarially trained ones and no slower on the others, and no attack
@@ -269,6 +270,14 @@ def contest(results: list[Result]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def machines(results: list[Result]) -> str:
+    """Which models were measured on which machine."""
+    models: dict[str, dict[str, None]] = {}
+    for result in results:
+        models.setdefault(result.hardware, {})[f"`{result.model}`"] = None
+    return "; ".join(f"{hardware}: {', '.join(named)}" for hardware, named in models.items())
+
+
 def beside(ours: Result, other: Result) -> str:
     """What another attack leaves, and for how many times our passes."""
     passes, _ = savings(ours, other)
@@ -338,11 +347,11 @@ def main() -> int:
     parser.add_argument("--anew", action="store_true", help="these models' rows once more")
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    models = zoo.models_called(arguments.model)
+    models, here = zoo.models_called(arguments.model), hardware_name()
     results = [
         r
         for r in stored.read(arguments.out, Result)
-        if r.holds_today and not (arguments.anew and r.model in models)
+        if r.holds_today and not (r.model in models and (arguments.anew or r.hardware != here))
     ]
     keep_freed_memory()  # as a run does; every attack gains by it
     torchattacks_module()  # loading a library is no attack's time

@@ -27,7 +27,8 @@ def read(path: Path, kind: type[Result]) -> list[Result]:
 def write(path: Path, results: Sequence[Any]) -> None:
     """At least one result, all of one kind; a kill leaves the old file or the new one."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(results[0])])
+    names = [field.name for field in fields(results[0])]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(result) for result in results)
     replace_file(path, text.getvalue().encode(), "name another file with --out")

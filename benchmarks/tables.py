@@ -172,6 +172,8 @@ def contest() -> Iterator[str]:
         yield "Not yet run."
         return
     yield from attacks.contest(current)
+    yield ""
+    yield f"Measured on {attacks.machines(current)}."
 
 
 def claimed(path: Path = RESULTS / "quick.csv") -> Iterator[str]:

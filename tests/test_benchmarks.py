@@ -299,6 +299,12 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     )
 
 
+def test_a_contest_says_which_machine_measured_what() -> None:
+    here, there = (("adaptive", 50, 100, 1), ("autoattack", 51, 3000, 60)), ("adaptive", 0, 9, 1)
+    results = [*(result_of(*one) for one in here), result_of(*there, model="b", hardware="four")]
+    assert attacks.machines(results) == "two cores: `ce_at_digits`; four: `b`"
+
+
 def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every attack on some samples; what is in the file already is not done again."""
     out = tmp_path / "attacks.csv"
@@ -317,3 +323,8 @@ def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names, "--anew"])
     assert attacks.main() == 0
     assert [result.seconds for result in stored.read(out, attacks.Result)] == [7.0] * 3
+    again = iter([replace(result, seconds=8.0) for result in first])
+    monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names])
+    monkeypatch.setattr(attacks, "hardware_name", lambda: "another machine")
+    assert attacks.main() == 0
+    assert [result.seconds for result in stored.read(out, attacks.Result)] == [8.0] * 3

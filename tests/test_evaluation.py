@@ -254,15 +254,22 @@ def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: 
         assert outcome.backward_passes[outcome.attacked].mean() <= backward, outcome.cell.key
 
 
-def test_restarts_multiply_what_a_sample_can_take() -> None:
-    def passes(restarts: int, **parameters: object) -> tuple[int, int]:
-        fields = {"library": "torchattacks", "attack": "Square", "restarts": restarts}
-        spec = attack_spec(parameters={"n_queries": 10, **parameters}, **fields)
-        return expected_passes(Cell(spec, (LINF,), spec.parameters), 10)
+def _expected(attack: str, restarts: int = 1, **parameters: object) -> tuple[int, int]:
+    spec = attack_spec(
+        library="torchattacks", attack=attack, restarts=restarts, parameters=parameters
+    )
+    return expected_passes(Cell(spec, (LINF,), spec.parameters), 10)
 
-    assert passes(1) == (11, 0)
-    assert passes(3) == (33, 0)
-    assert passes(1, n_restarts=5) == (55, 0)
+
+def test_restarts_multiply_what_a_sample_can_take() -> None:
+    assert _expected("Square", n_queries=10) == (11, 0)
+    assert _expected("Square", 3, n_queries=10) == (33, 0)
+    assert _expected("Square", n_queries=10, n_restarts=5) == (55, 0)
+
+
+def test_mean_gradients_multiply_what_a_sample_can_take() -> None:
+    assert _expected("EOTPGD", steps=10, eot_iter=4) == (40, 40)
+    assert _expected("EOTPGD", steps=10) == (20, 20), "the library's own default is two"
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

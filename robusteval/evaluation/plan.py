@@ -291,7 +291,8 @@ def _once(cell: Cell, classes: int) -> tuple[int, int]:
         "smallest": (2 * steps + 8, steps),  # each success is looked at once more
         "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
     }
-    return known.get(cell.spec.attack, (steps, steps))
+    averaged = steps * _number(parameters, "eot_iter", 1)  # each gradient a mean of so many
+    return known.get(cell.spec.attack, (averaged, averaged))
 
 
 def _number(parameters: dict[str, Any], name: str, default: int) -> int:
