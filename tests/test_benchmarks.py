@@ -228,9 +228,13 @@ def test_claims_stand_beside_what_quick_leaves(tmp_path: Path) -> None:
     others = [{**row, "model": "b", "norm": "L2"}, {**row, "model": "c", "claimed": ""}]
     path = tmp_path / "quick.csv"
     path.write_text(rows.as_csv([row, *others]))
-    assert list(tables.claimed(path))[2:] == [
+    boards = tmp_path / "boards"
+    assert list(tables.claimed(path, boards))[2:] == [
         "| `a` | standard | 0.1 | 98.00 % | 50 % (pgd10) | 1.00 % [0.1, 5.4] (1/100) |"
     ]
+    boards.mkdir()
+    (boards / "x.csv").write_text(rows.as_csv([{**row, "rank": "1"}], RANK))
+    assert list(tables.claimed(path, boards)) == ["Every model with a claim is published."]
 
 
 def test_only_what_is_between_the_marks_is_written() -> None:
