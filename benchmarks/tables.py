@@ -9,6 +9,7 @@ Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is 
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import attacks, stored
@@ -16,13 +17,14 @@ from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
 from robusteval.report import board
-from robusteval.report.rows import ATTACK, Row, read_rows
+from robusteval.report.rows import ATTACK, DOUBTS, Row, read_rows
 from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
 SHOWN = "pcl_cifar10"  # in full at the head of the README
+NAMED = 5  # more models than these are counted only
 
 
 def models() -> Iterator[str]:
@@ -82,7 +84,7 @@ def found(folder: Path = ROOT / "leaderboards") -> Iterator[str]:
     for path, rows in sorted(boards.items(), key=lambda one: one[0] not in promised):
         yield from _in_rows(path, rows) if path in promised else _in_words(path, rows)
         yield ""
-        yield _beside_autoattack(rows)
+        yield f"{_beside_autoattack(rows)}{_doubted(rows)}"
         yield ""
 
 
@@ -107,6 +109,27 @@ def _beside_autoattack(rows: list[Row]) -> str:
     return (
         f"`adaptive` leaves fewer samples than AutoAttack on {fewer} of them, as many on "
         f"{len(rows) - fewer - len(more)}, more on {len(more)}{named}."
+    )
+
+
+def _doubted(rows: list[Row]) -> str:
+    """On how many models that keep something a check was not ok; empty for none."""
+    models = [r["model"] for r in rows if float(r["worst_case"]) > 0 and in_doubt(r)]
+    if not models:
+        return ""
+    few = ", ".join(f"`{model}`" for model in models)
+    told = few if len(models) <= NAMED else f"{len(models)} of them"
+    return f" Only upper bounds are, since a check is suspicious, the worst cases of {told}."
+
+
+def in_doubt(row: Row) -> bool:
+    """Whether a check was not ok that is about the row's threat, or about every one."""
+    names = row[DOUBTS].replace("broken: ", "").replace("suspicious: ", "").replace("; ", ", ")
+    signs = ("L∞ ", "L2 ")
+    return any(
+        not following.startswith(signs) or following == threat_text(row)
+        for name, following in pairwise([*names.split(", "), ""])
+        if name and not name.startswith(signs)
     )
 
 

@@ -68,7 +68,7 @@ class Options:
     machine's cores shared among them.  ``keep``: which adversarial images are stored, the
     ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where the data set
     has fewer than ``samples``, all of it is taken.  ``sources``: models whose adversarials are
-    tried as well.
+    tried as well; the attacked one among others is left out.
     """
 
     samples: int | None = None
@@ -112,8 +112,9 @@ def prepare(
         raise RobustevalError(
             f"name {name!r}: use letters, digits, _, . and -, a dot or dash not first"
         )
-    chosen = _chosen(read_suite(suite), options)
+    whole = read_suite(suite)
     entry = find_entry(model) if isinstance(model, str) else None
+    chosen = _chosen(whole, options, entry)
     set_name = dataset or (entry.dataset if entry else None)
     if set_name is None:
         raise DataError("a model from Python needs a data set: pass dataset=…")
@@ -180,13 +181,13 @@ def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:
     return data.balanced_subset(options.samples)
 
 
-def _chosen(suite: Suite, options: Options) -> Suite:
+def _chosen(suite: Suite, options: Options, attacked: Entry | None) -> Suite:
     """The suite with its sources, and what the user wants of it.
 
     Transfers that were asked for run beside the attacks that ``only`` names, unless it names some
     of them.
     """
-    wanted, sources = list(options.only), list(options.sources)
+    wanted, sources = list(options.only), _other_models(options.sources, attacked)
     whole = suite.with_sources(sources)
     if not wanted:
         return whole
@@ -194,6 +195,13 @@ def _chosen(suite: Suite, options: Options) -> Suite:
     if transfers & set(wanted):
         return whole.only(wanted)
     return suite.only(wanted).with_sources(sources)
+
+
+def _other_models(sources: tuple[str, ...], attacked: Entry | None) -> list[str]:
+    """Sources without the attacked model, which a pattern may fit, unless it is the only one."""
+    own = attacked.weights if attacked else None
+    others = [name for name in sources if own is None or find_entry(name).weights != own]
+    return others or list(sources)
 
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:

@@ -212,6 +212,28 @@ def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_
     (tmp_path / "w.csv").write_text(rows.as_csv([{**firm, "claimed": ""}], RANK))
     alone = "`w.csv`, 500 samples: one model, worst case 40.00 % [35.80, 44.36] (`a`)."
     assert alone in list(tables.found(tmp_path))
+    doubted = [{**firm, "findings": "suspicious: logits"}, {**broken, "findings": "broken: x"}]
+    (tmp_path / "w.csv").write_text(rows.as_csv(doubted, RANK))
+    said = "Only upper bounds are, since a check is suspicious, the worst cases of `a`."
+    assert any(line.endswith(said) for line in tables.found(tmp_path))
+    (tmp_path / "w.csv").write_text(rows.as_csv(doubted[:1] * (tables.NAMED + 1), RANK))
+    assert any("the worst cases of 6 of them." in line for line in tables.found(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("findings", "doubted"),
+    [
+        ("", False),
+        ("suspicious: logits", True),
+        ("suspicious: AutoAttack's checks, L∞ 0.1", True),
+        ("suspicious: AutoAttack's checks, L2 0.5", False),
+        ("suspicious: AutoAttack's checks, L2 0.5, AutoAttack's checks, L∞ 0.1", True),
+        ("broken: queries, L2 0.5; suspicious: logits", True),
+        ("broken: queries, L2 0.5; suspicious: growth, L2 0.5", False),
+    ],
+)
+def test_a_check_of_another_threat_casts_no_doubt(findings: str, doubted: bool) -> None:
+    assert tables.in_doubt({"norm": "Linf", "eps": "0.1", "findings": findings}) is doubted
 
 
 def test_claims_stand_beside_what_quick_leaves(tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_a_transfer_can_run_alone_and_sources_may_be_patterns(tmp_path: Path) ->
     assert "dce_digits" not in done.stdout
 
 
+def test_a_model_among_the_sources_is_not_its_own(tmp_path: Path) -> None:
+    """A pattern may fit the attacked model, too."""
+    asked = ("run", "--model", "ce_digits", "--suite", "quick", "--samples", "20")
+    done = cli(*asked, "--only", "fgsm", "--source", "*ce_digits", "--out", str(tmp_path))
+    assert done.exit_code == 0
+    assert "Transfer from dce_digits" in done.stdout
+    assert "Transfer from ce_digits" not in done.stdout
+
+
 def test_bad_sources_are_refused(tmp_path: Path) -> None:
     refused(
         cli("run", "--model", "pcl_digits", "--source", "ce_mnist"),
