@@ -119,7 +119,7 @@ def _doubted(rows: list[Row]) -> str:
         return ""
     few = ", ".join(f"`{model}`" for model in models)
     told = few if len(models) <= NAMED else f"{len(models)} of them"
-    return f" Only upper bounds are, since a check is suspicious, the worst cases of {told}."
+    return f" Since a check is suspicious, the worst cases of {told} are upper bounds."
 
 
 def in_doubt(row: Row) -> bool:

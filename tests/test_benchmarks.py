@@ -214,10 +214,10 @@ def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_
     assert alone in list(tables.found(tmp_path))
     doubted = [{**firm, "findings": "suspicious: logits"}, {**broken, "findings": "broken: x"}]
     (tmp_path / "w.csv").write_text(rows.as_csv(doubted, RANK))
-    said = "Only upper bounds are, since a check is suspicious, the worst cases of `a`."
+    said = "Since a check is suspicious, the worst cases of `a` are upper bounds."
     assert any(line.endswith(said) for line in tables.found(tmp_path))
     (tmp_path / "w.csv").write_text(rows.as_csv(doubted[:1] * (tables.NAMED + 1), RANK))
-    assert any("the worst cases of 6 of them." in line for line in tables.found(tmp_path))
+    assert any("the worst cases of 6 of them are" in line for line in tables.found(tmp_path))
 
 
 @pytest.mark.parametrize(
