@@ -445,14 +445,16 @@ def test_the_fastest_way_is_chosen_where_it_pays(
 def test_bfloat16_training_learns_like_float32(
     parts: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
+    """At a learning rate at which float32 is steady: at 0.03 its own accuracy jumps by a quarter,
+    and where it lands is the processor's rounding."""
     accuracies = []
     for bfloat16 in (False, True):
-        running = trainer(settings(epochs=8), parts)
+        running = trainer(settings(epochs=16, lr=0.01), parts)
         running.speed = Speed(bfloat16)
         list(running.fit(tmp_path / str(bfloat16)))
         accuracies.append(accuracy_of(running.network, parts[1]))
-    assert min(accuracies) > 0.7
-    assert abs(accuracies[0] - accuracies[1]) < 0.15
+    assert min(accuracies) > 0.85
+    assert abs(accuracies[0] - accuracies[1]) < 0.1
 
 
 def test_only_training_steps_are_compiled(
