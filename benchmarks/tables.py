@@ -9,7 +9,6 @@ Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is 
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import attacks, stored
@@ -17,7 +16,7 @@ from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
 from robusteval.report import board
-from robusteval.report.rows import ATTACK, DOUBTS, Row, read_rows
+from robusteval.report.rows import ATTACK, Row, in_doubt, read_rows
 from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,17 +119,6 @@ def _doubted(rows: list[Row]) -> str:
     few = ", ".join(f"`{model}`" for model in models)
     told = few if len(models) <= NAMED else f"{len(models)} of them"
     return f" Since a check is suspicious, the worst cases of {told} are upper bounds."
-
-
-def in_doubt(row: Row) -> bool:
-    """Whether a check was not ok that is about the row's threat, or about every one."""
-    names = row[DOUBTS].replace("broken: ", "").replace("suspicious: ", "").replace("; ", ", ")
-    signs = ("L∞ ", "L2 ")
-    return any(
-        not following.startswith(signs) or following == threat_text(row)
-        for name, following in pairwise([*names.split(", "), ""])
-        if name and not name.startswith(signs)
-    )
 
 
 def _in_rows(path: Path, rows: list[Row]) -> Iterator[str]:

@@ -220,22 +220,6 @@ def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_
     assert any("the worst cases of 6 of them are" in line for line in tables.found(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("findings", "doubted"),
-    [
-        ("", False),
-        ("suspicious: logits", True),
-        ("suspicious: AutoAttack's checks, L∞ 0.1", True),
-        ("suspicious: AutoAttack's checks, L2 0.5", False),
-        ("suspicious: AutoAttack's checks, L2 0.5, AutoAttack's checks, L∞ 0.1", True),
-        ("broken: queries, L2 0.5; suspicious: logits", True),
-        ("broken: queries, L2 0.5; suspicious: growth, L2 0.5", False),
-    ],
-)
-def test_a_check_of_another_threat_casts_no_doubt(findings: str, doubted: bool) -> None:
-    assert tables.in_doubt({"norm": "Linf", "eps": "0.1", "findings": findings}) is doubted
-
-
 def test_claims_stand_beside_what_quick_leaves(tmp_path: Path) -> None:
     names = (*rows.FOUND, *rows.BACKING)
     row = dict.fromkeys(names, "") | {

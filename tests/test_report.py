@@ -15,7 +15,7 @@ from robusteval.errors import OutputError
 from robusteval.report.figures import difference, picture
 from robusteval.report.files import prepare_folder, write_report
 from robusteval.report.page import render_html, render_markdown
-from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
+from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, in_doubt
 from robusteval.report.summary import SCHEMA
 
 
@@ -178,3 +178,19 @@ def test_claims_stand_beside_what_was_found(report: api.Report) -> None:
     row = _claim(unknown, content["attacks"], content["worst_case"], np.ones(3, bool))
     assert row["found"] is None
     assert row["worst"] == content["worst_case"][1]["robust_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("findings", "doubted"),
+    [
+        ("", False),
+        ("suspicious: logits", True),
+        ("suspicious: AutoAttack's checks, L∞ 0.1", True),
+        ("suspicious: AutoAttack's checks, L2 0.5", False),
+        ("suspicious: AutoAttack's checks, L2 0.5, AutoAttack's checks, L∞ 0.1", True),
+        ("broken: queries, L2 0.5; suspicious: logits", True),
+        ("broken: queries, L2 0.5; suspicious: growth, L2 0.5", False),
+    ],
+)
+def test_a_check_of_another_threat_casts_no_doubt(findings: str, doubted: bool) -> None:
+    assert in_doubt({"norm": "Linf", "eps": "0.1", "findings": findings}) is doubted

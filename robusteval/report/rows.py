@@ -7,11 +7,13 @@ the claim, and the digests of entry, weights and evidence.
 import csv
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from robusteval.errors import EvidenceError
-from robusteval.report.wording import claimed_by, lowest_claim
+from robusteval.report.wording import claimed_by, lowest_claim, threat_text
+from robusteval.types import NORM_SIGNS
 
 FOUND = (
     "model",
@@ -100,6 +102,17 @@ def broken(row: Row) -> list[str]:
     """The checks that a row's findings call broken, as ``doubts`` wrote them."""
     told = row.get(DOUBTS, "").partition("suspicious: ")[0].removesuffix("; ")
     return told.removeprefix("broken: ").split(", ") if told else []
+
+
+def in_doubt(row: Row) -> bool:
+    """Whether ``doubts`` wrote a check that is about the row's threat, or about every one."""
+    names = row[DOUBTS].replace("broken: ", "").replace("suspicious: ", "").replace("; ", ", ")
+    signs = tuple(f"{sign} " for sign in NORM_SIGNS.values())
+    return any(
+        not following.startswith(signs) or following == threat_text(row)
+        for name, following in pairwise([*names.split(", "), ""])
+        if name and not name.startswith(signs)
+    )
 
 
 def as_cell(value: str) -> str:
