@@ -54,6 +54,13 @@ def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
     return Suite(name="s", attacks=list(attacks), **tables)  # type: ignore[arg-type]
 
 
+def unprobed(name: str) -> Suite:
+    """A suite without diagnostics, which take longest where samples are few."""
+    suite = read_suite(name)
+    probes = suite.diagnostics.model_copy(update={"samples": 0})
+    return suite.model_copy(update={"diagnostics": probes})
+
+
 def attack_spec(
     name: str = "mine", norms: tuple[str, ...] = ("Linf",), **fields: object
 ) -> AttackSpec:
@@ -245,9 +252,9 @@ def test_the_specs_digest_covers_what_decides_the_outcome() -> None:
 
 
 def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: Dataset) -> None:
-    data = digits.balanced_subset(10)
+    data = digits.balanced_subset(5)
     names = ["fgsm", "pgd10", "joint_pc", "prototype_margin", "deepfool", "adaptive", "smallest"]
-    result = run_suite(pcl_digits, data, read_suite("full").only(names))
+    result = run_suite(pcl_digits, data, unprobed("full").only(names))
     for outcome in result.outcomes:
         forward, backward = expected_passes(outcome.cell, 10)
         assert outcome.forward_passes[outcome.attacked].mean() <= forward, outcome.cell.key
@@ -468,7 +475,7 @@ def test_nan_images_fail_the_cell(
 
 
 def test_a_time_limit_leaves_no_number(pcl_digits: Adapter, digits: Dataset) -> None:
-    suite = read_suite("full").only(["square"])
+    suite = unprobed("full").only(["square"])
     result = run_suite(pcl_digits, digits.balanced_subset(40), suite, time_limit=1e-6)
     report = summarise(result)
     for attack in report["attacks"]:
@@ -583,7 +590,7 @@ class NaNFarOut(nn.Module):
 def test_a_model_driven_to_nan_is_not_fooled_but_failed(
     pcl_digits: Adapter, digits: Dataset
 ) -> None:
-    suite = read_suite("quick").only(["fgsm"])
+    suite = unprobed("quick").only(["fgsm"])
     model = Adapter(NaNFarOut(pcl_digits), 10)
     (outcome,) = run_suite(model, digits.balanced_subset(20), suite).outcomes
     assert outcome.status == "failed"
@@ -602,8 +609,8 @@ def test_a_model_driven_to_nan_still_gets_its_report(pcl_digits: Adapter, tmp_pa
 
 
 def test_the_same_spec_gives_the_same_outcomes(pcl_digits: Adapter, digits: Dataset) -> None:
-    data = digits.balanced_subset(60)
-    suite = read_suite("quick")
+    data = digits.balanced_subset(20)
+    suite = unprobed("quick")
     first, again = (run_suite(pcl_digits, data, suite) for _ in range(2))
     other = run_suite(pcl_digits, data, suite, seed=1)
     for a, b in zip(first.outcomes, again.outcomes, strict=True):
@@ -617,7 +624,7 @@ def test_the_same_spec_gives_the_same_outcomes(pcl_digits: Adapter, digits: Data
 
 def test_order_and_company_change_nothing(pcl_digits: Adapter, digits: Dataset) -> None:
     data = digits.balanced_subset(40)
-    suite = read_suite("quick")
+    suite = unprobed("quick")
     together = {o.cell.key: o.norm for o in run_suite(pcl_digits, data, suite).outcomes}
     (alone,) = run_suite(pcl_digits, data, suite.only(["pgd10"])).outcomes
     np.testing.assert_array_equal(alone.norm, together[alone.cell.key])
@@ -717,7 +724,7 @@ def test_attacks_without_eps_count_within_it_and_tell_the_rest(
     pcl_digits: Adapter, digits: Dataset
 ) -> None:
     data = digits.balanced_subset(30)
-    suite = read_suite("full").only(["deepfool"])
+    suite = unprobed("full").only(["deepfool"])
     suite = suite.model_copy(update={"threats": {"L2": ["0.2", "0.6", "8"]}})
     report = summarise(run_suite(pcl_digits, data, suite))
     rates = [a["success_rate"]["k"] for a in report["attacks"]]
@@ -753,13 +760,13 @@ def test_two_and_three_classes_run_the_whole_suite(classes: int, digits: Dataset
 
 
 def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset) -> None:
-    data = digits.balanced_subset(60)
-    report = summarise(run_suite(pcl_digits, data, read_suite("quick")))
+    data = digits.balanced_subset(20)
+    report = summarise(run_suite(pcl_digits, data, unprobed("quick")))
     names = [(r["detector"], r["against"]) for r in report["outliers"]]
     assert len(names) == 4 * 3
     assert {a for _, a in names} == {"photo_crops", "gaussian_noise", "uniform_noise"}
     for row in report["outliers"]:
-        assert (row["n_in"], row["n_out"]) == (60, 60)
+        assert (row["n_in"], row["n_out"]) == (20, 20)
         for metric in ("auroc", "aupr_in", "aupr_out", "fpr95", "detection_error"):
             cell = row[metric]
             assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
@@ -767,7 +774,7 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
     for row in report["attack_detection"]:
         assert row["n_in"] == report["clean"]["accuracy"]["k"]
         assert row["n_out"] == pgd["success_rate"]["k"]
-    without = summarise(run_suite(ce_digits, data, read_suite("quick")))
+    without = summarise(run_suite(ce_digits, data, unprobed("quick").only(["fgsm"])))
     assert "nearest_prototype" not in {r["detector"] for r in without["outliers"]}
 
 

@@ -36,10 +36,11 @@ from robusteval.evaluation.record import open_store, read_record
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
+from robusteval.preparation import prepare
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.known import linear, margins, threat_of
 from tests.test_api_cli import cli, refused
-from tests.test_evaluation import attack_spec, run_suite, suite_of
+from tests.test_evaluation import attack_spec, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 
@@ -247,7 +248,7 @@ def test_keep_all_keeps_every_success(tmp_path: Path, finished: Path) -> None:
 def test_an_attack_without_eps_keeps_what_lies_in_a_ball(
     pcl_digits: Adapter, digits: Dataset, tmp_path: Path
 ) -> None:
-    suite = read_suite("full").only(["pgd_l2", "deepfool"])
+    suite = unprobed("full").only(["pgd_l2", "deepfool"])
     suite = suite.model_copy(update={"threats": {"L2": ["0.3", "0.6"]}})
     result = run_suite(pcl_digits, digits.balanced_subset(20), suite, folder=tmp_path)
     deepfool = len(result.outcomes) - 1
@@ -296,28 +297,39 @@ class Stopped(Here):
             super().run([job], watch)
 
 
+@pytest.fixture(scope="module")
+def whole_evidence(
+    pcl_digits: Adapter, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Of a run in order and in one go."""
+    folder, data = tmp_path_factory.mktemp("whole"), digits.balanced_subset(30)
+    run_suite(pcl_digits, data, read_suite("quick"), folder=folder, batch_size=12)
+    return evidence_of(folder)
+
+
 @pytest.mark.parametrize("every", [1, 3, 7])
 def test_an_interrupted_run_goes_on(
-    every: int, pcl_digits: Adapter, digits: Dataset, tmp_path: Path
+    every: int,
+    pcl_digits: Adapter,
+    digits: Dataset,
+    whole_evidence: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     data, suite = digits.balanced_subset(30), read_suite("quick")
-    whole = tmp_path / "whole"
-    run_suite(pcl_digits, data, suite, folder=whole, batch_size=12)
-    broken = tmp_path / "broken"
     for _ in range(100):
         try:
             run_suite(
                 pcl_digits,
                 data,
                 suite,
-                folder=broken,
+                folder=tmp_path,
                 executor=lambda context, store: Stopped(context, store, every),
                 batch_size=12,
             )
             break
         except KeyboardInterrupt:
             continue
-    assert evidence_of(broken) == evidence_of(whole)
+    assert evidence_of(tmp_path) == whole_evidence
 
 
 class Reversed(Here):
@@ -327,13 +339,12 @@ class Reversed(Here):
         super().run(list(reversed(jobs)), watch)
 
 
-def test_order_changes_nothing(pcl_digits: Adapter, digits: Dataset, tmp_path: Path) -> None:
+def test_order_changes_nothing(
+    pcl_digits: Adapter, digits: Dataset, whole_evidence: dict[str, Any], tmp_path: Path
+) -> None:
     data, suite = digits.balanced_subset(30), read_suite("quick")
-    for folder, executor in (("forward", Here), ("backward", Reversed)):
-        run_suite(
-            pcl_digits, data, suite, folder=tmp_path / folder, executor=executor, batch_size=12
-        )
-    assert evidence_of(tmp_path / "backward") == evidence_of(tmp_path / "forward")
+    run_suite(pcl_digits, data, suite, folder=tmp_path, executor=Reversed, batch_size=12)
+    assert evidence_of(tmp_path) == whole_evidence
 
 
 def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
@@ -564,7 +575,7 @@ def test_a_full_disk_keeps_what_is_there(
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    data, suite = digits.balanced_subset(30), read_suite("quick")
+    data, suite = digits.balanced_subset(30), unprobed("quick")
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OutputError, match=r"No space left.*finished jobs are kept"):
         run_suite(pcl_digits, data, suite, folder=tmp_path, batch_size=12)
@@ -600,8 +611,8 @@ def test_threads_of_a_begun_run_are_kept(finished: Path, copied: Path) -> None:
     )
     assert again.folder == copied
     assert read_record(copied)["spec"]["threads"] == 1
-    other = api.evaluate("pcl_digits", "quick", options=options(copied.parent, threads=2))
-    assert other.folder != copied
+    asked = options(copied.parent, threads=2)
+    assert prepare("pcl_digits", "quick", None, None, asked).spec.name != copied.name
 
 
 def test_digests_are_of_the_stored_bytes() -> None:
