@@ -184,7 +184,7 @@ def contest() -> Iterator[str]:
         return
     yield from attacks.contest(current)
     yield ""
-    yield f"Measured on {attacks.machines(current)}."
+    yield f"By attacks {attacks.versions(current)}, on {attacks.machines(current)}."
 
 
 def claimed(

@@ -9,7 +9,6 @@ from robusteval.attacks.registry import NEEDS_PROTOTYPES
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, UnknownNameError
-from robusteval.evaluation.findings import STEADY, UNCHANGED
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
@@ -26,7 +25,6 @@ from robusteval.types import ThreatModel
 REQUIRED = "full"  # the suite whose attacks a published run must have made
 # Samples of a published run, or the whole split where that is smaller.
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
-_REFUSED = (STEADY, UNCHANGED)  # findings that no published row may have as broken
 
 
 def add(
@@ -41,8 +39,8 @@ def add(
 
     Every run is verified afresh before the first row is written, with ``again`` of its jobs,
     chosen at random, done once more.  Raises EvidenceError for a run that is incomplete, does not
-    verify, is of a model that is randomised or carries state, lacks attacks of the suite ``full``
-    or samples, is of another model than the registry's of that name, or has a row that ``check``
+    verify, has a finding that is broken, lacks samples, or attacks or diagnostics of the suite
+    ``full``, is of another model than the registry's of that name, or has a row that ``check``
     would not let stand.
     """
     if folder.exists():  # told before runs are verified, which takes long
@@ -121,7 +119,7 @@ def _require_enough(run: Path, spec: RunSpec) -> None:
     if missing:
         raise EvidenceError(
             f"{run} lacks {', '.join(missing)} as the suite {REQUIRED} has them: a leaderboard "
-            f"takes runs with all of its attacks; run it with --suite {REQUIRED}"
+            f"takes runs with all that it has; run it with --suite {REQUIRED}"
         )
     least = fewest(spec.dataset)
     if spec.samples < least:
@@ -138,14 +136,17 @@ def fewest(dataset: str) -> int:
 
 
 def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
-    """Attacks of the required suite that ``suite`` has not, or not so, in the threats' norms."""
-    norms = {threat.norm for threat in threats}
+    """Attacks of the required suite that ``suite`` has not, or not so, in the threats' norms, and
+    its diagnostics, if they probe fewer samples."""
+    required, norms = read_suite(REQUIRED), {threat.norm for threat in threats}
     has = {spec.name: spec for spec in suite.attacks}
-    return [
+    attacks = [
         wanted.name
-        for wanted in read_suite(REQUIRED).attacks
+        for wanted in required.attacks
         if norms & set(wanted.norms) and has.get(wanted.name) != wanted
     ]
+    probes_fewer = suite.diagnostics.samples < required.diagnostics.samples
+    return [*attacks, *["diagnostics"] * probes_fewer]
 
 
 def check(folder: Path) -> list[Check]:
@@ -178,7 +179,7 @@ def _unfit(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
     """Where ``add`` would not have taken a row: for its samples, its attacks or its findings."""
     suite = read_suite(REQUIRED)
     for row in rows:
-        if refused := [check for check in _REFUSED if check in broken(row)]:
+        if refused := broken(row):
             yield f"{row['model']}: its numbers can't be trusted ({', '.join(refused)})"
         entry = entries.get(row["model"])
         if entry is None or not row["samples"].isdecimal():

@@ -3,6 +3,7 @@
 import copy
 import threading
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.libraries import autoattack
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.random_search import flip_squares
-from robusteval.attacks.search import MARGIN, Objective, Search, cosine, shrinking
+from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, cosine, shrinking
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.errors import AttackError
+from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
 from robusteval.models.network import HeadConfig, PrototypeNetwork
@@ -105,7 +107,32 @@ def test_a_free_gradient_does_not_push_out_of_the_box() -> None:
     assert free_gradient(gradient, images).tolist() == [[0.0, 1.0, -1.0, 0.0, -1.0]]
 
 
-# Each stage earns its place: models that only it breaks
+def test_survivors_fill_batches_anew_at_each_step() -> None:
+    """Only the last batch is smaller than a full one, however many have left."""
+    steps: list[list[int]] = []
+
+    class Watched(Search):
+        def gradients(self, rows: Tensor, *what: Any) -> Slopes:
+            steps.append([])
+            return super().gradients(rows, *what)
+
+        def slopes(self, rows: Tensor, *what: Any) -> Slopes:
+            steps[-1].append(len(rows))
+            return super().slopes(rows, *what)
+
+    full = static_batch()
+    known = linear("Linf", 3, count=3 * full)
+    threat = threat_of("Linf", float(known.smallest.median()))
+    search = Watched(as_counted(known.model, known.images), known.images, known.labels, threat)
+    rows = torch.arange(3 * full)
+    search.ascend(rows, known.images, MARGIN, cosine(threat.radius, 20))
+    left = [sum(sizes) for sizes in steps]
+    assert left[0] == 3 * full > left[-1] > full
+    assert [sizes[:-1] for sizes in steps] == [[full] * (len(sizes) - 1) for sizes in steps]
+    assert len(steps[-1]) == -(-left[-1] // full)
+
+
+# Each stage earns its place: what only it breaks, or only it for so few passes
 
 
 def told(
@@ -142,6 +169,11 @@ def test_margin_breaks_what_blinds_cross_entropy() -> None:
     probabilities = model(images).softmax(1)
     assert ((probabilities == 0) | (probabilities == 1)).all()
     assert told(model, images, labels) == {"margin": 20}
+    # Its worth is in passes: for so few, no other gradients get there.
+    assert told(model, images, labels, passes_per_sample=30) == {"margin": 20}
+    others = told(model, images, labels, passes_per_sample=30, without="margin")
+    assert others.pop("square") > 0  # queries, which come on top
+    assert sum(others.values()) == 0
 
 
 def test_aim_breaks_what_the_closest_class_hides() -> None:
@@ -379,6 +411,20 @@ def test_gradients_that_lie_are_told(norm: Norm, told_by: str, stage: str) -> No
     assert any(told_by in warning for warning in result.warnings)
     assert any(note.startswith(f"{stage} broke") for note in result.notes)
     assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
+
+
+def test_without_queries_gradients_that_lie_are_believed_in_l2() -> None:
+    """No other stage notices, and random starts are all that breaks some."""
+    known = linear("L2", 3)
+    model = as_counted(Function(lambda x: known.model(Misleading.apply(x))), known.images)
+    threat = threat_of("L2", 2 * float(known.smallest.max()))
+    for without in ("square", ""):
+        cascade = Cascade(model, known.images, known.labels, threat, seed=0, passes_per_sample=400)
+        cascade.left_out = frozenset({without})
+        result = cascade.run()
+        left = margins(model, result.images, known.labels) <= 0
+        assert bool(result.warnings) is (without == "")
+        assert left.double().mean() > 0.6 if without else not left.any()
 
 
 def test_a_budget_for_nothing_says_nothing_of_masking() -> None:

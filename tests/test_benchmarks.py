@@ -276,6 +276,8 @@ def test_a_contest_says_what_does_not_hold(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     results = [result_of("adaptive", *ours), result_of(*other)]
+    if other[0] != "autoattack":
+        results.append(result_of("autoattack", 50, 2600, 60))
     assert attacks.show(results) is not bool(said)
     told = [line for line in capsys.readouterr().out.splitlines() if "DOES NOT HOLD" in line]
     assert len(told) == len(said)
@@ -284,9 +286,10 @@ def test_a_contest_says_what_does_not_hold(
 
 def test_a_contest_compares_like_with_like(capsys: pytest.CaptureFixture[str]) -> None:
     """Other samples are another group; on an undefended model no factor is asked for."""
-    assert attacks.show(
-        [result_of("adaptive", 60, 100, 1), result_of("autoattack", 50, 9, 9, samples=200)]
-    )
+    assert not attacks.show([])
+    apart = [result_of("adaptive", 60, 100, 1), result_of("autoattack", 50, 9, 9, samples=200)]
+    assert not attacks.show(apart)
+    assert capsys.readouterr().out.count("nothing is compared") == 2
     plain = {"model": "ce_digits"}
     fast = [result_of("adaptive", 0, 9, 1, **plain), result_of("autoattack", 0, 8, 2, **plain)]
     slow = [result_of("adaptive", 0, 9, 3, **plain), result_of("autoattack", 0, 8, 2, **plain)]
@@ -313,28 +316,33 @@ def test_a_contest_says_which_machine_measured_what() -> None:
     here, there = (("adaptive", 50, 100, 1), ("autoattack", 51, 3000, 60)), ("adaptive", 0, 9, 1)
     results = [*(result_of(*one) for one in here), result_of(*there, model="b", hardware="four")]
     assert attacks.machines(results) == "two cores: `ce_at_digits`; four: `b`"
+    by = [replace(result, code=code) for result, code in zip(results, "bca", strict=True)]
+    assert attacks.versions(by) == "`a`, `b`"  # AutoAttack's is its library's
 
 
 def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every attack on some samples; what is in the file already is not done again."""
+    """Every attack on some samples; what is in the file already is not done again.
+
+    Without AutoAttack nothing can be held: the exit code says so.
+    """
     out = tmp_path / "attacks.csv"
     names = ["adaptive", "pgd_100x10", "advlib_fmn"]
     asked = ["attacks", "--model", "ce_digits", "--samples", "20", "--out", str(out)]
     monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names])
-    assert attacks.main() == 0
+    assert attacks.main() == 1
     first = stored.read(out, attacks.Result)
     assert [r.attack for r in first] == names
     assert all(r.robust <= 2 and r.forward > 0 and r.samples == 20 for r in first)
     monkeypatch.setattr(attacks, "run", None)
-    assert attacks.main() == 0
+    assert attacks.main() == 1
     assert stored.read(out, attacks.Result) == first
     again = iter([replace(result, seconds=7.0) for result in first])
     monkeypatch.setattr(attacks, "run", lambda *_: next(again))
     monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names, "--anew"])
-    assert attacks.main() == 0
+    assert attacks.main() == 1
     assert [result.seconds for result in stored.read(out, attacks.Result)] == [7.0] * 3
     again = iter([replace(result, seconds=8.0) for result in first])
     monkeypatch.setattr("sys.argv", [*asked, "--attacks", *names])
     monkeypatch.setattr(attacks, "hardware_name", lambda: "another machine")
-    assert attacks.main() == 0
+    assert attacks.main() == 1
     assert [result.seconds for result in stored.read(out, attacks.Result)] == [8.0] * 3

@@ -781,3 +781,4 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
 def test_notes_of_chunks_add_up() -> None:
     notes = ["apgd-ce broke 3 of 10", "look out", "apgd-ce broke 1 of 4", "look out"]
     assert merge_notes(notes) == ["look out", "apgd-ce broke 4 of 14"]
+    assert merge_notes(["it broke most of them"] * 2) == ["it broke most of them"]

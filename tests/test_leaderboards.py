@@ -109,8 +109,10 @@ def test_further_attacks_get_their_own_columns(folder: Path, tmp_path: Path) -> 
     assert [c.held for c in leaderboards.check(folder)] == [True, True]
 
 
-def test_weaker_suites_are_refused(folder: Path, tmp_path: Path) -> None:
-    """Neither some of the attacks, nor the same names with weaker parameters."""
+def test_weaker_suites_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the attacks, the same names with weaker parameters, or no look at masking."""
     run = run_of("drp_digits", tmp_path / "one", only=("fgsm",))
     refused(
         cli("leaderboard", "add", str(run), "--folder", str(folder)), "lacks gaussian_noise, pgd10"
@@ -121,6 +123,11 @@ def test_weaker_suites_are_refused(folder: Path, tmp_path: Path) -> None:
     threats = [ThreatModel(n, parse_eps("0.1")) for n in NORMS]
     assert leaderboards.lacking(altered, threats) == [weaker.name]
     assert leaderboards.lacking(suite, threats) == []
+    full = read_suite("full")
+    monkeypatch.setattr(leaderboards, "REQUIRED", "full")
+    unprobed = full.model_copy(update={"diagnostics": suite.diagnostics})
+    assert leaderboards.lacking(unprobed, threats) == ["diagnostics"]
+    assert leaderboards.lacking(full, threats) == []
 
 
 def test_few_samples_are_refused(tmp_path: Path) -> None:
@@ -233,6 +240,7 @@ def test_checking_tells_of_rows_by_earlier_attacks(
         ("samples", "+30", "'+30', no count"),
         ("samples", "3_0", "'3_0', no count"),
         ("findings", "broken: unchanged model; suspicious: wobble", "can't be trusted (unchanged"),
+        ("findings", "broken: gradients, same outputs", "trusted (gradients, same outputs)"),
         ("worst_case_low", "1.00", "interval is not"),
         ("robust_samples", "many", "many"),
         ("attack_fgsm", "0.00", "above one of its attacks"),

@@ -5,6 +5,7 @@ import torch
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.smallest import smallest
+from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
@@ -22,6 +23,14 @@ def test_of_linear_models(norm: Norm, classes: int) -> None:
     ratios = known.ratios(found)
     assert ratios.max() < 1.05
     assert ratios.min() > 1 - 1e-3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_of_more_samples_than_a_batch(norm: Norm) -> None:
+    """Each with its own target, wherever it stands among those that are left."""
+    known = linear(norm, 10, count=2 * static_batch() + 30)
+    found = smallest(known.model, known.images, known.labels, threat_of(norm, 0.1))
+    assert known.ratios(found).max() < 1.05
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

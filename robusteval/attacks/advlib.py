@@ -96,10 +96,14 @@ def advlib_attack(
     seed: int,
     parameters: dict[str, Any],
 ) -> AttackResult:
-    """One attack of adv-lib, by its function's name and its own parameters.
+    """Adversarial images (B, C, H, W) by one attack of adv-lib, for images in [0, 1], labels (B,).
 
-    The norm's order and ε are passed where it takes them.  Raises AttackError for a parameter that
-    it doesn't know, and for a model with too few classes.
+    ``name``: its function's; ``parameters``: its own, among them its steps, which say how many
+    passes it makes (FMN (Pintor et al. 2021) and DDN (Rony et al. 2019) one forward and one
+    backward a step, SuperDeepFool (arXiv:2303.12481) several).  The norm's order and ε are
+    passed where it takes them; minimum-norm attacks know no ε, and their images may lie outside
+    the ball.  Raises AttackError for a parameter that it doesn't know, and for a model with too
+    few classes.
     """
     check(name, (threat.norm,))
     counted = as_counted(model, images)

@@ -1,5 +1,6 @@
 """What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -286,11 +287,9 @@ def merge_notes(notes: list[str]) -> list[str]:
     counts: dict[str, list[int]] = {}
     rest: dict[str, None] = {}
     for note in notes:
-        name, broke, share = note.partition(" broke ")
-        if broke and " of " in share:
-            k, n = (int(part) for part in share.split(" of "))
-            total = counts.setdefault(name, [0, 0])
-            total[0], total[1] = total[0] + k, total[1] + n
+        if share := re.fullmatch("(.+) broke ([0-9]+) of ([0-9]+)", note):
+            total = counts.setdefault(share[1], [0, 0])
+            total[0], total[1] = total[0] + int(share[2]), total[1] + int(share[3])
         else:
             rest[note] = None
     return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
