@@ -39,7 +39,7 @@ from robusteval.evaluation.plan import (
     threats_for,
 )
 from robusteval.evaluation.run import Run, Settings
-from robusteval.evaluation.suite import AttackSpec, Suite, read_suite, suite_names
+from robusteval.evaluation.suite import AttackSpec, Diagnostics, Suite, read_suite, suite_names
 from robusteval.evaluation.verify import in_threat, judge, state_digest
 from robusteval.models.adapter import Adapter
 from robusteval.preparation import Options, Prepared, record_of
@@ -56,9 +56,7 @@ def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
 
 def unprobed(name: str) -> Suite:
     """A suite without diagnostics, which take longest where samples are few."""
-    suite = read_suite(name)
-    probes = suite.diagnostics.model_copy(update={"samples": 0})
-    return suite.model_copy(update={"diagnostics": probes})
+    return read_suite(name).model_copy(update={"diagnostics": Diagnostics()})
 
 
 def attack_spec(

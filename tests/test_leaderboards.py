@@ -16,6 +16,7 @@ from robusteval.report import board, rows
 from robusteval.report.files import read_report
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.test_api_cli import cli, refused
+from tests.test_evaluation import unprobed
 
 NAME = "digits_Linf_0.15.csv"
 NAMES = {NAME, "digits_L2_0.6.csv"}
@@ -123,11 +124,9 @@ def test_weaker_suites_are_refused(
     threats = [ThreatModel(n, parse_eps("0.1")) for n in NORMS]
     assert leaderboards.lacking(altered, threats) == [weaker.name]
     assert leaderboards.lacking(suite, threats) == []
-    full = read_suite("full")
     monkeypatch.setattr(leaderboards, "REQUIRED", "full")
-    unprobed = full.model_copy(update={"diagnostics": suite.diagnostics})
-    assert leaderboards.lacking(unprobed, threats) == ["diagnostics"]
-    assert leaderboards.lacking(full, threats) == []
+    assert leaderboards.lacking(unprobed("full"), threats) == ["diagnostics"]
+    assert leaderboards.lacking(read_suite("full"), threats) == []
 
 
 def test_few_samples_are_refused(tmp_path: Path) -> None:
