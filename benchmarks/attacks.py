@@ -1,7 +1,7 @@
 """``adaptive`` beside AutoAttack and others: robust accuracy, passes and seconds, in one run.
 
     python -m benchmarks.attacks --model '*_cifar10' [--samples 500] [--attacks adaptive autoattack]
-                                 [--anew] [--out attacks.csv] [--data-dir DIR]
+                                 [--anew] [--out attacks.csv] [--data-dir DIR] [--device cuda]
 
 Every attack gets the same initially correct test samples, one attack after the other in this
 process.  AutoAttack and the others are called on the plain model, as their users call them, in
@@ -42,7 +42,7 @@ from robusteval.data.datasets import load_dataset
 from robusteval.data.readers import Shape
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import in_threat, judge, predict
-from robusteval.hardware import hardware_name, keep_freed_memory
+from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry, find_entry
@@ -169,23 +169,33 @@ ATTACKS: dict[str, Attack] = {
 MINIMUM_NORM = ("advlib_fmn",)
 
 
-def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Path | None) -> Result:
+def run(
+    name: str,
+    attack: str,
+    threat: ThreatModel,
+    samples: int,
+    data_dir: Path | None,
+    device: str = "cpu",
+) -> Result:
     """One attack on one model's initially correct samples."""
     entry = find_entry(name)
-    model = load_model(entry)
+    model = load_model(entry, device)
     data = load_dataset(entry.dataset, "test", data_dir)
     data = data.balanced_subset(min(samples, len(data)))
-    right = predict(model, data.images()).argmax(1) == data.labels
+    with exact_float32():
+        right = predict(model, data.images().to(device)).argmax(1).cpu() == data.labels
     chosen = torch.nonzero(right)[:, 0]
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
-    forms = _forms(model, data.images(chosen[: static_batch()]), attack, len(chosen))
-    for rows in chosen.split(_at_once(attack, data.info.shape, len(chosen))):
-        images, labels = data.images(rows), data.labels[rows]
+    probe = data.images(chosen[: static_batch(device)]).to(device)
+    forms = _forms(model, probe, attack, len(chosen))
+    for rows in chosen.split(_at_once(attack, data.info.shape, len(chosen), device)):
+        images, labels = data.images(rows).to(device), data.labels[rows].to(device)
         counted = Counted(model, len(rows), fast=forms.gradients)
         found = ATTACKS[attack](counted, images, labels, threat)
         counts = in_threat(found, images, None if attack in MINIMUM_NORM else threat)
-        fooled = judge(model, counts, images, labels, threat, bound=True).fooled
+        with exact_float32():
+            fooled = judge(model, counts, images, labels, threat, bound=True).fooled
         robust += int((~fooled).sum())
         forward += float(counted.forward_passes.sum())
         backward += float(counted.backward_passes.sum())
@@ -203,7 +213,7 @@ def run(name: str, attack: str, threat: ThreatModel, samples: int, data_dir: Pat
         forward=forward / n,
         backward=backward / n,
         seconds=seconds,
-        hardware=hardware_name(),
+        hardware=hardware_name(device),
         code=attacks_digest(),
     )
 
@@ -213,8 +223,8 @@ def weights_of(entry: Entry) -> str:
     return entry.weights.sha256[:12] if entry.weights else ""
 
 
-def _at_once(attack: str, shape: Shape, count: int) -> int:
-    return count if attack.startswith(OURS) else default_batch(shape)
+def _at_once(attack: str, shape: Shape, count: int, device: str) -> int:
+    return count if attack.startswith(OURS) else default_batch(shape, device)
 
 
 def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
@@ -352,8 +362,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("attacks.csv"))
     parser.add_argument("--anew", action="store_true", help="these models' rows once more")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    models, here = zoo.models_called(arguments.model), hardware_name()
+    check_device(arguments.device)
+    models, here = zoo.models_called(arguments.model), hardware_name(arguments.device)
     results = [
         r
         for r in stored.read(arguments.out, Result)
@@ -372,7 +384,8 @@ def main() -> int:
             place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples))
             if (*place, attack) in done:
                 continue
-            results.append(run(name, attack, threat, arguments.samples, arguments.data_dir))
+            folder, device = arguments.data_dir, arguments.device
+            results.append(run(name, attack, threat, arguments.samples, folder, device))
             stored.write(arguments.out, results)
             print(f"{name} {attack}: {results[-1].robust} left", file=sys.stderr, flush=True)
     return 0 if show(results) else 1

@@ -2,6 +2,7 @@
 
     python -m benchmarks.libraries [--model ce_at_cifar10] [--samples 1000]
                                    [--attacks pgd20 pgd20_fixed autoattack] [--data-dir DIR]
+                                   [--device cuda]
 
 Plain: the library called on the model as it is, batch by batch, on all samples, as its users do.
 Through the adapter: as `robusteval run` calls it, on initially correct samples, on the form of the
@@ -16,6 +17,7 @@ by McNemar's test, without them (``pgd20_fixed``) in all but near-ties.
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import NEAR_TIE
-from robusteval.hardware import keep_freed_memory
+from robusteval.hardware import exact_float32, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
@@ -55,17 +57,28 @@ class Outcome:
         return self.margins <= 0
 
 
+def batches(model: Adapter, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels as a run cuts them, where the model is."""
+    device = next(model.parameters()).device
+    for rows in torch.arange(len(data)).split(default_batch(data.info.shape, str(device))):
+        yield data.images(rows).to(device), data.labels[rows].to(device)
+
+
 def plainly(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
     """The library's own call on every sample."""
     import pyautoattack
 
     margins, started = [], time.perf_counter()
-    for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
-        images, labels = data.images(rows), data.labels[rows]
+    for images, labels in batches(model, data):
         seed_everything(0)
         if name == "autoattack":
             whole = pyautoattack.AutoAttack(
-                model, norm=threat.norm, eps=threat.radius, seed=0, version="standard"
+                model,
+                norm=threat.norm,
+                eps=threat.radius,
+                seed=0,
+                version="standard",
+                device=images.device,
             )
             found = whole.run_standard_evaluation(images, labels, batch_size=len(images))[0]
         else:
@@ -78,12 +91,11 @@ def plainly(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Ou
 def through_the_adapter(model: Adapter, name: str, data: Dataset, threat: ThreatModel) -> Outcome:
     """The same, unmodified, as the harness calls it."""
     started = time.perf_counter()
-    forms = Forms.of(
-        model, *choose_forms(model, data.images(slice(0, static_batch())), PASSES[name] * len(data))
-    )
+    device = next(model.parameters()).device
+    probe = data.images(slice(0, static_batch(device))).to(device)
+    forms = Forms.of(model, *choose_forms(model, probe, PASSES[name] * len(data)))
     margins = []
-    for rows in torch.arange(len(data)).split(default_batch(data.info.shape)):
-        images, labels = data.images(rows), data.labels[rows]
+    for images, labels in batches(model, data):
         with torch.no_grad():
             right = torch.nonzero(model(images).argmax(1) == labels)[:, 0]
         counted, found = Counted(forms.libraries, len(right)), images.clone()
@@ -104,8 +116,9 @@ def _settings(name: str, threat: ThreatModel) -> dict[str, object]:
 @torch.no_grad()
 def _margins(model: Adapter, found: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     """The larger of a sample's two: what is mispredicted unattacked is broken, too."""
-    clean, moved = (logit_margin(model(x), labels) for x in (images, found))
-    return torch.maximum(clean, moved)
+    with exact_float32():
+        clean, moved = (logit_margin(model(x), labels) for x in (images, found))
+    return torch.maximum(clean, moved).cpu()
 
 
 def compare(name: str, plain: Outcome, ours: Outcome) -> bool:
@@ -132,12 +145,15 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--attacks", nargs="+", default=[*PASSES], choices=[*PASSES])
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     entry = find_entry(arguments.model)
     data = load_dataset(entry.dataset, "test", arguments.data_dir)
     data = data.balanced_subset(min(arguments.samples, len(data)))
-    model, threat = load_model(entry), data.info.default_threat("Linf")
-    torchattacks()  # imports take their time
+    model, threat = load_model(entry, arguments.device), data.info.default_threat("Linf")
+    torchattacks()  # imports take their time, and so does an accelerator's first pass
+    with torch.no_grad():
+        model(data.images(slice(0, 8)).to(arguments.device))
     plain = {name: plainly(model, name, data, threat) for name in arguments.attacks}
     keep_freed_memory()  # as a run does, and a plain loop doesn't
     ours = {name: through_the_adapter(model, name, data, threat) for name in arguments.attacks}

@@ -211,7 +211,7 @@ def test_compiled_forms_see_one_batch_size(
     """Whatever an attack holds: one shape, the same logits and the same gradients."""
     seen, count = [], int(share * static_batch()) + more
 
-    def compile_nothing(module: nn.Module, dynamic: bool, mode: None) -> nn.Module:
+    def compile_nothing(module: nn.Module, dynamic: bool) -> nn.Module:
         assert not dynamic
 
         def run(images: Tensor) -> dict[str, Tensor]:
@@ -286,7 +286,9 @@ def test_a_compiled_form_with_wrong_gradients_is_not_used(
         assert [form.compiled for form in chosen] == 2 * [not wrong]
 
 
-@pytest.mark.parametrize("how", [PLAIN, FOLDED, HALF, Acceleration(True, True, True)])
+@pytest.mark.parametrize(
+    "how", [PLAIN, FOLDED, HALF, Acceleration(True, True, True), Acceleration(graphed=True)]
+)
 def test_names_of_forms_are_read_back(how: Acceleration) -> None:
     assert Acceleration.parse(str(how)) == how
 

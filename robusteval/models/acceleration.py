@@ -1,4 +1,5 @@
-"""The same model, faster: batch norm folded into convolutions, channels-last, bfloat16, compiled.
+"""The same model, faster: batch norm folded into convolutions, channels-last, bfloat16, compiled,
+and on an accelerator replayed as CUDA graphs.
 
 What is fast finds adversarial images; what counts is decided by the plain float32 model alone.
 """
@@ -15,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusteval.hardware import best_seconds
 from robusteval.models.adapter import Adapter, PrototypeAdapter
+from robusteval.models.graphs import GraphedAdapter
 
 # A folded model's logits may differ by this share of their size: float32 rounding, no more.
 _TOLERANCE = 1e-3
@@ -34,26 +36,31 @@ def static_batch(device: str | torch.device = "cpu") -> int:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """How a form of a model computes.  ``fold``: folded batch norm, and channels-last."""
+    """How a form of a model computes.  ``fold``: folded batch norm, and channels-last.
+    ``graphed``: by CUDA graphs, which only a network whose parts are known is recorded as."""
 
     fold: bool = True
     bfloat16: bool = False
     compiled: bool = False
+    graphed: bool = False
 
     def __str__(self) -> str:
         """Such as "float32", "float32 folded" or "bfloat16 folded compiled"."""
         words = ["bfloat16" if self.bfloat16 else "float32"]
         words += ["folded"] * self.fold + ["compiled"] * self.compiled
-        return " ".join(words)
+        return " ".join(words + ["graphed"] * self.graphed)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """What ``str`` gave."""
         words = text.split()
-        return cls("folded" in words, "bfloat16" in words, "compiled" in words)
+        return cls(*(word in words for word in ("folded", "bfloat16", "compiled", "graphed")))
 
 
 PLAIN = Acceleration(fold=False)
+# What is tried besides: everywhere, and where passes can be recorded.
+_ROUGH = Acceleration(bfloat16=True)
+_GRAPHED = (Acceleration(graphed=True), Acceleration(bfloat16=True, graphed=True))
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,7 @@ class Faster(nn.Module):
     """A module on images (B, C, H, W), run channels-last and, if asked for, in bfloat16.
 
     Compiled, it runs at one static batch size: a batch is cut into such parts, and what is left
-    over is filled up, or runs uncompiled where less than half a part is left.  On an accelerator
-    it replays CUDA graphs, whose outputs are copied before the next replay overwrites them.
+    over is filled up, or runs uncompiled where less than half a part is left.
     """
 
     def __init__(self, module: nn.Module, bfloat16: bool, compiled: bool = False) -> None:
@@ -130,8 +136,8 @@ class Faster(nn.Module):
             self.static = ()  # no compiler here: a run that was begun elsewhere, say
             return self.module(images)
         if isinstance(found, Tensor):
-            return found[:count].clone()
-        return {name: values[:count].clone() for name, values in found.items()}
+            return found[:count]
+        return {name: values[:count] for name, values in found.items()}
 
 
 def _compiled(module: nn.Module) -> Any:
@@ -143,9 +149,7 @@ def _compiled(module: nn.Module) -> Any:
     import torch._functorch.config as functorch
 
     functorch.donated_buffer = False
-    on_accelerator = any(parameter.is_cuda for parameter in module.parameters())
-    mode = "reduce-overhead" if on_accelerator else None
-    return torch.compile(module, dynamic=False, mode=mode)
+    return torch.compile(module, dynamic=False)
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -171,9 +175,17 @@ def accelerated(adapter: Adapter, how: Acceleration) -> Adapter:
     if isinstance(fast, PrototypeAdapter):
         backbone = Faster(folded(fast.module.backbone), how.bfloat16, how.compiled)
         fast.module.backbone = backbone  # type: ignore[assignment]
+        if how.graphed:
+            fast = GraphedAdapter(fast.module, _recorded_sizes(how))
     else:
         fast.module = Faster(folded(fast.module), how.bfloat16, how.compiled)
     return fast.requires_grad_(False).eval()
+
+
+def _recorded_sizes(how: Acceleration) -> tuple[int, ...]:
+    """A compiled model takes one size; otherwise few images needn't cost what many do."""
+    largest = _STATIC_BATCH["cuda"]
+    return (largest,) if how.compiled else (largest // 8, largest // 4, largest // 2, largest)
 
 
 def folded_if_same(adapter: Adapter, images: Tensor) -> Adapter | None:
@@ -252,15 +264,16 @@ def choose_forms(
     folded_one = folded_if_same(adapter, images)
     if folded_one is None:
         return PLAIN, PLAIN
-    rough = Acceleration(bfloat16=True)
+    graphs = images.is_cuda and isinstance(adapter, PrototypeAdapter)
     try:
         seconds = {PLAIN: stopwatch(adapter, images)}
         seconds[Acceleration()] = stopwatch(folded_one, images)
-        libraries = min(seconds, key=lambda how: seconds[how])
-        if (rough_one := _rough_if_alike(adapter, rough, images)) is not None:
-            seconds[rough] = stopwatch(rough_one, images)
+        for how in (_ROUGH, *_GRAPHED) if graphs else (_ROUGH,):
+            if (form := _form_if_alike(adapter, how, images)) is not None:
+                seconds[how] = stopwatch(form, images)
     except Exception:  # noqa: BLE001 - no backward pass, or too little memory: attacks will tell
         return PLAIN, PLAIN
+    libraries = min((how for how in seconds if not how.bfloat16), key=lambda how: seconds[how])
     gradients = min(seconds, key=lambda how: seconds[how])
     batches = passes / len(images)
     return tuple(  # type: ignore[return-value]
@@ -269,11 +282,11 @@ def choose_forms(
     )
 
 
-def _rough_if_alike(adapter: Adapter, rough: Acceleration, images: Tensor) -> Adapter | None:
-    """That form, unless its gradients differ (distances by x² − 2xw + w² would cancel) or it
-    fails."""
+def _form_if_alike(adapter: Adapter, how: Acceleration, images: Tensor) -> Adapter | None:
+    """That form, unless its gradients differ (distances by x² − 2xw + w² would cancel in bfloat16)
+    or it fails."""
     try:
-        form = accelerated(adapter, rough)
+        form = accelerated(adapter, how)
         return form if same_gradients(adapter, form, images) else None
     except Exception:  # noqa: BLE001 - a foreign module that mixes precisions: torch raises many kinds
         return None
