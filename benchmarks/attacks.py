@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,7 @@ ATTACKS: dict[str, Attack] = {
     "advlib_apgd_targeted": advlib("apgd_targeted"),
 }
 MINIMUM_NORM = ("advlib_fmn",)
+OTHERS = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
 
 
 def run(
@@ -254,30 +256,49 @@ def contest(results: list[Result]) -> Iterator[str]:
     """A table, one row for each model: accuracies, our passes a sample and seconds, with their
     share of AutoAttack's, samples left after fewer and more passes, and by the others, with how
     many times our passes."""
-    others = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
-    budgets = ", ".join(f"{b:,}" for b in BUDGETS)
-    yield (
-        f"| model | AutoAttack | `adaptive` | passes a sample | seconds | left at a budget of "
-        f"{budgets} | "
-        f"{' | '.join(others.values())} |"
-    )
-    yield f"|---|---:|---:|---:|---:|---:|{'---:|' * len(others)}"
+    columns = _beside_columns(results)
+    heads = ["model", "AutoAttack", "`adaptive`", "passes a sample", "seconds", *columns]
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---|{'---:|' * (len(heads) - 1)}"
     for group in grouped(results).values():
-        if (ours := group.get("adaptive")) is None or (theirs := group.get("autoattack")) is None:
+        if (ours := group.get(OURS)) is None or (theirs := group.get("autoattack")) is None:
             continue
         passes, seconds = savings(ours, theirs)
-        curve = [group.get("adaptive" if b == BUDGET else f"adaptive_{b}") for b in BUDGETS]
-        left = [beside(ours, group[name]) if name in group else "–" for name in others]
         cells = [
             f"`{ours.model}`",
             share_of(theirs),
             share_of(ours),
             f"{ours.forward_equivalents:,.0f}, 1/{passes:.3g}",
             f"{ours.seconds:.3g}, 1/{seconds:.3g}",
-            ", ".join(str(r.robust) if r else "–" for r in curve),
-            *left,
+            *(told(group) for told in columns.values()),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _beside_columns(results: list[Result]) -> dict[str, Callable[[dict[str, Result]], str]]:
+    """What a contest's table says besides, by the column's head: of attacks that have run."""
+    ran = {result.attack for result in results}
+    columns: dict[str, Callable[[dict[str, Result]], str]] = {}
+    if any(name.startswith(f"{OURS}_") for name in ran):
+        budgets = ", ".join(f"{b:,}" for b in BUDGETS)
+        columns[f"left at a budget of {budgets}"] = _by_budget
+    for name, title in OTHERS.items():
+        if name in ran:
+            columns[title] = partial(_beside, name)
+    return columns
+
+
+def _by_budget(group: dict[str, Result]) -> str:
+    curve = [group.get(OURS if b == BUDGET else f"{OURS}_{b}") for b in BUDGETS]
+    return ", ".join(str(r.robust) if r else "–" for r in curve)
+
+
+def _beside(name: str, group: dict[str, Result]) -> str:
+    """What another attack leaves, and for how many times our passes."""
+    if name not in group:
+        return "–"
+    passes, _ = savings(group[OURS], group[name])
+    return f"{group[name].robust} at {passes:.3g}×"
 
 
 def machines(results: list[Result]) -> str:
@@ -291,12 +312,6 @@ def machines(results: list[Result]) -> str:
 def versions(results: list[Result]) -> str:
     """Which versions of the project's own attacks made the rows of ``adaptive``."""
     return ", ".join(sorted({f"`{r.code}`" for r in results if r.attack.startswith(OURS)}))
-
-
-def beside(ours: Result, other: Result) -> str:
-    """What another attack leaves, and for how many times our passes."""
-    passes, _ = savings(ours, other)
-    return f"{other.robust} at {passes:.3g}×"
 
 
 def savings(ours: Result, theirs: Result) -> tuple[float, float]:
@@ -328,7 +343,7 @@ def grouped(results: list[Result]) -> dict[tuple[str, ...], dict[str, Result]]:
 
 def problems(group: dict[str, Result]) -> Iterator[str]:
     """What doesn't hold for one model, threat and set of samples."""
-    ours, theirs = group.get("adaptive"), group.get("autoattack")
+    ours, theirs = group.get(OURS), group.get("autoattack")
     place = " ".join(next(iter(group.values())).place)
     if ours is None or theirs is None:
         yield f"{place}: nothing is compared without both adaptive and autoattack"

@@ -9,6 +9,7 @@ Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is 
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks import attacks, stored
@@ -16,7 +17,7 @@ from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
 from robusteval.report import board
-from robusteval.report.rows import ATTACK, Row, in_doubt, read_rows
+from robusteval.report.rows import ATTACK, Row, in_doubt
 from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,10 +175,10 @@ def _left(row: Row, column: str) -> str:
     return attacks.share(round(float(row[column]) / 100 * samples), samples)
 
 
-def contest() -> Iterator[str]:
+def contest(file: str = "attacks.csv") -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
-    results = stored.read(RESULTS / "attacks.csv", attacks.Result)
+    results = stored.read(RESULTS / file, attacks.Result)
     current = [result for result in results if weights.get(result.model) == result.weights]
     if not current:
         yield "Not yet run."
@@ -185,31 +186,6 @@ def contest() -> Iterator[str]:
     yield from attacks.contest(current)
     yield ""
     yield f"By attacks {attacks.versions(current)}, on {attacks.machines(current)}."
-
-
-def claimed(
-    path: Path = RESULTS / "quick.csv", folder: Path = ROOT / "leaderboards"
-) -> Iterator[str]:
-    """What papers claim in L∞ of models without a published row, beside what the suite ``quick``
-    leaves: at most that is true."""
-    published = {row["model"] for one in folder.glob("*.csv") for row in board.read_board(one)}
-    rows = [
-        row
-        for row in read_rows(path)
-        if row["norm"] == "Linf" and row["claimed"] and row["model"] not in published
-    ]
-    if not rows:
-        yield "Every model with a claim is published."
-        return
-    yield "| model | training | L∞ at | clean | claimed | left at most |"
-    yield "|---|---|---:|---:|---:|---:|"
-    for row in sorted(rows, key=lambda r: (r["dataset"], r["training"], r["model"])):
-        low, high = row["worst_case_low"], row["worst_case_high"]
-        yield (
-            f"| `{row['model']}` | {row['training']} | {row['eps']} | {row['clean']} % | "
-            f"{_claim(row)} | "
-            f"{row['worst_case']} % [{low}, {high}] ({row['robust_samples']}/{row['samples']}) |"
-        )
 
 
 def _claim(row: Row) -> str:
@@ -239,9 +215,10 @@ TABLES = {
     "README.md": {
         "numbers": numbers,
         "models": models,
-        "claimed": claimed,
         "found": found,
         "contest": contest,
+        "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
+        "contest on an accelerator": partial(contest, "attacks_h100.csv"),
     },
     "CONTRIBUTING.md": {"trainings": trainings},
 }

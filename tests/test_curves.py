@@ -96,5 +96,5 @@ def test_pictures_of_curves(report: api.Report) -> None:
     nothing = {"norm": "L2", "samples": 3, "attacks": [], "best": {"points": [[0.0, 2]]}}
     assert distance_curve(nothing, [0.5]) == ""
     html = (report.folder / "report.html").read_text()
-    assert "Robust accuracy at every ε" in html
+    assert "Robust accuracy against ε, at most" in html
     assert "Robust accuracy against cost" in html

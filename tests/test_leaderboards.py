@@ -9,15 +9,17 @@ import pytest
 
 from benchmarks.overhead import plain_suite
 from robusteval import api, leaderboards
+from robusteval.data.known import DATASETS
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.suite import read_suite
-from robusteval.models.entry import built_in_folder
+from robusteval.models.entry import Entry, all_entries, built_in_folder
 from robusteval.report import board, rows
 from robusteval.report.files import read_report
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.test_api_cli import cli, refused
 from tests.test_evaluation import unprobed
 
+ROOT = Path(__file__).resolve().parent.parent
 NAME = "digits_Linf_0.15.csv"
 NAMES = {NAME, "digits_L2_0.6.csv"}
 
@@ -363,3 +365,17 @@ def test_numbers_that_cannot_be_trusted_are_not_added(
 def test_nothing_is_added_to_a_damaged_board(folder: Path, runs: list[Path]) -> None:
     alter(folder / "digits_Linf_0.15.csv", rank="x")
     refused(cli("leaderboard", "add", str(runs[0]), "--folder", str(folder)), "no number")
+
+
+def test_every_trained_model_is_published_in_both_norms() -> None:
+    """On its own data set's boards, by its weights as they are."""
+    rows_of = {path.name: board.read_board(path) for path in (ROOT / "leaderboards").glob("*.csv")}
+    for entry in all_entries():
+        assert isinstance(entry, Entry)
+        if entry.weights is None:
+            continue
+        for norm in NORMS:
+            threat = DATASETS.get(entry.dataset).default_threat(norm)
+            told = {"dataset": entry.dataset, "norm": threat.norm, "eps": threat.eps_text}
+            published = {row["model"]: row for row in rows_of[board.file_name(told)]}
+            assert published[entry.name]["weights_sha256"] == entry.weights.sha256

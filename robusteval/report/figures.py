@@ -87,7 +87,7 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
 
 
 def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
-    """Robust accuracy at every ε, a line for each attack that minimises a norm; the best in red."""
+    """What attacks that minimise a norm leave at most, at every ε: a line each, the best in red."""
     places = [place for place, _ in curve["best"]["points"]]
     if not any(places):  # no attack can have broken what the best of all did not
         return ""
@@ -106,7 +106,7 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
             axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
         axes.set(xlim=(0, end), xlabel=f"ε, {sign} (dotted: this run's)")
         _accuracy_axis(axes)
-        return _svg(figure, f"Robust accuracy at every ε, {sign}")
+        return _svg(figure, f"Robust accuracy against ε, at most, {sign}")
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
