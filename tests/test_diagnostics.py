@@ -23,7 +23,7 @@ from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import linear_model
 from tests.known import Misleading
 from tests.test_api_cli import cli
-from tests.test_evaluation import attack_spec, run_suite, suite_of
+from tests.test_evaluation import attack_spec, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 Samples = tuple[Tensor, Tensor]
@@ -295,7 +295,7 @@ def verdict_of(result: Any, check: str) -> Finding:
 
 def test_gradient_free_above_gradient_based(ce_digits: Adapter, digits: Dataset) -> None:
     """The quantised model again, now seen from the suite's own attacks."""
-    suite = read_suite("full").only(["square", "pgd10"])
+    suite = unprobed("full").only(["square", "pgd10"])
     few = [
         a.model_copy(update={"norms": ["Linf"], "parameters": {**a.parameters, "n_queries": 200}})
         if a.name == "square"
@@ -315,7 +315,7 @@ def test_attacks_with_queries_of_their_own_do_not_hide_masking(
     ce_digits: Adapter, digits: Dataset
 ) -> None:
     """``adaptive`` breaks the quantised model by queries, warns of it, and is no gradient."""
-    suite = read_suite("full").only(["square", "pgd10", "adaptive"])
+    suite = unprobed("full").only(["square", "pgd10", "adaptive"])
     small = {"square": {"n_queries": 200}, "adaptive": {"passes_per_sample": 60}}
     few = [
         a.model_copy(
