@@ -85,7 +85,7 @@ def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields:
         "samples": len(data),
         "seed": 0,
         "batch_size": 40,
-        "threads": 2,
+        "threads": 1,  # workers of pytest-xdist share the cores
         "outliers": tuple(outlier_names(data, suite.detection.natural, None)),
     }
     return RunSpec(**{**base, **fields})  # type: ignore[arg-type]
