@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from robusteval.attacks import own
-from robusteval.attacks.counting import Counted, PositiveLogits, TimeLimitReached
+from robusteval.attacks.counting import Counted, PositiveLogits, TimeLimitReached, as_counted
 from robusteval.attacks.libraries import autoattack, autoattack_members, torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.registry import AttackCall
@@ -21,6 +21,7 @@ from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.conftest import linear_model, pixel_prototypes
+from tests.known import linear, margins, threat_of
 
 THREATS = {
     "Linf": ThreatModel("Linf", parse_eps("0.15")),
@@ -148,6 +149,26 @@ def test_noise_is_a_weak_control(norm: str, pcl_digits: Adapter, digits: Dataset
     found = own.gaussian_noise(pcl_digits, images, labels, THREATS[norm], seed=0)
     assert norms(found - images, THREATS[norm].norm).max() <= THREATS[norm].radius + 1e-6
     assert (pcl_digits(found).argmax(1) == labels).double().mean() > 0.9
+
+
+def test_the_best_of_several_draws_is_kept_and_only_the_unbroken_are_drawn_for_again() -> None:
+    """By the model in eval mode, whatever mode it comes in."""
+    known = linear("Linf", 3)
+    model = nn.Sequential(nn.Dropout(0.9), known.model).train()
+    threat = threat_of("Linf", 8 * float(known.smallest.median()))
+    images, labels, left = known.images, known.labels, []
+    for draws in (1, 8):
+        counted = as_counted(model, images)
+        before = float(counted.forward_passes.sum())
+        found = own.gaussian_noise(counted, images, labels, threat, draws=draws)
+        broken = margins(known.model, found, labels) > 0
+        left.append(int((~broken).sum()))
+        each = counted.forward_passes - before / len(images)
+        assert draws == 1 or (each[~broken] == 8).all()
+        assert draws == 1 or (each[broken] < 8).any()
+        assert torch.equal(own.gaussian_noise(model, images, labels, threat, draws=draws), found)
+    assert 0 < left[1] < left[0]
+    assert model.training
 
 
 LIBRARY = [a for a in read_suite("full").attacks if a.library == "torchattacks"]

@@ -3,6 +3,7 @@ sizes, no gradients, parameters out of range."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import robusteval
 from robusteval.api import Options
 from robusteval.attacks import own
 from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.advlib import advlib_attack
 from robusteval.attacks.libraries import autoattack, square_fits, torchattacks_attack
 from robusteval.attacks.registry import AttackCall
 from robusteval.attacks.smallest import smallest
@@ -33,7 +35,21 @@ def by_source(model: nn.Module, images: Tensor, *rest: object, **named: object) 
     return transfer(model, images, *rest, source=linear("Linf", 3).model, **named)  # type: ignore[arg-type]
 
 
+def by_torchattacks(*given: Any) -> Tensor:
+    return torchattacks_attack(*given, name="PGD", seed=0, parameters={"steps": 2}).images
+
+
+def by_advlib(*given: Any) -> Tensor:
+    pytest.importorskip("adv_lib")
+    return advlib_attack(*given, name="fmn", seed=0, parameters={"steps": 2}).images
+
+
+def by_noise(*given: Any) -> Tensor:
+    return own.gaussian_noise(*given, draws=2)
+
+
 OWN: list[Attack] = [adaptive, smallest, by_source]
+OTHERS = [by_torchattacks, by_advlib, by_noise, own.gaussian_noise, autoattack]
 
 
 # Randomised modules
@@ -204,7 +220,7 @@ def test_own_attacks_of_the_papers_under_no_grad(pcl_digits: PrototypeAdapter) -
 # Odd sizes
 
 
-@pytest.mark.parametrize("attack", [*OWN, autoattack])
+@pytest.mark.parametrize("attack", [*OWN, *OTHERS])
 def test_no_images_are_no_work(attack: Callable[..., object]) -> None:
     def viewed(images: Tensor) -> Tensor:
         return images.view(len(images), -1)[:, :3]  # which an empty batch can't be
@@ -292,7 +308,7 @@ def test_a_suite_that_asks_for_nothing_is_refused(tmp_path: Path) -> None:
     refused(cli(*asked), "adaptive: passes_per_sample = 'many': choose a whole number from 3 up")
 
 
-@pytest.mark.parametrize("attack", [own.gaussian_noise, autoattack])
+@pytest.mark.parametrize("attack", OTHERS)
 def test_images_outside_the_range_are_refused(attack: Callable[..., object]) -> None:
     threat = threat_of("Linf", 0.1)
     with pytest.raises(AttackError, match=r"scale them to \[0, 1\]"):

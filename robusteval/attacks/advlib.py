@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.libraries import AttackResult
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.steps import require_images
 from robusteval.catalogue import near_names
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.types import Norm, ThreatModel
@@ -102,10 +103,13 @@ def advlib_attack(
     passes it makes (FMN (Pintor et al. 2021) and DDN (Rony et al. 2019) one forward and one
     backward a step, SuperDeepFool (arXiv:2303.12481) several).  The norm's order and ε are
     passed where it takes them; minimum-norm attacks know no ε, and their images may lie outside
-    the ball.  Raises AttackError for a parameter that it doesn't know, and for a model with too
-    few classes.
+    the ball.  Raises AttackError for a parameter that it doesn't know, for images outside [0, 1],
+    and for a model with too few classes.
     """
     check(name, (threat.norm,))
+    require_images(images)
+    if len(images) == 0:
+        return AttackResult(images)
     counted = as_counted(model, images)
     if counted.classes < ATTACKS[name].classes:
         raise AttackError(f"adv-lib's {name} needs {ATTACKS[name].classes} classes: leave it out")

@@ -75,9 +75,12 @@ def torchattacks_attack(
 
     Adversarial images for images (B, C, H, W) in [0, 1] and labels (B,); ranges, passes and papers
     are those of its class there.  ε is passed as ``eps``, and ``norm`` and ``seed`` to what takes
-    them.  Raises AttackError for an unknown attack or parameter, and for Square on images that its
-    windows don't fit.
+    them.  Raises AttackError for an unknown attack or parameter, for images outside [0, 1], and for
+    Square on images that its windows don't fit.
     """
+    require_images(images)
+    if len(images) == 0:
+        return AttackResult(images)
     if name == "Square" and not square_fits(images, threat.norm, oblong=False):
         size = "×".join(str(side) for side in images.shape[-2:])
         raise AttackError(f"torchattacks' Square can't run in L2 on {size} images: leave it out")

@@ -6,6 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robusteval.errors import AttackError
+
+
+def require_finite(logits: Tensor) -> None:
+    """Raises AttackError for NaN or infinite logits: a margin or argmax would read a class from
+    them."""
+    if not torch.isfinite(logits).all():
+        raise AttackError(
+            "the model's logits on attacked images are NaN or infinite, which is no prediction"
+        )
+
 
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{j≠y} z_j − z_y (B,) for logits (B, K): above zero only where misclassified, and below it

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robusteval.attacks.counting import as_counted
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import cosine
@@ -104,14 +105,17 @@ def gaussian_noise(
     """The control: noise that knows nothing of the model, and of no paper.
 
     L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  The best of
-    ``draws``, from 1 up: a forward pass for each where there are several, none for a single one.
-    Raises AttackError for images outside [0, 1].
+    ``draws``, from 1 up: where there are several, a forward pass for each until one breaks its
+    sample; none for a single one.  Raises AttackError for images outside [0, 1].
     """
     require_parameters("gaussian_noise", draws=draws)
     require_images(images)
     generator = torch.Generator().manual_seed(seed)
+    if len(images) == 0:
+        return images
+    counted = as_counted(model, images) if draws > 1 else None
     best = images.clone()
-    alive = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    alive = torch.arange(len(images), device=images.device)
     for _ in range(draws):
         noise = torch.randn(images.shape, generator=generator).to(images.device)
         if threat.norm == "L2":
@@ -120,9 +124,9 @@ def gaussian_noise(
             noise = (threat.radius / 2) * noise
         moved = project(images + noise, images, threat)
         best[alive] = moved[alive]
-        if draws > 1:
-            with torch.no_grad():
-                alive &= model(moved).argmax(1) == labels
+        if counted is not None and len(alive):
+            with torch.no_grad(), counted.attending(alive):
+                alive = alive[counted(moved[alive]).argmax(1) == labels[alive]]
     return best
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.losses import distance_margin, logit_margin
+from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
@@ -210,13 +210,15 @@ class Search:
 
     @torch.no_grad()
     def logits(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Logits (B, K) of points by the model itself."""
+        """Logits (B, K) of points by the model itself.  Raises AttackError where some are NaN."""
         parts = []
         for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
             with self.model.attending(rows[at]), exact_float32():
                 passes = [self.model(points[at]) for _ in range(self.words)]
             parts.append(torch.stack(passes).mean(0) if self.words > 1 else passes[0])
-        return torch.cat(parts)
+        logits = torch.cat(parts)
+        require_finite(logits)
+        return logits
 
     def ascend(
         self,

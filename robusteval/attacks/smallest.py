@@ -2,8 +2,8 @@
 
 In the manner of FMN (Pintor et al. 2021, "Fast Minimum-norm Adversarial Attacks"): each sample's
 ball shrinks while it is broken, and grows while it isn't.  Here ascent is on the logit margin,
-the first ball is where a linear model would break, and the last word on a success is the model's
-own, in its own precision.
+the first ball is where a linear model would break, in L2 larger balls come before it, and the last
+word on a success is the model's own, in its own precision.
 """
 
 import math
@@ -21,6 +21,9 @@ from robusteval.types import Norm, ThreatModel, parse_eps
 _MOMENTUM = 0.5
 _FIRST_RATE, _LAST_RATE = 0.2, 0.002  # by which a ball shrinks or grows
 _FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
+# In L2 a round's first share of steps goes through balls that shrink from so many times the
+# smallest known: as in ``search.shrinking``, what breaks there shows ways that none finds inside.
+_WIDE_SHARE, _WIDER, _WIDE_SIZE = {"Linf": 0.0, "L2": 0.2}, 6.0, 2.0
 _BEYOND = 1.02  # the first ball, in units of a linear model's distance to the boundary
 _TINY = torch.finfo(torch.float32).tiny
 _AIMS = 4  # classes, or prototypes, that each sample is driven towards by turns
@@ -47,7 +50,8 @@ def smallest(
 
     Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
     much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until
-    it is broken as far as a linear model would be.
+    it is broken as far as a linear model would be.  In L2 a fifth of the steps come before, through
+    balls that shrink from six times the smallest norm known.
     """
     require_parameters("smallest", steps=steps)
     if len(images) == 0:
@@ -84,18 +88,25 @@ class Shrinking:
         """One ascent from the clean images."""
         images = self.images
         points, velocity = images.clone(), torch.zeros_like(images)
-        radius = torch.zeros_like(self.known)
+        radius = first = torch.zeros_like(self.known)
+        wide = int(_WIDE_SHARE[self.norm] * steps)
         for step in range(steps):
             slopes = self.search.gradients(self.rows, points, objective, targets)
             doubts = 0 if self.search.is_exact else slopes.doubts
             broken = self._note(points, slopes.margins + doubts > 0)
-            rate = _falling(step, steps, _FIRST_RATE, _LAST_RATE)
-            radius = self._resized(radius, points, slopes, broken, rate)
+            if step == 0:
+                first = self._linear(points, slopes)
+            if step < wide:
+                size = _falling(step, wide, _WIDE_SIZE, 0)
+                radius = self._widened(first, step / wide)
+            else:
+                size = _falling(step - wide, steps - wide, _FIRST_SIZE, _LAST_SIZE)
+                rate = _falling(step - wide, steps - wide, _FIRST_RATE, _LAST_RATE)
+                radius = self._resized(radius, points, slopes, broken, rate)
             free = free_gradient(slopes.gradients, points)
             velocity = _MOMENTUM * velocity + ascent_direction(free, self.norm)
             direction = ascent_direction(free_gradient(velocity, points), self.norm)
-            size = _falling(step, steps, _FIRST_SIZE, _LAST_SIZE) * radius
-            moved = points + _as_images(size, images) * direction
+            moved = points + _as_images(size * radius, images) * direction
             points = project_fully(moved, images, self.norm, _as_images(radius, images))
         self._note(points, torch.ones_like(radius, dtype=torch.bool))
 
@@ -113,17 +124,26 @@ class Shrinking:
         self, radius: Tensor, points: Tensor, slopes: Slopes, broken: Tensor, rate: float
     ) -> Tensor:
         """Smaller where broken, larger where not; at first as a linear model would break."""
-        gradients = slopes.gradients
-        dual = gradients.flatten(1).abs().sum(1) if self.norm == "Linf" else norms(gradients, "L2")
-        linear = norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(_TINY)
         grown = torch.where(
             self.known.isinf() | (radius == 0),
-            torch.maximum(_BEYOND * linear, (1 + rate) * radius),
+            torch.maximum(_BEYOND * self._linear(points, slopes), (1 + rate) * radius),
             (1 + rate) * radius,
         )
         grown = torch.minimum(grown, (1 - rate) * self.known)
         shrunk = (1 - rate) * torch.minimum(radius, self.known)
         return torch.where(broken, shrunk, grown).clamp(1e-8, self.largest)
+
+    def _widened(self, first: Tensor, passed: float) -> Tensor:
+        """Radii of the balls by which a round begins, for the share of them that has passed."""
+        smallest_known = torch.where(self.known.isinf(), first, self.known)
+        wider: float = _WIDER ** (1 - passed)
+        return (wider * smallest_known).clamp(1e-8, self.largest)
+
+    def _linear(self, points: Tensor, slopes: Slopes) -> Tensor:
+        """How far from the clean image a linear model would break."""
+        gradients = slopes.gradients
+        dual = gradients.flatten(1).abs().sum(1) if self.norm == "Linf" else norms(gradients, "L2")
+        return norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(_TINY)
 
 
 def _falling(step: int, steps: int, first: float, last: float) -> float:

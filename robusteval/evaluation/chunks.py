@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
+from robusteval.attacks.losses import require_finite
 from robusteval.attacks.registry import AttackCall
 from robusteval.evaluation.images import Stored, decode, encode, encode_within
 from robusteval.evaluation.plan import Cell
-from robusteval.evaluation.verify import Judged, in_threat, judge, predict, require_finite
+from robusteval.evaluation.verify import Judged, in_threat, judge, predict
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.acceleration import Forms
 from robusteval.models.adapter import Adapter

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.losses import logit_margin, require_finite
 from robusteval.attacks.steps import norms, project
 from robusteval.errors import AttackError
 from robusteval.hardware import is_out_of_memory
@@ -39,12 +39,6 @@ class Judged:
             merged[name] = values.clone()
             merged[name][rows] = getattr(other, name)[chosen]
         return Judged(**merged)
-
-
-def require_finite(logits: Tensor) -> None:
-    """Raises AttackError for NaN or infinite logits: argmax would read a class from them."""
-    if not torch.isfinite(logits).all():
-        raise AttackError("drove the model to NaN or infinite logits, which are no prediction")
 
 
 @torch.no_grad()
