@@ -592,7 +592,7 @@ def test_a_model_driven_to_nan_is_not_fooled_but_failed(
     model = Adapter(NaNFarOut(pcl_digits), 10)
     (outcome,) = run_suite(model, digits.balanced_subset(20), suite).outcomes
     assert outcome.status == "failed"
-    assert "NaN or infinite logits" in outcome.reason
+    assert "logits on attacked images are NaN or infinite" in outcome.reason
     assert not outcome.fooled.any()
 
 
