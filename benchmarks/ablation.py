@@ -29,7 +29,7 @@ from robusteval.attacks.adaptive import Cascade, Round
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import joint_loss
-from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
+from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen, cosine
 from robusteval.attacks.steps import random_start, striped_start
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evaluation.plan import default_batch
@@ -38,8 +38,9 @@ from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
-from robusteval.types import ThreatModel
+from robusteval.types import Norm, ThreatModel
 
+MOMENTUM = 0.75
 _PAIRS = 3  # own prototypes that features are driven from by turns
 JOINT = Objective(lambda seen: joint_loss(seen.logits, seen.squared, seen.labels), distances=True)
 
@@ -215,7 +216,7 @@ class WithMomentum(Cascade):
     """Steps that remember those before, in L∞ as in L2."""
 
     def _ascend(self, *where: Any, momentum: float | None = None) -> None:
-        super()._ascend(*where[:5], momentum=0.75)
+        super()._ascend(*where[:5], momentum=MOMENTUM)
 
 
 class RandomStarts(Cascade):
@@ -230,6 +231,37 @@ class StripedStarts(Cascade):
 
     def anywhere(self, rows: Tensor) -> Tensor:
         return striped_start(self.search.images[rows], self.threat, self.generator)
+
+
+class InsideBall(Cascade):
+    """Ascents that never leave the ball, in L2 as in L∞."""
+
+    def _ascend(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        objective: Objective,
+        steps: int,
+        targets: Tensor | None = None,
+        momentum: float | None = None,
+    ) -> None:
+        schedule = cosine(self.threat.radius, steps)
+        momentum = MOMENTUM if momentum is None else momentum
+        self.search.ascend(rows, start, objective, schedule, momentum, targets)
+
+
+class SteadyMomentum(Cascade):
+    """The same momentum in every round, not by turns."""
+
+    def _rounds(self) -> Iterator[Round]:
+        return (turn._replace(momentum=MOMENTUM) for turn in super()._rounds())
+
+
+class WithoutMomentum(Cascade):
+    """Steps that forget those before."""
+
+    def _ascend(self, *where: Any, momentum: float | None = None) -> None:
+        super()._ascend(*where[:5], momentum=0.0)
 
 
 Place = tuple[str, str, str, int, int]  # model, weights, norm, budget, samples
@@ -252,7 +284,25 @@ VARIANTS: dict[str, type[Cascade]] = {
     "with momentum": WithMomentum,
     "uniform starts": RandomStarts,
     "striped starts, without the best image": StripedStarts,
+    "ascents inside the ball only": InsideBall,
+    "with momentum in every round": SteadyMomentum,
+    "without momentum": WithoutMomentum,
 }
+# What is the whole itself, or can't be, in the other norm.
+ONE_NORM: dict[str, Norm] = {
+    "without random search": "Linf",
+    "with momentum": "Linf",
+    "uniform starts": "Linf",
+    "striped starts, without the best image": "Linf",
+    "ascents inside the ball only": "L2",
+    "with momentum in every round": "L2",
+    "without momentum": "L2",
+}
+
+
+def variants_in(norm: Norm) -> dict[str, type[Cascade]]:
+    """Those that are another attack than the whole in that norm."""
+    return {told: kind for told, kind in VARIANTS.items() if ONE_NORM.get(told, norm) == norm}
 
 
 @dataclass(frozen=True)
@@ -318,7 +368,7 @@ def validation_samples(name: str, count: int, data_dir: Path | None) -> tuple[Ad
 
 
 def measured(
-    name: str, norm: str, samples: int, budget: int, data_dir: Path | None
+    name: str, norm: Norm, samples: int, budget: int, data_dir: Path | None
 ) -> Iterator[Result]:
     """Every variant on one model, beside the whole."""
     model, data = validation_samples(name, samples, data_dir)
@@ -326,7 +376,7 @@ def measured(
     passes = len(data) * budget / 3
     forms = Forms.of(model, *choose_forms(model, data.images(slice(0, static_batch())), passes))
     whole = attacked(Cascade, forms, data, threat, budget)
-    for told, variant in VARIANTS.items():
+    for told, variant in variants_in(norm).items():
         left = whole
         if variant is not Cascade:
             left = attacked(variant, forms, data, threat, budget)
@@ -349,7 +399,7 @@ def measured(
 def table(results: list[Result]) -> Iterator[str]:
     """Variants by models: how many are left, of these broken by the whole, and the reverse.
 
-    A dash where a variant has not been run.
+    A dash where a variant has not been run, or is none in that norm.
     """
     columns: dict[Place, dict[str, Result]] = {}
     for result in results:
@@ -380,7 +430,8 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     results = [r for r in stored.read(arguments.out, Result) if r.code == attacks_digest()]
-    done = {r.place for r in results if r.variant == [*VARIANTS][-1]}
+    last = [*variants_in(arguments.norm)][-1]
+    done = {r.place for r in results if r.variant == last}
     for name in zoo.models_called(arguments.model):
         weights = weights_of(find_entry(name))
         place = (name, weights, arguments.norm, arguments.budget, arguments.samples)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks import attacks, stored
+from benchmarks import ablation, attacks, stored
 from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
@@ -188,6 +188,16 @@ def contest(file: str = "attacks.csv") -> Iterator[str]:
     yield f"By attacks {attacks.versions(current)}, on {attacks.machines(current)}."
 
 
+def parts(path: Path = RESULTS / "ablation.csv") -> Iterator[str]:
+    """What each part of ``adaptive`` is worth, on models that are as they were then."""
+    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
+    results = stored.read(path, ablation.Result)
+    current = [result for result in results if weights.get(result.model) == result.weights]
+    yield from ablation.table(current)
+    yield ""
+    yield f"By attacks {', '.join(sorted({f'`{result.code}`' for result in current}))}."
+
+
 def _claim(row: Row) -> str:
     return f"{row['claimed']} % ({row['claimed_by']})" if row["claimed"] else "–"
 
@@ -220,7 +230,7 @@ TABLES = {
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
     },
-    "CONTRIBUTING.md": {"trainings": trainings},
+    "CONTRIBUTING.md": {"trainings": trainings, "ablation": parts},
 }
 
 

@@ -30,6 +30,7 @@ from robusteval.models.loading import load_model
 from robusteval.preparation import prepare
 from robusteval.report import rows
 from robusteval.report.board import RANK
+from robusteval.types import NORMS, Norm
 
 
 def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,15 +113,16 @@ def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
     assert "to the power 1.00" in capsys.readouterr().out
 
 
-def test_an_ablation_leaves_out_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_ablation_leaves_out_what_it_says(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cascade, "_escalate", lambda _: [])  # full AutoAttack takes a minute
     model, data = ablation.validation_samples("mpat_at_digits", 20, None)
-    forms, threat = Forms(model, model, None), data.info.default_threat("Linf")
+    forms, threat = Forms(model, model, None), data.info.default_threat(norm)
     assert 15 < len(data) <= 20
     whole = ablation.attacked(Cascade, forms, data, threat, 150)
     assert 0 < int(whole.robust.sum()) < len(data)
     assert whole.passes > 0
-    for variant in ablation.VARIANTS.values():
+    for variant in ablation.variants_in(norm).values():
         counted = Counted(model, len(data))
         images, labels = data.images(), data.labels
         cascade = variant(counted, images, labels, threat, 0, 150)
