@@ -3,10 +3,15 @@
 import pytest
 import torch
 
+import robusteval.attacks.smallest as smallest_module
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.smallest import smallest
+from robusteval.attacks.steps import norms
+from robusteval.data.datasets import Dataset
 from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter, PrototypeAdapter
+from robusteval.models.entry import find_entry
+from robusteval.models.loading import load_model
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
 from tests.test_adaptive import small_network
@@ -62,6 +67,22 @@ def test_a_network_breaks_just_beyond_what_was_found(norm: Norm) -> None:
     found = smallest(network, images, labels, threat_of(norm, 1))
     assert (margins(network, found, labels) > 0).all()
     assert (margins(network, images + 0.9 * (found - images), labels) <= 0).all()
+
+
+def test_in_l2_what_breaks_in_larger_balls_leads_to_smaller_perturbations(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a trained model whose gradients inside the ball lead astray."""
+    model, data = load_model(find_entry("mpat_at_digits")), digits.balanced_subset(60)
+    right = model(data.images()).argmax(1) == data.labels
+    images, labels, threat = data.images()[right], data.labels[right], threat_of("L2", 1)
+    lengths = []
+    for share in (smallest_module._WIDE_SHARE["L2"], 0.0):
+        monkeypatch.setitem(smallest_module._WIDE_SHARE, "L2", share)
+        found = smallest(model, images, labels, threat)
+        assert (margins(model, found, labels) > 0).all()
+        lengths.append(norms(found - images, "L2"))
+    assert lengths[0].mean() < 0.93 * lengths[1].mean()
 
 
 def test_what_nothing_breaks_comes_back_as_it_is() -> None:
