@@ -155,7 +155,7 @@ class RankedBySlopes(Cascade):
         points, dual = self.search.best[rows], 1 if self.threat.norm == "Linf" else 2
         near = []
         for targets in tried[rows].T:
-            slopes = self.search.gradients(rows, points, AIMED, targets)
+            slopes = self.search.gradients(rows, points, self.aim, targets)
             near.append(slopes.losses / slopes.gradients.flatten(1).norm(dual, 1).clamp_min(1e-12))
         order = torch.stack(near, 1).argsort(1, descending=True)
         tried[rows] = tried[rows].gather(1, order)
@@ -250,13 +250,6 @@ class InsideBall(Cascade):
         self.search.ascend(rows, start, objective, schedule, momentum, targets)
 
 
-class SteadyMomentum(Cascade):
-    """The same momentum in every round, not by turns."""
-
-    def _rounds(self) -> Iterator[Round]:
-        return (turn._replace(momentum=MOMENTUM) for turn in super()._rounds())
-
-
 class WithoutMomentum(Cascade):
     """Steps that forget those before."""
 
@@ -285,7 +278,6 @@ VARIANTS: dict[str, type[Cascade]] = {
     "uniform starts": RandomStarts,
     "striped starts, without the best image": StripedStarts,
     "ascents inside the ball only": InsideBall,
-    "with momentum in every round": SteadyMomentum,
     "without momentum": WithoutMomentum,
 }
 # What is the whole itself, or can't be, in the other norm.
@@ -295,7 +287,6 @@ ONE_NORM: dict[str, Norm] = {
     "uniform starts": "Linf",
     "striped starts, without the best image": "Linf",
     "ascents inside the ball only": "L2",
-    "with momentum in every round": "L2",
     "without momentum": "L2",
 }
 

@@ -193,6 +193,9 @@ def parts(path: Path = RESULTS / "ablation.csv") -> Iterator[str]:
     weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
     results = stored.read(path, ablation.Result)
     current = [result for result in results if weights.get(result.model) == result.weights]
+    if not current:
+        yield "Not yet run."
+        return
     yield from ablation.table(current)
     yield ""
     yield f"By attacks {', '.join(sorted({f'`{result.code}`' for result in current}))}."

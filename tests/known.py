@@ -41,6 +41,11 @@ class Misleading(torch.autograd.Function):
         return -gradient
 
 
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 5)).eval()
+
+
 @dataclass(frozen=True)
 class Known:
     """A model, images and their labels, and the norm (B,) at which each breaks."""
@@ -140,6 +145,12 @@ def images_near_grey(count: int, shape: tuple[int, int, int] = (1, 8, 8), seed: 
     """Far from black and white, so that the range cuts nothing."""
     generator = torch.Generator().manual_seed(seed)
     return 0.45 + 0.1 * torch.rand((count, *shape), generator=generator)
+
+
+def in_threat(found: Tensor, images: Tensor, threat: ThreatModel) -> None:
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert norms(found.double() - images.double(), threat.norm).max() <= threat.radius + 1e-6
 
 
 def threat_of(norm: Norm, radius: float) -> ThreatModel:

@@ -151,7 +151,7 @@ def test_noise_is_a_weak_control(norm: str, pcl_digits: Adapter, digits: Dataset
     assert (pcl_digits(found).argmax(1) == labels).double().mean() > 0.9
 
 
-def test_the_best_of_several_draws_is_kept_and_only_the_unbroken_are_drawn_for_again() -> None:
+def test_the_first_draw_that_breaks_is_kept_and_only_the_unbroken_are_drawn_for_again() -> None:
     """By the model in eval mode, whatever mode it comes in."""
     known = linear("Linf", 3)
     model = nn.Sequential(nn.Dropout(0.9), known.model).train()

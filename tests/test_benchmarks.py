@@ -22,7 +22,7 @@ from benchmarks import (
 from robusteval import api
 from robusteval.attacks.adaptive import Cascade
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.search import AIMED, MARGIN, Seen, cosine
+from robusteval.attacks.search import AIMED, MARGIN, Search, Seen, cosine
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained, built_in_folder, find_entry
@@ -129,6 +129,35 @@ def test_an_ablation_leaves_out_what_it_says(norm: Norm, monkeypatch: pytest.Mon
         notes = " ".join(cascade.run().notes)
         told = {name for name in ("margin", "aim", "square") if f"{name} broke" in notes}
         assert told == {"margin", "aim", "square"} - cascade.left_out
+
+
+@pytest.mark.parametrize(
+    ("told", "momenta", "widest"),
+    [
+        (ablation.WHOLE, {0.75}, 6.0),
+        ("ascents inside the ball only", {0.75}, 1.0),
+        ("without momentum", {0.0}, 6.0),
+    ],
+)
+def test_in_l2_ascents_are_what_their_variant_says(
+    told: str, momenta: set[float], widest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[float, float]] = []
+
+    def watched(
+        self: Search, rows: Any, start: Any, goal: Any, schedule: Any, momentum: float, targets: Any
+    ) -> None:
+        taken.append((momentum, max(step.radius for step in schedule) / self.threat.radius))
+
+    monkeypatch.setattr(Search, "ascend", watched)
+    model, data = ablation.validation_samples("mpat_at_digits", 20, None)
+    given = (data.images(), data.labels, data.info.default_threat("L2"), 0, 150)
+    cascade = ablation.VARIANTS[told](Counted(model, len(data)), *given)
+    for start, targets in ((data.images(), None), (data.images(), data.labels)):
+        cascade._ascend(cascade.search.alive(), start, MARGIN, 45, targets)
+    assert len(taken) == 2
+    assert {momentum for momentum, _ in taken} == momenta
+    assert {round(wide, 6) for _, wide in taken} == {widest}
 
 
 def test_an_ablation_writes_what_it_measured(

@@ -13,8 +13,15 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import Norm
-from tests.known import Function, images_near_grey, linear, margins, nearest_prototypes, threat_of
-from tests.test_adaptive import small_network
+from tests.known import (
+    Function,
+    images_near_grey,
+    linear,
+    margins,
+    nearest_prototypes,
+    small_network,
+    threat_of,
+)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

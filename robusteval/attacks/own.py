@@ -47,7 +47,7 @@ def joint_pc(
     ``steps`` from 1 up; ``step_size``, above 0, is a share of ε; ``momentum`` in [0, 1); ``start``
     draws a random start.  With the defaults it is the paper's PGD (Table 2) on its joint loss
     (Table 4).  At most ``steps`` forward and backward passes a sample.  Raises AttackError for a
-    model without prototypes.
+    model without prototypes, and for images outside [0, 1].
     """
     _need_prototypes(model)
     require_parameters("joint_pc", steps=steps, step_size=step_size, momentum=momentum)
@@ -78,7 +78,7 @@ def prototype_margin(
     wrong prototype still has to change that reading to count.  ``steps`` from 1 up; ``momentum`` in
     [0, 1), where 0.75 breaks a few samples fewer on most models.  At most ``steps`` forward and
     backward passes a sample.  The project's own; the steps are those of PMA (arXiv:2411.15210).
-    Raises AttackError for a model without prototypes.
+    Raises AttackError for a model without prototypes, and for images outside [0, 1].
     """
     _need_prototypes(model)
     require_parameters("prototype_margin", steps=steps, momentum=momentum)
@@ -104,9 +104,9 @@ def gaussian_noise(
 ) -> Tensor:
     """The control: noise that knows nothing of the model, and of no paper.
 
-    L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  The best of
-    ``draws``, from 1 up: where there are several, a forward pass for each until one breaks its
-    sample; none for a single one.  Raises AttackError for images outside [0, 1].
+    L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  Of ``draws``, from
+    1 up, the first that breaks its sample, else the last: where there are several, a forward pass
+    for each of them; none for a single one.  Raises AttackError for images outside [0, 1].
     """
     require_parameters("gaussian_noise", draws=draws)
     require_images(images)

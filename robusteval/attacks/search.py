@@ -210,7 +210,7 @@ class Search:
 
     @torch.no_grad()
     def logits(self, rows: Tensor, points: Tensor) -> Tensor:
-        """Logits (B, K) of points by the model itself.  Raises AttackError where some are NaN."""
+        """Logits (B, K) of points by the model itself.  Raises AttackError if not finite."""
         parts = []
         for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
             with self.model.attending(rows[at]), exact_float32():

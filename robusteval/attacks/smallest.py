@@ -46,7 +46,7 @@ def smallest(
     checked by the model itself), and eight to look for randomness, to rank classes and to look at
     the last points.  A model whose outputs change is judged by mean logits along mean gradients,
     of eight passes each; only its draws depend on ``seed``.  Raises AttackError for images outside
-    [0, 1], and in inference mode.
+    [0, 1], for logits that are NaN or infinite, and in inference mode.
 
     Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
     much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until

@@ -28,14 +28,13 @@ def transfer(
     """Adversarial images (B, C, H, W) for images in [0, 1], found by a source's gradients.
 
     ``source``: a model of the registry, or any module with the same images and classes; ``steps``
-    from 1 up.  Steps with
-    momentum (after Dong et al. 2018; what is added up here are unit steps, in L∞ signs) on its
-    logit margin from the clean images, then from random starts towards the class that this model
-    itself ranks next.  Both are looked at by this model wherever the source is fooled, by mean
-    logits if its outputs change.  At most 2 · ``steps`` forward and backward passes of the source,
-    and as many forward ones of this model, and seven to look for randomness, to rank classes and
-    to look at the last images.  Raises AttackError for a source that doesn't fit, for images
-    outside [0, 1], and in inference mode.
+    from 1 up.  Steps with momentum (after Dong et al. 2018; what is added up here are unit steps,
+    in L∞ signs) on its logit margin from the clean images, then from random starts towards the
+    class that this model itself ranks next.  Both are looked at by this model wherever the source
+    is fooled, by mean logits if its outputs change.  At most 2 · ``steps`` forward and backward
+    passes of the source, and as many forward ones of this model, and seven to look for randomness,
+    to rank classes and to look at the last images.  Raises AttackError for a source that doesn't
+    fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference mode.
     """
     require_parameters("transfer", steps=steps)
     if len(images) == 0:
