@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import ablation, attacks, stored
 from robusteval.data.known import DATASETS
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SMALL = "digits"  # its models are too many for the README, and listed by `robusteval list models`
 SHOWN = "pcl_cifar10"  # in full at the head of the README
+Measured = TypeVar("Measured", attacks.Result, ablation.Result)
 NAMED = 5  # more models than these are counted only
 
 
@@ -177,9 +179,7 @@ def _left(row: Row, column: str) -> str:
 
 def contest(file: str = "attacks.csv") -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
-    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
-    results = stored.read(RESULTS / file, attacks.Result)
-    current = [result for result in results if weights.get(result.model) == result.weights]
+    current = _current(file, attacks.Result)
     if not current:
         yield "Not yet run."
         return
@@ -188,17 +188,21 @@ def contest(file: str = "attacks.csv") -> Iterator[str]:
     yield f"By attacks {attacks.versions(current)}, on {attacks.machines(current)}."
 
 
-def parts(path: Path = RESULTS / "ablation.csv") -> Iterator[str]:
+def parts() -> Iterator[str]:
     """What each part of ``adaptive`` is worth, on models that are as they were then."""
-    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
-    results = stored.read(path, ablation.Result)
-    current = [result for result in results if weights.get(result.model) == result.weights]
+    current = _current("ablation.csv", ablation.Result)
     if not current:
         yield "Not yet run."
         return
     yield from ablation.table(current)
     yield ""
     yield f"By attacks {', '.join(sorted({f'`{result.code}`' for result in current}))}."
+
+
+def _current(file: str, kind: type[Measured]) -> list[Measured]:
+    """The results of a file whose models are trained as they were then."""
+    weights = {entry.name: attacks.weights_of(entry) for entry in entries()}
+    return [r for r in stored.read(RESULTS / file, kind) if weights.get(r.model) == r.weights]
 
 
 def _claim(row: Row) -> str:
