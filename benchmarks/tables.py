@@ -18,7 +18,7 @@ from robusteval.data.known import DATASETS
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry, all_entries, find_entry
 from robusteval.report import board
-from robusteval.report.rows import ATTACK, Row, in_doubt
+from robusteval.report.rows import ATTACK, DOUBTS, Row
 from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +116,7 @@ def _beside_autoattack(rows: list[Row]) -> str:
 
 def _doubted(rows: list[Row]) -> str:
     """On how many models that keep something a check was not ok; empty for none."""
-    models = [r["model"] for r in rows if float(r["worst_case"]) > 0 and in_doubt(r)]
+    models = [r["model"] for r in rows if float(r["worst_case"]) > 0 and r[DOUBTS]]
     if not models:
         return ""
     few = ", ".join(f"`{model}`" for model in models)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from robusteval.report.wording import interval, lowest_claim, percent, threat_text
+from robusteval.report.wording import check_text, interval, lowest_claim, percent, threat_text
 from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
@@ -166,9 +166,9 @@ def print_report(report: "Report") -> None:
     print(report.folder / "report.html")
 
 
-def finding_text(finding: dict[str, str]) -> str:
+def finding_text(finding: dict[str, Any]) -> str:
     """Check, verdict, what was measured, what to do."""
-    said = f"{finding['check']}: {finding['verdict']}: {finding['measured']}"
+    said = f"{check_text(finding)}: {finding['verdict']}: {finding['measured']}"
     return f"{said}; {finding['advice']}" if finding["advice"] else said
 
 

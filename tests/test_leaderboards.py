@@ -3,6 +3,7 @@
 import csv
 import shutil
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from robusteval import api, leaderboards
 from robusteval.data.known import DATASETS
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.suite import read_suite
+from robusteval.evaluation.verdicts import Finding
 from robusteval.models.entry import Entry, all_entries, built_in_folder
 from robusteval.report import board, rows
 from robusteval.report.files import read_report
@@ -197,12 +199,21 @@ def test_a_board_without_rows_does_not_hold(folder: Path, tmp_path: Path) -> Non
 
 
 def test_findings_stand_beside_the_numbers() -> None:
-    def finding(check: str, verdict: str) -> dict[str, str]:
-        return {"check": check, "verdict": verdict}
+    here, there = ThreatModel("L2", Fraction(1, 2)), ThreatModel("Linf", Fraction(1, 2))
+    found = [
+        Finding("b", "suspicious", ""),
+        Finding("a", "ok", ""),
+        Finding("c", "broken", "", threat=here),
+        Finding("d", "suspicious", "", threat=there),
+        Finding("e", "suspicious", "", threat=here),
+    ]
 
-    found = [finding("b", "suspicious"), finding("a", "ok"), finding("c", "broken")]
-    assert rows.doubts([*found, finding("d", "suspicious")]) == "broken: c; suspicious: b, d"
-    assert rows.doubts([finding("a", "ok")]) == ""
+    def doubts(threat: ThreatModel, *findings: Finding) -> str:
+        return rows.doubts([f.to_json() for f in findings], threat.to_json())
+
+    assert doubts(here, *found) == "broken: c; suspicious: b, e"
+    assert doubts(there, *found) == "suspicious: b, d"
+    assert doubts(here, found[1]) == ""
 
 
 def test_checking_tells_of_rows_by_earlier_attacks(

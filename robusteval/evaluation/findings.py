@@ -19,6 +19,7 @@ WITHOUT_GRADIENT = {
 }
 # And those that take both, as AutoAttack does: what they break tells nothing of gradients.
 MIXED = {("robusteval", "adaptive"), ("robusteval", "transfer"), ("torchattacks", "AutoAttack")}
+MASKED = f"gradients may be masked, or the model randomised: {MORE}"
 STEADY, UNCHANGED = "steady predictions", "unchanged model"
 
 
@@ -100,12 +101,11 @@ def autoattack_checks(result: RunResult) -> list[Finding]:
             broken = int(note.split()[2])
             if broken > MASKED_SHARE * len(result.labels):
                 said.append(f"{note} samples that its gradient-based members left")
-        name = f"AutoAttack's checks, {outcome.cell.threats[0].title}"
+        name, threat = "AutoAttack's checks", outcome.cell.threats[0]
         if said:
-            advice = f"gradients may be masked, or the model randomised: {MORE}"
-            found.append(Finding(name, "suspicious", "; ".join(said), advice))
+            found.append(Finding(name, "suspicious", "; ".join(said), MASKED, threat))
         else:
-            found.append(Finding(name, "ok", "no warning"))
+            found.append(Finding(name, "ok", "no warning", threat=threat))
     return found
 
 
@@ -113,12 +113,14 @@ def attacks_warnings(result: RunResult) -> list[Finding]:
     """What the other attacks warned of: ``adaptive``, of gradients that are masked."""
     return [
         Finding(
-            f"{outcome.cell.spec.title}'s checks, {outcome.cell.threats[0].title}",
+            f"{outcome.cell.spec.title}'s checks",
             "suspicious",
             "; ".join(outcome.warnings),
-            f"gradients may be masked, or the model randomised: {MORE}",
+            MASKED,
+            threat,
         )
         for outcome in result.outcomes
+        for threat in outcome.cell.threats
         if outcome.warnings and outcome.cell.spec.library != "autoattack"
     ]
 
@@ -135,10 +137,10 @@ def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     worst = max(alone.values())
     told = ", ".join(f"{title} {count}" for title, count in alone.items())
     measured = f"samples that only gradient-free attacks broke: {told}"
-    name = f"gradient-free against gradient-based, {threat.title}"
+    name = "gradient-free against gradient-based"
     if worst <= max(1, MASKED_SHARE * len(result.labels)):
-        return [Finding(name, "ok", measured)]
-    return [Finding(name, "suspicious", measured, f"gradients may be masked: {MORE}")]
+        return [Finding(name, "ok", measured, threat=threat)]
+    return [Finding(name, "suspicious", measured, f"gradients may be masked: {MORE}", threat)]
 
 
 def _is_free(outcome: CellOutcome) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from robusteval.types import ThreatModel
+
 Verdict = Literal["ok", "suspicious", "broken"]
 Measured = dict[str, Any]
 STEADY = 1e-4  # relative change of logits that rounding explains; AutoAttack's own bound
@@ -19,15 +21,16 @@ MORE = "more steps, restarts, other losses and an adaptive attack are due"
 
 @dataclass(frozen=True)
 class Finding:
-    """One check."""
+    """One check: of one threat model's numbers, or, where that is None, of the whole run's."""
 
     check: str
     verdict: Verdict
     measured: str
     advice: str = ""
+    threat: ThreatModel | None = None
 
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
+    def to_json(self) -> Measured:
+        return {**asdict(self), "threat": self.threat.to_json() if self.threat else None}
 
 
 def _slack(measured: Measured) -> int:

@@ -14,6 +14,7 @@ from robusteval.report.figures import (
     score_histograms,
 )
 from robusteval.report.wording import (
+    check_text,
     count,
     interval,
     number,
@@ -30,6 +31,7 @@ METRIC_TITLES = {
     "fpr95": "FPR@95TPR",
     "detection_error": "Detection error",
 }
+FILTERS = (percent, interval, count, threat_text, check_text, sign, number, parameters_text)
 
 
 def _environment() -> Environment:
@@ -40,7 +42,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (percent, interval, count, threat_text, sign, number, parameters_text):
+    for function in FILTERS:
         environment.filters[function.__name__] = function
     return environment
 

@@ -7,13 +7,11 @@ the claim, and the digests of entry, weights and evidence.
 import csv
 import io
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from robusteval.errors import EvidenceError
-from robusteval.report.wording import claimed_by, lowest_claim, threat_text
-from robusteval.types import NORM_SIGNS
+from robusteval.report.wording import claimed_by, lowest_claim
 
 FOUND = (
     "model",
@@ -77,7 +75,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "claimed": f"{claim['accuracy']:g}" if claim else "",
         "claimed_by": claimed_by(claim),
         **{f"{ATTACK}{a['name']}": percent(a["robust_accuracy"]["value"]) for a in here},
-        DOUBTS: doubts(report["findings"]),
+        DOUBTS: doubts(report["findings"], threat),
         "suite": report["suite"]["name"],
         "seed": str(report["seed"]),
         "run": report["run"],
@@ -89,11 +87,15 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
     return {name: as_cell(value) for name, value in row.items()}
 
 
-def doubts(findings: Sequence[dict[str, Any]]) -> str:
-    """Such as "suspicious: same outputs, late success"; the broken ones first."""
+def doubts(findings: Sequence[dict[str, Any]], threat: dict[str, Any]) -> str:
+    """Such as "suspicious: same outputs, logits"; the broken ones first.
+
+    What is about another threat model than the row's casts no doubt on it.
+    """
+    here = [found for found in findings if found["threat"] in (None, threat)]
     parts = []
     for verdict in ("broken", "suspicious"):
-        if names := [found["check"] for found in findings if found["verdict"] == verdict]:
+        if names := [found["check"] for found in here if found["verdict"] == verdict]:
             parts.append(f"{verdict}: {', '.join(names)}")
     return "; ".join(parts)
 
@@ -102,17 +104,6 @@ def broken(row: Row) -> list[str]:
     """The checks that a row's findings call broken, as ``doubts`` wrote them."""
     told = row.get(DOUBTS, "").partition("suspicious: ")[0].removesuffix("; ")
     return told.removeprefix("broken: ").split(", ") if told else []
-
-
-def in_doubt(row: Row) -> bool:
-    """Whether ``doubts`` wrote a check that is about the row's threat, or about every one."""
-    names = row[DOUBTS].replace("broken: ", "").replace("suspicious: ", "").replace("; ", ", ")
-    signs = tuple(f"{sign} " for sign in NORM_SIGNS.values())
-    return any(
-        not following.startswith(signs) or following == threat_text(row)
-        for name, following in pairwise([*names.split(", "), ""])
-        if name and not name.startswith(signs)
-    )
 
 
 def as_cell(value: str) -> str:

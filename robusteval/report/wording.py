@@ -28,6 +28,12 @@ def threat_text(threat: dict[str, Any]) -> str:
     return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
 
 
+def check_text(finding: dict[str, Any]) -> str:
+    """A finding's check, and the threat model that it is about, if it is about one."""
+    threat = finding.get("threat")
+    return f"{finding['check']}, {threat_text(threat)}" if threat else str(finding["check"])
+
+
 def sign(norm: Norm) -> str:
     """L∞ or L2."""
     return NORM_SIGNS[norm]
