@@ -9,10 +9,9 @@ from torch import nn
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.models.adapter import Adapter, PrototypeAdapter
-from robusteval.models.backbones import Backbone
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.network import PrototypeNetwork
 
 # Workers of pytest-xdist share the cores.
 torch.set_num_threads(
@@ -39,28 +38,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-
-
-class Pixels(Backbone):
-    """The identity: features are the pixels themselves."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.channels = {"pixels": dim}
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"pixels": images.flatten(1)}
-
-
-def pixel_prototypes(prototypes: torch.Tensor, **head: object) -> PrototypeAdapter:
-    """Prototypes (K, M, D) in pixel space, read by the nearest; D is a channel of D pixels."""
-    classes, per_class, dim = prototypes.shape
-    config = HeadConfig(
-        "nearest_prototype", classes, ("pixels",), prototypes_per_class=per_class, **head
-    )
-    network = PrototypeNetwork(Pixels(dim), config, [0.0], [1.0])
-    network.prototypes["pixels"].data.copy_(prototypes)
-    return PrototypeAdapter(network)
 
 
 def linear_model(weight: torch.Tensor, bias: torch.Tensor) -> Adapter:

@@ -77,21 +77,25 @@ def linear(norm: Norm, classes: int, count: int = 60) -> Known:
     return Known(model, images, labels, known, norm)
 
 
-def pixel_prototypes(prototypes: Tensor) -> PrototypeAdapter:
+class Pixels(Backbone):
+    """The identity: features are the pixels themselves."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.channels = {"pixels": dim}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"pixels": images.flatten(1)}
+
+
+def pixel_prototypes(prototypes: Tensor, **head: Any) -> PrototypeAdapter:
     """The nearest of prototypes (K, M, D) in pixels decides, and the adapter knows of them."""
-
-    class Pixels(Backbone):
-        def __init__(self) -> None:
-            super().__init__()
-            self.channels = {"fc": prototypes.shape[2]}
-
-        def forward(self, images: Tensor) -> dict[str, Tensor]:
-            return {"fc": images.flatten(1)}
-
-    classes, per_class, _ = prototypes.shape
-    head = HeadConfig("nearest_prototype", classes, ("fc",), prototypes_per_class=per_class)
-    network = PrototypeNetwork(Pixels(), head, [0.0], [1.0])
-    network.prototypes["fc"].data.copy_(prototypes)
+    classes, per_class, dim = prototypes.shape
+    config = HeadConfig(
+        "nearest_prototype", classes, ("pixels",), prototypes_per_class=per_class, **head
+    )
+    network = PrototypeNetwork(Pixels(dim), config, [0.0], [1.0])
+    network.prototypes["pixels"].data.copy_(prototypes)
     return PrototypeAdapter(network)
 
 

@@ -20,8 +20,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import NORMS, ThreatModel, parse_eps
-from tests.conftest import linear_model, pixel_prototypes
-from tests.known import linear, margins, threat_of
+from tests.conftest import linear_model
+from tests.known import linear, margins, pixel_prototypes, threat_of
 
 THREATS = {
     "Linf": ThreatModel("Linf", parse_eps("0.15")),

@@ -45,7 +45,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.preparation import Options, Prepared, record_of
 from robusteval.report.summary import summarise
 from robusteval.types import ThreatModel, parse_eps
-from tests.conftest import linear_model, pixel_prototypes
+from tests.conftest import linear_model
+from tests.known import pixel_prototypes
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 

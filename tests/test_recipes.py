@@ -21,7 +21,7 @@ from robusteval.training import train  # noqa: F401 - registers the recipes
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.drp import repulsive_prototypes
 from robusteval.training.loop import Trainer, accuracy_of
-from robusteval.training.mpat import distinct_prototypes, merge_prototypes
+from robusteval.training.mpat import merge_prototypes
 from robusteval.training.prototype_losses import repulsion
 from robusteval.training.recipe import RECIPES, class_means
 
@@ -184,6 +184,11 @@ def test_prototypes_turn_towards_their_class(
     assert torch.rad2deg((before * after).sum(2).clamp(-1, 1).acos()).mean() > 20
     nearest = PrototypeAdapter(network.eval()).distances(parts[1].images()).amin(2).argmin(1)
     assert (nearest == parts[1].labels).double().mean() > 0.75
+
+
+def distinct_prototypes(prototypes: Tensor) -> list[int]:
+    """How many different prototypes each class has."""
+    return [len(torch.unique(own, dim=0)) for own in prototypes]
 
 
 def test_prototypes_merge_at_the_default_settings(

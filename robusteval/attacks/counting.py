@@ -1,4 +1,4 @@
-"""The model as third-party attacks see it: counted, always in eval mode, with positive logits."""
+"""The model as attacks see it: counted, always in eval mode, stopped at a deadline."""
 
 import copy
 import time

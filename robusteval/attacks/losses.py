@@ -1,4 +1,5 @@
-"""What an attack maximises: per-sample losses (B,), positive where the model is fooled."""
+"""What an attack maximises: per-sample losses (B,), among them margins, which tell by their sign
+whether the model is fooled."""
 
 from collections.abc import Mapping
 

@@ -45,8 +45,9 @@ def smallest(
     At most ``steps`` forward and backward passes, as many forward ones again (each success is
     checked by the model itself), and eight to look for randomness, to rank classes and to look at
     the last points.  A model whose outputs change is judged by mean logits along mean gradients,
-    of eight passes each; only its draws depend on ``seed``.  Raises AttackError for images outside
-    [0, 1], for logits that are NaN or infinite, and in inference mode.
+    of eight passes each, and a success by up to forty; only its draws depend on ``seed``.  Raises
+    AttackError for images outside [0, 1], for logits that are NaN or infinite, and in inference
+    mode.
 
     Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
     much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until

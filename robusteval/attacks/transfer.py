@@ -33,8 +33,10 @@ def transfer(
     class that this model itself ranks next.  Both are looked at by this model wherever the source
     is fooled, by mean logits if its outputs change.  At most 2 · ``steps`` forward and backward
     passes of the source, and as many forward ones of this model, and seven to look for randomness,
-    to rank classes and to look at the last images.  Raises AttackError for a source that doesn't
-    fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference mode.
+    to rank classes and to look at the last images; of both eight times as many where this model's
+    outputs change, and up to forty to look at a success.  Raises AttackError for a source that
+    doesn't fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference
+    mode.
     """
     require_parameters("transfer", steps=steps)
     if len(images) == 0:

@@ -19,7 +19,13 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.search import cosine
-from robusteval.attacks.steps import ascent_direction, norms, project, random_start
+from robusteval.attacks.steps import (
+    ascent_direction,
+    input_gradient,
+    norms,
+    project,
+    random_start,
+)
 from robusteval.evaluation.verify import predict
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
@@ -77,13 +83,8 @@ def ascend(
         best_margin = torch.where(better, margin.detach(), best_margin)
         if step == steps:
             break
-        gradient = torch.zeros_like(leaf)
-        if margin.requires_grad:
-            (gradient,) = torch.autograd.grad(margin.sum(), leaf, allow_unused=True)
-            gradient = torch.zeros_like(leaf) if gradient is None else gradient.nan_to_num()
-        moved = project(
-            leaf + sizes[step] * ascent_direction(gradient, threat.norm), images, threat
-        )
+        direction = ascent_direction(input_gradient(margin, leaf), threat.norm)
+        moved = project(leaf.detach() + sizes[step] * direction, images, threat)
     return best, Trace(torch.stack(margins))
 
 

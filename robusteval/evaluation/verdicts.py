@@ -1,8 +1,11 @@
 """The diagnostics' measurements to verdicts: is the gradient masked?  Pure functions.
 
 Every finding is a check with a verdict (``ok``, ``suspicious``, ``broken``), what was measured, and
-a sentence on what to do.  Sources: AutoAttack's own checks (Croce and Hein 2020), the indicators of
-attack failure (Pintor et al. 2022), the checklist of Carlini et al. (2019).
+a sentence on what to do.  Probes are made in a run's first threat model, and what they tell is told
+of the model: gradients that mislead in one ball are trusted in no other.
+
+Sources: AutoAttack's own checks (Croce and Hein 2020), the indicators of attack failure (Pintor et
+al. 2022), the checklist of Carlini et al. (2019).
 """
 
 import math

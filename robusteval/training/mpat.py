@@ -66,11 +66,6 @@ def _chains(near: Tensor) -> list[list[int]]:
     return groups
 
 
-def distinct_prototypes(prototypes: Tensor) -> list[int]:
-    """How many different prototypes each class has."""
-    return [len(torch.unique(own, dim=0)) for own in prototypes]
-
-
 class MPAT(Recipe):
     """A classifier beside prototypes, both on the embedding."""
 
