@@ -27,7 +27,7 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Executor
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import RunResult, merge_notes
+from robusteval.evaluation.outcomes import RunResult, merge_notes, merge_warnings
 from robusteval.evaluation.plan import (
     Cell,
     Plan,
@@ -781,3 +781,15 @@ def test_notes_of_chunks_add_up() -> None:
     notes = ["apgd-ce broke 3 of 10", "look out", "apgd-ce broke 1 of 4", "look out"]
     assert merge_notes(notes) == ["look out", "apgd-ce broke 4 of 14"]
     assert merge_notes(["it broke most of them"] * 2) == ["it broke most of them"]
+
+
+def test_chunks_warn_with_one_voice() -> None:
+    said = "a: {} % of samples; went on with L2"
+    chunks = [[said.format(64)], [said.format(9.5), "b"], [said.format(64)]]
+    assert merge_warnings(chunks) == [
+        "a: 9.5 to 64 % of samples; went on with L2",
+        "b (in 1 of 3 chunks)",
+    ]
+    assert merge_warnings([[said.format(1), said.format(3)]]) == [said.format("1 to 3")]
+    assert merge_warnings([["b", said.format(1)]]) == [said.format(1), "b"]
+    assert merge_warnings([[], []]) == merge_warnings([]) == []

@@ -1,6 +1,7 @@
 """What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from robusteval.types import ThreatModel
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
-
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PER_SAMPLE = (
     "fooled",
     "prediction",
@@ -184,6 +185,7 @@ def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, A
     outcome = CellOutcome.empty(cell, len(clean["label"]))
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
+    warnings: list[list[str]] = []
     for index, chunk in enumerate(plan.chunks):
         job = Job("attack", part, index, cell.key)
         if not store.has(job):
@@ -197,11 +199,11 @@ def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, A
             scores.setdefault(name, []).append(values)
         outcome.seconds += piece.seconds
         outcome.notes += piece.told.get("notes", [])
-        outcome.warnings += piece.told.get("warnings", [])
+        warnings.append(piece.told.get("warnings", []))
         outcome.drifted += piece.told["drifted"]
         outcome.lost += piece.told["lost"]
     outcome.notes = merge_notes(outcome.notes)
-    outcome.warnings = sorted(set(outcome.warnings))
+    outcome.warnings = merge_warnings(warnings)
     outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
     return outcome
 
@@ -293,3 +295,27 @@ def merge_notes(notes: list[str]) -> list[str]:
         else:
             rest[note] = None
     return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
+
+
+def merge_warnings(chunks: Sequence[Sequence[str]]) -> list[str]:
+    """Each chunk's warnings as one list: what differs in numbers alone gives their ranges, and what
+    not all chunks say tells how many do."""
+    alike: dict[str, list[tuple[int, list[str]]]] = {}
+    for index, warnings in enumerate(chunks):
+        for warning in warnings:
+            wording = _NUMBER.sub("0", warning)
+            alike.setdefault(wording, []).append((index, _NUMBER.split(warning)))
+    merged = []
+    for said in alike.values():
+        told = "".join(_range(texts) for texts in zip(*(parts for _, parts in said), strict=True))
+        count = len({index for index, _ in said})
+        some = count < len(chunks)
+        merged.append(f"{told} (in {count} of {len(chunks)} chunks)" if some else told)
+    return sorted(merged)
+
+
+def _range(texts: Sequence[str]) -> str:
+    """What chunks say in one place: the same words, or numbers, of which the least and the most."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    return f"{min(texts, key=float)} to {max(texts, key=float)}"
