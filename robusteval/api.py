@@ -176,19 +176,19 @@ def _write(store: Store, result: RunResult) -> Report:
     return Report(content, store.folder)
 
 
-def rebuild_report(folder: Path) -> Report:
+def rebuild_report(folder: str | Path) -> Report:
     """Writes a run's report anew from its evidence, without model or data, byte for byte.
 
     Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
     """
-    store, _, _ = open_store(folder)
-    return _write(store, load_result(folder))
+    store, _, _ = open_store(Path(folder))
+    return _write(store, load_result(store.folder))
 
 
 def verify(
-    folder: Path,
+    folder: str | Path,
     model: str | Adapter | None = None,
-    data_dir: Path | None = None,
+    data_dir: str | Path | None = None,
     allow_code: bool = False,
     again: int = 0,
     device: str | None = None,
@@ -199,12 +199,12 @@ def verify(
     many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
     RobustevalError where the run, its model or its data can't be had at all.
     """
-    store, spec, record = open_store(folder)
+    store, spec, record = open_store(Path(folder))
     reference = model if isinstance(model, str) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
-    access = Access(reference, data_dir, allow_code, device)
+    access = Access(reference, Path(data_dir) if data_dir else None, allow_code, device)
     context = rebuild(spec, access, adapter)
     checks = [whole(store, context.plan)]
     if not checks[0].held:
@@ -271,15 +271,15 @@ def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Ch
     return Check(name, not differ, said)
 
 
-def compare(folders: Sequence[Path]) -> dict[str, Any]:
+def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """Runs on the same samples, each against the first: see ``report.compare``.
 
     Raises EvidenceError for runs on different samples or threat models.
     """
     if len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more")
-    results = [load_result(folder) for folder in folders]
-    return compare_results([folder.name for folder in folders], results)
+    paths = [Path(folder) for folder in folders]
+    return compare_results([path.name for path in paths], [load_result(path) for path in paths])
 
 
 def estimate(

@@ -68,7 +68,8 @@ class Options:
     machine's cores shared among them.  ``keep``: which adversarial images are stored, the
     ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where the data set
     has fewer than ``samples``, all of it is taken.  ``sources``: models whose adversarials are
-    tried as well; the attacked one among others is left out.
+    tried as well; the attacked one among others is left out.  Text does for a path, and one for
+    several of which there is one.
     """
 
     samples: int | None = None
@@ -89,6 +90,18 @@ class Options:
     out: Path = Path("runs")
     at_most: bool = False
     progress: Progress = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "only", "sources", "outlier_folders"):
+            value = getattr(self, name)
+            object.__setattr__(
+                self, name, (value,) if isinstance(value, (str, Path)) else tuple(value)
+            )
+        paths = {"out": Path(self.out), "outlier_folders": tuple(map(Path, self.outlier_folders))}
+        if self.data_dir is not None:
+            paths["data_dir"] = Path(self.data_dir)
+        for name, value in paths.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -408,6 +409,35 @@ def test_a_model_that_fails_on_clean_images_is_bad_input(tmp_path: Path) -> None
     chosen = api.Options(samples=10, out=tmp_path)
     with pytest.raises(RobustevalError, match=r"fails on clean images .*scalar type Half"):
         api.evaluate(adapter, "quick", dataset="digits", name="mine", options=chosen)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [((lambda z: (z,)), "returns a tuple"), ((lambda z: {"logits": z}), "returns a dict")],
+)
+def test_a_module_must_return_logits_alone(
+    returned: Callable[[torch.Tensor], object], said: str, tmp_path: Path
+) -> None:
+    class Wrapped(nn.Module):
+        def forward(self, images: torch.Tensor) -> object:
+            return returned(images.flatten(1)[:, :10])
+
+    chosen, adapter = api.Options(samples=10, out=tmp_path), robusteval.wrap_module(Wrapped(), 10)
+    with pytest.raises(RobustevalError, match=said):
+        api.evaluate(adapter, "quick", dataset="digits", name="mine", options=chosen)
+
+
+def test_text_does_for_paths_and_for_the_only_one(tmp_path: Path) -> None:
+    given = {"out": str(tmp_path), "data_dir": str(tmp_path), "outlier_folders": str(tmp_path)}
+    options = api.Options(samples=10, only="fgsm", eps="0.1", **given)  # type: ignore[arg-type]
+    assert (options.only, options.eps) == (("fgsm",), ("0.1",))
+    assert options.out == options.data_dir == tmp_path
+    assert options.outlier_folders == (tmp_path,)
+    chosen = api.Options(samples=10, only=["fgsm"], out=str(tmp_path))  # type: ignore[arg-type]
+    folder = str(api.evaluate("ce_digits", "quick", options=chosen).folder)
+    assert api.rebuild_report(folder).complete
+    assert all(check.held for check in api.verify(folder))
+    assert len(api.compare([folder, folder])["pairs"]) == 1
 
 
 def test_a_damaged_neighbour_does_not_spoil_a_run(

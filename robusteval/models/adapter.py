@@ -31,6 +31,11 @@ class Adapter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.module(images)
+        if not isinstance(logits, Tensor):
+            raise AttackError(
+                f"the module returns a {type(logits).__name__}: attacks need logits (B, K), so "
+                "wrap it in a module that returns them alone"
+            )
         return logits
 
     @property
