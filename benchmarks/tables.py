@@ -103,11 +103,15 @@ def _in_words(path: Path, rows: list[Row]) -> Iterator[str]:
 
 
 def _beside_autoattack(rows: list[Row]) -> str:
-    """On how many models ``adaptive`` leaves fewer, as many and more."""
+    """On how many models ``adaptive`` leaves fewer, as many and more; of the latter, by how many
+    samples."""
     ours, theirs = f"{ATTACK}adaptive", f"{ATTACK}autoattack"
-    gaps = {row["model"]: float(row[ours]) - float(row[theirs]) for row in rows}
-    fewer, more = sum(gap < 0 for gap in gaps.values()), [m for m in gaps if gaps[m] > 0]
-    named = f" ({', '.join(f'`{model}`' for model in more)})" if more else ""
+    gaps = {
+        row["model"]: round(int(row["samples"]) * (float(row[ours]) - float(row[theirs])) / 100)
+        for row in rows
+    }
+    fewer, more = sum(gap < 0 for gap in gaps.values()), {m: g for m, g in gaps.items() if g > 0}
+    named = f" ({', '.join(f'`{model}` by {gap}' for model, gap in more.items())})" if more else ""
     return (
         f"`adaptive` leaves fewer samples than AutoAttack on {fewer} of them, as many on "
         f"{len(rows) - fewer - len(more)}, more on {len(more)}{named}."

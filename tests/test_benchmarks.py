@@ -262,7 +262,7 @@ def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_
     assert "| – |" in told[5]
     assert told[7] == (
         "`adaptive` leaves fewer samples than AutoAttack on 1 of them, as many on 0, more on 1 "
-        "(`b`)."
+        "(`b` by 4)."
     )
     (tmp_path / "w.csv").write_text(rows.as_csv([{**firm, "claimed": ""}, broken], RANK))
     told = list(tables.found(tmp_path))
