@@ -68,8 +68,8 @@ class Options:
     machine's cores shared among them.  ``keep``: which adversarial images are stored, the
     ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where the data set
     has fewer than ``samples``, all of it is taken.  ``sources``: models whose adversarials are
-    tried as well; the attacked one among others is left out.  Text does for a path, and one for
-    several of which there is one.
+    tried as well; the attacked one among others is left out.  Paths may be text, and a single value
+    stand where several are taken.
     """
 
     samples: int | None = None
