@@ -204,7 +204,7 @@ def verify(
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
-    access = Access(reference, Path(data_dir) if data_dir else None, allow_code, device)
+    access = Access(reference, None if data_dir is None else Path(data_dir), allow_code, device)
     context = rebuild(spec, access, adapter)
     checks = [whole(store, context.plan)]
     if not checks[0].held:

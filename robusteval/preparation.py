@@ -92,16 +92,20 @@ class Options:
     progress: Progress = field(default_factory=Silent)
 
     def __post_init__(self) -> None:
-        for name in ("eps", "only", "sources", "outlier_folders"):
-            value = getattr(self, name)
-            object.__setattr__(
-                self, name, (value,) if isinstance(value, (str, Path)) else tuple(value)
-            )
-        paths = {"out": Path(self.out), "outlier_folders": tuple(map(Path, self.outlier_folders))}
-        if self.data_dir is not None:
-            paths["data_dir"] = Path(self.data_dir)
-        for name, value in paths.items():
+        meant = {
+            "eps": _several(self.eps),
+            "only": _several(self.only),
+            "sources": _several(self.sources),
+            "outlier_folders": tuple(map(Path, _several(self.outlier_folders))),
+            "data_dir": None if self.data_dir is None else Path(self.data_dir),
+            "out": Path(self.out),
+        }
+        for name, value in meant.items():
             object.__setattr__(self, name, value)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return (value,) if isinstance(value, str | Path) else tuple(value)
 
 
 @dataclass(frozen=True)

@@ -300,11 +300,11 @@ def merge_notes(notes: list[str]) -> list[str]:
 def merge_warnings(chunks: Sequence[Sequence[str]]) -> list[str]:
     """Each chunk's warnings as one list: what differs in numbers alone gives their ranges, and what
     not all chunks say tells how many do."""
-    alike: dict[str, list[tuple[int, list[str]]]] = {}
+    alike: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
     for index, warnings in enumerate(chunks):
         for warning in warnings:
-            wording = _NUMBER.sub("0", warning)
-            alike.setdefault(wording, []).append((index, _NUMBER.split(warning)))
+            parts = _NUMBER.split(warning)  # words and numbers by turns
+            alike.setdefault(tuple(parts[::2]), []).append((index, parts))
     merged = []
     for said in alike.values():
         told = "".join(_range(texts) for texts in zip(*(parts for _, parts in said), strict=True))

@@ -30,7 +30,7 @@ def threat_text(threat: dict[str, Any]) -> str:
 
 def check_text(finding: dict[str, Any]) -> str:
     """A finding's check, and the threat model that it is about, if it is about one."""
-    threat = finding.get("threat")
+    threat = finding.get("threat")  # reports of earlier versions have it in the check
     return f"{finding['check']}, {threat_text(threat)}" if threat else str(finding["check"])
 
 
