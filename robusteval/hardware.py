@@ -14,6 +14,7 @@ from typing import Any
 
 from robusteval.errors import UnknownNameError
 
+MOST_THREADS = 1024  # of a process: some OpenMP runtimes end it where many more are asked for
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 PACKAGES = (
     "robusteval",

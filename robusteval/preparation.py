@@ -144,7 +144,7 @@ def prepare(
         dataset=set_name,
         data_digest=data.digest,
         suite=chosen.model_dump(),
-        threats=[[t.norm, str(t.eps)] for t in threats_for(chosen, data, list(options.eps))],
+        threats=[(t.norm, str(t.eps)) for t in threats_for(chosen, data, list(options.eps))],
         samples=len(data),
         seed=options.seed,
         batch_size=options.batch_size or default_batch(data.info.shape, options.device),
@@ -246,7 +246,9 @@ def _sources(suite: Suite, data: Dataset, attacked: Entry | None) -> dict[str, s
     return digests
 
 
-def _transfer_source(suite: Suite, dataset: str, entry: Entry | None) -> tuple[str, ...]:
+def _transfer_source(
+    suite: Suite, dataset: str, entry: Entry | None
+) -> tuple[()] | tuple[str, str]:
     """Another model of the registry for the same data, plain cross-entropy if there is one.
 
     Adversarials of an undefended model transfer best.

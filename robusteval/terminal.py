@@ -177,6 +177,8 @@ def print_checks(checks: "list[Check]") -> None:
     width = max(len(check.name) for check in checks)
     for check in checks:
         word, style = ("holds", "green") if check.held else ("DOES NOT HOLD", "bold red")
+        if not check.proven:
+            word, style = "as the run says", "yellow"
         if console.width >= NARROW:
             line = Text(f"{check.name:{width}}  ")
         else:

@@ -8,7 +8,6 @@ import numpy as np
 from robusteval.evaluation.jobs import CHANGED
 from robusteval.evaluation.outcomes import CellOutcome, RunResult
 from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
-from robusteval.evaluation.verify import NEAR_TIE
 from robusteval.types import ThreatModel
 
 MASKED_SHARE = 0.002  # of all samples: AutoAttack's own bound for what Square alone may break
@@ -50,7 +49,7 @@ def findings_of(result: RunResult) -> list[Finding]:
 
 def steady_predictions(result: RunResult) -> Finding:
     """A model whose clean predictions change between passes or with the batch size."""
-    sure = result.gap > NEAR_TIE
+    sure = result.gap > result.tie
     changed = int(((result.clean_prediction != result.second_prediction) & sure).sum())
     measured = (
         f"{changed} of {len(sure)} clean predictions changed between two passes at different "

@@ -12,15 +12,18 @@ import json
 import re
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall, version_of
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
-from robusteval.detection.detectors import DETECTORS
+from robusteval.detection.detectors import DETECTORS, detectors_for
 from robusteval.errors import ThreatError
 from robusteval.evaluation.suite import AttackSpec, Suite
+from robusteval.hardware import MOST_THREADS
 from robusteval.models.acceleration import static_batch
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
@@ -58,6 +61,9 @@ class Cell:
 
 
 Keep = Literal["first", "all"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10**8)]
+_MOST_CHUNKS = 10**5
 
 
 @dataclass(frozen=True)
@@ -72,25 +78,30 @@ class RunSpec:
     digests of the models that the suite's transfer attacks name.
     """
 
-    model: str
-    model_digest: str
+    # What ``from_json`` asks of a file.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    model: Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
+    model_digest: Digest
     dataset: str
-    data_digest: str
+    data_digest: Digest
     suite: dict[str, Any]
-    threats: list[list[str]]
-    samples: int
-    seed: int
-    batch_size: int
-    time_limit: float | None = None
+    threats: list[tuple[Norm, str]]
+    samples: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    batch_size: Count
+    time_limit: Annotated[float, Field(gt=0)] | None = None
     outliers: tuple[str, ...] = ()
     outlier_folders: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
-    threads: int = 1
+    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     keep: Keep = "first"
-    transfer_source: tuple[str, ...] = ()
+    transfer_source: tuple[()] | tuple[str, Digest] = ()
     forms: tuple[str, str] = ("float32", "float32")
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, Digest] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -110,14 +121,20 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
-        """The spec of its plain data.  Raises TypeError for unknown or missing fields."""
-        names = ("outliers", "outlier_folders", "transfer_source", "forms")
-        fields: dict[str, Any] = {k: tuple(v) if k in names else v for k, v in plain.items()}
-        return cls(**fields)
+        """The spec of its plain data.
+
+        Raises ValueError (pydantic's) for a field that is missing, unknown or out of its range, and
+        ThreatError for an ε that is none.
+        """
+        spec = TypeAdapter(cls).validate_json(json.dumps(plain))
+        spec.threat_models()
+        if spec.samples > spec.batch_size * _MOST_CHUNKS:
+            raise ValueError(f"batch_size: {spec.batch_size} makes over {_MOST_CHUNKS} chunks")
+        return spec
 
     def threat_models(self) -> list[ThreatModel]:
         """The threats, with their exact ε."""
-        return [ThreatModel(norm, parse_eps(eps)) for norm, eps in self.threats]  # type: ignore[arg-type]
+        return [ThreatModel(norm, parse_eps(eps)) for norm, eps in self.threats]
 
 
 JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
@@ -127,13 +144,15 @@ JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people.
+    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people;
+    ``scored_by``: the detectors whose scores stand in its rows.
     """
 
     kind: JobKind
     part: int
     chunk: int
     label: str = field(default="", compare=False)
+    scored_by: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def stem(self) -> str:
@@ -158,22 +177,37 @@ class Plan:
     threats: list[ThreatModel]
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
+    detectors: tuple[str, ...]  # that this model can have
+    detected: frozenset[str]  # attacks whose images they score
+
+    def clean_job(self, chunk: int) -> Job:
+        """Clean predictions on a chunk: what every other job builds on."""
+        return Job("clean", 0, chunk, scored_by=self.detectors)
+
+    def attack_job(self, part: int, chunk: int) -> Job:
+        """A cell on a chunk."""
+        cell = self.cells[part]
+        scored_by = self.detectors if cell.spec.name in self.detected else ()
+        return Job("attack", part, chunk, cell.key, scored_by)
 
     def clean_jobs(self) -> list[Job]:
-        """Clean predictions: what every other job builds on."""
-        return [Job("clean", 0, chunk) for chunk in range(len(self.chunks))]
+        """Clean predictions on every chunk."""
+        return [self.clean_job(chunk) for chunk in range(len(self.chunks))]
 
     def attack_jobs(self) -> list[Job]:
         """Every cell on every chunk, cell by cell."""
         return [
-            Job("attack", part, chunk, cell.key)
-            for part, cell in enumerate(self.cells)
+            self.attack_job(part, chunk)
+            for part in range(len(self.cells))
             for chunk in range(len(self.chunks))
         ]
 
     def other_jobs(self) -> list[Job]:
         """Outlier scores, and the diagnostics."""
-        jobs = [Job("outliers", part, 0, name) for part, name in enumerate(self.outliers)]
+        jobs = [
+            Job("outliers", part, 0, name, self.detectors)
+            for part, name in enumerate(self.outliers)
+        ]
         return [*jobs, *([Job("diagnostics", 0, 0)] if self.diagnosed else [])]
 
     def jobs(self) -> list[Job]:
@@ -228,7 +262,9 @@ def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
     diagnosed = suite.diagnostics.samples if threats else 0
-    return Plan(cells, left_out, chunks, threats, outliers, diagnosed)
+    detectors = detectors_for(suite.detection.detectors, has_prototypes)
+    detected = frozenset(suite.detection.attacks)
+    return Plan(cells, left_out, chunks, threats, outliers, diagnosed, detectors, detected)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

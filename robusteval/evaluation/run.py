@@ -13,7 +13,7 @@ from robusteval.evaluation.evidence import Failure, Kept, Store
 from robusteval.evaluation.examples import write_examples
 from robusteval.evaluation.executors import Executor, Here, Processes
 from robusteval.evaluation.jobs import Done, success
-from robusteval.evaluation.kept import PROOF_BATCH, float32_tally, image_balance
+from robusteval.evaluation.kept import counted_images, float32_tally, image_balance
 from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
@@ -72,6 +72,7 @@ class Run:
 
     def _conclude(self) -> RunResult:
         """Drops images that prove nothing new, predicts the rest again, picks pictures."""
+        self.store.forget_conclusions()
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
@@ -80,9 +81,9 @@ class Run:
                 f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
                 "same command again: all other evidence is kept"
             )
-        tally = float32_tally(self.context, self.store)
-        held = {"images": tally.held + tally.near_ties + tally.failed, **tally.__dict__}
-        self.store.write_json("verification", {**held, "batch_size": PROOF_BATCH})
+        batches = counted_images(self.context, self.store)
+        tally = float32_tally(self.context, batches, result.tie)
+        self.store.write_verification(tally.to_json())
         write_examples(self.context, self.store, result)
         result = self._gather()
         if result.complete:  # else it may say why

@@ -28,9 +28,8 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
     return {name: content.encode() for name, content in files.items()}
 
 
-def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) -> None:
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
-    files = report_files(report, examples)
     # Gone first, back last: an interruption between leaves nothing that looks whole.
     (folder / "report.json").unlink(missing_ok=True)
     for name, content in files.items():

@@ -8,7 +8,7 @@ from robusteval.attacks.registry import AttackCall
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.evaluation.findings import findings_of
 from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separation
-from robusteval.evaluation.verify import NEAR_TIE
+from robusteval.evaluation.suite import Suite
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
@@ -33,13 +33,13 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed = result.spec.seed
+    seed, suite = result.spec.seed, Suite(**result.spec.suite)
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
         "model": _model(result, entry),
-        "suite": {k: result.spec.suite[k] for k in ("name", "description")},
+        "suite": {"name": suite.name, "description": suite.description},
         "dataset": {
             "name": result.spec.dataset,
             "split": "test",
@@ -128,7 +128,7 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
             "backward": round(float(outcome.backward_passes.sum())),
         },
         "seconds": round(outcome.seconds, 3),
-        "verified": _verified(outcome, success),
+        "verified": _verified(outcome, success, result.tie),
         "note": spec.note,
         "findings": [*outcome.notes, *outcome.warnings],
     }
@@ -152,13 +152,13 @@ def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, An
     }
 
 
-def _verified(outcome: CellOutcome, success: Bools) -> dict[str, Any]:
+def _verified(outcome: CellOutcome, success: Bools, tie: float) -> dict[str, Any]:
     """What was checked of the counted images: predicted again, measured, rounded."""
     norms, margins = outcome.norm[success], outcome.margin[success]
     return {
         "counted": int(success.sum()),
         "largest_norm": float(norms.max()) if len(norms) else None,
-        "near_ties": int((margins < NEAR_TIE).sum()),
+        "near_ties": int((margins < tie).sum()),
         "survive_8_bit": int((outcome.survives_8_bit & success).sum()),
     }
 
