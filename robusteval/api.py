@@ -27,6 +27,7 @@ from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.described import as_the_run_says, description_holds
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.examples import pick_examples, read_examples, read_pictures
+from robusteval.evaluation.kept import image_balance
 from robusteval.evaluation.outcomes import RunResult, gather, load_result
 from robusteval.evaluation.plan import RunSpec, expected_passes
 from robusteval.evaluation.proof import Check, prove, require_same_model, whole
@@ -150,10 +151,12 @@ def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     try:
         result = load_result(store.folder)
         pictures = read_pictures(store)
+        balance = image_balance(result.plan, store, result).values()
     except EvidenceError:  # told, or mended, where the run goes on
         return None
     concluded = result.verification is not None and bool(pictures) == bool(pick_examples(result))
-    return result if concluded and result.spec.digest == prepared.spec.digest else None
+    concluded &= result.spec.digest == prepared.spec.digest
+    return result if concluded and set(balance) <= {(0, 0)} else None
 
 
 def _record(prepared: Prepared, folder: Path, options: Options) -> dict[str, Any]:
@@ -173,7 +176,8 @@ def _write(store: Store, result: RunResult) -> Report:
     content = summarise(result)
     files = report_files(content, read_examples(store, result))
     if altered_files(store.folder, files):
-        write_files(store.folder, files)
+        with store.lock():
+            write_files(store.folder, files)
     return Report(content, store.folder)
 
 
