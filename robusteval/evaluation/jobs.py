@@ -106,7 +106,7 @@ def _guarded(
         if job.kind == "attack":
             piece, kept, done = _attack_chunk(context, store, job, budget, within)
         else:
-            piece = Piece({}, diagnosed(context, store))
+            piece = Piece({}, diagnosed(context, store, context.transfer_source()))
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
         failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
@@ -196,8 +196,9 @@ def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
     return {column: np.concatenate(found) for column, found in parts.items()}
 
 
-def diagnosed(context: Context, store: Store) -> dict[str, Any]:
-    """The diagnostics' measurements on the first initially correct samples."""
+def diagnosed(context: Context, store: Store, source: Adapter | None) -> dict[str, Any]:
+    """The diagnostics' measurements on the first initially correct samples; ``source``: the model
+    whose adversarials are transferred."""
     wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
     for index in range(len(context.plan.chunks)):
         if len(rows) < wanted:
@@ -211,7 +212,7 @@ def diagnosed(context: Context, store: Store) -> dict[str, Any]:
         context.labels(rows),
         context.plan.threats[0],
         context.spec.seed,
-        context.transfer_source(),
+        source,
     )
 
 

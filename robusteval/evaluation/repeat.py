@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,28 +113,37 @@ def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Che
     """The diagnostics measured anew give the same verdicts, and numbers about the same; nothing
     where there are none.
 
-    Where the model that they transfer from is gone or another by now, they can't be.
+    Where the model that they transfer from is gone or another by now, that one probe is left out.
     """
-    name = "diagnostics done again"
     if not context.plan.diagnosed or result.diagnostics is None:
         return []
     (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
+    told, source, lacking = result.diagnostics, None, ""
     try:
-        with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
-            measured = diagnosed(context, store)
+        source = context.transfer_source()
     except RobustevalError as error:
-        return [Check(name, True, f"not done again: {error}", proven=False)]
-    told, now = (
-        {finding.check: finding.verdict for finding in probed(found)}
-        for found in (result.diagnostics, measured)
-    )
-    if other := [check for check in {**told, **now} if told.get(check) != now.get(check)]:
-        return [Check(name, False, f"other verdicts on {', '.join(other)}")]
-    steady = now.get("same outputs") in (None, "ok")
-    slack = max(1, math.ceil(_SLACK * measured["samples"]))
-    if steady and (apart := sorted(set(_apart(result.diagnostics, measured, slack)))):
-        return [Check(name, False, f"other numbers of {', '.join(apart)}")]
-    return [Check(name, True, f"{len(now)} verdicts")]
+        told, lacking = {**told, "transfer": None}, f"; no transfer: {error}"
+    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+        now = diagnosed(context, store, source)
+    verdicts = {finding.check: finding.verdict for finding in probed(now)}
+    differ = _differ(told, now, verdicts)
+    return [
+        Check(
+            "diagnostics done again", not differ, (differ or f"{len(verdicts)} verdicts") + lacking
+        )
+    ]
+
+
+def _differ(told: dict[str, Any], now: dict[str, Any], verdicts: Mapping[str, str]) -> str:
+    """Where measurements tell other things than those made now, whose verdicts are given."""
+    then = {finding.check: finding.verdict for finding in probed(told)}
+    if other := [check for check in {**then, **verdicts} if then.get(check) != verdicts.get(check)]:
+        return f"other verdicts on {', '.join(other)}"
+    if verdicts.get("same outputs") not in (None, "ok"):
+        return ""  # of a random model numbers differ each time
+    slack = max(1, math.ceil(_SLACK * now["samples"]))
+    apart = sorted(set(_apart(told, now, slack)))
+    return f"other numbers of {', '.join(apart)}" if apart else ""
 
 
 _SLACK = 0.05  # of samples: those that kernels' last bits may turn, and of what is measured
