@@ -334,7 +334,7 @@ def train(
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
-    from robusteval.models.entry import find_entry
+    from robusteval.models.entry import find_entry, read_entry
 
     entry = find_entry(name)
     with terminal.epoch_progress(entry) as (on_epoch, progress):
@@ -349,7 +349,8 @@ def train(
         )
     print(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
-        f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
+        f"({trained.clean_correct}/{trained.clean_total}), "
+        f"weights in {read_entry(entry.path).weights_path}"
     )
 
 
