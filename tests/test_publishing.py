@@ -1,4 +1,4 @@
-"""What training leaves beside an entry: nobody else's weights altered, and at each moment a model."""
+"""What training leaves beside an entry: others' weights as they were, and always a model."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def trainable(folder: Path, name: str = "tiny") -> Path:
 
 
 def renamed(path: Path, name: str) -> Path:
-    """A copy under a new name, as a user makes it: its weights' table still names the original's."""
+    """A copy under a new name, as a user makes it: it still names the original's weights."""
     copy = path.with_name(f"{name}.toml")
     old = f'name = "{read_entry(path).name}"'
     copy.write_text(path.read_text().replace(old, f'name = "{name}"'))
@@ -134,7 +134,7 @@ def test_a_link_to_other_weights_gives_way(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A work folder with a finished training's checkpoint, so that all that is left is to publish."""
+    """A work folder with a finished training's checkpoint: what is left is to publish."""
     folder = tmp_path_factory.mktemp("finished")
     train(read_entry(write_entry(folder, extra=SHORT)), work_dir=folder / "w")
     return folder / "w"
@@ -335,11 +335,11 @@ def test_a_checkpoint_with_another_state_is_broken(
     place = tmp_path / "w" / "tiny"
     write_checkpoint(place / "checkpoint.safetensors", tensors, {**state, **change})
     path = write_entry(tmp_path, extra=SHORT)
-    with pytest.raises(RobustevalError, match="is broken .* delete it"):
+    with pytest.raises(RobustevalError, match=r"is broken .* delete it"):
         train(read_entry(path), work_dir=tmp_path / "w")
     tensors.pop(next(name for name in tensors if name.startswith("network.")))
     write_checkpoint(place / "checkpoint.safetensors", tensors, state)
-    with pytest.raises(TrainingError, match="is broken .* delete it"):
+    with pytest.raises(TrainingError, match=r"is broken .* delete it"):
         train(read_entry(path), work_dir=tmp_path / "w")
 
 

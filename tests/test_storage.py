@@ -85,7 +85,7 @@ def test_names_of_unfinished_files_can_neither_be_guessed_nor_taken(
     kept.write_text("precious")
     monkeypatch.setattr(storage.secrets, "token_hex", lambda _: "0" * 16)  # were it guessed
     (tmp_path / f".robusteval.{'0' * 16}.partial").symlink_to(kept)
-    with pytest.raises(OutputError, match="File exists|what is there"):
+    with pytest.raises(OutputError, match=r"File exists|what is there"):
         replace_file(tmp_path / "a", b"new", "")
     assert kept.read_text() == "precious"
 
@@ -131,9 +131,9 @@ def test_impossible_places_are_one_line(where: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
     for place in (tmp_path / where, tmp_path / "loop" / "x"):
-        with pytest.raises(OutputError, match="can't be written.*: do that"):
+        with pytest.raises(OutputError, match=r"can't be written.*: do that"):
             replace_file(place / "y", b"", "do that")
-        with pytest.raises(OutputError, match="can't be written.*: do that"):
+        with pytest.raises(OutputError, match=r"can't be written.*: do that"):
             require_writable(place, "do that")
 
 
@@ -264,9 +264,8 @@ def test_a_folder_or_file_can_be_locked_itself(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("content")
     for one in (tmp_path, path):
-        with locked(one, BUSY):
-            with pytest.raises(EvidenceError, match="another process has it"):
-                locked(one, BUSY, patience=0.1).__enter__()
+        with locked(one, BUSY), pytest.raises(EvidenceError, match="another process has it"):
+            locked(one, BUSY, patience=0.1).__enter__()
         with locked(one, BUSY):
             pass
     assert path.read_text() == "content"
