@@ -269,14 +269,15 @@ def verify(
     print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
 
 
-def print_held(checks: "list[Check]", as_json: bool) -> None:
-    """What was checked; exits with 1 where something does not hold."""
+def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
+    """What was checked, and what that can't tell; exits with 1 where something does not hold."""
     from robusteval import terminal
 
     if as_json:
         print_json([check.to_json() for check in checks])
     else:
         terminal.print_checks(checks)
+        print(limits, end="\n" if limits else "")
     if failed := [check.name for check in checks if not check.held]:
         complain(f"does not hold: {', '.join(failed)}")
         raise typer.Exit(EXIT_NOT_HELD)
@@ -388,7 +389,7 @@ def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 
-    print_held(leaderboards.check(folder), as_json)
+    print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")

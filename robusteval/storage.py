@@ -68,11 +68,13 @@ def require_replaceable(path: Path, advice: str) -> None:
         _mode_of(path)
 
 
-def require_writable(folder: Path, advice: str) -> None:
-    """Makes a folder, and finds out at once whether it can be written.  Raises OutputError."""
+def require_writable(folder: Path, advice: str, make: bool = True) -> None:
+    """Makes a folder, or with ``make`` False finds where it would be made, and finds out at once
+    whether that can be written.  Raises OutputError."""
     with _told(f"folder {folder}", advice):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _partial_in(folder):
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with _partial_in(folder if make else _nearest(folder)):
             pass
 
 
@@ -138,6 +140,15 @@ def _mode_of(path: Path) -> int | None:
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected")
     return stat.S_IMODE(found)
+
+
+def _nearest(folder: Path) -> Path:
+    """What is there of a path: the whole, or the first of its parents.  Raises OSError."""
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return _nearest(folder.parent)
+    return folder
 
 
 @contextmanager
