@@ -20,7 +20,7 @@ from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, broken, rows_of
 from robusteval.report.scrutiny import model_of, uncountable
 from robusteval.report.summary import summarise
-from robusteval.storage import LEADERBOARDS, locked, require_writable
+from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
 from robusteval.types import ThreatModel
 
 REQUIRED = "full"  # the suite whose attacks a published run must have made
@@ -28,7 +28,7 @@ REQUIRED = "full"  # the suite whose attacks a published run must have made
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
 _PATIENCE = 60.0  # seconds for another process to write its boards
 _ADVICE = "choose another with --folder"
-_MOST = 5  # problems of a board that are told
+_MOST, _LONGEST = 5, 200  # problems of a board that are told, and characters of each
 LIMITS = (
     "What holds here is form and agreement: whoever writes rows and digests anew can make them "
     "fit, and a board that is gone is not missed. A row is proven by its run alone: "
@@ -185,7 +185,7 @@ def check(folder: Path) -> list[Check]:
     Without such a folder, those that came with the project.  Raises EvidenceError if there is none,
     or none that can be read.  See ``LIMITS`` for what this can't tell.
     """
-    boards, unread = _read(_folder_of(folder))
+    boards, unread = _read(_files_in(folder))
     entries = _entries()
     others: dict[str, list[str]] = {}
     for name, problem in board.disagreements(boards):
@@ -199,29 +199,38 @@ def check(folder: Path) -> list[Check]:
     return sorted(checks, key=lambda one: one.name)
 
 
-def _folder_of(folder: Path) -> Path:
-    return folder if folder.exists() or folder != LEADERBOARDS else packaged() or folder
+def _files_in(folder: Path) -> list[Path]:
+    """Boards' files, in order; of the wheel where nothing stands in the usual place."""
+    if folder == LEADERBOARDS and not folder.exists():
+        folder = packaged() or folder
+    try:
+        paths = sorted(path for path in folder.glob("*.csv") if not path.is_dir())
+    except (OSError, ValueError) as error:
+        raise EvidenceError(f"folder {folder} can't be read ({reason(error)})") from None
+    if not paths:
+        raise EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
+    return paths
 
 
-def _read(folder: Path) -> tuple[dict[str, list[Row]], dict[str, EvidenceError]]:
+def _read(paths: Sequence[Path]) -> tuple[dict[str, list[Row]], dict[str, EvidenceError]]:
     """Rows by file name, and what is wrong with files that can't be read, unless it is all."""
     boards: dict[str, list[Row]] = {}
     unread: dict[str, EvidenceError] = {}
-    for path in sorted(path for path in folder.glob("*.csv") if not path.is_dir()):
+    for path in paths:
         try:
             boards[path.name] = board.read_board(path)
         except EvidenceError as error:
             unread[path.name] = error
     if not boards:
-        nothing = EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
-        raise next(iter(unread.values()), nothing)
+        raise next(iter(unread.values()))
     return boards, unread
 
 
 def _few(problems: Sequence[str]) -> str:
     """The first problems, and how many more there are."""
+    told = [one if len(one) <= _LONGEST else f"{one[: _LONGEST - 1]}…" for one in problems[:_MOST]]
     more = len(problems) - _MOST
-    return "; ".join([*problems[:_MOST], *[f"and {more} more"] * (more > 0)])
+    return "; ".join([*told, *[f"and {more} more"] * (more > 0)])
 
 
 def packaged() -> Path | None:

@@ -27,6 +27,7 @@ from robusteval.types import ThreatModel, parse_eps
 RANK = ("rank",)
 SEAL = "board_sha256"
 _EPS = re.compile(r"[0-9]{1,9}(/[0-9]{1,9}|(\.[0-9]{1,15})?(e-[0-9]{1,2})?)")
+_NAMED = 3  # models in one line
 # What a run's rows have in common on all of its boards.
 _OF_THE_RUN = (
     *("method", "training", "dataset", "clean", "samples", "suite", "seed", "versions"),
@@ -133,15 +134,15 @@ def _row_problems(row: Row, name: str, known: Known) -> Iterable[str]:
 
 
 def _misplaced(rows: Sequence[Row]) -> Iterable[str]:
-    """Models that stand twice, and ranks that aren't those of the numbers."""
-    for model, times in sorted(Counter(model_of(row) for row in rows).items()):
-        if times > 1:
-            yield f"{model}: twice"
-    if any(True for row in rows for _ in uncountable(row)):
-        return  # told with the row
-    expected = ranks(rows)
-    if [int(row["rank"]) for row in rows] != expected or expected != sorted(expected):
-        yield "ranks don't follow from the worst cases"
+    """Ranks that aren't those of the numbers, and models that stand more than once."""
+    if not any(True for row in rows for _ in uncountable(row)):  # else that is told with the row
+        expected = ranks(rows)
+        if [int(row["rank"]) for row in rows] != expected or expected != sorted(expected):
+            yield "ranks don't follow from the worst cases"
+    times = Counter(model_of(row) for row in rows)
+    if doubled := sorted(model for model, count in times.items() if count > 1):
+        more = f" and {len(doubled) - _NAMED} more" if len(doubled) > _NAMED else ""
+        yield f"{', '.join(doubled[:_NAMED])}{more}: twice"
 
 
 def _wrong_place(row: Row, name: str) -> Iterable[str]:
