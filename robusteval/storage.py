@@ -78,6 +78,13 @@ def require_writable(folder: Path, advice: str, make: bool = True) -> None:
             pass
 
 
+def require_possible(folder: Path, advice: str) -> None:
+    """Raises OutputError for what can't be a folder, whoever may write there."""
+    with _told(f"folder {folder}", advice):
+        if not stat.S_ISDIR(_nearest(folder).stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "")
+
+
 def reason(error: Exception) -> str:
     """What went wrong with a file, without the file's name."""
     if isinstance(error, FileExistsError):
