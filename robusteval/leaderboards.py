@@ -31,8 +31,8 @@ _ADVICE = "choose another with --folder"
 _MOST, _LONGEST = 5, 200  # problems of a board that are told, and characters of each
 LIMITS = (
     "What holds here is form and agreement: whoever writes rows and digests anew can make them "
-    "fit, and a board that is gone is not missed. A row is proven by its run alone: "
-    "`robusteval verify RUN --again 1`."
+    "fit; a board's earlier state passes, too, and one that is gone is not missed. A row is proven "
+    "by its run alone: `robusteval verify RUN --again 1`."
 )
 
 

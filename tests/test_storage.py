@@ -14,6 +14,7 @@ import pytest
 from robusteval import storage
 from robusteval.errors import EvidenceError, OutputError
 from robusteval.evaluation.evidence import Store
+from robusteval.report import files
 from robusteval.report.files import write_table
 from robusteval.storage import append_to, locked, remove_partials, replace_file, require_writable
 
@@ -184,6 +185,20 @@ def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not(
         writer.kill()
     write_table(path, "new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_clears_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "report_files", lambda *_: {"report.json": b"{}"})
+    write_elsewhere(tmp_path / "report.html", "os._exit(9)").communicate()
+    assert len(list(tmp_path.iterdir())) == 1
+    files.write_report(tmp_path, {}, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(OutputError, match=r"report\.json can't be removed"):
+        files.write_report(tmp_path, {}, [])
 
 
 def test_only_what_was_ours_is_cleared(tmp_path: Path) -> None:

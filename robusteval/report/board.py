@@ -26,7 +26,7 @@ from robusteval.types import ThreatModel, parse_eps
 
 RANK = ("rank",)
 SEAL = "board_sha256"
-_EPS = re.compile(r"[0-9]{1,9}(/[0-9]{1,9}|(\.[0-9]{1,15})?(e-[0-9]{1,2})?)")
+_EPS = re.compile(r"[0-9]{1,40}(/[0-9]{1,40}|(\.[0-9]{1,40})?(e[+-][0-9]{1,2})?)")
 _NAMED = 3  # models in one line
 # What a run's rows have in common on all of its boards.
 _OF_THE_RUN = (
@@ -75,7 +75,10 @@ def require_sound(path: Path, rows: Sequence[Row]) -> None:
     aren't those that its seal was made of.  One of an earlier version has no seal yet."""
     for row in rows:
         if wrong := [*uncountable(row), *no_percents(row, ("clean",))]:
-            raise EvidenceError(f"{path}: the row of {model_of(row)}: {wrong[0]}: restore it")
+            raise EvidenceError(
+                f"{path}: the row of {model_of(row)} holds what is no number ({wrong[0]}): "
+                "restore it"
+            )
     is_older = rows and all(SEAL not in row for row in rows)
     if not is_older and (broken := [*unsealed(rows)]):
         raise EvidenceError(
