@@ -91,7 +91,7 @@ def main() -> int:
     names = [attack["name"] for attack in suite["attacks"]]
     work = Path(tempfile.mkdtemp())
     path = work / "plain.toml"
-    path.write_text(plain_suite(arguments.suite))
+    path.write_text(plain_suite(arguments.suite), "utf-8")
     bare, harness = [], []
     for pair in range(arguments.pairs):
         options = api.Options(samples=arguments.samples, out=work / str(pair))

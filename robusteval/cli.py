@@ -5,7 +5,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -13,7 +14,7 @@ import typer
 
 from robusteval import __version__
 from robusteval.errors import RobustevalError
-from robusteval.storage import LEADERBOARDS
+from robusteval.storage import LEADERBOARDS, require_replaceable
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Options, Report
@@ -58,15 +59,55 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
             complain("interrupted: what was finished is kept; the same command goes on from there")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:  # the reader, `head` say, had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise typer.Exit(0) from None
+        except OSError as error:  # what no one foresaw, and output that doesn't arrive
+            complain(_failed(error))
+            _discard_output()
+            raise typer.Exit(EXIT_BAD_INPUT) from None
 
     return run
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
-    print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr, if that can be written."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _failed(error: OSError) -> str:
+    """What the system said; without a file's name it was said of output."""
+    if error.filename is None:
+        return f"output can't be written ({error.strerror or error}): free space, or redirect it"
+    return f"{error.filename} can't be used ({error.strerror}): check the path and its permissions"
+
+
+def _discard_output() -> None:
+    """So that what is left of it isn't tried again at the end."""
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+@contextmanager
+def delivered() -> Iterator[None]:
+    """What is printed within this arrives; else one line says why not, and the exit code is 2."""
+    if sys.stdout is None:
+        complain("standard output is closed: redirect it to a file, or to /dev/null")
+        sys.exit(EXIT_BAD_INPUT)
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        complain(_failed(error))
+        _discard_output()
+        sys.exit(EXIT_BAD_INPUT)
 
 
 def _version(wanted: bool) -> None:
@@ -177,11 +218,12 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
     from robusteval import terminal, zoo
 
+    table = options.out / f"{Path(suite).stem}.csv"
+    require_replaceable(table, "choose another folder with --out")
     outcomes = zoo.evaluate(models, suite, options, terminal.evaluate_watched)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
     if reports:
-        table = options.out / f"{Path(suite).stem}.csv"
         zoo.write(reports, table)
         terminal.print_models([report.content for report in reports])
         print(table)
@@ -269,14 +311,15 @@ def verify(
     print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
 
 
-def print_held(checks: "list[Check]", as_json: bool) -> None:
-    """What was checked; exits with 1 where something does not hold."""
+def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
+    """What was checked, and what that can't tell; exits with 1 where something does not hold."""
     from robusteval import terminal
 
     if as_json:
         print_json([check.to_json() for check in checks])
     else:
         terminal.print_checks(checks)
+        print(limits, end="\n" if limits else "")
     if failed := [check.name for check in checks if not check.held]:
         complain(f"does not hold: {', '.join(failed)}")
         raise typer.Exit(EXIT_NOT_HELD)
@@ -334,7 +377,7 @@ def train(
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
-    from robusteval.models.entry import find_entry
+    from robusteval.models.entry import find_entry, read_entry
 
     entry = find_entry(name)
     with terminal.epoch_progress(entry) as (on_epoch, progress):
@@ -349,7 +392,8 @@ def train(
         )
     print(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
-        f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
+        f"({trained.clean_correct}/{trained.clean_total}), "
+        f"weights in {read_entry(entry.path).weights_path}"
     )
 
 
@@ -387,7 +431,7 @@ def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 
-    print_held(leaderboards.check(folder), as_json)
+    print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")
@@ -460,7 +504,8 @@ def expand_lists(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The console script."""
-    app(expand_lists(sys.argv[1:]))
+    with delivered():
+        app(expand_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ from robusteval.models.entry import (
     weights_content,
 )
 from robusteval.models.loading import load_model
+from robusteval.storage import require_possible
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def prepare(
 ) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     check_options(options)
+    require_possible(options.out, "choose another with --out")
     if name is not None and not re.fullmatch(r"\w[\w.\-]*", name):  # it becomes a folder's
         raise RobustevalError(
             f"name {name!r}: use letters, digits, _, . and -, a dot or dash not first"

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
-from robusteval.errors import EvidenceError
+from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.pieces import (
     Piece,
@@ -37,7 +37,7 @@ from robusteval.evaluation.pieces import (
 )
 from robusteval.evaluation.plan import Job
 from robusteval.hardware import is_out_of_memory
-from robusteval.storage import remove_partials, replace_file
+from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
 SCHEMA = 2
 VERIFICATION, EXAMPLES = "verification.json", "examples.safetensors"
@@ -88,7 +88,7 @@ class Store:
 
     def remove_if_empty(self) -> None:
         """Removes the folder of a run that found nothing, unless another process is at work."""
-        with suppress(EvidenceError, OSError), self.lock():
+        with suppress(RobustevalError, OSError), self.lock():
             if self.is_empty():
                 shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -213,22 +213,11 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time works on a run.  A kill frees the lock."""
-        self.evidence.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            yield
-            return
-        with (self.folder / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EvidenceError(
-                    f"another process is at work on {self.folder}: wait for it, or stop it"
-                ) from None
-            except OSError:  # a file system without locks
-                yield
-                return
+        require_writable(self.evidence, _ADVICE)
+        busy = EvidenceError(
+            f"another process is at work on {self.folder}: wait for it, or stop it"
+        )
+        with locked(self.folder / ".lock", busy, make=True):
             remove_partials(self.evidence)
             remove_partials(self.folder)
             yield
