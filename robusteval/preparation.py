@@ -224,9 +224,9 @@ def _other_models(sources: tuple[str, ...], attacked: Entry | None) -> list[str]
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
     """The suite's outlier sets; they and the user's folders are read once before any attack."""
-    wanted = suite.detection.natural if suite.detection.detectors else 0
-    names = outlier_names(data, wanted, options.data_dir) if suite.detection.detectors else []
-    every = (*names, *options.outlier_folders)
+    detection = suite.detection
+    names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
+    every: list[str | Path] = [*names, *options.outlier_folders]
     check_outliers(every, len(data), data.info.shape, options.seed, options.data_dir)
     return tuple(names)
 
