@@ -454,6 +454,8 @@ def list_things(
     rows = listing.ROWS[kind](data_dir)
     if as_json:
         print_json(rows)
+    elif kind == "datasets":
+        terminal.print_datasets(rows)
     else:
         terminal.print_rows(kind, rows)
 

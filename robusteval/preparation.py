@@ -14,7 +14,7 @@ from robusteval.attacks.code import attacks_digest
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
-from robusteval.data.outliers import check_folder, outlier_names
+from robusteval.data.outliers import check_folder, check_outliers, outlier_names
 from robusteval.errors import (
     AttackError,
     DataError,
@@ -140,6 +140,7 @@ def prepare(
     DATASETS.get(set_name)
     adapter = _adapter(model, entry, options)
     data = _samples(set_name, adapter, options)
+    outliers = _outliers(chosen, data, options)
     spec = RunSpec(
         model=entry.name if entry else name or "model",
         model_digest=entry.digest if entry else state_digest(adapter),
@@ -151,7 +152,7 @@ def prepare(
         seed=options.seed,
         batch_size=options.batch_size or default_batch(data.info.shape, options.device),
         time_limit=options.time_limit,
-        outliers=_outliers(chosen, data, options),
+        outliers=outliers,
         outlier_folders=tuple(str(f.resolve()) for f in options.outlier_folders),
         versions=library_versions(chosen),
         device=options.device,
@@ -224,9 +225,12 @@ def _other_models(sources: tuple[str, ...], attacked: Entry | None) -> list[str]
 
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
-    if not suite.detection.detectors:
-        return ()
-    return tuple(outlier_names(data, suite.detection.natural, options.data_dir))
+    """The suite's outlier sets; they and the user's folders are read once before any attack."""
+    detection = suite.detection
+    names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
+    every: list[str | Path] = [*names, *options.outlier_folders]
+    check_outliers(every, len(data), data.info.shape, options.seed, options.data_dir)
+    return tuple(names)
 
 
 def _sources(suite: Suite, data: Dataset, attacked: Entry | None) -> dict[str, str]:

@@ -25,7 +25,8 @@ WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _LESSER = ("weights", "training")  # what a table can do without
 _WRAPPED = ("claim",)  # columns whose cells may break between words
-_ONLY_IN_JSON = ("path", "title", "clean_count")
+_ONLY_IN_JSON = ("path", "title", "clean_count", "class_order")
+_CLASSES_SHOWN = 200  # characters of a data set's class names
 
 
 class AttackBars:
@@ -299,6 +300,29 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     console.print(table)
     if left_out := [c for c in _LESSER if any(c in row for row in rows) and c not in columns]:
         console.print(Text(f"A wider terminal, or --json, shows {' and '.join(left_out)}, too."))
+
+
+def print_datasets(rows: list[dict[str, Any]]) -> None:
+    """The table of data sets; below it the classes found, and what can't be used."""
+    print_rows("datasets", [{k: v for k, v in row.items() if k != "problem"} for row in rows])
+    if any(row.get("class_order") for row in rows):
+        console.print("Classes in the order of their labels, from 0:")
+    for row in rows:
+        orders = list(row.get("class_order", {}).items())
+        alike = all(names == orders[0][1] for _, names in orders)
+        for split, names in orders[:1] if alike else orders:
+            console.print(Text(f"{row['name'] if alike else split}: {_classes(names)}"))
+        if "problem" in row:
+            console.print(Text(f"{row['name']}: {row['problem']}", style="yellow"))
+
+
+def _classes(names: list[str]) -> str:
+    """As many names as have room, and the last one."""
+    whole = ", ".join(names)
+    if len(whole) <= _CLASSES_SHOWN:
+        return whole
+    first = whole[:_CLASSES_SHOWN].rpartition(", ")[0] or names[0]
+    return f"{first}, …, {names[-1]} ({len(names)}; --json shows all)"
 
 
 def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ They come batch by batch, so that memory doesn't grow with their number.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusteval.data.datasets import Dataset, is_available, load_dataset, to_unit_range
-from robusteval.data.readers import Shape, decode_all, image_files
+from robusteval.data.datasets import Dataset, class_order, load_dataset, to_unit_range
+from robusteval.data.files import is_folder, shown
+from robusteval.data.folders import image_files
+from robusteval.data.images import decode_all
+from robusteval.data.raw import Shape
 from robusteval.errors import DataError
 
 Images = Iterator[Tensor]  # batches (B, C, H, W) in [0, 1]
@@ -82,11 +86,23 @@ def _sizes(count: int) -> Iterator[int]:
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """The images of a folder.  Raises DataError if it isn't there or holds none."""
-    files = image_files(folder) if folder.is_dir() else []
+    """The images of a folder.  Raises DataError if it isn't there, holds none or can't be named."""
+    files = image_files(folder) if is_folder(folder) else []
     if not files:
-        raise DataError(f"outlier folder {folder} holds no images: give a folder with some")
+        raise DataError(f"outlier folder {shown(folder)} holds no images: give a folder with some")
+    if not str(folder.resolve()).isprintable():  # the report and the run's record name it
+        raise DataError(f"outlier folder {shown(folder)} has a name that is no text: rename it")
     return files
+
+
+def check_outliers(
+    names: Sequence[str | Path], count: int, shape: Shape, seed: int, data_dir: Path | None = None
+) -> None:
+    """Reads every outlier image that a run of so many samples takes.  Raises DataError."""
+    for name in names:
+        if name not in _MADE:
+            for _ in outlier_batches(name, count, shape, seed, data_dir):
+                pass
 
 
 def fit_shape(images: Tensor, shape: Shape) -> Tensor:
@@ -113,9 +129,20 @@ _MADE: dict[str, Callable[[int, Shape, int], Images]] = {
 
 
 def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list[str]:
-    """The first ``natural`` natural outlier sets whose data are there, then the noises."""
-    there = [n for n in dataset.info.outliers if n in _MADE or is_available(n, "test", data_dir)]
-    return [*there[:natural], *NOISE]
+    """The first ``natural`` natural outlier sets whose data are there, then the noises.
+
+    Raises DataError for data that are there and can't be used: to leave them out without a word
+    would change what is measured.
+    """
+    there = (n for n in dataset.info.outliers if n in _MADE or _is_there(n, data_dir))
+    return [*islice(there, natural), *NOISE]
+
+
+def _is_there(name: str, data_dir: Path | None) -> bool:
+    try:
+        return class_order(name, "test", data_dir) is not None
+    except DataError as error:
+        raise DataError(f"outlier set {name} can't be used: {error}") from None
 
 
 def outlier_batches(
