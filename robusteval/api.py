@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from robusteval import __version__
+from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.context import Access, rebuild
@@ -104,11 +105,13 @@ def list_entries() -> list[Entry]:
     return [e for e in all_entries() if isinstance(e, Entry)]
 
 
+@plain_state()
 def load_model(name: str, device: str = "cpu", allow_code: bool = False) -> Adapter:
     """A model of the registry, by name or by its entry's path, behind its adapter."""
     return load_entry(find_entry(name), device, allow_code)
 
 
+@plain_state()
 def evaluate(
     model: str | Adapter,
     suite: str = "full",
@@ -181,6 +184,7 @@ def _write(store: Store, result: RunResult) -> Report:
     return Report(content, store.folder)
 
 
+@plain_state()
 def rebuild_report(folder: str | Path) -> Report:
     """Writes a run's report anew from its evidence, without model or data, byte for byte.
 
@@ -190,6 +194,7 @@ def rebuild_report(folder: str | Path) -> Report:
     return _write(store, load_result(store.folder))
 
 
+@plain_state()
 def verify(
     folder: str | Path,
     model: str | Adapter | None = None,
@@ -204,6 +209,7 @@ def verify(
     many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
     RobustevalError where the run, its model or its data can't be had at all.
     """
+    refuse_inference_mode()
     store, spec, record = open_store(Path(folder))
     reference = model if isinstance(model, str) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
@@ -248,6 +254,7 @@ def _report_holds(store: Store, result: RunResult) -> Check:
     return Check(REPORT_FILES, False, f"{told}; `robusteval report {store.folder}` writes them")
 
 
+@plain_state()
 def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """Runs on the same samples, each against the first: see ``report.compare``.
 
@@ -259,6 +266,7 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     return compare_results([path.name for path in paths], [load_result(path) for path in paths])
 
 
+@plain_state()
 def estimate(
     model: str | Adapter,
     suite: str = "full",

@@ -63,3 +63,19 @@ class AttackError(RobustevalError):
 
 class TrainingError(RobustevalError):
     """Training that can't start, or that went wrong."""
+
+
+# What messages are made of
+
+
+def kind_of(value: object) -> str:
+    """What something is, with its article: "a tuple"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or "no reason given").splitlines()[0]

@@ -97,11 +97,16 @@ def check_device(device: str) -> None:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Within it an accelerator multiplies float32 as such, not as TF32: verdicts are float32's."""
-    from torch.backends import cuda, cudnn
+    """Within it float32 is multiplied as such, and not as TF32 or bfloat16, which a processor with
+    matrix units does as well once ``torch.set_float32_matmul_precision`` allows it: verdicts are
+    float32's."""
+    from torch.backends import cuda, cudnn, mkldnn
 
     # The older flags raise where a caller has set these.
-    kinds: tuple[Any, ...] = (cuda.matmul, cudnn.conv)  # type: ignore[attr-defined]
+    kinds: tuple[Any, ...] = (
+        *(cuda.matmul, cudnn.conv),  # type: ignore[attr-defined]
+        *(mkldnn.matmul, mkldnn.conv, mkldnn.rnn),  # type: ignore[attr-defined]
+    )
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:
         kind.fp32_precision = "ieee"

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from robusteval.ambient import refuse_inference_mode
 from robusteval.attacks.code import attacks_digest
+from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
@@ -47,7 +49,7 @@ from robusteval.hardware import (
     package_versions,
 )
 from robusteval.models.acceleration import choose_forms, static_batch
-from robusteval.models.adapter import Adapter
+from robusteval.models.adapter import Adapter, require_answers
 from robusteval.models.entry import (
     Entry,
     all_entries,
@@ -125,6 +127,7 @@ def prepare(
     model: str | Adapter, suite: str, dataset: str | None, name: str | None, options: Options
 ) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
+    refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
     if name is not None and not re.fullmatch(r"\w[\w.\-]*", name):  # it becomes a folder's
@@ -141,6 +144,8 @@ def prepare(
     adapter = _adapter(model, entry, options)
     data = _samples(set_name, adapter, options)
     outliers = _outliers(chosen, data, options)
+    if entry is None or entry.factory:
+        _try_out(adapter, data, options)
     spec = RunSpec(
         model=entry.name if entry else name or "model",
         model_digest=entry.digest if entry else state_digest(adapter),
@@ -164,7 +169,8 @@ def prepare(
     plan = make_plan(chosen, spec, bool(adapter.layers))
     begun = _as_begun(spec, options)
     if begun is None:
-        check_names(chosen)  # loads the libraries: a run that was begun has been checked
+        # Loads the libraries: a run that was begun has been checked.
+        check_names(chosen, plan.threats)
         begun = replace(spec, forms=_forms(adapter, data, spec, plan))
     access = Access(_reference(entry), options.data_dir, options.allow_code)
     return Prepared(Context(adapter, data, chosen, begun, plan, access), entry)
@@ -187,6 +193,14 @@ def _adapter(model: str | Adapter, entry: Entry | None, options: Options) -> Ada
     raise RobustevalError(
         "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
     )
+
+
+def _try_out(model: Adapter, data: Dataset, options: Options) -> None:
+    """Raises AttackError for a foreign model that doesn't answer a clean image, or two, with
+    logits."""
+    images = data.images(slice(0, 2)).to(options.device)
+    with seeded(options.seed, images.device):  # it may draw from the global generators
+        require_answers(model, images, model.classes)
 
 
 def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:

@@ -16,6 +16,7 @@ FLOORS = {
     "robusteval.numerics": 2,
     "robusteval.vision": 2,
     "robusteval.hardware": 2,
+    "robusteval.ambient": 2,
     "robusteval.storage": 2,
     "robusteval.models": 3,
     "robusteval.data": 3,

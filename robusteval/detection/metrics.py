@@ -8,9 +8,10 @@ smallest ½(FNR + FPR) over all thresholds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Scores = NDArray[np.float64]
 FEWEST_RESAMPLED = 10
@@ -42,11 +43,28 @@ def average_precision(positives: NDArray[np.float64], negatives: NDArray[np.floa
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def detection_metrics(inside: Scores, outside: Scores) -> dict[str, float]:
-    """The five metrics, each in [0, 1].
+def as_scores(values: Any) -> Scores:
+    """Numbers of any type, in an array, a list or a tensor, as float64 (N,): a difference of bytes
+    would wrap around, and halves tie.  Raises ValueError for anything else."""
+    if hasattr(values, "detach"):  # a tensor, which NumPy may not know the type of
+        values = values.detach().cpu()
+        values = values if values.is_complex() else values.double()
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf":
+        raise ValueError(f"scores are of type {found.dtype}: pass real numbers")
+    if found.ndim != 1:
+        raise ValueError(f"scores of shape {found.shape}: pass one for each sample, (N,)")
+    if np.ma.is_masked(values):
+        raise ValueError("some scores are masked: leave them out")
+    return found.astype(np.float64, copy=False)
 
-    Raises ValueError for an empty side or scores that are not finite.
+
+def detection_metrics(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:
+    """The five metrics, each in [0, 1], of scores (N,) and (M,) of any type of number.
+
+    Raises ValueError for an empty side, and for scores of another shape or that are not finite.
     """
+    inside, outside = as_scores(inside), as_scores(outside)
     if not len(inside) or not len(outside):
         raise ValueError("detection metrics need samples on both sides")
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
@@ -66,12 +84,13 @@ def detection_metrics(inside: Scores, outside: Scores) -> dict[str, float]:
 
 
 def bootstrap_intervals(
-    inside: Scores, outside: Scores, *, seed: int, resamples: int = 200
+    inside: ArrayLike, outside: ArrayLike, *, seed: int, resamples: int = 200
 ) -> Mapping[str, tuple[float, float]] | None:
     """95 % percentile intervals of the five metrics, resampling each side by itself.
 
     None where a side has fewer than ten samples: resampled, they say nothing of what wasn't drawn.
     """
+    inside, outside = as_scores(inside), as_scores(outside)
     if min(len(inside), len(outside)) < FEWEST_RESAMPLED:
         return None
     rng = np.random.default_rng(seed)

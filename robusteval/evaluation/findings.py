@@ -29,6 +29,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         unchanged_model(result),
         *autoattack_checks(result),
         *attacks_warnings(result),
+        attacks_at_work(result),
         *(f for t in result.plan.threats for f in gradient_free(result, t)),
         stored_successes(result),
     ]
@@ -122,6 +123,28 @@ def attacks_warnings(result: RunResult) -> list[Finding]:
         for threat in outcome.cell.threats
         if outcome.warnings and outcome.cell.spec.library != "autoattack"
     ]
+
+
+def attacks_at_work(result: RunResult) -> Finding:
+    """An attack that asks the model nothing, and returns every image as it was, is no attack.
+
+    Noise asks nothing either, and in a tiny ball 16 bits may round it away.
+    """
+    idle = [
+        f"{o.cell.spec.title} ({o.cell.threats[0].title})"
+        for o in result.outcomes
+        if o.status == "done" and o.attacked.any() and o.cell.spec.attack != "gaussian_noise"
+        if not o.norm[o.attacked].any() and not (o.forward_passes + o.backward_passes).any()
+    ]
+    name = "attacks at work"
+    if not idle:
+        return Finding(name, "ok", "every attack asked the model, or changed an image")
+    return Finding(
+        name,
+        "broken",
+        f"returned every image as it was and spent no pass: {', '.join(idle)}",
+        "it did nothing, so that its robust accuracy is clean accuracy: mend its parameters",
+    )
 
 
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:

@@ -10,6 +10,7 @@ a result.
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -239,13 +240,15 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
     return threats
 
 
-def check_names(suite: Suite) -> None:
+def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
     """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
-    attacks that can't run in their norms or whose library is missing."""
+    attacks that can't run in their norms or with their parameters, or whose library is missing."""
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
     for attack in suite.attacks:
-        AttackCall(attack.library, attack.attack, attack.parameters).check(tuple(attack.norms))
+        for threat in (t for t in threats if t.norm in attack.norms):
+            parameters = attack.parameters_for(threat)
+            AttackCall(attack.library, attack.attack, parameters).check((threat.norm,))
 
 
 def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from robusteval.ambient import plain_state
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Failure, Kept, Store
@@ -17,7 +18,6 @@ from robusteval.evaluation.kept import counted_images, float32_tally, image_bala
 from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
-from robusteval.hardware import exact_float32
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Settings:
 
 @contextmanager
 def precision(spec: RunSpec) -> Iterator[None]:
-    """Within it: the spec's threads, and float32 without TF32, which is the verdict's."""
+    """Within it: the spec's threads, and a plain state of the process, with float32 without TF32,
+    which is the verdict's."""
     before = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     try:
-        with exact_float32():
+        with plain_state():
             yield
     finally:
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from robusteval.ambient import plain_state
 from robusteval.data.known import DATASETS
 from robusteval.errors import CodeNotAllowedError, EntryError, WeightsError
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
@@ -66,6 +67,8 @@ def build_network(entry: Entry) -> PrototypeNetwork:
         raise EntryError(f"{entry.path}: the head can't be built ({error})") from None
 
 
+@torch.inference_mode(False)  # such parameters would take no part in a gradient
+@plain_state()
 def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> Adapter:
     """The entry's trained model behind its adapter, in float32 on ``device``.
 
