@@ -35,6 +35,10 @@ class AttackBars:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
 
+    def doubt(self, told: str) -> None:
+        """A line of its own, above the bars."""
+        self.bars.console.print(Text(f"robusteval: {told}", style="yellow"), soft_wrap=True)
+
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
         self.bars.start()

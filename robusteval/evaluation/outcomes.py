@@ -143,11 +143,7 @@ def load_result(folder: Path) -> RunResult:
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
-    pieces = [store.read(job) for job in plan.clean_jobs()]
-    for job, piece, chunk in zip(plan.clean_jobs(), pieces, plan.chunks, strict=True):
-        _require_rows(store, job, len(piece.columns["label"]), len(chunk))
-    clean = {name: np.concatenate([p.columns[name] for p in pieces]) for name in pieces[0].columns}
-    seconds = sum(p.seconds for p in pieces)
+    clean, seconds = clean_columns(store, plan)
     outcomes = [_outcome(store, plan, part, cell, clean) for part, cell in enumerate(plan.cells)]
     outliers, failures, diagnostics = {}, {}, None
     for job in plan.other_jobs():
@@ -179,6 +175,15 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         store.read_json("verification"),
         seconds + sum(o.seconds for o in outcomes),
     )
+
+
+def clean_columns(store: Store, plan: Plan) -> tuple[dict[str, Any], float]:
+    """The clean jobs' columns over all N samples, and their seconds."""
+    pieces = [store.read(job) for job in plan.clean_jobs()]
+    for job, piece, chunk in zip(plan.clean_jobs(), pieces, plan.chunks, strict=True):
+        _require_rows(store, job, len(piece.columns["label"]), len(chunk))
+    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in pieces[0].columns}
+    return columns, sum(p.seconds for p in pieces)
 
 
 def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, Any]) -> CellOutcome:
