@@ -29,8 +29,8 @@ MASKED = f"gradients may be masked, or the model randomised: {MORE}"
 STEADY, UNCHANGED = "steady predictions", "unchanged model"
 AS_TRAINED = (
     "does the model get what it was trained on?  Check its normalisation (mean and std), the order "
-    "of its classes, and the range of its images ([0, 1], not [0, 255]): until then no number under "
-    "attack means anything"
+    "of its classes, and the range of its images ([0, 1], not [0, 255]): until then numbers under "
+    "attack say little"
 )
 # Of clean accuracy: what another machine's last bits explain, and the chance of a false alarm.
 NUMERICS, BY_CHANCE = 0.001, 0.001
