@@ -223,7 +223,9 @@ def complaint(report: "Report", about: str = "") -> int:
         )
         return EXIT_NOT_HELD
     if not report.complete:
-        complain(f"{about}incomplete: an attack failed or did not finish; its cell has no number")
+        from robusteval.report.wording import incomplete_text
+
+        complain(f"{about}incomplete: {incomplete_text(report.content['missing'])}")
         return EXIT_INCOMPLETE
     return 0
 

@@ -7,11 +7,12 @@ yet broken.  They return the first misclassified image they meet, else the last 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.counting import as_counted
+from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import cosine
@@ -135,6 +136,11 @@ def _need_prototypes(model: nn.Module) -> None:
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
 
 
+def _attending(model: Adapter, rows: Tensor) -> AbstractContextManager[None]:
+    """Within it, passes that are counted are those of these samples."""
+    return model.attending(rows) if isinstance(model, Counted) else nullcontext()
+
+
 def _ascend(
     model: Adapter,
     images: Tensor,
@@ -155,7 +161,7 @@ def _ascend(
     velocity = torch.zeros_like(images)
     for size in step_sizes:
         moved = result[alive].requires_grad_()
-        with torch.enable_grad():
+        with _attending(model, alive), torch.enable_grad():
             logits, losses = objective(model, moved, labels[alive])
             gradient = input_gradient(losses, moved)
         unbroken = logit_margin(logits.detach(), labels[alive]) <= 0

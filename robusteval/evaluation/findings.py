@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.evaluation.jobs import CHANGED
-from robusteval.evaluation.outcomes import CellOutcome, RunResult
+from robusteval.evaluation.outcomes import NOT_REACHED, CellOutcome, RunResult
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
 from robusteval.evaluation.verify import NEAR_TIE
@@ -53,9 +53,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         found.append(accelerated(result.spec.device))
     found += probed(result.diagnostics)
     if "diagnostics" in result.failures:
-        reason = result.failures["diagnostics"]
-        advice = "mend this, or set the suite's [diagnostics] samples = 0"
-        found.append(Finding("diagnostics", "suspicious", f"did not finish: {reason}", advice))
+        found.append(unprobed(result.failures["diagnostics"]))
     return found
 
 
@@ -279,6 +277,14 @@ def verification(held: Measured) -> Finding:
             "up or compute its head in float64",
         )
     return Finding(name, "ok", measured)
+
+
+def unprobed(reason: str) -> Finding:
+    """Diagnostics that are missing."""
+    advice = "mend this, or set the suite's [diagnostics] samples = 0"
+    if reason == NOT_REACHED:
+        advice = "run the same command again: it does what is missing"
+    return Finding("diagnostics", "suspicious", f"did not finish: {reason}", advice)
 
 
 def accelerated(device: str) -> Finding:

@@ -20,6 +20,7 @@ from robusteval.types import ThreatModel
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
+NOT_REACHED = "it was not reached"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PER_SAMPLE = (
     "fooled",
@@ -150,7 +151,7 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         name = job.label or job.kind
         if not store.has(job):
             failure = store.failure(job)
-            failures[name] = failure.reason if failure else "it was not reached"
+            failures[name] = failure.reason if failure else NOT_REACHED
             continue
         piece = store.read(job)
         seconds += piece.seconds
@@ -225,8 +226,8 @@ def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
     """The first failure speaks for the cell; a chunk that was not reached is none of its own."""
     failure = store.failure(job)
     if outcome.status == "done":
-        outcome.status, outcome.reason = "not_finished", "it was not reached"
-    if failure and outcome.reason == "it was not reached":
+        outcome.status, outcome.reason = "not_finished", NOT_REACHED
+    if failure and outcome.reason == NOT_REACHED:
         outcome.status, outcome.reason = failure.status, failure.reason
 
 
