@@ -376,7 +376,10 @@ def find_entry(name_or_path: str) -> Entry:
         return read_entry(path)
     paths = entry_paths()
     if name_or_path not in paths:
-        raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
+        hint = near_names(name_or_path, paths)
+        raise UnknownNameError(
+            f"unknown model {name_or_path!r}: {hint} (`robusteval list models` shows all)"
+        )
     return _read_named(paths[name_or_path])
 
 
