@@ -7,17 +7,23 @@ from typing import Generic, TypeVar
 from robusteval.errors import UnknownNameError
 
 T = TypeVar("T")
+_FEW = 8  # names that are all listed
 
 
 def near_names(name: str, names: Iterable[str]) -> str:
-    """A phrase that lists the names closest to ``name``, or all of them if there are few."""
+    """A phrase that lists the names closest to ``name``, or all of them if there are few.
+
+    Of many, where none is close, three are an example of what names look like.
+    """
     known = sorted(names)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
     if not known:
         return "there are none"
-    return f"known: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
+    if len(known) > _FEW:
+        return f"none is like it among {len(known)}, such as {', '.join(known[:3])}"
+    return f"known: {', '.join(known)}"
 
 
 class Catalogue(Generic[T]):

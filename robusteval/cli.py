@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from robusteval import __version__
 from robusteval.errors import RobustevalError
@@ -21,9 +22,40 @@ if TYPE_CHECKING:
     from robusteval.zoo import Refused
 
 P = ParamSpec("P")
+# The parser's errors, whichever of its versions typer brings along.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class OneLine(TyperGroup):
+    """A group of verbs that tells a usage error in one line, as all other errors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with one_line():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Within it, a usage error ends the program with its line and exit code 2."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: its text is the help
+            raise
+        ctx = getattr(error, "ctx", None)
+        verb = ctx.command_path if ctx else "robusteval"
+        said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        complain(f"{said[:1].lower()}{said[1:]} (see `{verb} --help`)")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+
 
 app = typer.Typer(
     name="robusteval",
+    cls=OneLine,
     help="Is a prototype classifier's robustness real?  One command, one standard report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -265,7 +297,9 @@ def complaint(report: "Report", about: str = "") -> int:
         )
         return EXIT_NOT_HELD
     if not report.complete:
-        complain(f"{about}incomplete: an attack failed or did not finish; its cell has no number")
+        from robusteval.report.wording import incomplete_text
+
+        complain(f"{about}incomplete: {incomplete_text(report.content['missing'])}")
         return EXIT_INCOMPLETE
     return 0
 

@@ -10,7 +10,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from robusteval.report.wording import check_text, interval, lowest_claim, percent, threat_text
+from robusteval.report.wording import (
+    check_text,
+    found_text,
+    interval,
+    lowest_claim,
+    percent,
+    threat_text,
+    worst_text,
+)
 from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
@@ -35,6 +43,10 @@ class AttackBars:
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
+
+    def doubt(self, told: str) -> None:
+        """A line of its own, above the bars."""
+        self.bars.console.print(Text(f"robusteval: {told}", style="yellow"), soft_wrap=True)
 
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
@@ -155,16 +167,21 @@ def print_report(report: "Report") -> None:
     console.print(table)
     for attack in content["attacks"]:
         if attack["reason"]:
-            console.print(Text(f"{attack['title']} {attack['status']}: {attack['reason']}"))
+            status = attack["status"].replace("_", " ")
+            console.print(Text(f"{attack['title']} {status}: {attack['reason']}"))
     for claim in content["claims"]:
-        if claim["norm"] and claim["worst"]:
-            at = f"{claim['attack']}, {threat_text(claim)}"
-            left = f"{percent(claim['worst'])} at {threat_text(claim['worst_threat'])}"
-            console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
+        console.print(Text(_claim_line(claim)))
     for finding in content["findings"]:
         if finding["verdict"] != "ok":
             console.print(Text(finding_text(finding), style="yellow"))
     print(report.folder / "report.html")
+
+
+def _claim_line(claim: dict[str, Any]) -> str:
+    """A claim beside the same attack here, and beside all attacks."""
+    at = f"{claim['attack']}, {threat_text(claim)}" if claim["norm"] else claim["attack"]
+    line = f"claimed {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
+    return f"{line}; worst case here: {worst_text(claim)}" if claim["worst"] else line
 
 
 def finding_text(finding: dict[str, Any]) -> str:
@@ -359,9 +376,17 @@ def print_entry(entry: "Entry") -> None:
                 console.print(Text(f"  {name} = {inner}"))
         elif isinstance(value, list):
             for item in value:
-                console.print(Text(f"[{key}] {item}"))
+                console.print(Text(f"[{key}] {item}{_not_run(item) if key == 'claims' else ''}"))
         else:
             console.print(Text(f"{key} = {value}"))
+
+
+def _not_run(claim: dict[str, Any]) -> str:
+    """What is to be said of a claim of an attack that no suite has."""
+    from robusteval.evaluation.suite import suites_with
+
+    known = claim["attack"] == "clean" or suites_with(claim["attack"])
+    return "" if known else " (not run here: no suite has this attack)"
 
 
 def _told(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -48,6 +48,17 @@ def test_wilson_against_scipy(k: int, n: int) -> None:
     assert rate.high == pytest.approx(reference.high, abs=1e-12)
 
 
+def test_every_wilson_interval_holds_its_share() -> None:
+    """And as percentages of tables, too, where both are rounded."""
+    for n in (*range(1, 60), 360, 10_000):
+        for k in {*range(min(n, 60) + 1), n - 1, n}:
+            rate = wilson(k, n)
+            assert rate is not None
+            assert 0 <= rate.low <= k / n <= rate.high <= 1
+            assert rate.low < rate.high
+            assert f"{rate.low:.3f}" <= f"{k / n:.3f}" <= f"{rate.high:.3f}"
+
+
 def test_wilson_of_nothing_is_no_number() -> None:
     assert wilson(0, 0) is None
     with pytest.raises(ValueError, match="3 of 2"):

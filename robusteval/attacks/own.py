@@ -7,12 +7,13 @@ yet broken.  They return the first misclassified image they meet, else the last 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.blindness import NO_GRADIENT
-from robusteval.attacks.counting import as_counted
+from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.inputs import attack, require_classes
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.ranges import require_parameters
@@ -139,6 +140,11 @@ def _need_prototypes(model: nn.Module) -> None:
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
 
 
+def _attending(model: Adapter, rows: Tensor) -> AbstractContextManager[None]:
+    """Within it, passes that are counted are those of these samples."""
+    return model.attending(rows) if isinstance(model, Counted) else nullcontext()
+
+
 def _ascend(
     model: Adapter,
     images: Tensor,
@@ -158,7 +164,7 @@ def _ascend(
     velocity = torch.zeros_like(images)
     for size in step_sizes:
         moved = result[alive].requires_grad_()
-        with torch.enable_grad():
+        with _attending(model, alive), torch.enable_grad():
             logits, losses = objective(model, moved, labels[alive])
             if not losses.requires_grad:
                 raise AttackError(NO_GRADIENT)

@@ -48,6 +48,8 @@ for _point in entry_points(group="robusteval.attacks"):
 
 _THIRD_PARTY = {"torchattacks": torchattacks_attack, "advlib": advlib.advlib_attack}
 NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
+# Our attacks that let go of each sample as it breaks, and tell its passes apart from the others'.
+_BY_SAMPLE = ("adaptive", "joint_pc", "prototype_margin", "transfer")
 # Attacks that minimise a norm: by (library, attack).
 _MINIMUM_NORM = {
     ("robusteval", "smallest"),
@@ -77,6 +79,12 @@ class AttackCall:
     def knows_eps(self) -> bool:
         """Whether the attack is told ε; the others minimise a norm."""
         return (self.library, self.attack) not in _MINIMUM_NORM
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether its passes tell when each sample broke: where a library's batch makes them, every
+        sample bears an equal share, broken or not (see ``counting.Counted``)."""
+        return self.library == "robusteval" and self.attack in _BY_SAMPLE
 
     @property
     def library_version(self) -> str:

@@ -21,6 +21,7 @@ from robusteval.types import ThreatModel
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
+NOT_REACHED = "it was not reached"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PER_SAMPLE = (
     "fooled",
@@ -151,19 +152,14 @@ def load_result(folder: Path) -> RunResult:
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
     classes = record["model"]["classes"]
-    pieces = [
-        _read(store, job, len(chunk), classes)
-        for job, chunk in zip(plan.clean_jobs(), plan.chunks, strict=True)
-    ]
-    clean = {name: np.concatenate([p.columns[name] for p in pieces]) for name in pieces[0].columns}
-    seconds = sum(p.seconds for p in pieces)
+    clean, seconds = clean_columns(store, plan, classes)
     outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
     outliers, failures, diagnostics = {}, {}, None
     for job in plan.other_jobs():
         name = job.label or job.kind
         if not store.has(job):
             failure = store.failure(job)
-            failures[name] = failure.reason if failure else "it was not reached"
+            failures[name] = failure.reason if failure else NOT_REACHED
             continue
         piece = store.read(job)
         seconds += piece.seconds
@@ -191,6 +187,16 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         store.read_verification(),
         seconds + sum(o.seconds for o in outcomes),
     )
+
+
+def clean_columns(store: Store, plan: Plan, classes: int) -> tuple[dict[str, Any], float]:
+    """The clean jobs' columns over all N samples, and their seconds."""
+    pieces = [
+        _read(store, job, len(chunk), classes)
+        for job, chunk in zip(plan.clean_jobs(), plan.chunks, strict=True)
+    ]
+    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in pieces[0].columns}
+    return columns, sum(p.seconds for p in pieces)
 
 
 def _outcome(
@@ -247,8 +253,8 @@ def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
     """The first failure speaks for the cell; a chunk that was not reached is none of its own."""
     failure = store.failure(job)
     if outcome.status == "done":
-        outcome.status, outcome.reason = "not_finished", "it was not reached"
-    if failure and outcome.reason == "it was not reached":
+        outcome.status, outcome.reason = "not_finished", NOT_REACHED
+    if failure and outcome.reason == NOT_REACHED:
         outcome.status, outcome.reason = failure.status, failure.reason
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Failure, Kept, Store
 from robusteval.evaluation.examples import write_examples
 from robusteval.evaluation.executors import Executor, Here, Processes
+from robusteval.evaluation.findings import clean_finding
 from robusteval.evaluation.jobs import Done, success
 from robusteval.evaluation.kept import counted_images, float32_tally, image_balance
-from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
+from robusteval.evaluation.outcomes import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
 
@@ -45,7 +47,7 @@ class Run:
     """One run's state while it goes on."""
 
     def __init__(
-        self, context: Context, store: Store, record: dict[str, object], settings: Settings
+        self, context: Context, store: Store, record: dict[str, Any], settings: Settings
     ) -> None:
         self.context, self.store, self.record, self.settings = context, store, record, settings
         self.tallies = [_Tally() for _ in context.plan.cells]
@@ -62,6 +64,8 @@ class Run:
                     if stage and stage[0].kind == "attack":
                         self._tell_what_is_there(stage)
                     executor.run(missing, self)
+                    if stage and stage[0].kind == "clean":
+                        self._look_at_clean()
             finally:
                 executor.close()
             return self._conclude()
@@ -137,6 +141,14 @@ class Run:
             self.tallies[part].shown = True
             cell = self.context.plan.cells[part]
             self.settings.progress.start(cell, len(self.context.data))
+
+    def _look_at_clean(self) -> None:
+        """Tells at once, before hours of attacks, where the clean accuracy is no likely one."""
+        clean, _ = clean_columns(self.store, self.context.plan, self.context.model.classes)
+        spec, labels, predictions = self.context.spec, clean["label"], clean["prediction"]
+        found = clean_finding(spec, self.record, labels, predictions)
+        if found.verdict != "ok":
+            self.settings.progress.doubt(f"{spec.model}: {found}")
 
     def _tell_what_is_there(self, jobs: Sequence[Job]) -> None:
         """Cells that are done or begun show up at once."""

@@ -113,9 +113,9 @@ class Suite(_Table):
         known = [a.name for a in self.attacks]
         for name in names:
             if name not in known:
-                raise UnknownNameError(
-                    f"suite {self.name} has no attack {name!r}: {near_names(name, known)}"
-                )
+                elsewhere = " or ".join(n for n in suites_with(name) if n != self.name)
+                hint = f"it is in {elsewhere}" if elsewhere else near_names(name, known)
+                raise UnknownNameError(f"suite {self.name} has no attack {name!r}: {hint}")
         chosen = [a for a in self.attacks if a.name in names]
         detected = [n for n in self.detection.attacks if n in names]
         detection = self.detection.model_copy(update={"attacks": detected})
@@ -171,6 +171,11 @@ def suite_names() -> list[str]:
     return sorted(
         p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
     )
+
+
+def suites_with(attack: str) -> list[str]:
+    """Of these suites those that have an attack of that name."""
+    return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
 
 
 def read_suite(name_or_path: str) -> Suite:

@@ -106,7 +106,10 @@ def _a_number(value: str | None) -> str | None:
 
 
 class Claim(_Table):
-    """What the paper reports: accuracy in percent under one attack."""
+    """What the paper reports: accuracy in percent under one attack.
+
+    Also as text with its sign, such as "0.28 %", which one percent and less needs in a file.
+    """
 
     attack: str
     accuracy: float = Field(ge=0, le=100)
@@ -116,6 +119,11 @@ class Claim(_Table):
     note: str = ""
 
     _eps_is_a_number = field_validator("eps")(_a_number)
+
+    @field_validator("accuracy", mode="before")
+    @classmethod
+    def _without_its_sign(cls, value: Any) -> Any:
+        return value.strip().removesuffix("%").strip() if isinstance(value, str) else value
 
 
 # What an attack of adversarial training doesn't read.
@@ -284,9 +292,21 @@ def read_entry(path: Path) -> Entry:
     except tomllib.TOMLDecodeError as error:
         raise EntryError(f"{path} is no valid TOML ({error}): mend that line") from None
     try:
-        return Entry(**content, path=path)
+        entry = Entry(**content, path=path)
     except (ValidationError, TypeError, ThreatError) as error:
         raise EntryError(f"{path}: {first_problem(error)}") from None
+    _require_percent(path, [claim["accuracy"] for claim in content.get("claims", [])])
+    return entry
+
+
+def _require_percent(path: Path, claimed: list[Any]) -> None:
+    """Raises EntryError for a claim that is written as a share, most probably."""
+    for place, value in enumerate(claimed):
+        if not isinstance(value, str) and 0 < value <= 1:
+            raise EntryError(
+                f"{path}: claims.{place}.accuracy = {value}: did you mean {100 * value:g}?  It is "
+                f'in percent: write "{value} %" if it is so little'
+            )
 
 
 def weights_content(entry: Entry) -> bytes:
@@ -356,7 +376,10 @@ def find_entry(name_or_path: str) -> Entry:
         return read_entry(path)
     paths = entry_paths()
     if name_or_path not in paths:
-        raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
+        hint = near_names(name_or_path, paths)
+        raise UnknownNameError(
+            f"unknown model {name_or_path!r}: {hint} (`robusteval list models` shows all)"
+        )
     return _read_named(paths[name_or_path])
 
 

@@ -110,19 +110,18 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
-    """Robust accuracy against the passes that each sample took: lines for our attack and
-    AutoAttack, which let go of samples as they break, marks where the others end."""
-    drawn = {"adaptive": BLUE, "autoattack": RED}
-    marks = cycle("os^vDPX<>d")
+    """Robust accuracy against the passes that each sample took: lines for attacks that tell these
+    by sample, and a mark where each attack ends."""
+    colours, marks = cycle(_OTHERS), cycle("os^vDPX<>d")
     with _figure(7.2, 3.2) as (figure, (axes,)):
         for row in curve["attacks"]:
             left = 100 * row["left"] / curve["samples"]
-            if colour := drawn.get(row["name"]):
+            colour = next(colours) if row["by_sample"] else MUTED
+            if row["by_sample"]:
                 x, y = _steps(row["points"], curve["samples"], row["most"])
                 axes.step(np.maximum(x, 1), y, where="post", color=colour, lw=1.6)
-            look: dict[str, Any] = {"color": colour or MUTED, "ls": "", "ms": 5}
-            mark = "*" if colour else next(marks)
-            axes.plot(max(row["most"], 1), left, mark, label=row["title"], **look)
+            mark = "*" if row["by_sample"] else next(marks)
+            axes.plot(max(row["most"], 1), left, mark, color=colour, ms=5, label=row["title"])
         axes.set_xscale("log")
         axes.set_xlabel("passes over a sample (a backward one counts as two)")
         _accuracy_axis(axes)

@@ -14,14 +14,18 @@ from robusteval.report.figures import (
     score_histograms,
 )
 from robusteval.report.wording import (
+    UNAWARE,
     check_text,
     count,
+    found_text,
+    incomplete_text,
     interval,
     number,
     parameters_text,
     percent,
     sign,
     threat_text,
+    worst_text,
 )
 
 METRIC_TITLES = {
@@ -31,7 +35,10 @@ METRIC_TITLES = {
     "fpr95": "FPR@95TPR",
     "detection_error": "Detection error",
 }
-FILTERS = (percent, interval, count, threat_text, check_text, sign, number, parameters_text)
+FILTERS = (
+    *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
+    *(found_text, worst_text, incomplete_text),
+)
 
 
 def _environment() -> Environment:
@@ -44,6 +51,7 @@ def _environment() -> Environment:
     )
     for function in FILTERS:
         environment.filters[function.__name__] = function
+    environment.globals["unaware"] = UNAWARE
     return environment
 
 

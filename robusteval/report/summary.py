@@ -7,7 +7,13 @@ import numpy as np
 from robusteval.attacks.registry import AttackCall
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separation
+from robusteval.evaluation.outcomes import (
+    NOT_REACHED,
+    Bools,
+    CellOutcome,
+    RunResult,
+    Separation,
+)
 from robusteval.evaluation.suite import Suite
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
@@ -48,6 +54,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         },
         "samples": result.spec.samples,
         "seed": seed,
+        "missing": _missing(result),
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
@@ -55,7 +62,11 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "worst_case": worst,
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
-        "attack_detection": [_separation(s, seed) for s in _kind(result, "attack_detection")],
+        # No attack of any suite is told the detector that is to tell its images apart.
+        "attack_detection": [
+            {**_separation(s, seed), "attacker_knew": False}
+            for s in _kind(result, "attack_detection")
+        ],
         "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
         "evidence": {
             "digest": result.evidence_digest,
@@ -66,6 +77,24 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "provenance": record["provenance"],
     }
+
+
+def _missing(result: RunResult) -> list[dict[str, Any]]:
+    """What has no evidence, or not all of it, and why; ``reached`` is what was tried."""
+    attacks = [
+        ("attack", f"{o.cell.spec.title}, {threat.title}", o.reason)
+        for o in result.outcomes
+        for threat in o.cell.threats
+        if o.status != "done"
+    ]
+    others = [
+        ("diagnostics" if name == "diagnostics" else "outliers", name, reason)
+        for name, reason in result.failures.items()
+    ]
+    return [
+        {"kind": kind, "name": name, "reason": reason, "reached": reason != NOT_REACHED}
+        for kind, name, reason in (*attacks, *others)
+    ]
 
 
 def _kind(result: RunResult, kind: str) -> list[Separation]:
@@ -226,16 +255,30 @@ def _histogram(inside: Scores, outside: Scores, bins: int = 30) -> dict[str, lis
 def _claim(
     claim: Claim, attacks: list[dict[str, Any]], worst: list[dict[str, Any]], correct: Bools
 ) -> dict[str, Any]:
-    """What the paper reports, beside the same attack here and the worst case here."""
-    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat"))
-    row: dict[str, Any] = {**claim.model_dump(), **blank}
+    """What the paper reports, beside the same attack here and the worst case here.
+
+    ``compared`` says what of the same attack stands there: its number at the ``same`` ε or at
+    ``other_eps``, or where the claim has ``no_eps``; or else ``no_number``, or ``not_run``.
+    ``worst_compared`` says the same of the worst case.
+    """
+    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat", "worst_compared"))
+    row: dict[str, Any] = {**claim.model_dump(), **blank, "compared": "not_run"}
     if claim.attack == "clean":
-        return {**row, "found": rate_json(correct.sum(), len(correct))}
+        return {**row, "found": rate_json(correct.sum(), len(correct)), "compared": "clean"}
     if found := _nearest_threat(claim, [a for a in attacks if a["name"] == claim.attack]):
         row |= {"found": found["robust_accuracy"], "found_threat": found["threat"]}
+        at = _compared(claim, found["threat"])
+        row["compared"] = at if found["robust_accuracy"] else "no_number"
     if claim.norm and (bound := _nearest_threat(claim, worst)):
         row |= {"worst": bound["robust_accuracy"], "worst_threat": bound["threat"]}
+        row["worst_compared"] = _compared(claim, bound["threat"])
     return row
+
+
+def _compared(claim: Claim, threat: dict[str, Any]) -> str:
+    if claim.eps is None:
+        return "no_eps"
+    return "same" if parse_eps(claim.eps) == parse_eps(threat["eps"]) else "other_eps"
 
 
 def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -245,5 +288,5 @@ def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] 
         return None
     if claim.eps is None:
         return same[0]
-    eps = float(parse_eps(claim.eps))
-    return min(same, key=lambda r: abs(r["threat"]["radius"] - eps))
+    eps = parse_eps(claim.eps)
+    return min(same, key=lambda r: abs(parse_eps(r["threat"]["eps"]) - eps))
