@@ -1,9 +1,9 @@
 """The command line: parses, calls the API, prints.  torch and pandas load only when a verb needs
 them."""
 
+import codecs
 import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from robusteval import __version__
+from robusteval import __version__, inert, stops, streams
 from robusteval.errors import RobustevalError
 from robusteval.storage import LEADERBOARDS
 
@@ -34,7 +34,6 @@ _LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
-EXIT_INTERRUPTED = 130
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
@@ -54,19 +53,21 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         except RobustevalError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             complain("interrupted: what was finished is kept; the same command goes on from there")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:  # the reader, `head` say, had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            raise typer.Exit(stops.exit_code(stop)) from None
 
     return run
 
 
 def complain(message: str) -> None:
     """One line on stderr."""
-    print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+    print(streams.one_line(message), file=sys.stderr)
+
+
+def say(text: object) -> None:
+    """One line on stdout, whatever the text holds."""
+    print(inert.line(text))
 
 
 def _version(wanted: bool) -> None:
@@ -184,7 +185,7 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
         table = options.out / f"{Path(suite).stem}.csv"
         zoo.write(reports, table)
         terminal.print_models([report.content for report in reports])
-        print(table)
+        say(table)
     codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
     exit_after(refused, "run", codes)
 
@@ -347,7 +348,7 @@ def train(
             on_epoch=on_epoch,
             progress=progress,
         )
-    print(
+    say(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
         f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
     )
@@ -378,7 +379,7 @@ def board_add(
     from robusteval import leaderboards
 
     for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
-        print(path)
+        say(path)
 
 
 @board.command("check")
@@ -433,7 +434,9 @@ def show(
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    is_utf8 = codecs.lookup(encoding).name.startswith("utf-")
+    print(inert.json_text(json.dumps(value, indent=2, ensure_ascii=not is_utf8)))
 
 
 def expand_lists(arguments: list[str]) -> list[str]:
@@ -460,7 +463,9 @@ def expand_lists(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The console script."""
-    app(expand_lists(sys.argv[1:]))
+    streams.settle()
+    with stops.heeded():
+        typer.main.get_command(app)(expand_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robusteval.errors import EvidenceError, ThreatError
+from robusteval.inert import cell
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
 from robusteval.report import rows as tables
-from robusteval.report.rows import ATTACK, Row, as_cell, percent
+from robusteval.report.rows import ATTACK, Row, percent
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import ThreatModel, parse_eps
 
@@ -117,7 +118,7 @@ def _wrong_model(row: Row, entries: dict[str, Entry]) -> Iterable[str]:
         "claimed": f"{claim['accuracy']:g}" if claim else "",
         "claimed_by": claimed_by(claim),
     }
-    yield from (f"its {k} is not its entry's" for k, v in told.items() if row[k] != as_cell(v))
+    yield from (f"its {k} is not its entry's" for k, v in told.items() if row[k] != cell(v))
 
 
 def _wrong_place(row: Row, name: str) -> Iterable[str]:

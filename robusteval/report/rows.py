@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.errors import EvidenceError
+from robusteval.inert import cell
 from robusteval.report.wording import claimed_by, lowest_claim
 
 FOUND = (
@@ -42,8 +43,6 @@ BACKING = (
 )
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
-# A spreadsheet takes a cell that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, str]
 
 
@@ -84,7 +83,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
     }
-    return {name: as_cell(value) for name, value in row.items()}
+    return {name: cell(value) for name, value in row.items()}
 
 
 def doubts(findings: Sequence[dict[str, Any]], threat: dict[str, Any]) -> str:
@@ -106,11 +105,6 @@ def broken(row: Row) -> list[str]:
     return told.removeprefix("broken: ").split(", ") if told else []
 
 
-def as_cell(value: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{value}" if value.startswith(_FORMULA) else value
-
-
 def percent(value: float | None) -> str:
     """A share, such as 32.14; empty where there is none."""
     return "" if value is None else f"{100 * value:.2f}"
@@ -118,10 +112,11 @@ def percent(value: float | None) -> str:
 
 def as_csv(rows: Sequence[Row], first: Sequence[str] = ()) -> str:
     """Rows under one header, ``first`` before the other columns; attacks that not all have are
-    left empty."""
+    left empty.  Cells of an older table are made inert, too."""
+    rows = [{cell(name): cell(value) for name, value in row.items()} for row in rows]
     attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
     columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING]
-    out = io.StringIO()
+    out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -133,7 +128,8 @@ def read_rows(path: Path, first: Sequence[str] = ()) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        reader = csv.DictReader(path.read_text("utf-8").splitlines(), strict=True)
+        text = path.read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EvidenceError(f"{path} can't be read as a table ({error}): restore it") from None
