@@ -100,7 +100,7 @@ def run(
     ] = "all",
     eps: Annotated[
         list[str] | None,
-        typer.Option(help="One ε or more, such as 4/255 8/255 or L2:0.5."),
+        typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
@@ -112,10 +112,10 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images attacked together; by default 120 at 3×32×32, more if smaller."),
+        typer.Option(help="Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
     threads: Annotated[
@@ -328,7 +328,7 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
         "training"
     ),

@@ -68,7 +68,7 @@ _MARKS = re.compile(
     | (?<=[A-Za-z]):(?=\S)                  # addresses that become links by themselves
     | (?<=\bwww)\.
     | (?<=[\w.+-])@(?=[\w-]+\.)
-    | ^[#>=] | ^[-+](?!\d)                  # headings, quotes, lines and lists
+    | (?<!\S)[#] | ^[>=] | ^[-+](?!\d)      # headings, quotes, lines and lists
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -123,6 +123,11 @@ def _json_escaped(character: str) -> str:
 NEAREST = "robusteval.nearest"  # the name of the error handler
 _SAID = {"ε": "eps", "∞": "inf", "≤": "<=", "≥": ">=", "→": "->", "×": "x", "·": "-"}
 _LOOKS = {"–": "-", "—": "-", "−": "-", "‘": "'", "’": "'", "“": '"', "”": '"', "█": "#"}
+
+
+def fitting(text: str, encoding: str) -> str:
+    """The text as a stream of that encoding will show it, so that a table can be laid out."""
+    return text.encode(encoding, NEAREST).decode(encoding)
 
 
 def nearest(error: UnicodeError) -> tuple[str, int]:

@@ -29,7 +29,7 @@ class InertConsole(Console):
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Every plain string passes here before it is measured and printed."""
-        return super().render_str(inert.line(text), **how)
+        return super().render_str(inert.fitting(inert.line(text), self.encoding), **how)
 
 
 console = InertConsole()
