@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import tomllib
 import unicodedata
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -14,10 +15,15 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+import tomlkit
 from markdown_it import MarkdownIt
+from PIL import Image
+from typer.testing import CliRunner
 
 from robusteval import api, inert, terminal
+from robusteval.cli import app
 from robusteval.errors import EvidenceError
+from robusteval.models.entry import find_entry
 from robusteval.report.figures import accuracy_bars, cost_curve, distance_curve, score_histograms
 from robusteval.report.files import report_files
 from robusteval.report.page import render_html, render_markdown
@@ -402,3 +408,59 @@ def test_columns_stand_straight_where_characters_are_lacking(
     assert "| Linf | x  |" in lines
     assert len(set(map(len, lines))) == 1
     assert all(line.isascii() for line in lines)
+
+
+# All of it at once, from files
+
+
+@pytest.fixture
+def hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An entry, a suite and an outlier folder whose every free text is hostile."""
+    escape = PAYLOADS[0]
+    entry = find_entry("pcl_digits")
+    table: dict[str, Any] = tomllib.loads(entry.path.read_text("utf-8"))
+    table |= {"name": "hostile", "method": escape, "description": escape, "license": escape}
+    table["paper"] |= {"title": escape, "authors": escape}
+    table["claims"] = [{"attack": "a", "accuracy": 50.0, "norm": "Linf", "eps": "0.15"}]
+    table["claims"][0] |= {"source": escape, "note": escape}
+    attack = {
+        "name": "a",
+        "title": "$\\frac{$" + escape,
+        "library": "torchattacks",
+        "attack": "FGSM",
+    }
+    suite = {
+        "name": "s",
+        "description": escape,
+        "attacks": [{**attack, "norms": ["Linf"], "note": escape}],
+        "detection": {"detectors": ["max_softmax"], "natural": 0, "attacks": ["a"]},
+    }
+    models = tmp_path / "models"
+    outliers = tmp_path / "o\x1b[31m$\\frac{$\n\udcff"
+    for folder in (models, outliers):
+        folder.mkdir()
+    (models / "hostile.toml").write_text(tomlkit.dumps(table), "utf-8")
+    (models / entry.weights_path.name).write_bytes(entry.weights_path.read_bytes())
+    (tmp_path / "s.toml").write_text(tomlkit.dumps(suite), "utf-8")
+    for grey in range(3):
+        Image.new("L", (8, 8), 40 * grey).save(outliers / f"{grey}.png")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(models))
+    return outliers
+
+
+def test_every_verb_shows_files_texts_inertly(hostile_files: Path) -> None:
+    def printed(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert not HIDDEN.search(result.stdout + result.stderr)
+        return result.stdout + result.stderr
+
+    run = ("run", "--model", "hostile", "--suite", "s.toml", "--samples", "10")
+    assert r"$\frac{$\x1b[31mred" in printed(*run, "--outlier-dir", str(hostile_files))
+    (folder,) = Path("runs").glob("*")
+    for verb in ("report", "verify", "compare"):
+        printed(verb, str(folder), *[str(folder)] * (verb == "compare"))
+    assert r"\x1b[31mred" in printed("show", "hostile")
+    assert json.loads(printed("show", "hostile", "--json"))["license"] == PAYLOADS[0]
+    assert "hostile" in printed("list")
+    printed("list", "--json")
