@@ -39,14 +39,10 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
     return process.returncode, out, errors
 
 
-@pytest.mark.parametrize(
-    ("encoding", "said"),
-    [("ascii", b"| 1x8x8   | Linf 0.15"), ("latin-1", b"| 1\xd78\xd78   | Linf 0.15")],
-)
-def test_a_terminal_that_is_not_utf8(encoding: str, said: bytes) -> None:
-    code, out, errors = ended(started(["list", "datasets"], PYTHONIOENCODING=encoding))
+def test_a_terminal_that_is_not_utf8() -> None:
+    code, out, errors = ended(started(["list", "datasets"], PYTHONIOENCODING="ascii"))
     assert (code, errors) == (0, b"")
-    assert said in out
+    assert b"| 1x8x8   | Linf 0.15" in out
     lines = out.rstrip().split(b"\n")[1:]
     assert len(set(map(len, lines))) == 1
 
