@@ -1,6 +1,7 @@
 """The command line: parses, calls the API, prints.  torch and pandas load only when a verb needs
 them."""
 
+import codecs
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from typer.core import TyperGroup
 
-from robusteval import __version__
+from robusteval import __version__, inert, stops, streams
 from robusteval.errors import RobustevalError
 from robusteval.storage import LEADERBOARDS, require_replaceable
 
@@ -67,7 +68,6 @@ _LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
-EXIT_INTERRUPTED = 130
 
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
@@ -87,12 +87,9 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         except RobustevalError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             complain("interrupted: what was finished is kept; the same command goes on from there")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:  # the reader, `head` say, had enough
-            _discard_output()
-            raise typer.Exit(0) from None
+            raise typer.Exit(stops.exit_code(stop)) from None
         except OSError as error:  # what no one foresaw, and output that doesn't arrive
             complain(_failed(error))
             _discard_output()
@@ -103,9 +100,13 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
 
 def complain(message: str) -> None:
     """One line on stderr, if that can be written."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):
+        print(streams.one_line(message), file=sys.stderr)
+
+
+def say(text: object) -> None:
+    """One line on stdout, whatever the text holds."""
+    print(inert.line(text))
 
 
 def _failed(error: OSError) -> str:
@@ -126,16 +127,11 @@ def _discard_output() -> None:
 @contextmanager
 def delivered() -> Iterator[None]:
     """What is printed within this arrives; else one line says why not, and the exit code is 2."""
-    if sys.stdout is None:
-        complain("standard output is closed: redirect it to a file, or to /dev/null")
-        sys.exit(EXIT_BAD_INPUT)
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
     except OSError as error:
         complain(_failed(error))
         _discard_output()
@@ -172,7 +168,7 @@ def run(
     ] = "all",
     eps: Annotated[
         list[str] | None,
-        typer.Option(help="One ε or more, such as 4/255 8/255 or L2:0.5."),
+        typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
@@ -184,10 +180,10 @@ def run(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images attacked together; by default 120 at 3×32×32, more if smaller."),
+        typer.Option(help="Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
     threads: Annotated[
@@ -258,7 +254,7 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
     if reports:
         zoo.write(reports, table)
         terminal.print_models([report.content for report in reports])
-        print(table)
+        say(table)
     codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
     exit_after(refused, "run", codes)
 
@@ -404,7 +400,7 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
         "training"
     ),
@@ -424,7 +420,7 @@ def train(
             on_epoch=on_epoch,
             progress=progress,
         )
-    print(
+    say(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
         f"({trained.clean_correct}/{trained.clean_total}), "
         f"weights in {read_entry(entry.path).weights_path}"
@@ -456,7 +452,7 @@ def board_add(
     from robusteval import leaderboards
 
     for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
-        print(path)
+        say(path)
 
 
 @board.command("check")
@@ -513,7 +509,9 @@ def show(
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    is_utf8 = codecs.lookup(encoding).name.startswith("utf-")
+    print(inert.json_text(json.dumps(value, indent=2, ensure_ascii=not is_utf8)))
 
 
 def expand_lists(arguments: list[str]) -> list[str]:
@@ -540,8 +538,13 @@ def expand_lists(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """The console script."""
-    with delivered():
-        app(expand_lists(sys.argv[1:]))
+    is_closed = sys.stdout is None
+    streams.settle()
+    if is_closed:
+        complain("standard output is closed: redirect it to a file, or to /dev/null")
+        sys.exit(EXIT_BAD_INPUT)
+    with stops.heeded(), delivered():
+        typer.main.get_command(app)(expand_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
+from robusteval import inert
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.pieces import (
@@ -289,6 +290,6 @@ def require_readable(schema: Any, path: Path) -> None:
 
 
 def json_bytes(content: Any) -> bytes:
-    """As run files hold it: indented, no NaN."""
+    """As run files hold it: indented, no NaN; bytes of a path that are no text are kept."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
+    return (inert.json_text(text) + "\n").encode()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from robusteval import inert
 from robusteval.evaluation.outcomes import Example
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
@@ -23,7 +24,7 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
         "row.csv": as_csv(rows_of(report)),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
-        "report.json": text,
+        "report.json": inert.json_text(text),
     }
     return {name: content.encode() for name, content in files.items()}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.errors import EvidenceError
+from robusteval.inert import cell
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.storage import reason
 
@@ -47,8 +48,6 @@ BACKING = (
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
 _ATTACKS = re.compile(rf"{ATTACK}[a-z0-9_]+")
-# A spreadsheet takes a cell that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, str]
 
 
@@ -89,7 +88,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
     }
-    return {name: as_cell(value) for name, value in row.items()}
+    return {name: cell(value) for name, value in row.items()}
 
 
 def doubts(findings: Sequence[dict[str, Any]], threat: dict[str, Any]) -> str:
@@ -111,11 +110,6 @@ def broken(row: Row) -> list[str]:
     return told.removeprefix("broken: ").split(", ") if told else []
 
 
-def as_cell(value: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{value}" if value.startswith(_FORMULA) else value
-
-
 def percent(value: float | None) -> str:
     """A share, such as 32.14; empty where there is none."""
     return "" if value is None else f"{100 * value:.2f}"
@@ -123,10 +117,11 @@ def percent(value: float | None) -> str:
 
 def as_csv(rows: Sequence[Row], first: Sequence[str] = (), last: Sequence[str] = ()) -> str:
     """Rows under one header, ``first`` before the other columns and ``last`` behind them; attacks
-    that not all have are left empty."""
+    that not all have are left empty.  Cells of an older table are made inert, too."""
+    rows = [{cell(name): cell(value) for name, value in row.items()} for row in rows]
     attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
     columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING, *last]
-    out = io.StringIO()
+    out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -4,10 +4,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from robusteval import inert
 from robusteval.hardware import PACKAGES
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
-from robusteval.report.rows import ATTACK, DOUBTS, Row, as_cell, percent
+from robusteval.report.rows import ATTACK, DOUBTS, Row, percent
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import Rate
 
@@ -170,4 +171,4 @@ def _cells_of(entry: Entry, norm: str) -> dict[str, str]:
         "claimed": f"{claim['accuracy']:g}" if claim else "",
         "claimed_by": claimed_by(claim),
     }
-    return {column: as_cell(cell) for column, cell in cells.items()}
+    return {column: inert.cell(value) for column, value in cells.items()}
