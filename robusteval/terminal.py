@@ -270,6 +270,8 @@ def print_models(reports: list[dict[str, Any]]) -> None:
             table.add_row(*cells[: len(table.columns)])
         table.add_section()
     console.print(table)
+    if any(_lowest_claim(r) for r in reports):
+        console.print(Text("What is claimed is of one attack, the columns before it are of all."))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
@@ -293,7 +295,8 @@ def _lowest_claim(report: dict[str, Any]) -> str:
     lowest = lowest_claim(report["claims"])
     if not lowest:
         return ""
-    return f"{lowest['accuracy']:.1f} %" + (f" at {lowest['eps']}" if lowest["eps"] else "")
+    at = f" at {lowest['eps']}" if lowest["eps"] else ""
+    return f"{lowest['accuracy']:.1f} % by {lowest['attack']}{at}"
 
 
 def print_estimate(model: str, found: "Estimate") -> None:

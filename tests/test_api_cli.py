@@ -131,6 +131,11 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "no/such.toml"], ["does not exist"]),
         (["--model", "pcl_digits", "--suite", "ful"], ["unknown suite", "full"]),
         (["--model", "pcl_digits", "--only", "fgms"], ["fgms", "fgsm"]),
+        (
+            ["--model", "pcl_digits", "--suite", "quick", "--only", "adaptive"],
+            ["suite quick has no attack 'adaptive'", "it is in full"],
+        ),
+        (["--model", "resnet50"], ["unknown model", "60", "such as anl_at_digits", "list models"]),
         (["--model", "pcl_digits", "--eps", "-1"], ["not positive"]),
         (["--model", "pcl_digits", "--eps", "big"], ["no number"]),
         (["--model", "pcl_digits", "--eps", "8"], ["8/255"]),
@@ -198,9 +203,32 @@ def test_broken_entries_and_suites(tmp_path: Path) -> None:
     refused(cli("run", "--model", "pcl_digits", "--suite", str(suite)), "attacks.0")
 
 
-def test_usage_errors_exit_with_2() -> None:
-    for arguments in (["run"], ["run", "--modle", "x"], ["rnu"], ["show"]):
-        assert cli(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], ["--model", "run --help"]),
+        (["run", "--modle", "x"], ["--modle", "--model"]),
+        (["rnu"], ["rnu", "run"]),
+        (["--nope"], ["--nope"]),
+        (["show"], ["argument", "show --help"]),
+        (["show", "a", "b"], ["extra argument"]),
+        (["run", "--model", "a", "--seed", "x"], ["--seed", "integer"]),
+        (["verify", "x", "--again", "-1"], ["--again"]),
+        (["leaderboard", "ad"], ["add", "leaderboard --help"]),
+        (["leaderboard", "add"], ["argument", "leaderboard add --help"]),
+        (["leaderboard", "add", "--again", "0", "x"], ["--again"]),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], said: list[str]) -> None:
+    refused(cli(*arguments), *said)
+
+
+@pytest.mark.parametrize("arguments", [[], ["leaderboard"]])
+def test_nothing_asked_for_gives_the_help(arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+    assert "robusteval: " not in result.output
 
 
 @pytest.mark.parametrize("kind", ["models", "datasets", "attacks", "detectors", "suites"])
@@ -265,6 +293,19 @@ def test_show_tells_claims_and_training() -> None:
         assert part in text
     content = json.loads(cli("show", "pcl_digits", "--json").stdout)
     assert content["trained"]["clean_total"] == 360
+
+
+def test_show_tells_of_claims_that_no_suite_can_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.console, "width", 300)
+    claims = '[[claims]]\nattack = "spsa"\naccuracy = 50\nnorm = "Linf"\neps = "0.1"\n'
+    claims += '[[claims]]\nattack = "pgd10"\naccuracy = 40\nnorm = "Linf"\neps = "0.1"\n'
+    claims += '[[claims]]\nattack = "clean"\naccuracy = 90\n'
+    lines = cli("show", str(write_entry(tmp_path, extra=claims))).stdout.splitlines()
+    told = {name: line for line in lines for name in ("spsa", "pgd10", "clean") if name in line}
+    assert "not run here: no suite has this attack" in told["spsa"]
+    assert "not run here" not in told["pgd10"] + told["clean"]
 
 
 def test_version() -> None:
