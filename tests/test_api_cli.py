@@ -239,6 +239,25 @@ def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
     assert all(row["name"] for row in rows)
 
 
+def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for k in range(100):
+            (tmp_path / "cifar100" / split / str(k)).mkdir(parents=True)
+    (tmp_path / "svhn" / "test" / "5").mkdir(parents=True)
+    given = ("list", "datasets", "--data-dir", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(cli(*given, "--json").stdout)}
+    orders = {"train": [str(k) for k in range(100)], "test": [str(k) for k in range(100)]}
+    assert rows["cifar100"]["class_order"] == orders
+    assert rows["cifar100"]["found"] == "train, test"
+    assert rows["svhn"]["found"] == "no"
+    assert "test holds 1 class (5), and svhn has 10" in rows["svhn"]["problem"]
+    shown = " ".join(cli(*given).stdout.split())
+    assert "cifar100: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11" in shown
+    assert "99 (100; --json shows all)" in shown
+    assert "svhn: test can't be used" in shown
+    refused(cli("list", "datasets", "--data-dir", str(tmp_path / "nowhere")), "nowhere")
+
+
 def test_a_narrow_table_of_models_keeps_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal.console, "width", 80)
     shown = cli("list", "models").stdout
