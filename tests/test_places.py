@@ -15,7 +15,7 @@ from robusteval.data.files import entries, is_folder, is_there, open_file, shown
 from robusteval.data.locate import cache_dir, data_root
 from robusteval.data.outliers import check_folder, outlier_batches
 from robusteval.data.readers import Shape
-from robusteval.errors import DataError
+from robusteval.errors import DataError, UnknownNameError
 
 SHAPE = Shape(3, 32, 32)
 
@@ -128,8 +128,11 @@ def test_text_is_taken_for_a_data_folder_and_nothing_else(tmp_path: Path) -> Non
     )
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\x03")
     assert load_dataset("mnist", data_dir=str(tmp_path)).labels.tolist() == [3]
-    with pytest.raises(DataError, match="no path"):
-        load_dataset("mnist", data_dir=5)
+    for nothing in (5, "", b"data"):
+        with pytest.raises(DataError, match="no path"):
+            load_dataset("mnist", data_dir=nothing)
+    with pytest.raises(UnknownNameError):
+        load_dataset(5)
     with pytest.raises(DataError, match="is no folder"):
         load_dataset("mnist", data_dir=raw / "t10k-labels-idx1-ubyte")
     with pytest.raises(DataError, match="train or test"):

@@ -254,6 +254,13 @@ def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path: Path) ->
         load_dataset("cifar10", data_dir=tmp_path)
 
 
+def test_shards_with_other_label_columns_are_refused(tmp_path: Path) -> None:
+    first = hub_table({"fine_label": TEN, "label": [0] * 10}, tmp_path / "a.parquet")
+    second = hub_table({"label": TEN}, tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="fine_label, label"):
+        readers.read_parquet([first, second], COLOUR)
+
+
 def test_splits_of_other_classes_are_refused(tmp_path: Path) -> None:
     shard(tmp_path / "cifar10", "test-00000-of-00001.parquet", 1)
     shard(tmp_path / "cifar10", "train-00000-of-00001.parquet", 2, "bacdefghij")
@@ -274,7 +281,7 @@ def test_coarse_labels_under_another_name_are_noticed(tmp_path: Path) -> None:
 def test_class_names_are_a_list_of_texts_or_none(tmp_path: Path) -> None:
     """Ten letters in one text are no ten names, and nothing else in there stops the reader."""
     path = tmp_path / "t.parquet"
-    for told in ('"abcdefghij"', "[1, 2]", "null", "[" * 100_000, '{"a": 1}'):
+    for told in ('"abcdefghij"', "[1, 2]", '["a\\ud800"]', "null", "[" * 100_000, '{"a": 1}'):
         about = f'{{"info": {{"features": {{"label": {{"names": {told}}}}}}}}}'
         table = pa.table({"image": [png(np.zeros((32, 32, 3), np.uint8))], "label": [0]})
         pq.write_table(table.replace_schema_metadata({b"huggingface": about.encode()}), path)

@@ -65,7 +65,7 @@ def _load(path: Path, key: str, shape: Shape) -> RawData | None:
     """What is cached under that key, if it is sound."""
     try:
         stored = read_bytes(path)
-        if stored[:_DIGEST] != _digest(key, stored[_DIGEST:]):
+        if stored[:_DIGEST] != _digest(key, memoryview(stored)[_DIGEST:]):
             return None
         content = load(stored[_DIGEST:])
         images, labels = content["images"], content["labels"]
@@ -78,5 +78,7 @@ def _load(path: Path, key: str, shape: Shape) -> RawData | None:
     return RawData(images, labels, None if names is None else tuple(names))
 
 
-def _digest(key: str, content: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + content).digest()
+def _digest(key: str, content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(key.encode())
+    digest.update(content)
+    return digest.digest()

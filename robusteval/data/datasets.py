@@ -108,7 +108,7 @@ def load_dataset(
     Raises UnknownNameError for an unknown name and DataError for a set that isn't there, or that
     can't be read for certain.
     """
-    info = DATASETS.get(name)
+    info = DATASETS.get(str(name))
     _require_split(split)
     if name == "digits":
         raw, names = _digits(split)

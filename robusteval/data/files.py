@@ -64,7 +64,13 @@ def _absent(path: Path, error: OSError | ValueError) -> bool:
     """False if nothing is there.  Raises DataError for everything else."""
     if isinstance(error, OSError) and error.errno in _NOTHING_THERE:
         return False
-    raise DataError(f"{shown(path)} can't be looked at ({reason(error)})") from None
+    raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """What is told of a place that the system doesn't let be read."""
+    advice = "make it readable, or name another place"
+    return DataError(f"{shown(path)} can't be read ({reason(error)}): {advice}")
 
 
 def entries(folder: Path) -> list[Path]:
@@ -77,7 +83,7 @@ def entries(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if is_visible(path.name))
     except OSError as error:
-        raise DataError(f"folder {shown(folder)} can't be read ({reason(error)})") from None
+        raise unreadable(folder, error) from None
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -89,7 +95,7 @@ def open_file(path: Path) -> io.BufferedReader:
             raise DataError(f"{shown(path)} is {kind}, where a file is expected: move it away")
         return path.open("rb")
     except (OSError, ValueError) as error:
-        raise DataError(f"{shown(path)} can't be read ({reason(error)})") from None
+        raise unreadable(path, error) from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -98,7 +104,7 @@ def read_bytes(path: Path) -> bytes:
         try:
             return stream.read()
         except OSError as error:
-            raise DataError(f"{shown(path)} can't be read ({reason(error)})") from None
+            raise unreadable(path, error) from None
 
 
 @contextmanager

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from robusteval.data.files import entries, is_folder, is_visible, parsing, read_bytes, reason, shown
+from robusteval.data.files import (
+    entries,
+    is_folder,
+    is_visible,
+    parsing,
+    read_bytes,
+    shown,
+    unreadable,
+)
 from robusteval.data.images import IMAGE_SUFFIXES, decode_all
 from robusteval.data.raw import RawData, Shape
 from robusteval.errors import DataError
@@ -65,7 +73,9 @@ def image_files(folder: Path) -> list[Path]:
         for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
             status = os.stat(place)
             if (status.st_dev, status.st_ino) in met:
-                raise DataError(f"{shown(place)} is a link to a folder that is read already")
+                raise DataError(
+                    f"{shown(place)} is a link to a folder that is read already: remove the link"
+                )
             met.add((status.st_dev, status.st_ino))
             folders[:] = [name for name in folders if is_visible(name)]
             found += [Path(place, name) for name in (*folders, *names) if _is_image(name)]
@@ -77,7 +87,7 @@ def _is_image(name: str) -> bool:
 
 
 def _refuse(error: OSError) -> None:
-    raise DataError(f"folder {shown(error.filename)} can't be read ({reason(error)})") from None
+    raise unreadable(Path(error.filename), error)
 
 
 def read_tiny_imagenet_val(root: Path, shape: Shape) -> RawData:

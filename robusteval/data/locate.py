@@ -61,7 +61,7 @@ def data_root(data_dir: str | Path | None) -> Path | None:
         folder = cache_dir()
         return None if folder is None else folder / "data"
     where = "$ROBUSTEVAL_DATA" if data_dir is None else "--data-dir"
-    if not isinstance(named, str | Path):
+    if not isinstance(named, str | os.PathLike) or not str(named):
         raise DataError(f"data folder {shown(repr(named))} is no path: give one in {where}")
     root = Path(named)
     if not is_folder(root):

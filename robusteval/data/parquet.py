@@ -35,7 +35,13 @@ def read_parquet(files: Sequence[Path], shape: Shape) -> RawData:
     The image column is binary, or a struct with a binary ``bytes``.  Of several columns that
     ``IMAGE_NAMES`` and ``LABEL_NAMES`` don't decide between none is taken.  Raises DataError.
     """
-    return joined(files, [_shard(file, shape) for file in files])
+    shards = [_shard(file, shape) for file in files]
+    if len(columns := {label for label, _ in shards}) > 1:
+        raise DataError(
+            f"the shards beside {shown(files[0])} have their labels in other columns, "
+            f"{_listed(sorted(columns))}: fetch them anew"
+        )
+    return joined(files, [raw for _, raw in shards])
 
 
 def parquet_class_names(files: Sequence[Path]) -> tuple[str, ...] | None:
@@ -47,7 +53,8 @@ def parquet_class_names(files: Sequence[Path]) -> tuple[str, ...] | None:
         return _hub_class_names(schema.metadata, _columns(schema, files[0])[1])
 
 
-def _shard(file: Path, shape: Shape) -> RawData:
+def _shard(file: Path, shape: Shape) -> tuple[str, RawData]:
+    """The label column's name, and the samples."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -59,7 +66,7 @@ def _shard(file: Path, shape: Shape) -> RawData:
         labels = _labels(table.column(label), file)
         names = _hub_class_names(table.schema.metadata, label)
     where = [f"{shown(file)}, row {row}," for row in range(len(encoded))]
-    return RawData(decode_all(encoded, shape, where, any_size=False), labels, names)
+    return label, RawData(decode_all(encoded, shape, where, any_size=False), labels, names)
 
 
 def _reading(file: Path) -> AbstractContextManager[None]:
@@ -148,5 +155,5 @@ def _hub_class_names(metadata: dict[bytes, bytes] | None, label: str) -> tuple[s
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    told = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    told = isinstance(names, list) and all(isinstance(n, str) and n.isprintable() for n in names)
     return tuple(names) if told else None
