@@ -16,7 +16,7 @@ from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
-from robusteval.data.outliers import check_folder, check_outliers, outlier_names
+from robusteval.data.outliers import check_folder, outlier_digests, outlier_names
 from robusteval.errors import (
     AttackError,
     DataError,
@@ -157,8 +157,7 @@ def prepare(
         seed=options.seed,
         batch_size=options.batch_size or default_batch(data.info.shape, options.device),
         time_limit=options.time_limit,
-        outliers=outliers,
-        outlier_folders=tuple(str(f.resolve()) for f in options.outlier_folders),
+        **outliers,
         versions=library_versions(chosen),
         device=options.device,
         threads=options.threads or _threads(options.workers),
@@ -238,13 +237,19 @@ def _other_models(sources: tuple[str, ...], attacked: Entry | None) -> list[str]
     return others or list(sources)
 
 
-def _outliers(suite: Suite, data: Dataset, options: Options) -> tuple[str, ...]:
-    """The suite's outlier sets; they and the user's folders are read once before any attack."""
+def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:
+    """The suite's outlier sets and the user's folders, with what they hold: they are read once
+    before any attack."""
     detection = suite.detection
     names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
-    every: list[str | Path] = [*names, *options.outlier_folders]
-    check_outliers(every, len(data), data.info.shape, options.seed, options.data_dir)
-    return tuple(names)
+    folders = [folder.resolve() for folder in dict.fromkeys(options.outlier_folders)]
+    every: list[str | Path] = [*names, *folders]
+    shape = data.info.shape
+    return {
+        "outliers": tuple(names),
+        "outlier_folders": tuple(map(str, folders)),
+        "outlier_digests": outlier_digests(every, len(data), shape, options.seed, options.data_dir),
+    }
 
 
 def _sources(suite: Suite, data: Dataset, attacked: Entry | None) -> dict[str, str]:

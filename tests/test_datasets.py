@@ -13,9 +13,9 @@ from robusteval.data.datasets import Dataset, class_order, load_dataset
 from robusteval.data.known import DATASETS
 from robusteval.data.outliers import (
     check_folder,
-    check_outliers,
     fit_shape,
     outlier_batches,
+    outlier_digests,
     outlier_names,
 )
 from robusteval.data.readers import Shape
@@ -223,9 +223,21 @@ def test_only_outliers_that_a_run_takes_are_read(tmp_path: Path) -> None:
     files = check_folder(folder)
     seed = next(s for s in range(99) if np.random.default_rng(s).permutation(12)[0] == 3)
     files[4].write_bytes(b"")
-    check_outliers([folder], 1, Shape(1, 8, 8), seed)
+    outlier_digests([folder], 1, Shape(1, 8, 8), seed)
     with pytest.raises(DataError, match="can't be decoded"):
-        check_outliers([folder], 12, Shape(1, 8, 8), seed)
+        outlier_digests([folder], 12, Shape(1, 8, 8), seed)
+
+
+def test_a_folder_with_other_images_makes_another_run(tmp_path: Path) -> None:
+    """Else evidence of the old ones would come back as that of the new ones."""
+    folder = photographs(tmp_path / "mine", "")
+    chosen = Options(samples=40, outlier_folders=folder, out=tmp_path)
+    first = prepare("pcl_digits", "quick", None, None, chosen).spec
+    assert prepare("pcl_digits", "quick", None, None, chosen).spec.name == first.name
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "0.png")
+    second = prepare("pcl_digits", "quick", None, None, chosen).spec
+    assert second.outlier_folders == first.outlier_folders
+    assert second.name != first.name
 
 
 def test_broken_natural_outliers_are_told_early(tmp_path: Path) -> None:

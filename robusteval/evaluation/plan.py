@@ -76,7 +76,8 @@ class RunSpec:
     the suite's order or ``all``.  ``transfer_source``: name and digest of the model whose
     adversarials the diagnostics transfer, empty where there is none.  ``forms``: how the model
     computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
-    digests of the models that the suite's transfer attacks name.
+    digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
+    images that are taken of outlier sets and folders.
     """
 
     # What ``from_json`` asks of a file.
@@ -96,6 +97,7 @@ class RunSpec:
     time_limit: Annotated[float, Field(gt=0)] | None = None
     outliers: tuple[str, ...] = ()
     outlier_folders: tuple[str, ...] = ()
+    outlier_digests: dict[str, Digest] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = "cpu"
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1

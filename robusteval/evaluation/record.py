@@ -130,6 +130,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells],
         "spec.forms": forms != list(spec.forms),
         "spec.sources": set(spec.sources) != set(suite.sources),
+        "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": any(
