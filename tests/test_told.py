@@ -163,7 +163,7 @@ def lacks(kind: str, name: str, reason: str = NOT_REACHED) -> dict[str, Any]:
     return {"kind": kind, "name": name, "reason": reason, "reached": reason != NOT_REACHED}
 
 
-AGAIN = "run the same command again, it does what is missing"
+AGAIN = "run the same command again, which does what is missing"
 SQUARE = "the time limit of 3 s was reached"
 
 
@@ -171,14 +171,14 @@ SQUARE = "the time limit of 3 s was reached"
     ("missing", "said"),
     [
         ([], ""),
-        ([lacks("diagnostics", "diagnostics")], f"diagnostics is missing: {AGAIN}"),
+        ([lacks("diagnostics", "diagnostics")], f"it lacks diagnostics: {AGAIN}"),
         (
             [lacks("outliers", "svhn"), lacks("diagnostics", "diagnostics")],
-            f"outliers svhn, diagnostics are missing: {AGAIN}",
+            f"it lacks outliers svhn, diagnostics: {AGAIN}",
         ),
         (
             [lacks("diagnostics", "diagnostics", "ValueError: x")],
-            f"diagnostics (ValueError: x) is missing: {AGAIN}",
+            f"it lacks diagnostics (ValueError: x): {AGAIN}",
         ),
         ([lacks("attack", "Square, L∞ 0.1", SQUARE)], f"Square, L∞ 0.1 has no number ({SQUARE})"),
         (
@@ -187,11 +187,11 @@ SQUARE = "the time limit of 3 s was reached"
         ),
         (
             [lacks("attack", "A", "ValueError: x"), lacks("attack", "B")],
-            f"A has no number (ValueError: x); B is missing: {AGAIN}",
+            f"A has no number (ValueError: x); it lacks B: {AGAIN}",
         ),
         (
             [lacks("attack", letter) for letter in "ABCDEF"],
-            f"A, B, C, D and 2 more are missing: {AGAIN}",
+            f"it lacks A, B, C, D and 2 more: {AGAIN}",
         ),
     ],
 )
@@ -211,10 +211,10 @@ def test_a_run_that_lacks_its_diagnostics_alone(
     assert rebuilt.content["missing"] == [lacks("diagnostics", "diagnostics")]
     assert complaint(rebuilt) == 3
     line = capsys.readouterr().err
-    assert line == f"robusteval: incomplete: diagnostics is missing: {AGAIN}\n"
+    assert line == f"robusteval: incomplete: it lacks diagnostics: {AGAIN}\n"
     for name in ("report.html", "report.md"):
         page = (folder / name).read_text()
-        assert f"diagnostics is missing: {AGAIN}." in page
+        assert f"it lacks diagnostics: {AGAIN}." in page
         assert "attack failed" not in page
         assert "attack did not finish" not in page
     assert all(w["robust_accuracy"] for w in rebuilt.content["worst_case"])

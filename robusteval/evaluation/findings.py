@@ -90,11 +90,12 @@ def plausible_accuracy(
     """
     rate = wilson(int((labels == predictions).sum()), len(labels))
     assert rate is not None, "a run has samples"
-    told = f"{100 * rate.value:.1f} % of {rate.n} samples are right"
+    interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    told = f"{100 * rate.value:.1f} % {interval} of {rate.n} samples are right"
     then = _share(trained) if trained else None
     guessing = f"{100 / len(classes):.1f} %"
     if len(set(labels.tolist())) > 1 and len(set(predictions.tolist())) == 1:
-        told += f", and all are taken for {classes[int(predictions[0])]}"
+        told += f", and all are taken for {dict(enumerate(classes)).get(int(predictions[0]))}"
     elif rate.low <= 1 / len(classes):
         told += f", where guessing among {len(classes)} classes gives {guessing}"
     elif then and not _agree(rate, then):

@@ -104,10 +104,8 @@ def incomplete_text(missing: list[dict[str, Any]]) -> str:
     if more := len(failed) - 1 if failed else 0:
         parts = [f"{parts[0]}, nor {'have' if more > 1 else 'has'} {more} more"]
     if rest := [_called(m) for m in missing if m not in failed]:
-        parts.append(
-            f"{_listed(rest)} {'is' if len(rest) == 1 else 'are'} missing: run the same command "
-            "again, it does what is missing"
-        )
+        again = "run the same command again, which does what is missing"
+        parts.append(f"it lacks {_listed(rest)}: {again}")
     return "; ".join(parts)
 
 
