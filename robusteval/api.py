@@ -178,8 +178,8 @@ def _write(store: Store, result: RunResult) -> Report:
     """The report's files as the evidence gives them; what is so already stays untouched."""
     content = summarise(result)
     files = report_files(content, read_examples(store, result))
-    if altered_files(store.folder, files):
-        with store.lock():
+    with store.lock():
+        if altered_files(store.folder, files):
             write_files(store.folder, files)
     return Report(content, store.folder)
 

@@ -43,14 +43,22 @@ def _require_open(descriptor: int) -> None:
 class _Outlived(io.FileIO):
     """Output whose reader may leave, as ``head`` does: the rest goes nowhere."""
 
+    borne: type[OSError] = BrokenPipeError
+
     def write(self, content: "ReadableBuffer", /) -> int:
         try:
             return super().write(content)
-        except BrokenPipeError:
+        except self.borne:
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.fileno())
             os.close(nothing)
             return super().write(content)
+
+
+class _Unheard(_Outlived):
+    """Complaints that may not arrive, on a full disk say: no word is left to say so."""
+
+    borne = OSError
 
 
 def _tolerant(stream: Any, original: Any, descriptor: int) -> TextIO:
@@ -60,8 +68,9 @@ def _tolerant(stream: Any, original: Any, descriptor: int) -> TextIO:
     if stream is not original:
         return stream  # type: ignore[no-any-return]
     stream.flush()
+    kind = _Unheard if descriptor == 2 else _Outlived
     return io.TextIOWrapper(
-        io.BufferedWriter(_Outlived(descriptor, "w", closefd=False)),
+        io.BufferedWriter(kind(descriptor, "w", closefd=False)),
         stream.encoding,
         inert.NEAREST,
         line_buffering=stream.line_buffering,

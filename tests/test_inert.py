@@ -238,7 +238,15 @@ def test_the_nearest_that_an_encoding_has() -> None:
 
 # The report, with every text in it hostile
 
-KEPT = {"norm", "verdict", "status", "keep"}  # what decides what is shown, not what it says
+KEPT = {
+    "norm",
+    "verdict",
+    "status",
+    "keep",
+    "kind",
+    "compared",
+    "worst_compared",
+}  # what decides what is shown, not what it says
 
 
 def hostile(value: Any, payload: str, key: str = "") -> Any:
@@ -259,7 +267,9 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     read["findings"][0] |= {"verdict": "broken", "advice": "mend it"}
     read["left_out"] = [{"name": "a", "reason": "b"}]
     read["claims"] = [{"attack": "pgd10", "accuracy": 50.0, "norm": "Linf", "eps": "0.15"}]
-    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat"))
+    read["missing"] = [{"kind": "outliers", "name": "a", "reason": "b", "reached": True}]
+    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat", "worst_compared"))
+    blank |= {"compared": "not_run"}
     read["claims"][0] |= {"source": "Table 3", "note": "a note", **blank}
     return read
 
@@ -437,7 +447,7 @@ def hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "detection": {"detectors": ["max_softmax"], "natural": 0, "attacks": ["a"]},
     }
     models = tmp_path / "models"
-    outliers = tmp_path / "o\x1b[31m$\\frac{$\n\udcff"
+    outliers = tmp_path / "o<b>$\\frac{$"
     for folder in (models, outliers):
         folder.mkdir()
     (models / "hostile.toml").write_text(tomlkit.dumps(table), "utf-8")

@@ -187,18 +187,16 @@ def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_report_clears_what_a_killed_one_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "report_files", lambda *_: {"report.json": b"{}"})
+def test_a_report_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    made = {"report.json": b"{}"}
     write_elsewhere(tmp_path / "report.html", "os._exit(9)").communicate()
     assert len(list(tmp_path.iterdir())) == 1
-    files.write_report(tmp_path, {}, [])
+    files.write_files(tmp_path, made)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     (tmp_path / "report.json").unlink()
     (tmp_path / "report.json").mkdir()
     with pytest.raises(OutputError, match=r"report\.json can't be removed"):
-        files.write_report(tmp_path, {}, [])
+        files.write_files(tmp_path, made)
 
 
 def test_only_what_was_ours_is_cleared(tmp_path: Path) -> None:
