@@ -355,7 +355,7 @@ def figures(content: dict[str, Any], text: str) -> Iterator[str]:
     told = hostile(content, text)
     yield accuracy_bars(told, "Linf")
     points = [[1.0, 8.0], [2.0, 3.0]]
-    row = {"title": text, "name": "a", "points": points, "most": 3, "left": 3}
+    row = {"title": text, "name": "a", "points": points, "most": 3, "left": 3, "by_sample": True}
     curve = {"attacks": [row], "samples": 10, "norm": "Linf", "best": {"points": points}}
     yield distance_curve(curve, [0.1])
     yield cost_curve({**curve, "threat": {"norm": "Linf"}})

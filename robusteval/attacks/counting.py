@@ -195,8 +195,9 @@ def _counted(adapter: Adapter, images: Tensor) -> Counted:
 
 
 def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
-    """A copy of any module behind an adapter; an adapter as it is."""
+    """A copy of any module behind an adapter; an adapter as it is, once it was tried."""
     if isinstance(model, Adapter):
+        try_out(model, images)
         return model
     try:
         module = copy.deepcopy(model).eval()
@@ -206,6 +207,12 @@ def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
             "pass robusteval.wrap_module(module, classes=…), which freezes it in place"
         ) from None
     return Adapter(module, require_answers(module, images))
+
+
+def try_out(model: Adapter, images: Tensor) -> None:
+    """Raises AttackError for an adapter that can't read such images; in a run it has read them."""
+    if len(images) and not isinstance(model, Counted):
+        require_answers(model, images, model.classes)
 
 
 class PositiveLogits(nn.Module):

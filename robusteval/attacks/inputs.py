@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.errors import AttackError, kind_of
+from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 Attack = TypeVar("Attack", bound=Callable[..., Any])
@@ -29,6 +30,8 @@ def attack(function: Attack) -> Attack:
         require_images(images)
         require_labels(labels, len(images))
         _require_rest(model, threat, parameters.get("seed", 0))
+        if isinstance(model, Adapter):  # of a plain module the number of classes isn't known yet
+            require_classes(labels, model.classes)
         with plain_state():
             labels = labels.to(images.device, torch.int64)
             return function(model, images.detach(), labels, threat, **parameters)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.blindness import NO_GRADIENT
-from robusteval.attacks.counting import Counted, as_counted
-from robusteval.attacks.inputs import attack, require_classes
+from robusteval.attacks.counting import Counted, as_counted, try_out
+from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import cosine
@@ -157,7 +157,7 @@ def _ascend(
     seed: int,
 ) -> Tensor:
     """Projected ascent on ``objective`` (→ logits, loss per sample); broken samples drop out."""
-    require_classes(labels, model.classes)
+    try_out(model, images)
     generator = torch.Generator().manual_seed(seed)
     result = random_start(images, threat, generator) if start else images.clone()
     alive = torch.arange(len(images), device=images.device)

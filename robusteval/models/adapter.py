@@ -217,20 +217,21 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
             raise
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything
             raise AttackError(
-                f"the module fails on clean images ({type(error).__name__}: {first_line(error)})"
-                f"{_of_other_type(module, images)}: mend it"
+                f"the module fails on clean images ({type(error).__name__}: {first_line(error)}): "
+                f"{_mend(module, images)}"
             ) from None
         classes = logits.shape[1]
     assert classes is not None, "both passes say it"
     return classes
 
 
-def _of_other_type(module: nn.Module, images: Tensor) -> str:
-    """What is to be said where images and weights differ in type, as a rule why a module fails."""
+def _mend(module: nn.Module, images: Tensor) -> str:
+    """What to do where a module fails: as a rule images and weights differ in type."""
     kinds = [p.dtype for p in module.parameters() if p.is_floating_point()]
     if not kinds or images.dtype in kinds:
-        return ""
-    return f"; its weights are {kinds[0]}, the images {images.dtype}".replace("torch.", "")
+        return "mend it"
+    weights, pixels = (str(kind).removeprefix("torch.") for kind in (kinds[0], images.dtype))
+    return f"its weights are {weights}, the images {pixels}, so give both one type"
 
 
 def answer(module: nn.Module, images: Tensor) -> Any:
