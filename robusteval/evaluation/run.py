@@ -17,7 +17,7 @@ from robusteval.evaluation.kept import PROOF_BATCH, float32_tally, image_balance
 from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
-from robusteval.hardware import exact_float32
+from robusteval.hardware import exact_float32, most_threads
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,12 @@ class Settings:
 
 @contextmanager
 def precision(spec: RunSpec) -> Iterator[None]:
-    """Within it: the spec's threads, and float32 without TF32, which is the verdict's."""
+    """Within it: the spec's threads, and float32 without TF32, which is the verdict's.
+
+    No more threads than this machine bears: the spec may come from a larger one.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(max(1, min(spec.threads, most_threads())))
     try:
         with exact_float32():
             yield
