@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from robusteval.errors import RobustevalError, shown
+from robusteval.reading import parse_path
 from robusteval.types import parse_number, parse_whole
 
 # Options that take several values.
@@ -31,9 +32,10 @@ def _seconds(text: str | float) -> float:
 
 
 def _path(text: str | os.PathLike[str]) -> Path:
-    if not os.fspath(text):  # which would be the current folder
-        raise typer.BadParameter("it is empty: name a path, or . for this folder")
-    return Path(text)
+    try:
+        return parse_path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def whole_option(help: str) -> Any:

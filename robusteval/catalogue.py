@@ -12,20 +12,21 @@ T = TypeVar("T")
 _LONGEST = 200  # characters that are compared
 
 
-def close_names(name: str, names: Iterable[str]) -> str:
-    """A phrase that lists the names closest to ``name``; empty if none is close."""
+def close_names(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """A phrase that lists the names closest to ``name``, each in a form; empty if none is close."""
     close = difflib.get_close_matches(name[:_LONGEST], sorted(names), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    return f"did you mean {' or '.join(map(form.format, close))}?" if close else ""
 
 
-def near_names(name: str, names: Iterable[str]) -> str:
-    """A phrase that lists the names closest to ``name``, or all of them if there are few."""
+def near_names(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """The same, or a phrase that lists all of them if there are few."""
     known = sorted(names)
-    if close := close_names(name, known):
+    if close := close_names(name, known, form):
         return close
     if not known:
         return "there are none"
-    return f"known: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
+    listed = ", ".join(map(form.format, known[:20]))
+    return f"known: {listed}{', …' if len(known) > 20 else ''}"
 
 
 class Catalogue(Generic[T]):

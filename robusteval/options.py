@@ -1,7 +1,9 @@
 """How a run is asked for: every option by its kind, before anything is loaded."""
 
+import errno
 import math
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +11,11 @@ from typing import Any
 
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder
-from robusteval.errors import RobustevalError, shown
+from robusteval.errors import OutputError, RobustevalError, shown
 from robusteval.evaluation.plan import Keep
 from robusteval.evaluation.progress import Progress, Silent
 from robusteval.hardware import check_device, most_threads, most_workers
+from robusteval.reading import parse_path
 from robusteval.types import parse_number, parse_whole
 
 LARGEST_BATCH = 100_000  # images
@@ -87,17 +90,6 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def parse_path(value: Any) -> Path:
-    """A path of text or of a path.  Raises ValueError for nothing, and for what none can be."""
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        raise ValueError("give a path")
-    if not os.fspath(value):
-        raise ValueError("the path is empty: name one, or . for this folder")
-    if "\0" in os.fspath(value):
-        raise ValueError("no path can hold a NUL character")
-    return Path(value)
-
-
 def _eps(value: Any) -> str:
     return value if isinstance(value, str) else str(parse_number(value))
 
@@ -153,6 +145,20 @@ def check_options(options: Options) -> None:
     if limit is not None and not (math.isfinite(limit) and limit > 0):
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
+    _require_usable(options.out)
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)
+
+
+def _require_usable(out: Path) -> None:
+    """Raises OutputError for what can't be looked into; a folder that isn't there will be made."""
+    try:
+        if not stat.S_ISDIR(os.stat(out).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(
+            f"folder {out} can't be used ({error.strerror}): choose another with --out"
+        ) from None

@@ -7,10 +7,39 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from robusteval.errors import RobustevalError, reason
+from robusteval.errors import RobustevalError, reason, shown
 
 MOST_TOML = 2**20  # bytes; the largest of our own has 4,000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes that file systems take
+
+
+def parse_path(value: object) -> Path:
+    """A path of text or of a path.  Raises ValueError for nothing, and for what none can be."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ValueError("give a path")
+    if not text:
+        raise ValueError("the path is empty: name one, or . for this folder")
+    if "\0" in text:
+        raise ValueError("no path can hold a NUL character")
+    try:
+        longest = max(len(part.encode()) for part in text.split(os.sep))
+    except UnicodeEncodeError:  # reports and records are UTF-8, and name it
+        raise ValueError("the path is no UTF-8 text: rename it, or link to it") from None
+    if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
+        raise ValueError("no file can have so long a name: shorten it")
+    return Path(text)
+
+
+def named_path(name: str, what: str, error: type[RobustevalError]) -> Path:
+    """The same, with ``error`` for a ``what`` that can't be."""
+    try:
+        return parse_path(name)
+    except ValueError as failed:
+        raise error(f"{what} {shown(name)}: {failed}") from None
 
 
 def read_file(path: Path, most: int | None = None) -> bytes:

@@ -141,7 +141,7 @@ _LIMITS: dict[str, Callable[[dict[str, Any]], str]] = {
 def _problem(place: Place, errors: Sequence[ErrorDetails], schema: type[BaseModel]) -> str:
     error = errors[0]
     kind, limits, value = error["type"], error.get("ctx", {}), error["input"]
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" or _is_ours(place, schema):
         return _unknown(place, value, schema)
     if kind == "value_error":
         said = str(limits["error"])
@@ -156,14 +156,20 @@ def _problem(place: Place, errors: Sequence[ErrorDetails], schema: type[BaseMode
     return f"{_dotted(place)} doesn't fit, {shown(value)}"
 
 
+def _is_ours(place: Place, schema: type[BaseModel]) -> bool:
+    """Whether a field is none of the file's, but set by the program."""
+    field = schema.model_fields.get(str(place[0])) if place else None
+    return field is not None and bool(field.exclude)
+
+
 def _unknown(place: Place, value: Any, schema: type[BaseModel]) -> str:
     """A field that there isn't, and those with near names."""
     table = _table_at(schema, place[:-1])
     fields = {name: field for name, field in table.model_fields.items() if not field.exclude}
     if len(place) == 1 and isinstance(value, dict | list):
-        tables = [f"[{n}]" for n, f in fields.items() if _table_in(f.annotation)]
+        tables = [name for name, field in fields.items() if _table_in(field.annotation)]
         name = _dotted(place)
-        return f"unknown table [{name}]: {near_names(f'[{name}]', tables)}"
+        return f"unknown table [{name}]: {near_names(name, tables, '[{}]')}"
     return f"unknown field {_dotted(place)}: {near_names(str(place[-1]), fields)}"
 
 

@@ -30,6 +30,7 @@ from safetensors.numpy import save as serialise
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.plan import Job
+from robusteval.reading import read_file
 from robusteval.storage import remove_partials, replace_file
 
 SCHEMA = 1
@@ -130,12 +131,12 @@ class Store:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
         path = self.path(job)
         try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()))
+            table = pq.read_table(io.BytesIO(_bytes_of(path)))
             about = json.loads((table.schema.metadata or {})[_KEY])
             schema, spec, stem = about["schema"], about["spec"], about["job"]
             told, seconds = about["told"], float(about["seconds"])
-        except FileNotFoundError:
-            raise EvidenceError(f"evidence {path} is missing: run the same command again") from None
+        except MemoryError as error:
+            raise _not_read(path, error) from None
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise EvidenceError(f"evidence {path} is corrupt ({reason}): {_DELETE}") from None
@@ -152,11 +153,13 @@ class Store:
         if not path.is_file():
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            arrays = load_arrays(path.read_bytes())
+            arrays = load_arrays(_bytes_of(path))
             rows, images = arrays["rows"], arrays["images"]
             if len(rows) != len(images) or images.ndim != 4 or images.dtype != np.uint16:
                 raise ValueError("its arrays don't belong together")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except MemoryError as error:
+            raise _not_read(path, error) from None
+        except (SafetensorError, KeyError, ValueError) as error:
             raise EvidenceError(
                 f"evidence {path} is corrupt ({error}): delete it and {self.path(job).name}, "
                 "then run the same command again: all other evidence is kept"
@@ -193,11 +196,13 @@ class Store:
         return self._read_json(self.evidence / f"{name}.json")
 
     def _read_json(self, path: Path) -> dict[str, Any] | None:
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
+        try:
+            content = json.loads(_bytes_of(path).decode())
+        except MemoryError as error:
+            raise _not_read(path, error) from None
+        except (ValueError, RecursionError) as error:
             raise EvidenceError(f"evidence {path} is corrupt ({error}): {_DELETE}") from None
         if not isinstance(content, dict):
             raise EvidenceError(f"evidence {path} is corrupt (no table): {_DELETE}")
@@ -259,6 +264,21 @@ _ROWS = {
         "sha256": "O",
     },
 }
+
+
+def _bytes_of(path: Path) -> bytes:
+    """A file of evidence.  Raises EvidenceError; what can't be read now may be whole."""
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        raise EvidenceError(f"evidence {path} is missing: run the same command again") from None
+    except OSError as error:
+        raise _not_read(path, error) from None
+
+
+def _not_read(path: Path, error: OSError | MemoryError) -> EvidenceError:
+    why = error.strerror if isinstance(error, OSError) else "too little memory"
+    return EvidenceError(f"evidence {path} can't be read now ({why}): mend that, and try again")
 
 
 def _require_columns(job: Job, columns: dict[str, Column], path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 
 from robusteval.catalogue import near_names
 from robusteval.errors import SuiteError, UnknownNameError, shown
-from robusteval.reading import read_toml
+from robusteval.reading import named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
@@ -185,7 +185,7 @@ def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """
     name = os.fspath(name_or_path)
     if name.lower().endswith(".toml") or os.sep in name:
-        path = Path(name)
+        path = named_path(name, "suite file", SuiteError)
         if path.suffix.lower() != ".toml":
             raise SuiteError(f"suite {path} is no TOML file: name one that ends in .toml")
         return _read(path)

@@ -23,12 +23,13 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.reading import read_file, read_toml
+from robusteval.reading import named_path, read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 _LOG = logging.getLogger("robusteval")
+_MOST_WEIGHTS = 2**33  # bytes
 _LARGEST = 1e6  # of what normalises pixels in float32, and its inverse the smallest
 
 
@@ -332,7 +333,7 @@ def weights_content(entry: Entry) -> bytes:
             f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
         )
     try:
-        content = read_file(path)
+        content = read_file(path, _MOST_WEIGHTS)
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read ({error.strerror})") from None
     found = hashlib.sha256(content).hexdigest()
@@ -424,7 +425,7 @@ def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
     """An entry by name, or by the path of its TOML file."""
     name = os.fspath(name_or_path)
     if name.lower().endswith(".toml") or os.sep in name:
-        return read_entry(Path(name))
+        return read_entry(named_path(name, "entry file", EntryError))
     found, problems = _registry()
     if name in found:
         return _read_named(found[name])

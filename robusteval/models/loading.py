@@ -22,8 +22,7 @@ from robusteval.models.fitting import fill
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.storage import replace_file
 
-_MOST_PARAMETERS = 10**9
-_MOST_LAYERS = 200  # in a stage, and in a list
+_MOST_LAYERS, _LARGEST_SIZE = 200, 4096  # of what a backbone's options name
 
 
 def classes_of(entry: Entry) -> int:
@@ -64,32 +63,31 @@ def build_network(entry: Entry) -> PrototypeNetwork:
 
 
 def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
-    """Built without memory first, to see how large it is.  Raises EntryError."""
-    build = BACKBONES.get(table.name)
+    """Raises EntryError for options that it hasn't, or that can't be built."""
+    build, where = BACKBONES.get(table.name), f"{entry.path}: [backbone] {table.name}"
+    defaults = {p.name: p.default for p in list(inspect.signature(build).parameters.values())[1:]}
+    for name, value in table.options.items():
+        if name not in defaults:
+            raise EntryError(f"{where} has no option {shown(name)}: it takes {', '.join(defaults)}")
+        _require_sizes(f"{where} {name}", value, isinstance(defaults[name], tuple))
     try:
-        _require_sane(table.options)
-        with torch.device("meta"):
-            count = sum(p.numel() for p in build(channels, **table.options).parameters())
-        if count > _MOST_PARAMETERS:
-            raise ValueError(f"it would have {count:,} parameters, {_MOST_PARAMETERS:,} at most")
         return build(channels, **table.options)
     except (TypeError, ValueError, LookupError, RuntimeError, MemoryError) as error:
-        known = ", ".join(list(inspect.signature(build).parameters)[1:])
+        why = "too few values" if isinstance(error, LookupError) else reason(error)
         raise EntryError(
-            f"{entry.path}: [backbone] {table.name} takes {known}; it can't be built from "
-            f"{shown(table.options, 200)} ({reason(error)})"
+            f"{where} takes {', '.join(defaults)}; it can't be built from "
+            f"{shown(table.options, 200)} ({why})"
         ) from None
 
 
-def _require_sane(value: Any) -> None:
-    """Raises ValueError for numbers and lists that would take hours to build."""
-    if isinstance(value, dict | list):
-        if len(value) > _MOST_LAYERS:
-            raise ValueError(f"a list has {len(value)} values, {_MOST_LAYERS} at most")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _require_sane(inner)
-    elif isinstance(value, int) and not 0 <= value <= _MOST_PARAMETERS:
-        raise ValueError(f"{value} is no size of a network")
+def _require_sizes(where: str, value: Any, is_list: bool) -> None:
+    """Raises EntryError unless these can be sizes of layers, and few enough to be built."""
+    values = value if is_list and isinstance(value, list) else [value]
+    fit = (isinstance(v, int) and v is not True and 1 <= v <= _LARGEST_SIZE for v in values)
+    if isinstance(value, list) == is_list and len(values) <= _MOST_LAYERS and all(fit):
+        return
+    some = f"a list of at most {_MOST_LAYERS} whole numbers" if is_list else "a whole number"
+    raise EntryError(f"{where} needs {some} from 1 to {_LARGEST_SIZE}, not {shown(value)}")
 
 
 def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> Adapter:
