@@ -23,7 +23,7 @@ import torch
 from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.described import as_the_run_says, description_holds
 from robusteval.evaluation.evidence import Store
@@ -36,12 +36,13 @@ from robusteval.evaluation.record import open_store, write_record
 from robusteval.evaluation.repeat import repeated
 from robusteval.evaluation.run import Run, Settings, precision
 from robusteval.evaluation.verify import predict, state_digest
-from robusteval.hardware import best_seconds
+from robusteval.hardware import best_seconds, check_device
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry, all_entries, find_entry
+from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.models.loading import load_model as load_entry
-from robusteval.preparation import Options, Prepared, prepare, record_of
+from robusteval.options import Options
+from robusteval.preparation import Prepared, prepare, record_of
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
 from robusteval.report.summary import summarise
@@ -101,20 +102,21 @@ class Estimate:
 
 
 def list_entries() -> list[Entry]:
-    """Every entry of the registry that can be read."""
-    return [e for e in all_entries() if isinstance(e, Entry)]
+    """Every entry of the registry that can be read; a line is logged of each that can't."""
+    return readable_entries()
 
 
 @plain_state()
-def load_model(name: str, device: str = "cpu", allow_code: bool = False) -> Adapter:
+def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) -> Adapter:
     """A model of the registry, by name or by its entry's path, behind its adapter."""
+    check_device(device)
     return load_entry(find_entry(name), device, allow_code)
 
 
 @plain_state()
 def evaluate(
-    model: str | Adapter,
-    suite: str = "full",
+    model: str | Path | Adapter,
+    suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
     options: Options = Options(),
@@ -210,8 +212,12 @@ def verify(
     RobustevalError where the run, its model or its data can't be had at all.
     """
     refuse_inference_mode()
+    if not isinstance(again, int) or again < 0:
+        raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
+    if device is not None:
+        check_device(device)
     store, spec, record = open_store(Path(folder))
-    reference = model if isinstance(model, str) else record["entry_reference"]
+    reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
@@ -268,8 +274,8 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
 
 @plain_state()
 def estimate(
-    model: str | Adapter,
-    suite: str = "full",
+    model: str | Path | Adapter,
+    suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
     options: Options = Options(),

@@ -4,6 +4,7 @@ them."""
 import codecs
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,17 @@ import typer
 from typer.core import TyperGroup
 
 from robusteval import __version__, inert, stops, streams
+from robusteval.arguments import (
+    expand_lists,
+    given_list,
+    parse_models,
+    parse_samples,
+    path_argument,
+    path_option,
+    seconds_option,
+    split_list,
+    whole_option,
+)
 from robusteval.errors import RobustevalError
 from robusteval.storage import LEADERBOARDS, require_replaceable
 
@@ -54,6 +66,8 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(EXIT_BAD_INPUT) from None
 
 
+__all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
+
 app = typer.Typer(
     name="robusteval",
     cls=OneLine,
@@ -63,14 +77,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Options that take several values.
-_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
+    Path | None,
+    path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
@@ -138,6 +151,20 @@ def delivered() -> Iterator[None]:
         sys.exit(EXIT_BAD_INPUT)
 
 
+class _Told(logging.Handler):
+    """What was passed over, such as a broken entry: each once, in one line on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.told:
+            self.told.add(message)
+            complain(message)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"robusteval {__version__}")
@@ -151,6 +178,7 @@ def root(
     ] = False,
 ) -> None:
     """Evaluate prototype classifiers with attacks that tell the truth."""
+    logging.getLogger("robusteval").handlers = [_Told()]
 
 
 @app.command()
@@ -179,30 +207,33 @@ def run(
             help="Transfer adversarials of these models, too: --source ce_cifar10 'drp_*'."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
+    seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images attacked together; by default 120 at 3x32x32, more if smaller."),
+        whole_option("Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    workers: Annotated[int, whole_option("Processes that share the work.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker; by default the cores, shared.")
+        int | None,
+        whole_option("Threads of each worker; by default the cores, shared."),
     ] = None,
     keep: Annotated[
         str, typer.Option(help="Images to store: first (one success a sample and threat) or all.")
     ] = "first",
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds for each attack; what doesn't finish says so.")
+        float | None,
+        seconds_option("Seconds for each attack; what doesn't finish says so."),
     ] = None,
     data_dir: DataDir = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
     outlier_dir: Annotated[
-        list[Path] | None, typer.Option(help="A folder of images as an outlier set.")
+        list[Path] | None,
+        path_option("A folder of images as an outlier set."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    out: Annotated[Path, path_option("Where run folders go.")] = Path("runs"),
     allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
@@ -215,9 +246,9 @@ def run(
     options = api.Options(
         samples=count,
         seed=seed,
-        eps=tuple(split_list(eps)),
-        only=tuple(split_list(only)),
-        sources=() if source is None else tuple(zoo.models_called(split_list(source))),
+        eps=tuple(given_list("eps", eps)),
+        only=tuple(given_list("only", only)),
+        sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
         batch_size=batch_size,
         device=device,
         workers=workers,
@@ -306,7 +337,7 @@ def exit_of(report: "Report") -> None:
         raise typer.Exit(code)
 
 
-RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `robusteval run` made it.")]
+RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
 
 
 @app.command()
@@ -330,7 +361,8 @@ def verify(
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
-        int, typer.Option(help="How many jobs, chosen at random, to do once more.", min=0)
+        int,
+        whole_option("How many jobs, chosen at random, to do once more."),
     ] = 0,
     device: OtherDevice = None,
     as_json: AsJson = False,
@@ -358,7 +390,7 @@ def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two run folders or more.")],
+    runs: Annotated[list[Path], path_argument("Two run folders or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -371,27 +403,6 @@ def compare(
         terminal.print_comparison(found)
 
 
-def parse_samples(text: str) -> int | None:
-    """``all`` or a positive number."""
-    if text == "all":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise RobustevalError(f"--samples {text!r} is neither a number above 0 nor 'all'")
-    return int(text)
-
-
-def parse_models(values: list[str]) -> list[str]:
-    """Names and paths, given several times or with commas between; a path may hold commas."""
-    return [
-        m for value in values for m in ([value] if Path(value).is_file() else split_list([value]))
-    ]
-
-
-def split_list(values: list[str] | None) -> list[str]:
-    """Options given several times, or once with commas between."""
-    return [part for value in values or [] for part in value.split(",") if part]
-
-
 @app.command()
 @guarded
 def train(
@@ -401,9 +412,7 @@ def train(
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
-    work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
-        "training"
-    ),
+    work_dir: Annotated[Path, path_option("Where checkpoints and logs go.")] = Path("training"),
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
@@ -433,18 +442,19 @@ board = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(board, name="leaderboard")
-Boards = Annotated[Path, typer.Option(help="Where the leaderboards are.")]
+Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 
 
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], path_argument("Run folders.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
-        int, typer.Option(help="How many jobs of each run, chosen at random, to do again.", min=1)
+        int,
+        whole_option("How many jobs of each run, chosen at random, to do again: 1 or more."),
     ] = 1,
     device: OtherDevice = None,
 ) -> None:
@@ -512,28 +522,6 @@ def print_json(value: Any) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf8 = codecs.lookup(encoding).name.startswith("utf-")
     print(inert.json_text(json.dumps(value, indent=2, ensure_ascii=not is_utf8)))
-
-
-def expand_lists(arguments: list[str]) -> list[str]:
-    """``run --only a b`` becomes ``run --only a --only b``, which is what the parser takes.
-
-    Other verbs have arguments of their own, which an option may stand before.
-    """
-    if arguments[:1] != ["run"]:
-        return arguments
-    expanded: list[str] = []
-    current = ""
-    for argument in arguments:
-        value = not argument.startswith("-") or argument[1:2].isdigit()
-        if not value:
-            name, _, given = argument.partition("=")
-            current = name if name in _LISTS and not given else ""
-            expanded.append(argument)
-        elif current and expanded[-1] != current:
-            expanded += [current, argument]
-        else:
-            expanded.append(argument)
-    return expanded
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import NEEDS_PROTOTYPES
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
-from robusteval.errors import EvidenceError, UnknownNameError
+from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
 from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite, read_suite, suite_names
-from robusteval.models.entry import Entry, all_entries, find_entry
+from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.report import board
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, broken, rows_of
@@ -52,6 +52,8 @@ def add(
     ``full``, is of another model than the registry's of that name, or has a row that ``check``
     would not let stand.
     """
+    if again < 1:
+        raise RobustevalError(f"--again {again}: choose 1 or more")
     require_writable(folder, _ADVICE, make=False)  # told before runs are verified: that takes long
     data_root(data_dir)
     for run in runs:
@@ -120,7 +122,7 @@ def _require_sound(run: Path, rows: Sequence[Row]) -> None:
 
 
 def _entries() -> dict[str, Entry]:
-    return {entry.name: entry for entry in all_entries() if isinstance(entry, Entry)}
+    return {entry.name: entry for entry in readable_entries()}
 
 
 def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:

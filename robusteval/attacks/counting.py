@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.inputs import require_classes
-from robusteval.errors import AttackError, first_line
+from robusteval.errors import AttackError, reason
 from robusteval.models.acceleration import folded_if_same
 from robusteval.models.adapter import Adapter, require_answers
 
@@ -203,7 +203,7 @@ def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
         module = copy.deepcopy(model).eval()
     except Exception as error:  # noqa: BLE001 - foreign modules raise many kinds
         raise AttackError(
-            f"the module can't be copied ({first_line(error)}): "
+            f"the module can't be copied ({reason(error)}): "
             "pass robusteval.wrap_module(module, classes=…), which freezes it in place"
         ) from None
     return Adapter(module, require_answers(module, images))

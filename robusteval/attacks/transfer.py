@@ -10,7 +10,7 @@ from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
-from robusteval.errors import AttackError, first_line, kind_of
+from robusteval.errors import AttackError, kind_of, reason
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
@@ -86,7 +86,7 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
             found = adapter(images[:1]).shape[1]
     except (AttackError, RuntimeError, ValueError, IndexError) as error:
         raise AttackError(
-            f"the transfer's source can't read these images ({first_line(error)}): "
+            f"the transfer's source can't read these images ({reason(error)}): "
             "choose one for the same data"
         ) from None
     if found != classes:

@@ -38,6 +38,7 @@ from robusteval.evaluation.pieces import (
 )
 from robusteval.evaluation.plan import Job
 from robusteval.hardware import is_out_of_memory
+from robusteval.reading import read_file
 from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
 SCHEMA = 2
@@ -121,7 +122,7 @@ class Store:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
         path = self.path(job)
         try:
-            columns, about = unsealed(_content(path), lambda s: require_readable(s, path))
+            columns, about = unsealed(read_file(path), lambda s: require_readable(s, path))
             piece = Piece(columns, about.pop("told"), float(about.pop("seconds")))
             mine = about == {"spec": self.spec_digest, "job": job.stem}
             if mine:
@@ -144,7 +145,7 @@ class Store:
         if not path.is_file():
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            arrays = load_arrays(_content(path))
+            arrays = load_arrays(read_file(path))
             rows, images = arrays.pop("rows"), arrays.pop("images")
             _require_images(rows, images, list(arrays))
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
@@ -202,7 +203,7 @@ class Store:
 
     def _read_json(self, path: Path) -> dict[str, Any] | None:
         try:
-            content = json.loads(_content(path).decode())
+            content = json.loads(read_file(path).decode())
         except FileNotFoundError:
             return None
         except (OSError, *_MALFORMED) as error:
@@ -246,13 +247,6 @@ _MALFORMED = (
     RecursionError,
     MemoryError,
 )
-
-
-def _content(path: Path) -> bytes:
-    """Raises OSError or ValueError for what is no file: a pipe, say, would be waited for."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no file")
-    return path.read_bytes()
 
 
 def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceError:

@@ -21,6 +21,7 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Failure, Store
 from robusteval.evaluation.jobs import Done, perform
 from robusteval.evaluation.plan import Job
+from robusteval.hardware import most_threads
 from robusteval.storage import append_to
 
 ATTEMPTS = 3  # a job whose worker died is done again by another, twice
@@ -144,7 +145,11 @@ class Processes:
             "data_dir": data_dir,
             "allow_code": access.allow_code,
         }
-        self.store, self.count, self.threads = store, count, context.spec.threads
+        self.store, self.count, self.threads = (
+            store,
+            count,
+            min(context.spec.threads, most_threads()),
+        )
         self.queue: Queue[tuple[Worker, dict[str, Any] | None]] = Queue()
         self.workers: list[Worker] = []
 

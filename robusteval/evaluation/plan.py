@@ -9,6 +9,7 @@ a result.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -226,7 +227,7 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
     """
     given: dict[Norm, list[str]] = {}
     for text in eps:
-        norm, _, value = text.rpartition(":")
+        norm, _, value = text.strip().rpartition(":")
         threat = ThreatModel(norm or "Linf", parse_eps(value))  # type: ignore[arg-type]
         given.setdefault(threat.norm, []).append(value)
     if unused := [n for n in given if n not in suite.norms]:
@@ -238,8 +239,21 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
         if norm in suite.norms:
             default = suite.threats.get(norm, [data.info.threats[norm]])
             radii = given.get(norm, default)
-            threats += [ThreatModel(norm, parse_eps(r)) for r in dict.fromkeys(radii)]
-    return threats
+            threats += [ThreatModel(norm, parse_eps(r)) for r in radii]
+    for threat in threats:
+        _require_fitting(threat, data)
+    return list(dict.fromkeys(threats))
+
+
+def _require_fitting(threat: ThreatModel, data: Dataset) -> None:
+    """Raises ThreatError for a ball that holds every image there is."""
+    shape = data.info.shape
+    diagonal = math.sqrt(shape.channels * shape.height * shape.width)
+    if threat.norm == "L2" and threat.radius > diagonal:
+        raise ThreatError(
+            f"ε {threat.eps_text} in L2 is larger than the diagonal {diagonal:.3g} of "
+            f"{data.info.name}'s images: every image is within it, so choose a smaller one"
+        )
 
 
 def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:

@@ -4,15 +4,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import EvidenceError, RobustevalError, reason
 from robusteval.evaluation.evidence import SCHEMA, Store, json_bytes, require_readable
 from robusteval.evaluation.plan import RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
 from robusteval.models.acceleration import Acceleration
-from robusteval.models.entry import Entry, first_problem
+from robusteval.models.entry import Entry
+from robusteval.reading import read_file
 from robusteval.storage import replace_file
 
 RUN_SCHEMA = "robusteval.run"
@@ -86,9 +87,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """``run.json``.  Raises EvidenceError for no run, a corrupt one, and one of another schema."""
     path = folder / "run.json"
     try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
-        record = json.loads(path.read_text("utf-8"))
+        record = json.loads(read_file(path))
         name, _, version = record["schema"].partition("/")
         schema = int(version)
     except (FileNotFoundError, NotADirectoryError):
@@ -142,8 +141,13 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
 
 
 def _corrupt(folder: Path, error: Exception) -> EvidenceError:
-    said = first_problem(error).splitlines() or [type(error).__name__]
+    said = reason(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    elif isinstance(error, OSError):
+        said = error.strerror or said
     return EvidenceError(
-        f"{folder / 'run.json'} is corrupt ({said[0]}): restore it, or run the same command again "
+        f"{folder / 'run.json'} is corrupt ({said}): restore it, or run the same command again "
         "elsewhere"
     )

@@ -20,6 +20,7 @@ from robusteval.evaluation.kept import counted_images, float32_tally, image_bala
 from robusteval.evaluation.outcomes import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
+from robusteval.hardware import most_threads
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class Settings:
 @contextmanager
 def precision(spec: RunSpec) -> Iterator[None]:
     """Within it: the spec's threads, and a plain state of the process, with float32 without TF32,
-    which is the verdict's."""
+    which is the verdict's.
+
+    No more threads than this machine bears: the spec may come from a larger one.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(max(1, min(spec.threads, most_threads())))
     try:
         with plain_state():
             yield

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError, RobustevalError, first_line, kind_of
+from robusteval.errors import AttackError, RobustevalError, kind_of, reason
 from robusteval.models.heads import Similarity, prototype_distances
 from robusteval.models.network import PrototypeNetwork, precise
 
@@ -217,7 +217,7 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
             raise
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything
             raise AttackError(
-                f"the module fails on clean images ({type(error).__name__}: {first_line(error)}): "
+                f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
                 f"{_mend(module, images)}"
             ) from None
         classes = logits.shape[1]
