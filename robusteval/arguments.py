@@ -9,7 +9,7 @@ import typer
 
 from robusteval.errors import RobustevalError, shown
 from robusteval.reading import parse_path
-from robusteval.types import parse_number, parse_whole
+from robusteval.types import parse_float, parse_whole
 
 # Options that take several values.
 _LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
@@ -26,7 +26,7 @@ def _seconds(text: str | float) -> float:
     if text in ("nan", "inf"):  # refused with the range of what makes sense
         return float(text)
     try:
-        return float(parse_number(text))
+        return parse_float(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -16,9 +16,10 @@ from robusteval.evaluation.plan import Keep
 from robusteval.evaluation.progress import Progress, Silent
 from robusteval.hardware import check_device, most_threads, most_workers
 from robusteval.reading import parse_path
-from robusteval.types import parse_number, parse_whole
+from robusteval.types import parse_float, parse_number, parse_whole
 
 LARGEST_BATCH = 100_000  # images
+SHORTEST_LIMIT = 1e-9  # seconds
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _some(value: Any) -> int | None:
 def _seconds(value: Any) -> float | None:
     if value is None or isinstance(value, float):  # its range is checked with the others'
         return value
-    return float(parse_number(value))
+    return parse_float(value)
 
 
 def _flag(value: Any) -> bool:
@@ -91,7 +92,9 @@ def _text(value: Any) -> str:
 
 
 def _eps(value: Any) -> str:
-    return value if isinstance(value, str) else str(parse_number(value))
+    if not isinstance(value, str):
+        parse_number(value)
+    return str(value)
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -142,7 +145,7 @@ def check_options(options: Options) -> None:
     if options.keep not in ("first", "all"):
         raise RobustevalError(f"--keep {shown(options.keep)}: choose first or all")
     limit = options.time_limit
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
+    if limit is not None and not (math.isfinite(limit) and limit >= SHORTEST_LIMIT):
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
     _require_usable(options.out)

@@ -39,6 +39,14 @@ def parse_number(value: str | int | float | Fraction) -> Fraction:
         raise ValueError(f"{shown(value)} is no number") from None
 
 
+def parse_float(value: str | int | float | Fraction) -> float:
+    """The same as a float.  Raises ValueError also for what no float holds."""
+    try:
+        return float(parse_number(value))
+    except OverflowError:
+        raise ValueError(f"{shown(value)} is too large a number") from None
+
+
 def parse_whole(value: str | SupportsIndex) -> int:
     """A whole number, of ASCII digits or of an integer.  Raises ValueError for anything else."""
     if isinstance(value, str):

@@ -212,7 +212,7 @@ def test_broken_entries_and_suites(tmp_path: Path) -> None:
         (["--nope"], ["--nope"]),
         (["show"], ["argument", "show --help"]),
         (["show", "a", "b"], ["extra argument"]),
-        (["run", "--model", "a", "--seed", "x"], ["--seed", "integer"]),
+        (["run", "--model", "a", "--seed", "x"], ["--seed", "whole number"]),
         (["verify", "x", "--again", "-1"], ["--again"]),
         (["leaderboard", "ad"], ["add", "leaderboard --help"]),
         (["leaderboard", "add"], ["argument", "leaderboard add --help"]),

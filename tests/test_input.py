@@ -452,13 +452,13 @@ def test_no_number_is_infinite(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[head]", "[haed]", "unknown table [haed]: did you mean [head]?"),
+        ("[head]", "[haed]", "unknown table [haed]: did you mean [head]"),
         ("[[claims]]", "[[clams]]", "unknown table [clams]: did you mean [claims]?"),
         ("[[claims]]", "[claims]", "claims needs a list in [ ]"),
         ("temperature", "temprature", "unknown field head.temprature: did you mean temperature?"),
         ("accuracy = 32", "acuracy = 32", "unknown field claims.0.acuracy: did you mean accuracy?"),
         ("accuracy = 32", "accuracy = 320", "claims.0.accuracy must be 100.0 or less, not 320"),
-        ("accuracy = 32", 'accuracy = "32"', "claims.0.accuracy needs a number, not '32'"),
+        ("accuracy = 32", 'accuracy = "high"', "claims.0.accuracy needs a number, not 'high'"),
         ("epochs = 2\nlr", "epochs = 0\nlr", "training.epochs must be 1 or more, not 0"),
         ("epochs = 2\nlr", "epochs = true\nlr", "training.epochs needs a whole number, not True"),
         ("epochs = 2\nlr", "epochs = 2.5\nlr", "training.epochs needs a whole number, not 2.5"),
@@ -684,10 +684,10 @@ def test_other_things_that_are_no_entries(tmp_path: Path) -> None:
 
 
 def test_far_names_are_not_listed() -> None:
-    refused(cli("run", "--model", "resnet50"), "robusteval list models", "write an entry")
+    refused(cli("run", "--model", "resnet50"), "robusteval list models", "none is like it")
     refused(
         cli("run", "--model", "pcl_digits", "--suite", "quick", "--only", "adaptive"),
-        "in --suite full",
+        "it is in full",
     )
     assert near_names("x" * 10**6, ["pcl"]) == "known: pcl"
 
@@ -984,10 +984,10 @@ def test_weights_that_do_not_fit_are_told_whole() -> None:
     own = module.state_dict()
     some = {k: v for k, v in own.items() if int(k.partition(".")[0]) < 2}
     for given, said in (
-        (some, ("lack 10.bias (2), 10.weight (2×2), 11.bias (2) and 17 more",)),
-        ({**own, "new": torch.zeros(3, 1)}, ("hold unknown new (3×1)",)),
-        ({**own, "0.bias": torch.zeros(5)}, ("other shapes in 0.bias (5 for 2)",)),
-        ({f"module.{k}": v for k, v in own.items()}, ("'module.' before the names",)),
+        (some, ("20 of 24 lacking: 10.bias (2,), 10.weight (2, 2), 11.bias (2,) and 17 more",)),
+        ({**own, "new": torch.zeros(3, 1)}, ("1 of 25 unknown: new (3, 1)",)),
+        ({**own, "0.bias": torch.zeros(5)}, ("of another shape: 0.bias is (5,), not (2,)",)),
+        ({f"module.{k}": v for k, v in own.items()}, ("without 'module.' (DataParallel)",)),
         ({f"_orig_mod.{k}": v for k, v in own.items()}, ("'_orig_mod.'",)),
     ):
         refuses(lambda given=given: fill(module, given, Path("w")), *said, kind=WeightsError)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from robusteval.errors import WeightsError
 from robusteval.models.entry import read_entry
-from robusteval.models.loading import _fill, load_model
+from robusteval.models.fitting import fill
+from robusteval.models.loading import load_model
 from tests.test_models import with_weights
 
 State = dict[str, Tensor]
@@ -83,5 +84,5 @@ def test_weights_of_a_wrapped_module_itself_fit() -> None:
     wrapped.add_module("module", nn.Linear(2, 3))
     other = nn.Sequential()
     other.add_module("module", nn.Linear(2, 3))
-    _fill(other, wrapped.state_dict(), Path("x.safetensors"))
+    fill(other, wrapped.state_dict(), Path("x.safetensors"))
     assert (other.module.weight == wrapped.module.weight).all()

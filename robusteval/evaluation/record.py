@@ -146,7 +146,7 @@ def _corrupt(folder: Path, error: Exception) -> EvidenceError:
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     elif isinstance(error, OSError):
-        said = error.strerror or said
+        return EvidenceError(f"{folder / 'run.json'} can't be read ({error.strerror}): mend that")
     return EvidenceError(
         f"{folder / 'run.json'} is corrupt ({said}): restore it, or run the same command again "
         "elsewhere"

@@ -262,9 +262,10 @@ def as_logits(found: Any, count: int, classes: int | None = None) -> Tensor:
     wanted = classes or (found.shape[1] if found.dim() == 2 else 0)
     if found.shape != (count, wanted) or wanted < 2:
         images = "one image" if count == 1 else f"{count} images"
+        squeezed = ", so leave out what squeezes" if count == 1 and found.dim() == 1 else ""
         raise AttackError(
             f"the module returns shape {tuple(found.shape)} for {images}: attacks need logits "
-            f"(B, {classes or 'K'}) of two classes or more"
+            f"(B, {classes or 'K'}) of two classes or more{squeezed}"
         )
     if found.is_inference() and not torch.is_inference_mode_enabled():
         found = found.clone()  # else no gradient could be asked for beside it

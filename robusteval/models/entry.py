@@ -25,7 +25,7 @@ from robusteval.errors import (
 )
 from robusteval.reading import named_path, read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
-from robusteval.types import Norm, ThreatModel, parse_eps, parse_number
+from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 _LOG = logging.getLogger("robusteval")
@@ -140,7 +140,7 @@ class Claim(_Table):
         if not isinstance(value, str):
             return value
         try:
-            return float(parse_number(value.strip().removesuffix("%").strip()))
+            return parse_float(value.strip().removesuffix("%").strip())
         except (TypeError, ValueError):
             return value
 
