@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from benchmarks.forging import (
     change_images,
     change_json,
     change_table,
+    changed_cell,
     changed_column,
     column_edits,
     digests_made_to_fit,
@@ -31,6 +33,7 @@ from benchmarks.forging import (
     json_edits,
     kept_places,
     kinds_of_rows,
+    proof_made_to_fit,
     put,
     read_images,
     read_json,
@@ -185,7 +188,7 @@ IMAGES: dict[str, Callable[[Arrays], Arrays]] = {
 def _altered_images(name: str, change: Callable[[Arrays], Arrays], folder: Path) -> None:
     path = folder / "evidence" / name
     change_images(path, change)
-    digests_made_to_fit(path)
+    digests_made_to_fit(path.with_suffix(".parquet"))
 
 
 def _with_metadata(path: Path, metadata: dict[str, str]) -> None:
@@ -379,18 +382,24 @@ def named(run: Path, _: random.Random) -> Iterator[Alteration]:
         yield Alteration("named", "run", how, apply, after=AFTER.get(how))
 
 
+def _nothing(_: Path) -> None:
+    """What is altered is the report that was made anew."""
+
+
 def _each(folder: Path, pattern: str, change: Callable[[pa.Table], pa.Table]) -> None:
     for path in evidence_files(folder, pattern):
         change_table(path, change)
 
 
-def _magic(folder: Path) -> None:
+def _magic(folder: Path, of_attacks: bool = False) -> None:
     """A detector that there isn't, which tells all apart."""
-    ones = lambda t: with_column(t, "score_magic", [1.0] * t.num_rows)  # noqa: E731
-    noughts = lambda t: with_column(t, "score_magic", [0.0] * t.num_rows)  # noqa: E731
-    _each(folder, "clean-*.parquet", ones)
-    _each(folder, "outliers-*.parquet", noughts)
-    _each(folder, "attack-*pgd_Linf*.parquet", noughts)
+    asked = {"clean-*": 1.0, "outliers-*": 0.0} | ({"attack-*pgd_Linf*": 0.0} if of_attacks else {})
+    for pattern, value in asked.items():
+        _each(folder, f"{pattern}.parquet", partial(_constant, "score_magic", value))
+
+
+def _constant(name: str, value: float, table: pa.Table) -> pa.Table:
+    return with_column(table, name, [value] * table.num_rows)
 
 
 def _magic_in_the_suite(folder: Path) -> None:
@@ -406,11 +415,7 @@ def _more_detectors(record: Any, name: str) -> Any:
 def _known_detector(folder: Path) -> None:
     """One that there is, with scores of the forger's."""
     for pattern, value in (("clean-*", 1.0), ("outliers-*", 0.0), ("attack-*pgd_Linf*", 0.0)):
-        _each(
-            folder,
-            f"{pattern}.parquet",
-            lambda t, v=value: with_column(t, "score_max_logit", [v] * t.num_rows),
-        )
+        _each(folder, f"{pattern}.parquet", partial(_constant, "score_max_logit", value))
     change_json(folder / RUN, lambda r: _more_detectors(r, "max_logit"))
 
 
@@ -436,8 +441,8 @@ def _another_wrong_class(prediction: int, label: int) -> int:
 
 
 def _hidden(folder: Path, of: str = "") -> None:
-    """Successes dropped, images and all; each row agrees with itself."""
-    for path in evidence_files(folder, f"attack-*{of}*.parquet"):
+    """Successes dropped, images and all; each row agrees with itself, and the proof with them."""
+    for path in evidence_files(folder, f"attack-*{of}*.parquet" if of else "attack-*.parquet"):
         path.with_suffix(".safetensors").unlink(missing_ok=True)
         label = pq.read_table(path, memory_map=False)["label"].to_numpy()
         for name, change in {
@@ -447,23 +452,23 @@ def _hidden(folder: Path, of: str = "") -> None:
             "margin": lambda m: -np.abs(m),
         }.items():
             change_table(path, partial(changed_column, name, change))
-    if not of:
-        (folder / "evidence" / PICTURES).unlink()
+    proof_made_to_fit(folder)
 
 
 def _invented(folder: Path) -> None:
     """A failure made a success, with another sample's kept image."""
-    path = next(p for p in evidence_files(folder, "attack-*.parquet") if kept_places(p))
-    row, table = kinds_of_rows(path)["failure"], pq.read_table(path, memory_map=False)
+    path, row = next(
+        (p, kinds_of_rows(p)["failure"])
+        for p in evidence_files(folder, "attack-*.parquet")
+        if {"failure", "kept success"} <= kinds_of_rows(p).keys()
+    )
+    table = pq.read_table(path, memory_map=False)
     claimed = {"fooled": True, "margin": 1.0, "survives_8_bit": True}
     claimed["prediction"] = (table["label"][row].as_py() + 1) % 10
     for name, value in claimed.items():
-        values = table[name].to_pylist()
-        values[row] = value
-        table = with_column(table, name, values)
+        table = changed_cell(name, row, lambda _, v=value: v, table)
     change_table(path, lambda _: table)
-    index = table["index"][row].as_py()
-    place = _row_of(folder, index)
+    place = _row_of(folder, table["index"][row].as_py())
     change_images(
         path.with_suffix(".safetensors"),
         lambda a: {
@@ -472,6 +477,7 @@ def _invented(folder: Path) -> None:
         },
     )
     digests_made_to_fit(path)
+    proof_made_to_fit(folder)
 
 
 def _row_of(folder: Path, index: int) -> int:
@@ -484,10 +490,18 @@ def _provenance(**changed: Any) -> Callable[[Path], object]:
     )
 
 
-def _of_another_version(folder: Path) -> None:
-    """Claimed by spec and record; the page then isn't compared, and says what the forger likes."""
-    change_json(folder / RUN, partial(put, ("spec", "versions", "robusteval"), "0.0.9"))
-    change_json(folder / RUN, partial(put, ("provenance", "versions", "robusteval"), "0.0.9"))
+def _in_spec_and_record(name: str, value: Any, *inside: str) -> Callable[[Path], object]:
+    """The same in both, so that they don't contradict each other."""
+
+    def apply(folder: Path) -> None:
+        for part in ("spec", "provenance"):
+            change_json(folder / RUN, partial(put, (part, *inside, name), value))
+
+    return apply
+
+
+def _in_spec(name: str, value: Any) -> Callable[[Path], object]:
+    return lambda f: change_json(f / RUN, partial(put, ("spec", name), value))
 
 
 def _page(folder: Path) -> None:
@@ -495,7 +509,25 @@ def _page(folder: Path) -> None:
     path.write_text(f"<h1>99.9 %</h1>{SCRIPT}{path.read_text('utf-8')}", "utf-8")
 
 
-def _table_of_diagnostics(place: tuple[str, ...], value: Any) -> Callable[[Path], object]:
+def _better_report(folder: Path) -> None:
+    best = {"value": 0.999, "low": 0.99, "high": 1.0, "k": 40, "n": 40}
+    edit = partial(put, ("worst_case", 0, "robust_accuracy"), best)
+    change_json(folder / "report.json", edit)
+
+
+def _better_row(folder: Path) -> None:
+    path = folder / "row.csv"
+    path.write_text(re.sub(r"(?<=,)\d\d\.\d\d(?=,)", "99.90", path.read_text("utf-8")), "utf-8")
+
+
+def _source_gone(folder: Path) -> None:
+    """Diagnostics that do better, and can't be measured again, since their source is said to be
+    another one by now."""
+    _of_diagnostics(("told", "wobble", "relative"), 0.001)(folder)
+    _in_spec("transfer_source", ["ce_digits", "0" * 64])(folder)
+
+
+def _of_diagnostics(place: tuple[str, ...], value: Any) -> Callable[[Path], object]:
     return lambda f: change_about(
         f / "evidence" / "diagnostics.parquet", partial(put, place, value)
     )
@@ -519,6 +551,7 @@ def _clean_made_right(folder: Path) -> None:
 
 NAMED: dict[str, Callable[[Path], object]] = {
     "an invented detector's columns": _magic,
+    "an invented detector, of attacks too": partial(_magic, of_attacks=True),
     "an invented detector, in the suite too": _magic_in_the_suite,
     "a known detector with other scores": _known_detector,
     "outliers' scores 1000 lower": _better_scores,
@@ -540,7 +573,7 @@ NAMED: dict[str, Callable[[Path], object]] = {
         _of_successes, True, "survives_8_bit", lambda s, _: False
     ),
     "successes hidden": _hidden,
-    "one attack's successes hidden": partial(_hidden, of="pgd_l2"),
+    "one attack's successes hidden": partial(_hidden, of="adaptive_L2"),
     "a success invented": _invented,
     "wrong clean predictions made right": _clean_made_right,
     "negative backward passes": lambda f: _each(
@@ -567,12 +600,28 @@ NAMED: dict[str, Callable[[Path], object]] = {
     "warnings of the forger's": _told_everywhere("warnings", [SCRIPT]),
     "fewer lost than none": _told_everywhere("lost", -40),
     "models that drift": _told_everywhere("drifted", 3),
-    "a key more in the diagnostics": _table_of_diagnostics(
-        ("told", "reviewed"), f"99.9 % {SCRIPT}"
+    "a key more in the diagnostics": _of_diagnostics(("told", "reviewed"), f"99.9 % {SCRIPT}"),
+    "diagnostics of more samples": _of_diagnostics(("told", "samples"), 400),
+    "another version claimed, and a page with a script": _in_spec_and_record(
+        "robusteval", "0.0.9", "versions"
     ),
-    "diagnostics of more samples": _table_of_diagnostics(("told", "samples"), 400),
-    "another version claimed, and a page with a script": _of_another_version,
-    "a page with a script": lambda _: None,
+    "a page with a script": _nothing,
+    "a better number in report.json": _nothing,
+    "a better number in row.csv": _nothing,
+    "another torch, in spec and record": _in_spec_and_record("torch", "2.9.9", "versions"),
+    "other attacks, in spec and record": _in_spec_and_record("attacks", "0a1b2c3d", "versions"),
+    "another version, in spec and record": _in_spec_and_record("robusteval", "0.0.9", "versions"),
+    "a version with a script, in spec and record": _in_spec_and_record(
+        "torch", f"2.9.9{SCRIPT}", "versions"
+    ),
+    "more threads, in spec and record": _in_spec_and_record("threads", 2),
+    "too many threads, in spec and record": _in_spec_and_record("threads", 100_000),
+    "another device, in spec and record": _in_spec_and_record("device", "cuda"),
+    "no device, in spec and record": _in_spec_and_record("device", "99.9 %"),
+    "forms that are coarser": _in_spec("forms", ["bfloat16", "bfloat16"]),
+    "forms that there aren't": _in_spec("forms", ["robust", "99.9 %"]),
+    "another seed": _in_spec("seed", 7),
+    "better diagnostics, their source said to be gone": _source_gone,
     "numbers of the proof": lambda f: write_json(
         f / "evidence" / VERIFICATION,
         {"images": 9999, "held": 9999, "near_ties": 0, "failed": 0, "batch_size": 48},
@@ -583,6 +632,8 @@ NAMED: dict[str, Callable[[Path], object]] = {
 AFTER: dict[str, Callable[[Path], object]] = {
     "another version claimed, and a page with a script": _page,
     "a page with a script": _page,
+    "a better number in report.json": _better_report,
+    "a better number in row.csv": _better_row,
 }
 
 
@@ -592,15 +643,19 @@ AFTER: dict[str, Callable[[Path], object]] = {
 def damage(run: Path, rng: random.Random) -> Iterator[Alteration]:
     """Files that were not made to fit: flipped bits, cut, replaced."""
     paths = [p for p in sorted(run.rglob("*")) if p.is_file() and p.name != ".lock"]
+    piped: set[str] = set()
     for path in paths:
         name = str(path.relative_to(run))
+        kind = f"{path.name[:5]}{path.suffix}"
         for number in range(3):
             flip = partial(_rewritten, name, partial(flipped_bit, rng=random.Random(rng.random())))
             yield Alteration("damage", name, f"a bit flipped ({number})", flip, fit=False)
         for how, change in DAMAGE.items():
             yield Alteration("damage", name, how, partial(_rewritten, name, change), fit=False)
         for how, instead in REPLACED.items():
-            yield Alteration("damage", name, how, partial(_replaced, name, instead), fit=False)
+            if how != "a pipe" or kind not in piped:  # each may cost the seconds of a hang
+                yield Alteration("damage", name, how, partial(_replaced, name, instead), fit=False)
+        piped.add(kind)
         if path.suffix == ".json" and path.name not in REPORTS:
             for how, text in TEXTS.items():
                 write = partial(_rewritten, name, lambda _, text=text: text)
@@ -662,10 +717,14 @@ TEXTS: dict[str, bytes] = {
 }
 
 
-def report(run: Path, _: random.Random) -> Iterator[Alteration]:
-    """A finished run's report.json: every leaf, and damage."""
+def report(run: Path, rng: random.Random) -> Iterator[Alteration]:
+    """A finished run's report.json: every leaf in one way or another, and damage."""
     name = "report.json"
+    edits: dict[str, list[tuple[str, Callable[[Any], Any]]]] = {}
     for place, how, edit in json_edits(read_json(run / name)):
+        edits.setdefault(place, []).append((how, edit))
+    for place, choices in edits.items():
+        how, edit = rng.choice(choices)
         apply = partial(_in_json, name, edit)
         yield Alteration("report", f"{name}:{place}", how, apply, fit=False)
     for how, change in DAMAGE.items():

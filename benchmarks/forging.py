@@ -21,7 +21,12 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from robusteval.evaluation.context import Access, rebuild
+from robusteval.evaluation.examples import write_examples
+from robusteval.evaluation.kept import PROOF_BATCH, float32_tally
+from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
+from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite
 
 ABOUT = b"robusteval"  # the key of what a Parquet file tells of itself
@@ -224,19 +229,22 @@ def column_edits(
     table: pa.Table, rows: Mapping[str, int]
 ) -> Iterator[tuple[str, str, Callable[[pa.Table], pa.Table]]]:
     """Every column: a cell of each kind of row, the whole, another type, gone or renamed."""
+    none_kept = "failure" in rows and "kept success" not in rows
+    whole = "every row, none kept" if none_kept else "every row"
     for field in table.schema:
-        name = field.name
+        name, place = field.name, f"[{field.name}]"
         for how, change in _cell_changes(field.type).items():
             for kind, row in rows.items():
-                yield f"[{name}]", f"{how}, {kind}", partial(changed_cell, name, row, change)
+                yield place, f"{how}, {kind}", partial(changed_cell, name, row, change)
             every = partial(_each, change)
-            yield f"[{name}]", f"{how}, every row", partial(changed_column, name, every)
+            yield place, f"{how}, {whole}", partial(changed_column, name, every)
         if table.num_rows > 1 and len(set(table[name].to_pylist())) > 1:
-            yield f"[{name}]", "rows permuted", partial(changed_column, name, _other_order)
+            how = f"another order, {whole}"
+            yield place, how, partial(changed_column, name, _other_order)
         for how, kind in _other_types(field.type).items():
-            yield f"[{name}]", f"as {how}", partial(_cast, name, kind)
-        yield f"[{name}]", "deleted", lambda t, name=name: t.drop_columns([name])
-        yield f"[{name}]", "renamed", partial(_renamed, name)
+            yield place, f"as {how}", partial(_cast, name, kind)
+        yield place, "deleted", lambda t, name=name: t.drop_columns([name])
+        yield place, "renamed", partial(_renamed, name)
 
 
 def _each(change: Callable[[Any], Any], values: Any) -> list[Any]:
@@ -425,6 +433,16 @@ def fit(folder: Path, before: Any) -> Path:
     name = f"{spec.get('model')}-{suite.get('name') if isinstance(suite, dict) else ''}"
     target = folder.with_name(f"{name[:80]}-{digest[:8]}".replace("/", "_").replace("\0", "_"))
     return Path(shutil.move(folder, target)) if target != folder else folder
+
+
+def proof_made_to_fit(folder: Path) -> None:
+    """The proof at the run's end and the report's pictures, of the images that are there now."""
+    store, spec, record = open_store(folder)
+    context = rebuild(spec, Access(record["entry_reference"]))
+    tally = float32_tally(context, store)
+    held = {"images": tally.held + tally.near_ties + tally.failed, **tally.__dict__}
+    store.write_json("verification", {**held, "batch_size": PROOF_BATCH})
+    write_examples(context, store, load_result(folder))
 
 
 def _fit_jobs(folder: Path, record: Any, before: Any) -> None:
