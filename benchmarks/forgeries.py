@@ -326,17 +326,12 @@ def files(run: Path, _: random.Random) -> Iterator[Alteration]:
             "files", f"{stem}.failed.json", "beside its rows", partial(_failed, stem, said, False)
         )
     for one, other in pairwise(attacks):
-        same = one[:-5] == other[:-5]
-        how = f"{'two chunks' if same else 'the last and the first chunk of two attacks'} swapped"
-        yield Alteration(
-            "files", f"{one} and {other}", how, lambda f, a=one, b=other: swap_jobs(f, a, b)
-        )
-    for first, second in ((0, 3), (3, 9), (6, 12)):
-        one, other = attacks[first], attacks[second]
-        yield Alteration(
-            "files", f"{one} and {other}", "two attacks swapped",
-            lambda f, a=one, b=other: swap_jobs(f, a, b),
-        )  # fmt: skip
+        if one[:-5] == other[:-5]:
+            swap = partial(swap_jobs, one=one, other=other)
+            yield Alteration("files", f"{one} and {other}", "two chunks swapped", swap)
+    for one, other in pairwise([stem for stem in attacks if stem.endswith("-0000")]):
+        swap = partial(swap_jobs, one=one, other=other)
+        yield Alteration("files", f"{one} and {other}", "two attacks swapped", swap)
 
 
 FAILURES: dict[str, Any] = {
