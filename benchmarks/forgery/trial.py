@@ -197,12 +197,10 @@ def _forged(bench: Bench, alteration: Alteration, copy: Path) -> Outcome:
     seen = _seen(bench, copy)
     if by_again(alteration.place, alteration.how):
         again = _verified(copy, "--again", str(ALL))
-        return Outcome("again", again.told) if again.verdict == "found" else _with(again, seen)
+        if again.verdict in ("found", "refused"):
+            return Outcome("again", again.told)
+        return Outcome(again.verdict, f"with --again too; {seen} {again.told}".rstrip())
     return Outcome("holds", seen)
-
-
-def _with(outcome: Outcome, seen: str) -> Outcome:
-    return Outcome(outcome.verdict, f"with --again too; {seen}{outcome.told}")
 
 
 def _seen(bench: Bench, copy: Path) -> str:
@@ -288,7 +286,7 @@ def _report_altered(bench: Bench, alteration: Alteration, copy: Path) -> Outcome
         return wrong
     if result.exit_code != 0:
         return Outcome("blocked", f"exit {result.exit_code}: {result.stderr.strip()[:120]}")
-    if _without_folder(result.stdout, copy) != bench.printed:
+    if bench.printed not in _without_folder(result.stdout, copy):
         return Outcome("other numbers", "run prints otherwise than it did")
     second = copy_of(bench.run, copy.parent)
     alteration.apply(second)
