@@ -135,7 +135,7 @@ def main() -> int:
         bench = honest_run(Path(work))
         broken = promises(bench)
         alterations = every(bench.run, arguments.family, arguments.seed, arguments.limit)
-        outcomes = try_all(bench, alterations, arguments.workers, partial(_tell, len(alterations)))
+        outcomes = try_all(bench, alterations, arguments.workers, _tell)
     print(f"{len(outcomes)} alterations in {time.monotonic() - started:.0f} s", file=sys.stderr)
     right = show(alterations, outcomes, arguments.show)
     for promise in broken:
@@ -143,9 +143,10 @@ def main() -> int:
     return 0 if right and not broken else 1
 
 
-def _tell(total: int, done: int) -> None:
-    if done % 100 == 0 or done == total:
-        print(f"{done} of {total}", file=sys.stderr, flush=True)
+def _tell(alteration: Alteration, outcome: Outcome) -> None:
+    """What is wrong, as it is found."""
+    if not outcome.right:
+        print(f"{outcome.verdict}: {alteration.told}: {outcome.told}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,10 @@ MEMORY = 12 << 30
 
 
 def try_all(
-    bench: Bench, alterations: Sequence[Alteration], workers: int, tell: Callable[[int], None]
+    bench: Bench,
+    alterations: Sequence[Alteration],
+    workers: int,
+    tell: Callable[[Alteration, Outcome], None],
 ) -> list[Outcome]:
     """Every alteration in a process that may crash or hang, of which ``workers`` run at once."""
     outcomes: list[Outcome | None] = [None] * len(alterations)
@@ -28,7 +31,7 @@ def try_all(
                 helper.begin(waiting.pop())
             if (found := helper.look()) is not None:
                 outcomes[found[0]] = found[1]
-                tell(sum(o is not None for o in outcomes))
+                tell(alterations[found[0]], found[1])
     for helper in helpers:
         helper.stop()
     return [o for o in outcomes if o is not None]
@@ -47,7 +50,7 @@ class Helper:
     def _start(self) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")  # alterations are closures
-        given = (self.bench, self.alterations, self.folder, theirs)
+        given = (self.bench, self.alterations, self.folder, theirs, self.connection)
         self.process = context.Process(target=_serve, args=given, daemon=True)
         self.process.start()
         theirs.close()
@@ -98,8 +101,13 @@ class Helper:
 
 
 def _serve(
-    bench: Bench, alterations: Sequence[Alteration], folder: Path, connection: Connection
+    bench: Bench,
+    alterations: Sequence[Alteration],
+    folder: Path,
+    connection: Connection,
+    parents: Connection,
 ) -> None:
+    parents.close()  # so that the parent's end is the end
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     while True:
         try:

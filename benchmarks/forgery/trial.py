@@ -63,8 +63,8 @@ name = "adaptive"
 title = "Adaptive"
 library = "robusteval"
 attack = "adaptive"
-norms = ["Linf", "L2"]
-parameters = { passes_per_sample = 40 }
+norms = ["L2"]
+parameters = { passes_per_sample = 30 }
 [detection]
 detectors = ["max_softmax", "nearest_prototype"]
 natural = 0
