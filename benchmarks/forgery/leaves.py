@@ -117,7 +117,8 @@ def others(value: Any) -> dict[str, Any]:
 
 def _other_numbers(value: int | float) -> dict[str, Any]:
     whole = isinstance(value, int)
-    return {
+    same = {"the same as a float": float(value)} if whole else {}
+    return same | {
         "another": value + 1 if whole else value * 1.02 + 1e-3,
         "less": value - 1 if whole else value * 0.98 - 1e-3,
         "much more": 1000 * value + 100_000,
@@ -136,6 +137,7 @@ def _other_texts(value: str) -> dict[str, Any]:
     return {
         "another": _of_the_same_form(value),
         "empty": "",
+        "with blanks": f" {value} ",
         "HTML": f"{value}{SCRIPT}",
         "control characters": f"{value}\x1b]0;x\x07\r\n=1+1\u2028",
         "very long": value + "x" * 100_000,

@@ -45,6 +45,13 @@ EXCEPTED = (
         "deleted",
         "left out, it is read as what it was",
     ),
+    Rule(r".*", "the same as a float", "another writing of the same number"),
+    Rule(
+        r"run\.json:spec\.(threats\.\d\.1|suite\.attacks\.\d+\.times_eps\..*)",
+        "with blanks",
+        "another writing of the same number",
+    ),
+    Rule(r"run\.json:provenance\.hardware", "with blanks", MACHINE),
     Rule(r"(attack|outliers|diagnostics).*\.parquet", "deleted", UNFINISHED),
     Rule(
         r"(attack|outliers|diagnostics).*\.failed\.json",
@@ -54,7 +61,7 @@ EXCEPTED = (
     Rule(r".*\.failed\.json", "beside its rows", "a kill may leave it there; rows are what counts"),
     Rule(
         r"attack-.*\[sha256\]",
-        "reversed, (other success|failure)|.*, every row, none kept",
+        "(reversed|another order), (other success|failure|every row, none kept)",
         "of an image that isn't stored: another machine's differs in last bits, and no number "
         "hangs on it",
     ),
@@ -64,15 +71,16 @@ EXCEPTED = (
         "an image that is adversarial in the ball proves its row, whoever made it",
     ),
 )
-GRADED = r"(one|a little|much) (more|less)|zero|flipped|reversed|negative|another order"
+GRADED = r"(one|a little|much) (more|less)|zero|flipped|reversed|another order"
 UNKEPT = "other success|failure|every row, none kept"
-TEXTS = "another|HTML|empty|very long|control characters|a huge power"
+TEXTS = "another|with blanks|HTML|empty|very long|control characters|a huge power"
 LISTS = "an item more|the last .*|reversed|empty"
 AGAIN = "what an attack did not break, and what it spent, only doing it again can show"
 SETTING = "another setting that this evidence would fit: only doing the jobs again can show"
 # What ``--again`` alone can find, and must.
 BY_AGAIN = (
     Rule(r"attack-.*\[.*\]", f"({GRADED}), ({UNKEPT})", AGAIN),
+    Rule(r"attack-.*\[(margin|score_.*)\]", f"negative, ({UNKEPT})", AGAIN),
     Rule(r"attack-.*\[(forward|backward)_passes\]", f"({GRADED}), .*", AGAIN),
     Rule(r"attack-.*#told\.(notes|warnings)", LISTS, AGAIN),
     Rule(r"attack-.*#told\.(notes|warnings)\.\d+", TEXTS, AGAIN),
