@@ -58,6 +58,8 @@ def _same_file(path: Path, other: Path, name: str) -> bool:
         return False
     a, b = (pq.read_table(p, memory_map=False) for p in (path, other))
     about, told = (json.loads(t.schema.metadata[ABOUT]) for t in (a, b))
+    if a.schema.metadata.keys() != b.schema.metadata.keys():
+        return False
     return bool(a.equals(b)) and _same_tables(about, told, f"{path.name}#")
 
 

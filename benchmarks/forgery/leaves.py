@@ -111,7 +111,7 @@ def others(value: Any) -> dict[str, Any]:
         return _other_lists(value)
     if isinstance(value, dict):
         more = {**value, "reviewed": f"99.9 % {SCRIPT}"}
-        return {"a key more": more, "a list": [], "null": None, "empty": {}}
+        return {"a key more": more, "a list": [], "null": None} | ({"empty": {}} if value else {})
     return {"a number": 1, "text": "x", "a table": {}}
 
 

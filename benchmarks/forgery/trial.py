@@ -79,7 +79,8 @@ class Outcome:
     """What became of one alteration.
 
     ``verdict``: refused (in one line), found (a check doesn't hold), again (found by ``--again``),
-    excepted, and what must not be: holds, traceback, crash, hang, lines, other numbers, blocked.
+    excepted, the same (reads as it did), not altered (there is no such file), and what must not be:
+    holds, traceback, crash, hang, lines (more than one), other numbers, blocked.
     """
 
     verdict: str
@@ -194,6 +195,8 @@ def _forged(bench: Bench, alteration: Alteration, copy: Path) -> Outcome:
         return outcome
     if reason := excepted(alteration.place, alteration.how):
         return Outcome("excepted", reason)
+    if reads_the_same(bench.run, copy):
+        return Outcome("the same")
     seen = _seen(bench, copy)
     if by_again(alteration.place, alteration.how):
         again = _verified(copy, "--again", str(ALL))
