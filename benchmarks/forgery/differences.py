@@ -54,13 +54,14 @@ def _same_file(path: Path, other: Path, name: str) -> bool:
         (a, about), (b, told) = read_images(path), read_images(other)
         arrays = a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
         return arrays and about == told
-    if path.suffix != ".parquet":
-        return False
+    return path.suffix == ".parquet" and _same_rows(path, other)
+
+
+def _same_rows(path: Path, other: Path) -> bool:
     a, b = (pq.read_table(p, memory_map=False) for p in (path, other))
     about, told = (json.loads(t.schema.metadata[ABOUT]) for t in (a, b))
-    if a.schema.metadata.keys() != b.schema.metadata.keys():
-        return False
-    return bool(a.equals(b)) and _same_tables(about, told, f"{path.name}#")
+    same = a.equals(b) and a.schema.metadata.keys() == b.schema.metadata.keys()
+    return bool(same) and _same_tables(about, told, f"{path.name}#")
 
 
 def _same_tables(one: Any, other: Any, head: str) -> bool:
