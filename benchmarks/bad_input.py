@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.families import numbers, paths
+from benchmarks.families import numbers, paths, runs, tables
 from benchmarks.families.made import Made, make
 from benchmarks.trials import Case, of, try_out
 
@@ -36,6 +36,20 @@ FAMILIES: dict[str, tuple[Generator, ...]] = {
         numbers.in_neighbours,
         numbers.from_python,
     ),
+    "toml": (tables.entry_texts, tables.suite_texts),
+    "entries": (tables.entry_values, tables.entry_names),
+    "suites": (tables.suite_values, tables.suite_names, tables.attack_parameters),
+    "architectures": (tables.architectures,),
+    "models folder": (tables.neighbours,),
+    "run.json": (runs.records, runs.record_texts, runs.neighbour_files),
+    "evidence": (
+        runs.evidence_bytes,
+        runs.evidence_tables,
+        runs.evidence_arrays,
+        runs.evidence_json,
+    ),
+    "report": (runs.reports,),
+    "caches": (runs.caches,),
 }
 _SHOWN = 5  # exceptions of a family, unless all are asked for
 

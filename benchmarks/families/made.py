@@ -98,7 +98,9 @@ def make(folder: Path) -> Made:
     """Makes all of it in an empty folder; takes some seconds."""
     models = folder / "models"
     models.mkdir()
-    source = Path(__file__).parents[2] / "models"
+    from robusteval.models.entry import built_in_folder
+
+    source = built_in_folder()
     for suffix in ("toml", "safetensors"):
         shutil.copy(source / f"{MODEL}.{suffix}", models)
     suite = folder / "suite.toml"
