@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.families import numbers, paths, runs, tables
+from benchmarks.families import boards, calls, leaving, machines, numbers, paths, runs, tables
 from benchmarks.families.made import Made, make
 from benchmarks.trials import Case, of, try_out
 
@@ -50,6 +50,22 @@ FAMILIES: dict[str, tuple[Generator, ...]] = {
     ),
     "report": (runs.reports,),
     "caches": (runs.caches,),
+    "machines": (machines.devices, machines.threads, machines.streams, machines.memory),
+    "factories": (machines.factories,),
+    "outliers": (machines.outliers,),
+    "titles": (machines.titles,),
+    "weights": (machines.weights,),
+    "messages": (machines.messages,),
+    "calls": (
+        calls.images_and_labels,
+        calls.threats,
+        calls.modules,
+        calls.api_calls,
+        calls.metrics,
+    ),
+    "options": (calls.options,),
+    "boards": (boards.cells, boards.files),
+    "leaving": (leaving.pages, leaving.cells, leaving.others),
 }
 _SHOWN = 5  # exceptions of a family, unless all are asked for
 
