@@ -5,7 +5,7 @@
 Each input is tried in a process of its own (see ``benchmarks.trials``).  Prints a table of how
 many were tried of each family and how many held, and the exceptions.  Exits 1 if there are any.
 ``--like TEXT`` tries only inputs whose description holds that text, ``--all`` prints every
-exception.
+exception, as it comes.
 """
 
 import argparse
@@ -78,6 +78,7 @@ class Asked:
     seed: int
     families: tuple[str, ...]
     like: str = ""
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,14 @@ def _share(asked: Asked, folder: str, number: int, workers: int) -> list[Tried]:
     _warm()
     for case in cases[number::workers]:
         found.append(Tried(case.family, case.told, try_out(case, work)))
-        if asked.like and found[-1].wrong:
-            print(f"{case.told}: {found[-1].wrong}", flush=True)
+        if asked.at_once and found[-1].wrong:
+            print(told(found[-1]), flush=True)
     return found
+
+
+def told(one: Tried) -> str:
+    """An exception, in two lines."""
+    return f"{one.family}: {one.told}\n    {one.wrong}"
 
 
 def _surroundings(work: Path) -> None:
@@ -167,20 +173,20 @@ def _warm() -> None:
     gc.freeze()
 
 
-def show(tried: Sequence[Tried], all_of_them: bool = False) -> bool:
-    """Prints the table and the exceptions; whether there are none."""
+def show(tried: Sequence[Tried], most: int = _SHOWN) -> bool:
+    """Prints the table and up to so many exceptions of a family; whether there are none."""
     count = Counter(one.family for one in tried)
     held = Counter(one.family for one in tried if not one.wrong)
     print("| family | tried | held |\n|---|---:|---:|")
-    for family in [*count, ""]:
-        numbers = (count[family], held[family]) if family else (count.total(), held.total())
-        print(f"| {family or '**all**'} | {numbers[0]:,} | {numbers[1]:,} |")
+    for family in count:
+        print(f"| {family} | {count[family]:,} | {held[family]:,} |")
+    print(f"| **all** | {count.total():,} | {held.total():,} |")
     for family in count:
         wrong = [one for one in tried if one.family == family and one.wrong]
-        for one in wrong if all_of_them else wrong[:_SHOWN]:
-            print(f"{family}: {one.told}\n    {one.wrong}")
-        if not all_of_them and len(wrong) > _SHOWN:
-            print(f"{family}: and {len(wrong) - _SHOWN} more")
+        for one in wrong[:most]:
+            print(told(one))
+        if len(wrong) > most:
+            print(f"{family}: and {len(wrong) - most} more")
     return count == held
 
 
@@ -193,10 +199,11 @@ def main() -> int:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    asked = Asked(arguments.count, arguments.seed, tuple(arguments.family), arguments.like)
+    families = tuple(arguments.family)
+    asked = Asked(arguments.count, arguments.seed, families, arguments.like, arguments.all)
     began = time.perf_counter()
     tried = try_all(asked, arguments.workers)
-    fine = show(tried, arguments.all)
+    fine = show(tried, 0 if arguments.all else _SHOWN)
     print(f"{time.perf_counter() - began:.0f} s")
     return 0 if fine else 1
 

@@ -29,8 +29,9 @@ REFUSED = frozenset({2})
 TAKEN = frozenset({0})
 EITHER = frozenset({0, 2})
 CANARY = "CODE_HAS_RUN"  # a file of that name is what smuggled code would leave
-_LIMIT = 5.0  # seconds of computing, and of waiting without computing
-_IDLE = 0.5  # seconds of computing, below which a process only waits
+LIMIT = 5.0  # seconds of computing that an input may take
+PATIENCE = 8.0  # seconds after which a process that has computed next to nothing only waits
+_IDLE = 0.5  # seconds of computing that are next to nothing
 _LONGEST = 60.0  # seconds of a machine that is busy with other things
 _MEMORY = 4 * 2**30  # bytes that one input may take on top of what is loaded
 _BIG = 2**27  # bytes of a file, above which its size speaks for it
@@ -274,30 +275,32 @@ def _too_long(pid: int, seconds: float) -> str:
             return ""
         raise
     computed = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    if computed > _LIMIT:
-        return f"hangs: computes for more than {_LIMIT:g} s"
-    if seconds > _LIMIT + 3 and computed < _IDLE:
-        return f"hangs: waits for more than {_LIMIT:g} s"
+    if computed > LIMIT:
+        return f"hangs: computes for more than {LIMIT:g} s"
+    if seconds > PATIENCE and computed < _IDLE:
+        return f"hangs: waits for more than {PATIENCE:g} s"
     return f"hangs: {_LONGEST:g} s" if seconds > _LONGEST else ""
 
 
 def judge(case: Case, seen: Seen) -> str:
     """What does not hold, in a few words."""
-    if seen.killed:
-        return seen.killed
-    if (seen.place / CANARY).exists():
-        return "code of the input has run"
-    if "Traceback (most recent call last)" in seen.stderr:
-        return f"traceback: {_last_line(seen.stderr)}"
-    if seen.code not in case.right:
-        return f"exit {seen.code}: {_last_line(seen.stderr) or '(no word)'}"
-    if seen.code in (1, 2) and (wrong := wrong_line(seen.stderr, case.says)):
-        return wrong
-    if seen.code == 2 and seen.lost:
-        return f"changed: {', '.join(Path(name).name for name in seen.lost[:3])}"
-    if found := control_characters(seen.stdout):
-        return f"control characters on stdout: {found}"
-    return case.look(seen) if case.look else ""
+    return next(filter(None, _wrong(case, seen)), "")
+
+
+def _wrong(case: Case, seen: Seen) -> Iterator[str]:
+    """Each thing that may be wrong, the gravest first; nothing where it isn't."""
+    yield seen.killed
+    yield "code of the input has run" if (seen.place / CANARY).exists() else ""
+    raised = "Traceback (most recent call last)" in seen.stderr
+    yield f"traceback: {_last_line(seen.stderr)}" if raised else ""
+    ended = f"exit {seen.code}: {_last_line(seen.stderr) or '(no word)'}"
+    yield "" if seen.code in case.right else ended
+    yield wrong_line(seen.stderr, case.says) if seen.code in (1, 2) else ""
+    lost = [Path(name).name for name in seen.lost[:3]]
+    yield f"changed: {', '.join(lost)}" if seen.code == 2 and lost else ""
+    found = control_characters(seen.stdout)
+    yield f"control characters on stdout: {found}" if found else ""
+    yield case.look(seen) if case.look else ""
 
 
 def _last_line(text: str) -> str:
@@ -307,20 +310,22 @@ def _last_line(text: str) -> str:
 
 def wrong_line(stderr: str, says: tuple[str, ...] = ()) -> str:
     """What is wrong with what should be one line of ours."""
-    if not stderr.endswith("\n") or stderr.count("\n") != 1:
-        return f"{stderr.count(chr(10))} lines: {_last_line(stderr)}"
-    if found := control_characters(stderr):
-        return f"control characters on stderr: {found}"
-    if not stderr.startswith("robusteval: "):
-        return f"not our line: {stderr[:200].strip()}"
-    if len(stderr) > _LINE:
-        return f"a line of {len(stderr)} characters: {stderr[:100]}"
-    if foreign := _FOREIGN.search(stderr):
-        return f"not in our words ({foreign[0]}): {stderr.strip()[:300]}"
+    return next(filter(None, _wrong_of_line(stderr, says)), "")
+
+
+def _wrong_of_line(stderr: str, says: tuple[str, ...]) -> Iterator[str]:
+    one = stderr.endswith("\n") and stderr.count("\n") == 1
+    yield "" if one else f"{stderr.count(chr(10))} lines: {_last_line(stderr)}"
+    found = control_characters(stderr)
+    yield f"control characters on stderr: {found}" if found else ""
+    said = stderr.strip()[:300]
+    yield "" if stderr.startswith("robusteval: ") else f"not our line: {said}"
+    yield f"a line of {len(stderr)} characters: {said[:100]}" if len(stderr) > _LINE else ""
+    foreign = _FOREIGN.search(stderr)
+    yield f"not in our words ({foreign[0]}): {said}" if foreign else ""
     for word in says:
-        if not any(part.lower() in stderr.lower() for part in word.split("|")):
-            return f"doesn't say {word!r}: {stderr.strip()[:300]}"
-    return ""
+        there = any(part.lower() in stderr.lower() for part in word.split("|"))
+        yield "" if there else f"doesn't say {word!r}: {said}"
 
 
 def control_characters(text: str) -> str:

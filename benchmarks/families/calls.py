@@ -179,7 +179,7 @@ def threats(made: Made, rng: random.Random) -> Iterator[Case]:
 
                 def act(
                     function: Callable[..., Any] = function,
-                    given: dict[str, Any] = change(value),  # noqa: B006 - read only
+                    given: dict[str, Any] = change(value),
                 ) -> None:
                     from robusteval.types import ThreatModel, parse_eps
 
@@ -328,9 +328,9 @@ def api_calls(made: Made, rng: random.Random) -> Iterator[Case]:
 
     few = api.Options(samples=4, only="fgsm")
     calls: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
-        "load_model(name)": (lambda v: api.load_model(v), ()),
+        "load_model(name)": (api.load_model, ()),
         "load_model(device)": (lambda v: api.load_model("ce_digits", v), ()),
-        "load_dataset(name)": (lambda v: api.load_dataset(v), ()),
+        "load_dataset(name)": (api.load_dataset, ()),
         "load_dataset(split)": (lambda v: api.load_dataset("digits", v), ()),
         "load_dataset(data_dir)": (
             lambda v: api.load_dataset("mnist", data_dir=v),
@@ -356,17 +356,17 @@ def api_calls(made: Made, rng: random.Random) -> Iterator[Case]:
         "estimate(options)": (lambda v: api.estimate("ce_digits", "quick", options=v), ()),
         "evaluate(model)": (lambda v: api.evaluate(v, "quick", options=few), ()),
         "evaluate(options)": (lambda v: api.evaluate("ce_digits", "quick", options=v), ()),
-        "verify(folder)": (lambda v: api.verify(v), ()),
+        "verify(folder)": (api.verify, ()),
         "verify(model)": (lambda v: api.verify(run, v), (net(), "ce_digits")),
         "verify(data_dir)": (lambda v: api.verify(run, data_dir=v), ()),
         "verify(again)": (lambda v: api.verify(run, again=v), ("1", 10**9)),
         "verify(device)": (lambda v: api.verify(run, device=v), ()),
         "compare(folders)": (
-            lambda v: api.compare(v),
+            api.compare,
             (run, [run], [run, 1], [run, "x"], [run, None]),
         ),
-        "rebuild_report(folder)": (lambda v: api.rebuild_report(v), ()),
-        "train(entry)": (lambda v: api.train(v), ("ce_digits",)),
+        "rebuild_report(folder)": (api.rebuild_report, ()),
+        "train(entry)": (api.train, ("ce_digits",)),
     }
     for told, (function, more) in calls.items():
         for value in (*_ODD, *more):

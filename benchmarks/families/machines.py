@@ -222,7 +222,7 @@ def factories(made: Made, rng: random.Random) -> Iterator[Case]:
         "raises without a word": "raise ValueError",
         "raises lines": "raise ValueError('a\\nb\\r\\nc')",
         "raises escapes": "raise ValueError('\\x1b[31mred\\x1b]0;t\\x07')",
-        "raises what can't be told": "raise type('E', (Exception,), {'__str__': lambda s: 1 / 0})()",
+        "raises what can't be told": "raise type('E', (Exception,), {'__str__': print})()",
         "raises a BaseException": "raise type('E', (BaseException,), {})('no')",
         "raises a GeneratorExit": "raise GeneratorExit",
         "raises StopIteration": "raise StopIteration",

@@ -314,7 +314,7 @@ def _attack(
 
 
 def architectures(made: Made, rng: random.Random) -> Iterator[Case]:
-    """Entries of the right form that describe what can't be built, or isn't what the weights are."""
+    """Entries of the right form that describe what can't be built, or isn't their weights'."""
     changes: dict[Path_, tuple[str, ...]] = {
         ("backbone", "name"): ('"resnet_smal"', '""', '"__class__"', '"cnn6"'),
         ("backbone", "widths"): ("[]", "[0]", "[-1, 2, 3]", '["a"]', "[1e9]", "12", "[12, 24]"),
@@ -339,7 +339,7 @@ def architectures(made: Made, rng: random.Random) -> Iterator[Case]:
             '"\\u0000.safetensors"',
             '".safetensors"',
             f'"{"x" * 300}.safetensors"',
-        ),  # noqa: E501
+        ),
         ("weights", "sha256"): ('""', f'"{"0" * 64}"', f'"{"A" * 64}"', '"e5"', f'"{"٣" * 64}"'),
         ("factory",): ('"a:b"', '""'),
         ("training", "batch_size"): ("1", "0", str(10**12), "-5"),
