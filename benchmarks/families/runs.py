@@ -5,6 +5,8 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save as serialise
 
 from benchmarks.families.made import MODEL, Made
-from benchmarks.families.tables import lay_text, places
+from benchmarks.families.tables import Text, lay_text, places
 from benchmarks.trials import (
     CANARY,
     EITHER,
@@ -58,10 +60,9 @@ def records(made: Made, rng: random.Random) -> Iterator[Case]:
         for value in _VALUES:
             verb = rng.choice(list(_verbs(made)))
             arguments, right = _verbs(made)[verb]
-            text = _with(record, path, value)
             where = ".".join(map(str, path))
             told = f"{verb}: {where} = {'gone' if value is _GONE else shown(value)}"
-            lay = _lay_record(made, text)
+            lay = _lay_record(made, partial(_with, record, path, value))
             yield Case("run.json", told, command(*arguments), lay, right)
 
 
@@ -77,7 +78,7 @@ def _with(record: Any, path: tuple[Any, ...], value: Any) -> str:
     return json.dumps(changed)
 
 
-def _lay_record(made: Made, text: str | bytes) -> Callable[[], object]:
+def _lay_record(made: Made, text: Text) -> Callable[[], object]:
     def lay() -> None:
         made.lay_suite()
         (made.lay_out() / "run.json").unlink()
@@ -235,83 +236,94 @@ def _report_is(made: Made) -> Callable[[Seen], str]:
 
 
 def evidence_tables(made: Made, rng: random.Random) -> Iterator[Case]:
-    """Parquet files of evidence with other columns, kinds, rows and descriptions."""
+    """Parquet files of evidence with other columns, kinds, rows and facts, sealed anew."""
     for path in sorted((made.run / "evidence").glob("*.parquet")):
-        table = pq.read_table(path)
-        for told, changed in _tables(table):
-            content = _parquet(changed)
+        for told, content in _changed_tables(pq.read_table(path)):
             for verb in ("report", "verify", "run"):
                 name = f"evidence/{path.name}"
                 yield _evidence(made, verb, f"{name}: {told}", name, content)
 
 
+def _changed_tables(table: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """What a file of evidence might hold in the place of its table."""
+    about = json.loads(table.schema.metadata[_KEY])["about"]
+    for told, changed in (*_other_rows(table), *_other_columns(table)):
+        yield told, _sealed(changed, about)
+    for told, changed_about in _other_facts(about):
+        yield told, _sealed(table, changed_about)
+    yield "no description", _parquet(table.replace_schema_metadata({}))
+    for told, text in damaged_json(json.dumps(about).encode(), random.Random(0)):
+        yield f"description: {told}", _parquet(table.replace_schema_metadata({_KEY: text}))
+
+
+_KEY = b"robusteval"
+
+
+def _sealed(table: pa.Table, about: Any) -> bytes:
+    """With a digest that fits, where one can be made, so that more than the digest is tried."""
+    from robusteval.evaluation.pieces import content_digest
+
+    from robusteval.evaluation.evidence import SCHEMA
+
+    with suppress(TypeError, ValueError, OverflowError, KeyError):
+        seal = content_digest({n: table[n].to_numpy() for n in table.column_names}, about)
+        told = json.dumps({"schema": SCHEMA, "sha256": seal, "about": about})
+        return _parquet(table.replace_schema_metadata({_KEY: told}))
+    return _parquet(table)
+
+
 def _parquet(table: pa.Table) -> bytes:
     stream = io.BytesIO()
-    pq.write_table(table, stream)
+    pq.write_table(table, stream, write_page_checksum=True)
     return stream.getvalue()
 
 
-def _tables(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    rows = table.num_rows
+def _other_rows(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     yield "no rows", table.slice(0, 0)
-    yield "a row less", table.slice(0, max(rows - 1, 0))
+    yield "a row less", table.slice(0, max(table.num_rows - 1, 0))
     yield "rows twice", pa.concat_tables([table, table])
     yield "no columns", table.select([])
-    yield "a column twice", _renamed(table, {0: table.column_names[-1]} if rows else {})
-    yield from _other_columns(table)
-    yield from _other_descriptions(table)
-
-
-def _renamed(table: pa.Table, names: dict[int, str]) -> pa.Table:
-    return table.rename_columns([names.get(i, n) for i, n in enumerate(table.column_names)])
+    names = table.column_names
+    yield "a column twice", table.rename_columns([names[-1], *names[1:]] if names else [])
 
 
 def _other_columns(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    rows = table.num_rows
-    kinds: dict[str, Any] = {
-        "text": ["x"] * rows,
+    for place, name in enumerate(table.column_names):
+        yield f"without {name}", table.drop_columns([name])
+        for told, values in _strange_values(table.num_rows).items():
+            yield f"{name} is {told}", table.set_column(place, name, values)
+
+
+def _strange_values(rows: int) -> dict[str, Any]:
+    half = [None, 1] * (rows // 2) + [1] * (rows % 2)
+    return {
+        "text": pa.array(["x"] * rows),
         "null": pa.nulls(rows),
-        "lists": [[1]] * rows,
-        "tables": [{"a": 1}] * rows,
-        "NaN": [float("nan")] * rows,
-        "infinity": [float("inf")] * rows,
+        "lists": pa.array([[1]] * rows),
+        "tables": pa.array([{"a": 1}] * rows),
+        "NaN": pa.array([float("nan")] * rows),
+        "infinity": pa.array([float("inf")] * rows),
         "-1": pa.array([-1] * rows, pa.int64()),
         "2⁶³-1": pa.array([2**63 - 1] * rows, pa.int64()),
-        "half nulls": pa.array([None, 1] * (rows // 2) + [1] * (rows % 2), pa.int64()),
+        "half nulls": pa.array(half, pa.int64()),
         "timestamps": pa.array([0] * rows, pa.timestamp("s")),
         "decimals": pa.array([1] * rows, pa.decimal128(10, 2)),
         "a dictionary": pa.array(["x"] * rows).dictionary_encode(),
         "float16": pa.array(np.zeros(rows, np.float16)),
-        "bytes": [b"x"] * rows,
+        "bytes": pa.array([b"x"] * rows),
     }
-    for place, name in enumerate(table.column_names):
-        yield f"without {name}", table.drop_columns([name])
-        for told, values in kinds.items():
-            column = values if isinstance(values, pa.Array) else pa.array(values)
-            yield f"{name} is {told}", table.set_column(place, name, column)
 
 
-def _other_descriptions(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    about = json.loads(table.schema.metadata[b"robusteval"])
-    yield "no description", table.replace_schema_metadata({})
-    for told, text in damaged_json(json.dumps(about).encode(), random.Random(0)):
-        yield f"description: {told}", table.replace_schema_metadata({b"robusteval": text})
-    for key in about:
-        for value in (None, -1, 1e308, float("nan"), "x", [], {}, {"x": 1}, [[]], 10**30, _GONE):
-            changed = {k: value if k == key else v for k, v in about.items()}
-            if value is _GONE:
-                del changed[key]
-            described = table.replace_schema_metadata({b"robusteval": json.dumps(changed)})
-            yield f"{key} = {'gone' if value is _GONE else shown(value)}", described
-    for key in about["told"] if isinstance(about["told"], dict) else ():
-        for value in (None, -1, "x", [], {}, [1], float("nan"), _GONE):
-            told = {k: value if k == key else v for k, v in about["told"].items()}
-            if value is _GONE:
-                del told[key]
-            text = json.dumps({**about, "told": told})
-            shown_value = "gone" if value is _GONE else shown(value)
-            described = table.replace_schema_metadata({b"robusteval": text})
-            yield f"told.{key} = {shown_value}", described
+_FACTS = (None, -1, 1e308, float("nan"), "x", [], {}, {"x": 1}, [[]], [1], 10**30, True, _GONE)
+
+
+def _other_facts(about: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a job tells of its chunk, with each leaf changed, or gone."""
+    for path, _ in places(about):
+        for value in _FACTS:
+            where = ".".join(map(str, path))
+            told = f"{where} = {'gone' if value is _GONE else shown(value)}"
+            yield told, json.loads(_with(about, path, value))
 
 
 def evidence_arrays(made: Made, rng: random.Random) -> Iterator[Case]:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,18 @@ def _right(old: Any, raw: str) -> frozenset[int]:
     return EITHER if raw.startswith("[") else REFUSED
 
 
-def lay_text(name: str, text: str | bytes) -> Callable[[], object]:
-    """Lays one file."""
-    content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return lambda: Path(name).write_bytes(content)
+Text = str | bytes | Callable[[], str]
+
+
+def lay_text(name: str, text: Text) -> Callable[[], object]:
+    """Lays one file; text that takes long to make is made then."""
+
+    def lay() -> None:
+        content = text() if callable(text) else text
+        raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+        Path(name).write_bytes(raw)
+
+    return lay
 
 
 _SHOW = ("show", "given.toml")
@@ -128,7 +137,7 @@ def _values(table: Any, kind: str, door: tuple[str, ...], free: tuple[str, ...])
             if "eps" in str(path[-1]) and raw in ("1.5", "0", "-1"):
                 right = EITHER
             says = ("given.toml",) if right == REFUSED and len(raw) < 1000 else ()
-            lay = lay_text("given.toml", with_value(table, path, raw))
+            lay = lay_text("given.toml", partial(with_value, table, path, raw))
             yield Case(kind, f"{kind}: {where} = {shown(raw)}", command(*door), lay, right, says)
 
 
@@ -154,11 +163,13 @@ def _names(
             continue
         where = ".".join(map(str, path))
         for wrong in misspelt(name):
-            text = tomlkit.dumps(_renamed(table, path, wrong))
-            lay, told = lay_text("given.toml", text), f"{kind}: {where} spelt {wrong!r}"
+            lay, told = (
+                lay_text("given.toml", partial(_as_renamed, table, path, wrong)),
+                f"{kind}: {where} spelt {wrong!r}",
+            )
             says = ("given.toml", wrong, name)
             yield Case(kind, told, command(*door), lay, says=says)
-        lay = lay_text("given.toml", tomlkit.dumps(_changed(table, path, None)))
+        lay = lay_text("given.toml", partial(_as_changed, table, path, None))
         right = REFUSED if name in required and "trained" not in path else EITHER
         says = ("given.toml", name) if right == REFUSED else ()
         yield Case(kind, f"{kind}: without {where}", command(*door), lay, right, says)
@@ -166,17 +177,20 @@ def _names(
         if any(part in free for part in path) or "paper_training" in path or "threats" in path:
             continue
         for name in ("colour", "__class__", "é", "a b", "path", "x" * 300, "model_config"):
-            changed = _changed(table, (*path, name), 1)
-            lay = lay_text("given.toml", tomlkit.dumps(changed))
+            lay = lay_text("given.toml", partial(_as_changed, table, (*path, name), 1))
             told = f"{kind}: {'.'.join(map(str, (*path, shown(name))))} = 1"
             yield Case(kind, told, command(*door), lay, says=("given.toml", name[:20]))
 
 
-def _renamed(table: Any, path: Path_, name: str) -> Any:
+def _as_changed(table: Any, path: Path_, value: Any) -> str:
+    return tomlkit.dumps(_changed(table, path, value))
+
+
+def _as_renamed(table: Any, path: Path_, name: str) -> str:
     inner: Any = table
     for key in path:
         inner = inner[key]
-    return _changed(_changed(table, path, None), (*path[:-1], name), inner)
+    return _as_changed(_changed(table, path, None), (*path[:-1], name), inner)
 
 
 def misspelt(name: str) -> Iterator[str]:
@@ -357,13 +371,12 @@ def architectures(made: Made, rng: random.Random) -> Iterator[Case]:
     entry["training"]["epochs"] = 1  # should it be trained after all
     for path, raws in changes.items():
         for raw in raws:
-            text = with_value(entry, path, raw)
             where = ".".join(map(str, path))
             verb = "train" if path[0] == "training" else "run"
 
-            def lay(text: str = text) -> None:
+            def lay(path: Path_ = path, raw: str = raw) -> None:
                 made.lay_models()
-                Path(f"models/{MODEL}.toml").write_text(text, "utf-8")
+                Path(f"models/{MODEL}.toml").write_text(with_value(entry, path, raw), "utf-8")
 
             asked = ("run", "--model", f"models/{MODEL}.toml", "--dry-run", "--samples", "4")
             if verb == "train":
