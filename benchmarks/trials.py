@@ -6,7 +6,6 @@ input runs, and it takes no more than some seconds.
 """
 
 import ctypes
-import errno
 import os
 import pwd
 import re
@@ -30,12 +29,12 @@ TAKEN = frozenset({0})
 EITHER = frozenset({0, 2})
 CANARY = "CODE_HAS_RUN"  # a file of that name is what smuggled code would leave
 LIMIT = 5.0  # seconds of computing that an input may take
-PATIENCE = 8.0  # seconds after which a process that has computed next to nothing only waits
-_IDLE = 0.5  # seconds of computing that are next to nothing
-_LONGEST = 60.0  # seconds of a machine that is busy with other things
+PATIENCE = 5.0  # seconds that it may wait for anything but the processor
+_GLANCE = 0.25  # seconds between two looks at a process
+_LONGEST = 120.0  # seconds of a machine that is busy with other things
 _MEMORY = 4 * 2**30  # bytes that one input may take on top of what is loaded
 _BIG = 2**27  # bytes of a file, above which its size speaks for it
-_LINE = 2000  # characters of a line that can be read
+_LINE = 2100  # characters of a line that can be read
 # What schemas and Python say is not said in words of ours.
 _FOREIGN = re.compile(
     r"Input should|Extra inputs|Field required|String should|List should|Value error,|"
@@ -68,7 +67,8 @@ class Case:
     """One input.  ``lay`` puts files into a new folder, ``act`` is done within it.
 
     ``right``: the exit codes that are; ``says``: what the line must name, each one of ``a|b``;
-    ``look``: what else must hold; ``stdout``: a file that takes its place.
+    ``look``: what else must hold; ``stdout``: a file that takes its place; ``quotes``: the line may
+    quote what others' code said.
     """
 
     family: str
@@ -79,6 +79,7 @@ class Case:
     says: tuple[str, ...] = ()
     look: Looker | None = None
     stdout: str = "stdout"
+    quotes: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def command(*arguments: str, setting: Setting = PLAIN) -> Callable[[], None]:
 
         _enter(setting)
         sys.argv = ["robusteval", *arguments]
+        sys.modules["__main__"].__package__ = ""  # usage is told by the name of the command
         cli.main()
 
     return act
@@ -248,18 +250,15 @@ def _memory() -> int:
 
 def _await(pid: int) -> tuple[int | None, str]:
     """The exit code, or what ended it."""
-    handle, began, killed = os.pidfd_open(pid), time.perf_counter(), ""
+    handle, watch, killed = os.pidfd_open(pid), _Watch(pid), ""
     try:
-        while not select.select([handle], [], [], 0.25)[0]:
-            if killed := _too_long(pid, time.perf_counter() - began):
-                with suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-                break
+        while not killed and not select.select([handle], [], [], _GLANCE)[0]:
+            killed = watch.too_long()
     finally:
         os.close(handle)
-    _, status = os.waitpid(pid, 0)
-    with suppress(ProcessLookupError, PermissionError):  # what it left behind
+    with suppress(ProcessLookupError, PermissionError):  # it, and what it left behind
         os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
     if killed:
         return None, killed
     if os.WIFSIGNALED(status):
@@ -267,19 +266,28 @@ def _await(pid: int) -> tuple[int | None, str]:
     return os.waitstatus_to_exitcode(status), ""
 
 
-def _too_long(pid: int, seconds: float) -> str:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ESRCH):
+class _Watch:
+    """How long a process computes, and how long it waits for what is not the processor."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.began = pid, time.perf_counter()
+        self.computed = self.waited = 0.0
+
+    def too_long(self) -> str:
+        """Looks once more; says so if it takes too long."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
             return ""
-        raise
-    computed = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    if computed > LIMIT:
-        return f"hangs: computes for more than {LIMIT:g} s"
-    if seconds > PATIENCE and computed < _IDLE:
-        return f"hangs: waits for more than {PATIENCE:g} s"
-    return f"hangs: {_LONGEST:g} s" if seconds > _LONGEST else ""
+        computed = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if fields[0] != "R" and computed == self.computed:
+            self.waited += _GLANCE
+        self.computed = computed
+        if computed > LIMIT:
+            return f"hangs: computes for more than {LIMIT:g} s"
+        if self.waited > PATIENCE:
+            return f"hangs: waits for more than {PATIENCE:g} s"
+        return f"hangs: {_LONGEST:g} s" if time.perf_counter() - self.began > _LONGEST else ""
 
 
 def judge(case: Case, seen: Seen) -> str:
@@ -295,7 +303,7 @@ def _wrong(case: Case, seen: Seen) -> Iterator[str]:
     yield f"traceback: {_last_line(seen.stderr)}" if raised else ""
     ended = f"exit {seen.code}: {_last_line(seen.stderr) or '(no word)'}"
     yield "" if seen.code in case.right else ended
-    yield wrong_line(seen.stderr, case.says) if seen.code in (1, 2) else ""
+    yield wrong_line(seen.stderr, case.says, case.quotes) if seen.code in (1, 2) else ""
     lost = [Path(name).name for name in seen.lost[:3]]
     yield f"changed: {', '.join(lost)}" if seen.code == 2 and lost else ""
     found = control_characters(seen.stdout)
@@ -308,12 +316,12 @@ def _last_line(text: str) -> str:
     return lines[-1][:200] if lines else ""
 
 
-def wrong_line(stderr: str, says: tuple[str, ...] = ()) -> str:
+def wrong_line(stderr: str, says: tuple[str, ...] = (), quotes: bool = False) -> str:
     """What is wrong with what should be one line of ours."""
-    return next(filter(None, _wrong_of_line(stderr, says)), "")
+    return next(filter(None, _wrong_of_line(stderr, says, quotes)), "")
 
 
-def _wrong_of_line(stderr: str, says: tuple[str, ...]) -> Iterator[str]:
+def _wrong_of_line(stderr: str, says: tuple[str, ...], quotes: bool) -> Iterator[str]:
     one = stderr.endswith("\n") and stderr.count("\n") == 1
     yield "" if one else f"{stderr.count(chr(10))} lines: {_last_line(stderr)}"
     found = control_characters(stderr)
@@ -321,7 +329,7 @@ def _wrong_of_line(stderr: str, says: tuple[str, ...]) -> Iterator[str]:
     said = stderr.strip()[:300]
     yield "" if stderr.startswith("robusteval: ") else f"not our line: {said}"
     yield f"a line of {len(stderr)} characters: {said[:100]}" if len(stderr) > _LINE else ""
-    foreign = _FOREIGN.search(stderr)
+    foreign = None if quotes else _FOREIGN.search(stderr)
     yield f"not in our words ({foreign[0]}): {said}" if foreign else ""
     for word in says:
         there = any(part.lower() in stderr.lower() for part in word.split("|"))

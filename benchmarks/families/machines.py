@@ -276,7 +276,8 @@ def factories(made: Made, rng: random.Random) -> Iterator[Case]:
     }
     for told, code in forwards.items():
         text = _MODULE.format(forward=code, make="return Net()")
-        yield _factory(made, f"model returns {told}", text, "given:make", REFUSED)
+        right = EITHER | {3} if told == "integers" else REFUSED
+        yield _factory(made, f"model returns {told}", text, "given:make", right)
     for told, text in {
         "a syntax error": "def make(:\n",
         "an empty module": "",
@@ -296,7 +297,6 @@ def factories(made: Made, rng: random.Random) -> Iterator[Case]:
             "\x1b[31m:make",
             "sys:exit",
             "builtins:exit",
-            "os:abort",
         ),
     ):
         yield _factory(made, f"factory = {shown(name)}", sound, name, REFUSED)
@@ -339,7 +339,8 @@ def _factory(
     arguments = (*arguments, "--allow-code") if allowed else arguments
     setting = Setting({"ROBUSTEVAL_MODELS": "models"} if verb in ("list", "export") else {})
     look = _no_evidence if right == REFUSED else None
-    return Case("factories", told, command(*arguments, setting=setting), lay, right, look=look)
+    act = command(*arguments, setting=setting)
+    return Case("factories", told, act, lay, right, look=look, quotes=True)
 
 
 def _no_evidence(seen: Seen) -> str:
@@ -398,8 +399,11 @@ def outliers(made: Made, rng: random.Random) -> Iterator[Case]:
     for name in ODD_TITLES:
         folder = name.replace("/", "∕").replace("\0", "")[:80]
         if folder.strip() and folder not in (".", ".."):
-            told = f"a folder called {shown(folder)}"
-            yield _outlier(told, suite, "x.png", png, TAKEN, folder)
+            told, right = (
+                f"a folder called {shown(folder)}",
+                TAKEN if folder.isprintable() else EITHER,
+            )
+            yield _outlier(told, suite, "x.png", png, right, folder)
 
 
 def _bomb() -> bytes:
@@ -604,7 +608,7 @@ def _usage() -> Iterator[Case]:
         ),
         *(("list", "--json=1"), ("run", "--model=ce_digits", "--seed"), ("\x1b[31m",), ("\u2028",)),
         *(("run", "--model", "ce_digits", "--time-limit", "soon"), ("é",), ("x" * 100_000,)),
-        *(("run", "--model", "ce_digits", "\x1b]0;x\x07"), ("run", "--\x1b[31m"), ("--install",)),
+        *(("show", "ce_digits", "\x1b]0;x\x07"), ("run", "--\x1b[31m"), ("--install",)),
     ):
         told = " ".join(shown(part) for part in arguments)
         shows_help = arguments in ((), ("leaderboard",))
