@@ -136,7 +136,8 @@ def _enter(setting: Setting) -> None:
         pwd.getpwuid = _unknown_user
     if setting.encoding:
         sys.stdout.reconfigure(encoding=setting.encoding)  # type: ignore[union-attr]
-        sys.stderr.reconfigure(encoding=setting.encoding)  # type: ignore[union-attr]
+        options = {"encoding": setting.encoding, "errors": "backslashreplace"}
+        sys.stderr.reconfigure(**options)  # type: ignore[union-attr]
     if setting.powerless and os.getuid() == 0:
         _give_up_powers()
 

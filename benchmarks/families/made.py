@@ -53,9 +53,9 @@ attacks = ["fgsm"]
 samples = 2
 """
 # Of fgsm alone: what a run that must not begin would do, in a fraction of a second.
-SMALLEST = TINY[: TINY.index("[[attacks]]")] + TINY[
-    TINY.index('[[attacks]]\nname = "fgsm"') : TINY.index('[[attacks]]\nname = "prototype_margin"')
-].replace('"tiny"', '"smallest"')
+_FIRST, _SECOND = TINY.index("[[attacks]]"), TINY.index('[[attacks]]\nname = "fgsm"')
+SMALLEST = TINY[:_FIRST] + TINY[_SECOND : TINY.index('[[attacks]]\nname = "prototype_margin"')]
+SMALLEST = SMALLEST.replace('"tiny"', '"smallest"')
 
 
 @dataclass(frozen=True)
