@@ -261,9 +261,8 @@ _KEY = b"robusteval"
 
 def _sealed(table: pa.Table, about: Any) -> bytes:
     """With a digest that fits, where one can be made, so that more than the digest is tried."""
-    from robusteval.evaluation.pieces import content_digest
-
     from robusteval.evaluation.evidence import SCHEMA
+    from robusteval.evaluation.pieces import content_digest
 
     with suppress(TypeError, ValueError, OverflowError, KeyError):
         seal = content_digest({n: table[n].to_numpy() for n in table.column_names}, about)
