@@ -62,8 +62,8 @@ def train(
     check_device(device)
     place = Path(work_dir) / entry.name
     checkpoint = place / _CHECKPOINT
-    for folder in (place, entry.path.parent):
-        require_writable(folder, "weights, entry and log go there")
+    require_writable(place, "choose another with --work-dir")
+    require_writable(entry.path.parent, "weights and entry go there")
     with _alone(entry, place):
         require_own_files(entry, begun=checkpoint.exists())
         trainer, test = _prepared(entry, settings, data_dir, download, device, progress)
