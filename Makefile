@@ -14,6 +14,7 @@ test: $(VENV)/.ready
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check robusteval tests benchmarks
+	$(BIN)/ruff check --preview --select PLW1514 robusteval benchmarks  # each text's encoding
 	$(BIN)/ruff format --check robusteval tests benchmarks
 	$(BIN)/mypy
 

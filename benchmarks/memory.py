@@ -31,7 +31,7 @@ def peak(model: str, samples: int) -> int:
     )
     _, status, usage = os.wait4(process, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit((Path(out) / "stderr").read_text())
+        raise SystemExit((Path(out) / "stderr").read_text("utf-8", "replace"))
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from robusteval import api
 from robusteval.attacks import registry
+from robusteval.attacks.foreign import TORCHATTACKS
 from robusteval.attacks.libraries import (
-    WITHOUT_EPS,
     AttackResult,
     autoattack_members,
     torchattacks_module,
@@ -48,7 +48,7 @@ def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: in
         evaluation.attacks_to_run = list(autoattack_members(model.classes)[0])
         return evaluation.run_standard_evaluation(images, labels, batch_size=len(images))[0]
     keywords = dict(cell.parameters)
-    if spec.attack not in WITHOUT_EPS:
+    if TORCHATTACKS[spec.attack].eps:
         keywords["eps"] = threat.radius
     if spec.attack == "Square":
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}
@@ -91,7 +91,7 @@ def main() -> int:
     names = [attack["name"] for attack in suite["attacks"]]
     work = Path(tempfile.mkdtemp())
     path = work / "plain.toml"
-    path.write_text(plain_suite(arguments.suite))
+    path.write_text(plain_suite(arguments.suite), "utf-8")
     bare, harness = [], []
     for pair in range(arguments.pairs):
         options = api.Options(samples=arguments.samples, out=work / str(pair))

@@ -36,7 +36,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
 
 def report_of(out: Path) -> dict[str, Any]:
     (path,) = out.glob("*/report.json")
-    return without_times(json.loads(path.read_text()))
+    return without_times(json.loads(path.read_text("utf-8")))
 
 
 def jobs_done(out: Path) -> dict[str, int]:

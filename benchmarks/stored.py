@@ -17,7 +17,7 @@ def read(path: Path, kind: type[Result]) -> list[Result]:
     if not path.is_file():
         return []
     types: dict[str, Any] = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    with path.open() as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return [
             kind(**{name: types[name](value) for name, value in row.items()})
             for row in csv.DictReader(file)

@@ -31,7 +31,7 @@ class Reversed(Here):
 def in_reverse(model: str, suite: str, options: api.Options) -> Path:
     """A run whose jobs are done last first."""
     prepared = prepare(model, suite, None, None, options)
-    check_names(prepared.context.suite)
+    check_names(prepared.context.suite, prepared.context.plan.threats)
     folder = options.out / prepared.spec.name
     folder.mkdir(parents=True)
     from robusteval.evaluation.record import write_record

@@ -1,5 +1,17 @@
-"""``python -m robusteval``."""
+"""``robusteval``, and ``python -m robusteval``."""
 
-from robusteval.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """The command line; interrupted while it is still being loaded, it ends without a word."""
+    try:
+        from robusteval.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

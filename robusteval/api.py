@@ -13,7 +13,6 @@ For example:
 A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,31 +21,30 @@ from typing import Any
 import torch
 
 from robusteval import __version__
+from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
-from robusteval.errors import EvidenceError, RobustevalError
-from robusteval.evaluation.context import Access, Context, open_entry, rebuild
+from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evaluation.context import Access, rebuild
+from robusteval.evaluation.described import as_the_run_says, description_holds
 from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.examples import read_examples
+from robusteval.evaluation.examples import pick_examples, read_examples, read_pictures
+from robusteval.evaluation.kept import image_balance
 from robusteval.evaluation.outcomes import RunResult, gather, load_result
 from robusteval.evaluation.plan import RunSpec, expected_passes
 from robusteval.evaluation.proof import Check, prove, require_same_model, whole
 from robusteval.evaluation.record import open_store, write_record
+from robusteval.evaluation.repeat import repeated
 from robusteval.evaluation.run import Run, Settings, precision
-from robusteval.evaluation.verify import predict
-from robusteval.hardware import best_seconds, package_versions
+from robusteval.evaluation.verify import predict, state_digest
+from robusteval.hardware import best_seconds, check_device
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry, all_entries, find_entry
+from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.models.loading import load_model as load_entry
-from robusteval.preparation import Options, Prepared, prepare, record_of
+from robusteval.options import Options
+from robusteval.preparation import Prepared, prepare, record_of
 from robusteval.report.compare import compare as compare_results
-from robusteval.report.files import (
-    altered_files,
-    prepare_folder,
-    read_report,
-    report_files,
-    write_report,
-)
+from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
 from robusteval.report.summary import summarise
 from robusteval.training.train import train
 
@@ -104,18 +102,21 @@ class Estimate:
 
 
 def list_entries() -> list[Entry]:
-    """Every entry of the registry that can be read."""
-    return [e for e in all_entries() if isinstance(e, Entry)]
+    """Every entry of the registry that can be read; a line is logged of each that can't."""
+    return readable_entries()
 
 
-def load_model(name: str, device: str = "cpu", allow_code: bool = False) -> Adapter:
+@plain_state()
+def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) -> Adapter:
     """A model of the registry, by name or by its entry's path, behind its adapter."""
+    check_device(device)
     return load_entry(find_entry(name), device, allow_code)
 
 
+@plain_state()
 def evaluate(
-    model: str | Adapter,
-    suite: str = "full",
+    model: str | Path | Adapter,
+    suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
     options: Options = Options(),
@@ -134,7 +135,7 @@ def evaluate(
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
-        return Report(done, folder)
+        return _write(store, done)
     is_new = not folder.exists()
     prepare_folder(folder)
     try:
@@ -148,14 +149,19 @@ def evaluate(
     return _write(store, result)
 
 
-def _finished(prepared: Prepared, store: Store) -> dict[str, Any] | None:
-    """A finished run's report, if this is one."""
-    content = read_report(store.folder)
-    if content is None or content["status"] != "complete":
-        return None
+def _finished(prepared: Prepared, store: Store) -> RunResult | None:
+    """What a finished run found, if this is one: its evidence says it, no report."""
     if not all(store.has(job) for job in prepared.context.plan.jobs()):
         return None
-    return content if content["run"] == prepared.spec.digest[:8] else None
+    try:
+        result = load_result(store.folder)
+        pictures = read_pictures(store)
+        balance = image_balance(result.plan, store, result).values()
+    except EvidenceError:  # told, or mended, where the run goes on
+        return None
+    concluded = result.verification is not None and bool(pictures) == bool(pick_examples(result))
+    concluded &= result.spec.digest == prepared.spec.digest
+    return result if concluded and set(balance) <= {(0, 0)} else None
 
 
 def _record(prepared: Prepared, folder: Path, options: Options) -> dict[str, Any]:
@@ -171,11 +177,16 @@ def _record(prepared: Prepared, folder: Path, options: Options) -> dict[str, Any
 
 
 def _write(store: Store, result: RunResult) -> Report:
+    """The report's files as the evidence gives them; what is so already stays untouched."""
     content = summarise(result)
-    write_report(store.folder, content, read_examples(store, result))
+    files = report_files(content, read_examples(store, result))
+    with store.lock():
+        if altered_files(store.folder, files):
+            write_files(store.folder, files)
     return Report(content, store.folder)
 
 
+@plain_state()
 def rebuild_report(folder: str | Path) -> Report:
     """Writes a run's report anew from its evidence, without model or data, byte for byte.
 
@@ -185,6 +196,7 @@ def rebuild_report(folder: str | Path) -> Report:
     return _write(store, load_result(store.folder))
 
 
+@plain_state()
 def verify(
     folder: str | Path,
     model: str | Adapter | None = None,
@@ -199,11 +211,19 @@ def verify(
     many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
     RobustevalError where the run, its model or its data can't be had at all.
     """
+    refuse_inference_mode()
+    if not isinstance(again, int) or again < 0:
+        raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
+    if device is not None:
+        check_device(device)
     store, spec, record = open_store(Path(folder))
-    reference = model if isinstance(model, str) else record["entry_reference"]
+    reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
+    if adapter is not None:
+        _require_same_tensors(adapter, spec, record)
+        reference = ""
     access = Access(reference, None if data_dir is None else Path(data_dir), allow_code, device)
     context = rebuild(spec, access, adapter)
     checks = [whole(store, context.plan)]
@@ -212,65 +232,35 @@ def verify(
     with precision(spec):
         try:
             result = gather(store, spec, context.plan, record)
-            checks += prove(context, store, result, again)
-            checks.append(_report_holds(store, result, record))
+            checks += prove(context, store, result)
+            checks += repeated(context, store, result, again)
+            checks.append(_report_holds(store, result))
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]
-    if adapter is None:
-        checks.append(_entry_holds(spec, access, record))
-    return [*checks, _description_holds(context, record)]
+    return [*checks, *description_holds(context, record), *as_the_run_says(result)]
 
 
-# What a report says, however a version of the project may word it.
-_NUMBERS = (
-    *("status", "samples", "seed", "clean", "attacks", "left_out", "worst_case", "curves"),
-    *("outliers", "attack_detection", "claims", "evidence", "diagnostics"),
-)
+def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
+    """Raises EvidenceError where a model given from Python is not the run's."""
+    if record["entry"] is not None:
+        raise EvidenceError(f"this run is of {spec.model}, which has an entry: name that instead")
+    if state_digest(adapter) != spec.model_digest:
+        raise EvidenceError("the model has other parameters or buffers than this run's")
 
 
-def _report_holds(store: Store, result: RunResult, record: dict[str, Any]) -> Check:
-    """Byte for byte; in a run by another version of the project, number for number."""
-    content = summarise(result)
-    made_by = result.spec.versions["robusteval"]
+def _report_holds(store: Store, result: RunResult) -> Check:
+    """Byte for byte what this version makes of the evidence, whichever version made the run."""
+    files = report_files(summarise(result), read_examples(store, result))
+    if not (altered := altered_files(store.folder, files)):
+        return Check(REPORT_FILES, True, ", ".join(files))
+    told = f"other than the evidence gives: {', '.join(altered)}"
+    made_by = result.spec.versions.get("robusteval", "")
     if made_by != __version__:
-        stored = read_report(store.folder) or {}
-        differ = [key for key in _NUMBERS if stored.get(key) != content[key]]
-        by = f"made by robusteval {made_by}, this is {__version__}: numbers compared, pages not"
-        told = f"{', '.join(differ)} other than the evidence gives; {by}" if differ else by
-        return Check(REPORT_FILES, not differ, told)
-    files = report_files(content, read_examples(store, result))
-    altered = altered_files(store.folder, files)
-    told = f"other than the evidence gives: {', '.join(altered)}" if altered else ", ".join(files)
-    return Check(REPORT_FILES, not altered, told)
+        told += f" (made by robusteval {made_by}, this is {__version__}, which may word them anew)"
+    return Check(REPORT_FILES, False, f"{told}; `robusteval report {store.folder}` writes them")
 
 
-def _entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
-    """What the run says of its model is what the entry says."""
-    now = open_entry(spec, access).model_dump(mode="json")
-    try:
-        told = Entry(**record["entry"] or {}).model_dump(mode="json")
-    except (TypeError, ValueError):
-        return Check("the model's entry", False, "run.json holds no entry")
-    return _same("the model's entry", told, now, spec.model)
-
-
-def _description_holds(context: Context, record: dict[str, Any]) -> Check:
-    """What a report tells of the model's outputs, the data's classes, attacks and versions."""
-    now = json.loads(json.dumps(context.described()))
-    stored = {key: record.get(key) for key in now}
-    decided, told = context.spec.versions, record["provenance"]["versions"]
-    named = [name for name in decided if name in {"attacks", *package_versions()}]
-    now["versions"] = {name: decided[name] for name in named}
-    stored["versions"] = {name: told.get(name) for name in named}
-    return _same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")
-
-
-def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Check:
-    differ = [key for key in now if told.get(key) != now[key]]
-    said = f"{', '.join(differ)} of run.json differ from what is found now" if differ else fine
-    return Check(name, not differ, said)
-
-
+@plain_state()
 def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """Runs on the same samples, each against the first: see ``report.compare``.
 
@@ -282,9 +272,10 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     return compare_results([path.name for path in paths], [load_result(path) for path in paths])
 
 
+@plain_state()
 def estimate(
-    model: str | Adapter,
-    suite: str = "full",
+    model: str | Path | Adapter,
+    suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
     options: Options = Options(),

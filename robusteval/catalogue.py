@@ -4,20 +4,35 @@ import difflib
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from robusteval.errors import UnknownNameError
+from robusteval.errors import UnknownNameError, shown
 
 T = TypeVar("T")
+_FEW = 8  # names that are all listed
 
 
-def near_names(name: str, names: Iterable[str]) -> str:
-    """A phrase that lists the names closest to ``name``, or all of them if there are few."""
+_LONGEST = 200  # characters that are compared
+
+
+def close_names(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """A phrase that lists the names closest to ``name``, each in a form; empty if none is close."""
+    close = difflib.get_close_matches(name[:_LONGEST], sorted(names), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(form.format, close))}?" if close else ""
+
+
+def near_names(name: str, names: Iterable[str], form: str = "{}") -> str:
+    """The same, or a phrase that lists all of them if there are few.
+
+    Of many, where none is close, three are an example of what names look like.
+    """
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
+    if close := close_names(name, known, form):
+        return close
     if not known:
         return "there are none"
-    return f"known: {', '.join(known[:20])}{', …' if len(known) > 20 else ''}"
+    listed = list(map(form.format, known))
+    if len(known) > _FEW:
+        return f"none is like it among {len(known)}, such as {', '.join(listed[:3])}"
+    return f"known: {', '.join(listed)}"
 
 
 class Catalogue(Generic[T]):
@@ -40,7 +55,7 @@ class Catalogue(Generic[T]):
             return self._items[name]
         except KeyError:
             hint = near_names(name, self._items)
-            raise UnknownNameError(f"unknown {self.kind} {name!r}: {hint}") from None
+            raise UnknownNameError(f"unknown {self.kind} {shown(name)}: {hint}") from None
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

@@ -1,43 +1,89 @@
 """The command line: parses, calls the API, prints.  torch and pandas load only when a verb needs
 them."""
 
+import codecs
 import functools
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
-from robusteval import __version__
+from robusteval import __version__, inert, stops, streams
+from robusteval.arguments import (
+    expand_lists,
+    given_list,
+    parse_models,
+    parse_samples,
+    path_argument,
+    path_option,
+    seconds_option,
+    split_list,
+    whole_option,
+)
 from robusteval.errors import RobustevalError
-from robusteval.storage import LEADERBOARDS
+from robusteval.storage import LEADERBOARDS, require_replaceable
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Options, Report
     from robusteval.zoo import Refused
 
 P = ParamSpec("P")
+# The parser's errors, whichever of its versions typer brings along.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class OneLine(TyperGroup):
+    """A group of verbs that tells a usage error in one line, as all other errors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with one_line():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Within it, a usage error ends the program with its line and exit code 2."""
+    try:
+        yield
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: its text is the help
+            raise
+        ctx = getattr(error, "ctx", None)
+        verb = ctx.command_path if ctx else "robusteval"
+        said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        complain(f"{said[:1].lower()}{said[1:]} (see `{verb} --help`)")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+
+
+__all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
 app = typer.Typer(
     name="robusteval",
+    cls=OneLine,
     help="Is a prototype classifier's robustness real?  One command, one standard report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# Options that take several values.
-_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
 EXIT_NOT_HELD = 1
 EXIT_BAD_INPUT = 2
 EXIT_INCOMPLETE = 3
-EXIT_INTERRUPTED = 130
 
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
+    Path | None,
+    path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
@@ -54,19 +100,69 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
         except RobustevalError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             complain("interrupted: what was finished is kept; the same command goes on from there")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-        except BrokenPipeError:  # the reader, `head` say, had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+            raise typer.Exit(stops.exit_code(stop)) from None
+        except OSError as error:  # what no one foresaw, and output that doesn't arrive
+            complain(_failed(error))
+            _discard_output()
+            raise typer.Exit(EXIT_BAD_INPUT) from None
 
     return run
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
-    print(f"robusteval: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr, if that can be written."""
+    with suppress(OSError):
+        print(streams.one_line(message), file=sys.stderr)
+
+
+def say(text: object) -> None:
+    """One line on stdout, whatever the text holds."""
+    print(inert.line(text))
+
+
+def _failed(error: OSError) -> str:
+    """What the system said; without a file's name it was said of output."""
+    if error.filename is None:
+        return f"output can't be written ({error.strerror or error}): free space, or redirect it"
+    return f"{error.filename} can't be used ({error.strerror}): check the path and its permissions"
+
+
+def _discard_output() -> None:
+    """So that what is left of it isn't tried again at the end."""
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+@contextmanager
+def delivered() -> Iterator[None]:
+    """What is printed within this arrives; else one line says why not, and the exit code is 2."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        complain(_failed(error))
+        _discard_output()
+        sys.exit(EXIT_BAD_INPUT)
+
+
+class _Told(logging.Handler):
+    """What was passed over, such as a broken entry: each once, in one line on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self.told:
+            self.told.add(message)
+            complain(message)
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +178,7 @@ def root(
     ] = False,
 ) -> None:
     """Evaluate prototype classifiers with attacks that tell the truth."""
+    logging.getLogger("robusteval").handlers = [_Told()]
 
 
 @app.command()
@@ -99,7 +196,7 @@ def run(
     ] = "all",
     eps: Annotated[
         list[str] | None,
-        typer.Option(help="One ε or more, such as 4/255 8/255 or L2:0.5."),
+        typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
@@ -110,30 +207,33 @@ def run(
             help="Transfer adversarials of these models, too: --source ce_cifar10 'drp_*'."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images attacked together; by default 120 at 3×32×32, more if smaller."),
+        whole_option("Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    workers: Annotated[int, whole_option("Processes that share the work.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker; by default the cores, shared.")
+        int | None,
+        whole_option("Threads of each worker; by default the cores, shared."),
     ] = None,
     keep: Annotated[
         str, typer.Option(help="Images to store: first (one success a sample and threat) or all.")
     ] = "first",
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds for each attack; what doesn't finish says so.")
+        float | None,
+        seconds_option("Seconds for each attack; what doesn't finish says so."),
     ] = None,
     data_dir: DataDir = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
     outlier_dir: Annotated[
-        list[Path] | None, typer.Option(help="A folder of images as an outlier set.")
+        list[Path] | None,
+        path_option("A folder of images as an outlier set."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    out: Annotated[Path, path_option("Where run folders go.")] = Path("runs"),
     allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
@@ -146,9 +246,9 @@ def run(
     options = api.Options(
         samples=count,
         seed=seed,
-        eps=tuple(split_list(eps)),
-        only=tuple(split_list(only)),
-        sources=() if source is None else tuple(zoo.models_called(split_list(source))),
+        eps=tuple(given_list("eps", eps)),
+        only=tuple(given_list("only", only)),
+        sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
         batch_size=batch_size,
         device=device,
         workers=workers,
@@ -177,14 +277,15 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
     from robusteval import terminal, zoo
 
+    table = options.out / f"{Path(suite).stem}.csv"
+    require_replaceable(table, "choose another folder with --out")
     outcomes = zoo.evaluate(models, suite, options, terminal.evaluate_watched)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
     if reports:
-        table = options.out / f"{Path(suite).stem}.csv"
         zoo.write(reports, table)
         terminal.print_models([report.content for report in reports])
-        print(table)
+        say(table)
     codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
     exit_after(refused, "run", codes)
 
@@ -223,7 +324,9 @@ def complaint(report: "Report", about: str = "") -> int:
         )
         return EXIT_NOT_HELD
     if not report.complete:
-        complain(f"{about}incomplete: an attack failed or did not finish; its cell has no number")
+        from robusteval.report.wording import incomplete_text
+
+        complain(f"{about}incomplete: {incomplete_text(report.content['missing'])}")
         return EXIT_INCOMPLETE
     return 0
 
@@ -234,7 +337,7 @@ def exit_of(report: "Report") -> None:
         raise typer.Exit(code)
 
 
-RunFolder = Annotated[Path, typer.Argument(help="A run's folder, as `robusteval run` made it.")]
+RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
 
 
 @app.command()
@@ -258,7 +361,8 @@ def verify(
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
-        int, typer.Option(help="How many jobs, chosen at random, to do once more.", min=0)
+        int,
+        whole_option("How many jobs, chosen at random, to do once more."),
     ] = 0,
     device: OtherDevice = None,
     as_json: AsJson = False,
@@ -269,14 +373,15 @@ def verify(
     print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
 
 
-def print_held(checks: "list[Check]", as_json: bool) -> None:
-    """What was checked; exits with 1 where something does not hold."""
+def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
+    """What was checked, and what that can't tell; exits with 1 where something does not hold."""
     from robusteval import terminal
 
     if as_json:
         print_json([check.to_json() for check in checks])
     else:
         terminal.print_checks(checks)
+        print(limits, end="\n" if limits else "")
     if failed := [check.name for check in checks if not check.held]:
         complain(f"does not hold: {', '.join(failed)}")
         raise typer.Exit(EXIT_NOT_HELD)
@@ -285,7 +390,7 @@ def print_held(checks: "list[Check]", as_json: bool) -> None:
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two run folders or more.")],
+    runs: Annotated[list[Path], path_argument("Two run folders or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -298,27 +403,6 @@ def compare(
         terminal.print_comparison(found)
 
 
-def parse_samples(text: str) -> int | None:
-    """``all`` or a positive number."""
-    if text == "all":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise RobustevalError(f"--samples {text!r} is neither a number above 0 nor 'all'")
-    return int(text)
-
-
-def parse_models(values: list[str]) -> list[str]:
-    """Names and paths, given several times or with commas between; a path may hold commas."""
-    return [
-        m for value in values for m in ([value] if Path(value).is_file() else split_list([value]))
-    ]
-
-
-def split_list(values: list[str] | None) -> list[str]:
-    """Options given several times, or once with commas between."""
-    return [part for value in values or [] for part in value.split(",") if part]
-
-
 @app.command()
 @guarded
 def train(
@@ -327,14 +411,12 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    work_dir: Annotated[Path, typer.Option(help="Where checkpoints and logs go.")] = Path(
-        "training"
-    ),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
+    work_dir: Annotated[Path, path_option("Where checkpoints and logs go.")] = Path("training"),
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
-    from robusteval.models.entry import find_entry
+    from robusteval.models.entry import find_entry, read_entry
 
     entry = find_entry(name)
     with terminal.epoch_progress(entry) as (on_epoch, progress):
@@ -347,9 +429,10 @@ def train(
             on_epoch=on_epoch,
             progress=progress,
         )
-    print(
+    say(
         f"{entry.name}: clean accuracy {100 * trained.clean_accuracy:.2f} % "
-        f"({trained.clean_correct}/{trained.clean_total}), weights in {entry.weights_path}"
+        f"({trained.clean_correct}/{trained.clean_total}), "
+        f"weights in {read_entry(entry.path).weights_path}"
     )
 
 
@@ -359,18 +442,19 @@ board = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(board, name="leaderboard")
-Boards = Annotated[Path, typer.Option(help="Where the leaderboards are.")]
+Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 
 
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], path_argument("Run folders.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
-        int, typer.Option(help="How many jobs of each run, chosen at random, to do again.", min=1)
+        int,
+        whole_option("How many jobs of each run, chosen at random, to do again: 1 or more."),
     ] = 1,
     device: OtherDevice = None,
 ) -> None:
@@ -378,7 +462,7 @@ def board_add(
     from robusteval import leaderboards
 
     for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
-        print(path)
+        say(path)
 
 
 @board.command("check")
@@ -387,7 +471,7 @@ def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
     from robusteval import leaderboards
 
-    print_held(leaderboards.check(folder), as_json)
+    print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")
@@ -410,6 +494,8 @@ def list_things(
     rows = listing.ROWS[kind](data_dir)
     if as_json:
         print_json(rows)
+    elif kind == "datasets":
+        terminal.print_datasets(rows)
     else:
         terminal.print_rows(kind, rows)
 
@@ -433,34 +519,20 @@ def show(
 
 def print_json(value: Any) -> None:
     """Indented JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def expand_lists(arguments: list[str]) -> list[str]:
-    """``run --only a b`` becomes ``run --only a --only b``, which is what the parser takes.
-
-    Other verbs have arguments of their own, which an option may stand before.
-    """
-    if arguments[:1] != ["run"]:
-        return arguments
-    expanded: list[str] = []
-    current = ""
-    for argument in arguments:
-        value = not argument.startswith("-") or argument[1:2].isdigit()
-        if not value:
-            name, _, given = argument.partition("=")
-            current = name if name in _LISTS and not given else ""
-            expanded.append(argument)
-        elif current and expanded[-1] != current:
-            expanded += [current, argument]
-        else:
-            expanded.append(argument)
-    return expanded
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    is_utf8 = codecs.lookup(encoding).name.startswith("utf-")
+    print(inert.json_text(json.dumps(value, indent=2, ensure_ascii=not is_utf8)))
 
 
 def main() -> None:
     """The console script."""
-    app(expand_lists(sys.argv[1:]))
+    is_closed = sys.stdout is None
+    streams.settle()
+    if is_closed:
+        complain("standard output is closed: redirect it to a file, or to /dev/null")
+        sys.exit(EXIT_BAD_INPUT)
+    with stops.heeded(), delivered():
+        typer.main.get_command(app)(expand_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

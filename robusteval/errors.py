@@ -20,6 +20,10 @@ class RobustevalError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """One line that any terminal and file can hold, whatever a path or a value held."""
+        return _printable(" ".join(super().__str__().splitlines()))
+
 
 class UnknownNameError(RobustevalError):
     """A name no catalogue holds."""
@@ -33,8 +37,8 @@ class SuiteError(RobustevalError):
     """A suite that can't be read or doesn't fit its schema."""
 
 
-class ThreatError(RobustevalError):
-    """A norm or an ε that makes no sense."""
+class ThreatError(RobustevalError, ValueError):
+    """A norm or an ε that makes no sense; a ValueError, too, so that schemas can raise it."""
 
 
 class DataError(RobustevalError):
@@ -63,3 +67,38 @@ class AttackError(RobustevalError):
 
 class TrainingError(RobustevalError):
     """Training that can't start, or that went wrong."""
+
+
+# What messages are made of
+
+
+def kind_of(value: object) -> str:
+    """What something is, with its article: "a tuple"."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value as a message shows it, in one short line."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - such as an integer of more than 4,300 digits
+        text = f"a {type(value).__name__} that can't be printed"
+    return _printable(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def reason(error: BaseException, most: int = 200) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # noqa: BLE001 - foreign code may raise in __str__ as well
+        lines = []
+    said = next((line.strip() for line in lines if line.strip()), type(error).__name__)
+    return _printable(said if len(said) <= most else f"{said[: most - 1]}…")
+
+
+def _printable(text: str) -> str:
+    """Undecodable bytes, which Python keeps as lone surrogates, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,6 +1,7 @@
 """What a number was made on: processor, threads, versions, commit."""
 
 import ctypes
+import errno
 import os
 import platform
 import subprocess
@@ -12,9 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from robusteval.errors import UnknownNameError
+from robusteval.errors import UnknownNameError, reason, shown
 
+MOST_THREADS = 1024  # of a process: some OpenMP runtimes end it where many more are asked for
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
+_BYTES_A_WORKER = 400 * 2**20  # torch and a small model
 PACKAGES = (
     "robusteval",
     "torch",
@@ -29,7 +32,9 @@ PACKAGES = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the processor or an accelerator."""
-    text = str(error).lower()
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = reason(error, most=2000).lower()
     return isinstance(error, MemoryError) or (
         "out of memory" in text or "can't allocate memory" in text
     )
@@ -81,26 +86,71 @@ def best_seconds(action: Callable[[], object], device: str = "cpu", times: int =
     return best
 
 
-def check_device(device: str) -> None:
-    """Raises UnknownNameError for one that isn't here."""
+def cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def most_threads() -> int:
+    """More than that help nobody; many more, and the process dies when it starts them."""
+    return max(64, 4 * cores())
+
+
+def most_workers() -> int:
+    """Processes that this machine bears: each needs a share of a core, and its own torch."""
+    by_memory = _memory() // _BYTES_A_WORKER
+    return max(1, min(4 * cores(), by_memory))
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**62
+
+
+def devices() -> list[str]:
+    """Where this machine can compute: cpu, and accelerators with and without their number."""
     import torch
 
+    found = ["cpu"]
+    if torch.accelerator.is_available() and (kind := torch.accelerator.current_accelerator()):
+        count = torch.accelerator.device_count()
+        found += [kind.type, *(f"{kind.type}:{i}" for i in range(count))]
+    return found
+
+
+def check_device(device: str) -> None:
+    """Raises UnknownNameError for one that isn't here, or can't be used."""
+    import torch
+
+    if device not in (here := devices()):
+        raise UnknownNameError(
+            f"device {shown(device)} is not on this machine: choose {' or '.join(here)}"
+        )
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        others = " or ".join(one for one in here if one != device)
         raise UnknownNameError(
-            f"device {device!r} can't be used ({reason}): try cpu or cuda"
+            f"device {device} can't be used ({reason(error)}): free it, or choose {others}"
         ) from None
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Within it an accelerator multiplies float32 as such, not as TF32: verdicts are float32's."""
-    from torch.backends import cuda, cudnn
+    """Within it float32 is multiplied as such, and not as TF32 or bfloat16, which a processor with
+    matrix units does as well once ``torch.set_float32_matmul_precision`` allows it: verdicts are
+    float32's."""
+    from torch.backends import cuda, cudnn, mkldnn
 
     # The older flags raise where a caller has set these.
-    kinds: tuple[Any, ...] = (cuda.matmul, cudnn.conv)  # type: ignore[attr-defined]
+    kinds: tuple[Any, ...] = (
+        *(cuda.matmul, cudnn.conv),  # type: ignore[attr-defined]
+        *(mkldnn.matmul, mkldnn.conv, mkldnn.rnn),  # type: ignore[attr-defined]
+    )
     before = [kind.fp32_precision for kind in kinds]
     for kind in kinds:
         kind.fp32_precision = "ieee"
@@ -122,7 +172,7 @@ def hardware_name(device: str = "cpu") -> str:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -149,7 +199,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=10,
             check=False,
         )

@@ -8,23 +8,32 @@ from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import NEEDS_PROTOTYPES
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
-from robusteval.errors import EvidenceError, UnknownNameError
+from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.suite import Suite, read_suite
-from robusteval.models.entry import Entry, all_entries, find_entry
+from robusteval.evaluation.suite import Suite, read_suite, suite_names
+from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.report import board
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, broken, rows_of
+from robusteval.report.scrutiny import model_of, uncountable
 from robusteval.report.summary import summarise
-from robusteval.storage import LEADERBOARDS, require_writable
+from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
 from robusteval.types import ThreatModel
 
 REQUIRED = "full"  # the suite whose attacks a published run must have made
 # Samples of a published run, or the whole split where that is smaller.
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
+_PATIENCE = 60.0  # seconds for another process to write its boards
+_ADVICE = "choose another with --folder"
+_MOST, _LONGEST = 5, 200  # problems of a board that are told, and characters of each
+LIMITS = (
+    "What holds here is form and agreement: whoever writes rows and digests anew can make them "
+    "fit; a board's earlier state passes, too, and one that is gone is not missed. A row is proven "
+    "by its run alone: `robusteval verify RUN --again 1`."
+)
 
 
 def add(
@@ -43,19 +52,42 @@ def add(
     ``full``, is of another model than the registry's of that name, or has a row that ``check``
     would not let stand.
     """
-    if folder.exists():  # told before runs are verified, which takes long
-        require_writable(folder, "choose another with --folder")
+    if again < 1:
+        raise RobustevalError(f"--again {again}: choose 1 or more")
+    require_writable(folder, _ADVICE, make=False)  # told before runs are verified: that takes long
     data_root(data_dir)
+    for run in runs:
+        _require_open_boards(run, folder)
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
-    boards: dict[str, list[Row]] = {}
+    require_writable(folder, _ADVICE)
+    busy = EvidenceError(f"another process writes leaderboards in {folder}: wait for it")
+    with locked(folder, busy, patience=_PATIENCE):
+        return _add(new, folder)
+
+
+def _add(new: Sequence[Row], folder: Path) -> list[Path]:
+    """Reads, merges and writes the boards that rows belong on."""
+    boards: dict[Path, list[Row]] = {}
     for row in new:
-        name = board.file_name(row)
-        rows = boards[name] if name in boards else board.read_board(folder / name)
-        boards[name] = board.merged(rows, row)
-    require_writable(folder, "choose another with --folder")
-    for name, rows in boards.items():
-        write_table(folder / name, board.as_csv(rows))
-    return [folder / name for name in boards]
+        path = folder / board.file_name(row)
+        boards[path] = board.merged(boards.get(path) or _sound_board(path), row)
+    for path, rows in boards.items():
+        write_table(path, board.as_csv(rows))
+    return list(boards)
+
+
+def _sound_board(path: Path) -> list[Row]:
+    rows = board.read_board(path)
+    board.require_sound(path, rows)
+    return rows
+
+
+def _require_open_boards(run: Path, folder: Path) -> None:
+    """Raises EvidenceError, before a run is verified, for a board that it can't be added to."""
+    _, spec, _ = open_store(run)
+    for threat in spec.threat_models():
+        named = {"dataset": spec.dataset, "norm": threat.norm, "eps": threat.eps_text}
+        _sound_board(folder / board.file_name(named))
 
 
 def _rows(
@@ -90,7 +122,7 @@ def _require_sound(run: Path, rows: Sequence[Row]) -> None:
 
 
 def _entries() -> dict[str, Entry]:
-    return {entry.name: entry for entry in all_entries() if isinstance(entry, Entry)}
+    return {entry.name: entry for entry in readable_entries()}
 
 
 def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
@@ -150,23 +182,57 @@ def lacking(suite: Suite, threats: Sequence[ThreatModel]) -> list[str]:
 
 
 def check(folder: Path) -> list[Check]:
-    """Each leaderboard of a folder: its numbers, ranks, attacks, and the registry's entries.
+    """Each leaderboard of a folder: its seal, numbers, ranks, attacks, and the registry's entries.
 
-    Without such a folder, those that came with the project.  Raises EvidenceError if there is none.
+    Without such a folder, those that came with the project.  Raises EvidenceError if there is none,
+    or none that can be read.  See ``LIMITS`` for what this can't tell.
     """
-    if not folder.exists() and folder == LEADERBOARDS:
+    boards, unread = _read(_files_in(folder))
+    entries = _entries()
+    others: dict[str, list[str]] = {}
+    for name, problem in board.disagreements(boards):
+        others.setdefault(name, []).append(problem)
+    checks = [Check(name, False, str(error)) for name, error in unread.items()]
+    for name, rows in boards.items():
+        wrong = [] if rows else ["it holds no row: restore it, or remove it"]
+        wrong += [*board.unsealed(rows), *board.problems(name, rows, entries)]
+        wrong += [*_unfit(rows, entries), *others.get(name, ())]
+        checks.append(Check(name, not wrong, _few(wrong) or _told(rows)))
+    return sorted(checks, key=lambda one: one.name)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Boards' files, in order; of the wheel where nothing stands in the usual place."""
+    if folder == LEADERBOARDS and not folder.exists():
         folder = packaged() or folder
-    paths = sorted(path for path in folder.glob("*.csv") if path.is_file())
+    try:
+        paths = sorted(path for path in folder.glob("*.csv") if not path.is_dir())
+    except (OSError, ValueError) as error:
+        raise EvidenceError(f"folder {folder} can't be read ({reason(error)})") from None
     if not paths:
         raise EvidenceError(f"no leaderboards in {folder}: name their folder with --folder")
-    entries = _entries()
-    checks = []
+    return paths
+
+
+def _read(paths: Sequence[Path]) -> tuple[dict[str, list[Row]], dict[str, EvidenceError]]:
+    """Rows by file name, and what is wrong with files that can't be read, unless it is all."""
+    boards: dict[str, list[Row]] = {}
+    unread: dict[str, EvidenceError] = {}
     for path in paths:
-        rows = board.read_board(path)
-        wrong = [] if rows else ["it holds no row: restore it, or remove it"]
-        wrong += [*board.problems(path.name, rows, entries), *_unfit(rows, entries)]
-        checks.append(Check(path.name, not wrong, "; ".join(wrong) or _told(rows)))
-    return checks
+        try:
+            boards[path.name] = board.read_board(path)
+        except EvidenceError as error:
+            unread[path.name] = error
+    if not boards:
+        raise next(iter(unread.values()))
+    return boards, unread
+
+
+def _few(problems: Sequence[str]) -> str:
+    """The first problems, and how many more there are."""
+    told = [one if len(one) <= _LONGEST else f"{one[: _LONGEST - 1]}…" for one in problems[:_MOST]]
+    more = len(problems) - _MOST
+    return "; ".join([*told, *[f"and {more} more"] * (more > 0)])
 
 
 def packaged() -> Path | None:
@@ -180,15 +246,23 @@ def _unfit(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
     suite = read_suite(REQUIRED)
     for row in rows:
         if refused := broken(row):
-            yield f"{row['model']}: its numbers can't be trusted ({', '.join(refused)})"
+            yield f"{model_of(row)}: its numbers can't be trusted ({', '.join(refused)})"
         entry = entries.get(row["model"])
-        if entry is None or not row["samples"].isdecimal():
+        if entry is None or [*uncountable(row)]:
             continue  # told already
         if int(row["samples"]) < fewest(entry.dataset):
             yield f"{row['model']}: {row['samples']} samples are too few"
-        missing = [n for n in _due(suite, row["norm"], entry) if not row.get(ATTACK + n)]
-        if missing:
+        due = _due(suite, row["norm"], entry)
+        if missing := [name for name in due if not row.get(ATTACK + name)]:
             yield f"{row['model']}: lacks {', '.join(missing)}"
+        if row["suite"] == suite.name and (others := _others(row, due)):
+            yield f"{row['model']}: {', '.join(others)} is none of {suite.name}'s attacks"
+
+
+def _others(row: Row, due: Sequence[str]) -> list[str]:
+    """Attacks of a row beside those of its suite, and transfers, which are asked for by name."""
+    made = [name.removeprefix(ATTACK) for name in row if name.startswith(ATTACK) and row[name]]
+    return [name for name in made if name not in due and not name.startswith("transfer_")]
 
 
 def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
@@ -202,8 +276,16 @@ def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
 
 
 def _told(rows: list[Row]) -> str:
-    """How many models there are, and how many of them other code of ours attacked."""
+    """How many models there are; of them, how many other code of ours attacked, or by a suite that
+    isn't ours."""
     ours = f"attacks={attacks_digest()}"
-    earlier = sum(ours not in row["versions"].split() for row in rows)
-    told = f"{len(rows)} model{'s' * (len(rows) > 1)}"
-    return f"{told}, {earlier} of them by other attacks than this version's" if earlier else told
+    parts = {
+        "by other attacks than this version's": [
+            row for row in rows if ours not in row["versions"].split()
+        ],
+        "under a suite that is not the project's": [
+            row for row in rows if row["suite"] not in suite_names()
+        ],
+    }
+    told = [f"{len(some)} of them {how}" for how, some in parts.items() if some]
+    return ", ".join([f"{len(rows)} model{'s' * (len(rows) > 1)}", *told])

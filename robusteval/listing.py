@@ -47,29 +47,49 @@ def _weights(entry: Entry) -> dict[str, str]:
 
 
 def datasets(data_dir: Path | None) -> Rows:
-    """Every data set, and whether its files are there."""
-    from robusteval.data.datasets import Split, is_available
+    """Every data set, which of its splits were found, and their classes in the labels' order.
+
+    Raises DataError if a folder that the user named does not exist.
+    """
     from robusteval.data.known import DATASETS
+    from robusteval.data.locate import data_root
     from robusteval.data.outliers import MADE_TITLES
 
-    rows = []
+    data_root(data_dir)
+    rows: Rows = []
     for name in DATASETS:
         info = DATASETS.get(name)
-        splits: tuple[Split, Split] = ("train", "test")
-        there = [s for s in splits if is_available(name, s, data_dir)]
         rows.append(
             {
                 "name": name,
                 "classes": info.classes,
                 "shape": f"{info.shape.channels}×{info.shape.height}×{info.shape.width}",
                 "threats": ", ".join(f"{k} {v}" for k, v in info.threats.items()),
-                "found": ", ".join(there) or "no",
+                **_found(name, data_dir),
                 "title": info.title,
             }
         )
     for name, title in MADE_TITLES.items():
         rows.append({"name": name, "found": "made as outliers", "title": title})
     return rows
+
+
+def _found(name: str, data_dir: Path | None) -> dict[str, Any]:
+    """Which splits are there, each one's classes in order, and why others can't be used."""
+    from robusteval.data.datasets import Split, class_order
+
+    splits: tuple[Split, Split] = ("train", "test")
+    orders: dict[str, list[str]] = {}
+    problems = []
+    for split in splits:
+        try:
+            order = class_order(name, split, data_dir)
+        except RobustevalError as error:
+            problems.append(f"{split} can't be used: {error}")
+        else:
+            orders |= {split: list(order)} if order else {}
+    told = {"problem": "; ".join(problems)} if problems else {}
+    return {"found": ", ".join(orders) or "no", "class_order": orders, **told}
 
 
 def attacks(data_dir: Path | None) -> Rows:

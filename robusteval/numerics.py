@@ -30,3 +30,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     differing = only_first + only_second
     return float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0
+
+
+def drawn_alike(k: int, n: int, whole_k: int, whole_n: int) -> float:
+    """Two-sided p of ``k`` right among ``n`` samples drawn from ``whole_n``, ``whole_k`` of them
+    right: exact (hypergeometric), so that all of them must have as many."""
+    from scipy.stats import hypergeom
+
+    drawn = hypergeom(whole_n, whole_k, n)
+    return min(1.0, 2 * float(min(drawn.cdf(k), drawn.sf(k - 1))))

@@ -10,7 +10,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from robusteval.report.wording import check_text, interval, lowest_claim, percent, threat_text
+from robusteval import inert
+from robusteval.report.wording import (
+    check_text,
+    found_text,
+    interval,
+    lowest_claim,
+    percent,
+    threat_text,
+    worst_text,
+)
 from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
@@ -19,13 +28,26 @@ if TYPE_CHECKING:
     from robusteval.models.entry import Entry
     from robusteval.training.loop import EpochLog
 
-console = Console(markup=False)  # titles and claims are others' text
-error_console = Console(stderr=True, markup=False)
+
+class InertConsole(Console):
+    """Titles, claims and reasons are others' text: neither markup, nor emoji, nor escapes."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Every plain string passes here before it is measured and printed."""
+        return super().render_str(inert.fitting(inert.line(text), self.encoding), **how)
+
+
+console = InertConsole()
+error_console = InertConsole(stderr=True)
 WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _LESSER = ("weights", "training")  # what a table can do without
 _WRAPPED = ("claim",)  # columns whose cells may break between words
-_ONLY_IN_JSON = ("path", "title", "clean_count")
+_ONLY_IN_JSON = ("path", "title", "clean_count", "class_order")
+_CLASSES_SHOWN = 200  # characters of a data set's class names
 
 
 class AttackBars:
@@ -35,11 +57,15 @@ class AttackBars:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
 
+    def doubt(self, told: str) -> None:
+        """A line of its own, above the bars."""
+        self.bars.console.print(f"robusteval: {told}", style="yellow", soft_wrap=True)
+
     def start(self, cell: "Cell", samples: int) -> None:
         """A new bar."""
         self.bars.start()
         threats = ", ".join(t.title for t in cell.threats)
-        name = f"{cell.spec.title} {threats}"
+        name = inert.line(f"{cell.spec.title} {threats}")
         self.tasks[cell.key] = self.bars.add_task(name, total=samples, robust="")
 
     def within(self, cell: "Cell", done: float) -> None:
@@ -96,7 +122,7 @@ def epoch_progress(
     """A bar per epoch, and a line of loss and accuracy after each."""
     total = entry.training.total_epochs if entry.training else 0
     bars = _bars()
-    task = bars.add_task(f"{entry.name} epoch", total=1, robust="")
+    task = bars.add_task(inert.line(f"{entry.name} epoch"), total=1, robust="")
     try:
 
         def progress(step: int, steps: int, loss: float) -> None:
@@ -154,16 +180,21 @@ def print_report(report: "Report") -> None:
     console.print(table)
     for attack in content["attacks"]:
         if attack["reason"]:
-            console.print(Text(f"{attack['title']} {attack['status']}: {attack['reason']}"))
+            status = attack["status"].replace("_", " ")
+            console.print(f"{attack['title']} {status}: {attack['reason']}")
     for claim in content["claims"]:
-        if claim["norm"] and claim["worst"]:
-            at = f"{claim['attack']}, {threat_text(claim)}"
-            left = f"{percent(claim['worst'])} at {threat_text(claim['worst_threat'])}"
-            console.print(f"claimed {claim['accuracy']:.1f} % ({at}); left here: {left}")
+        console.print(_claim_line(claim))
     for finding in content["findings"]:
         if finding["verdict"] != "ok":
-            console.print(Text(finding_text(finding), style="yellow"))
-    print(report.folder / "report.html")
+            console.print(finding_text(finding), style="yellow")
+    print(inert.line(report.folder / "report.html"))
+
+
+def _claim_line(claim: dict[str, Any]) -> str:
+    """A claim beside the same attack here, and beside all attacks."""
+    at = f"{claim['attack']}, {threat_text(claim)}" if claim["norm"] else claim["attack"]
+    line = f"claimed {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
+    return f"{line}; worst case here: {worst_text(claim)}" if claim["worst"] else line
 
 
 def finding_text(finding: dict[str, Any]) -> str:
@@ -174,14 +205,14 @@ def finding_text(finding: dict[str, Any]) -> str:
 
 def print_checks(checks: "list[Check]") -> None:
     """What verification found, line by line."""
-    width = max(len(check.name) for check in checks)
+    width = max(len(inert.line(check.name)) for check in checks)
     for check in checks:
         word, style = ("holds", "green") if check.held else ("DOES NOT HOLD", "bold red")
-        if console.width >= NARROW:
-            line = Text(f"{check.name:{width}}  ")
-        else:
-            line = Text(f"{check.name}: ")
-        console.print(line.append(word, style=style).append(f"  {check.told}"))
+        if not check.proven:
+            word, style = "as the run says", "yellow"
+        name, told = inert.line(check.name), inert.line(check.told)
+        start = f"{name:{width}}  " if console.width >= NARROW else f"{name}: "
+        console.print(Text(start).append(word, style=style).append(f"  {told}"))
 
 
 def print_comparison(found: dict[str, Any]) -> None:
@@ -210,9 +241,9 @@ def print_comparison(found: dict[str, Any]) -> None:
             table.add_row(*cells[: len(table.columns)])
         console.print(table)
         for key in pair["only_in_one"]:
-            console.print(Text(f"{key} is in one of the two only, or did not finish in the other"))
+            console.print(f"{key} is in one of the two only, or did not finish in the other")
         for key in pair["not_alike"]:
-            console.print(Text(f"{key} is by other attacks or parameters: not compared"))
+            console.print(f"{key} is by other attacks or parameters: not compared")
 
 
 def print_models(reports: list[dict[str, Any]]) -> None:
@@ -239,6 +270,8 @@ def print_models(reports: list[dict[str, Any]]) -> None:
             table.add_row(*cells[: len(table.columns)])
         table.add_section()
     console.print(table)
+    if any(_lowest_claim(r) for r in reports):
+        console.print(Text("What is claimed is of one attack, the columns before it are of all."))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
@@ -262,12 +295,13 @@ def _lowest_claim(report: dict[str, Any]) -> str:
     lowest = lowest_claim(report["claims"])
     if not lowest:
         return ""
-    return f"{lowest['accuracy']:.1f} %" + (f" at {lowest['eps']}" if lowest["eps"] else "")
+    at = f" at {lowest['eps']}" if lowest["eps"] else ""
+    return f"{lowest['accuracy']:.1f} % by {lowest['attack']}{at}"
 
 
 def print_estimate(model: str, found: "Estimate") -> None:
     """What a run would take."""
-    print(model)
+    print(inert.line(model))
     print(f"jobs            {found.jobs}")
     print(f"forward passes  {found.forward_passes:,} at most")
     print(f"backward passes {found.backward_passes:,} at most")
@@ -281,7 +315,7 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     if console.width < NARROW:
         for row in rows:
             cells = [_cell(c, row.get(c)) for c in columns]
-            console.print(Text("  ".join(cell for cell in cells if cell)))
+            console.print("  ".join(cell for cell in cells if cell))
         return
     columns = _that_fit(columns, rows)
     if "weights" not in columns:  # what is wrong with them stands where a number can't be trusted
@@ -293,10 +327,33 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in rows:
-        table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
     console.print(table)
     if left_out := [c for c in _LESSER if any(c in row for row in rows) and c not in columns]:
-        console.print(Text(f"A wider terminal, or --json, shows {' and '.join(left_out)}, too."))
+        console.print(f"A wider terminal, or --json, shows {' and '.join(left_out)}, too.")
+
+
+def print_datasets(rows: list[dict[str, Any]]) -> None:
+    """The table of data sets; below it the classes found, and what can't be used."""
+    print_rows("datasets", [{k: v for k, v in row.items() if k != "problem"} for row in rows])
+    if any(row.get("class_order") for row in rows):
+        console.print("Classes in the order of their labels, from 0:")
+    for row in rows:
+        orders = list(row.get("class_order", {}).items())
+        alike = all(names == orders[0][1] for _, names in orders)
+        for split, names in orders[:1] if alike else orders:
+            console.print(f"{row['name'] if alike else split}: {_classes(names)}")
+        if "problem" in row:
+            console.print(f"{row['name']}: {row['problem']}", style="yellow")
+
+
+def _classes(names: list[str]) -> str:
+    """As many names as have room, and the last one."""
+    whole = ", ".join(names)
+    if len(whole) <= _CLASSES_SHOWN:
+        return whole
+    first = whole[:_CLASSES_SHOWN].rpartition(", ")[0] or names[0]
+    return f"{first}, …, {names[-1]} ({len(names)}; --json shows all)"
 
 
 def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
@@ -319,23 +376,31 @@ def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{100 * value:.2f} %" if isinstance(value, float) else str(value)
+    return f"{100 * value:.2f} %" if isinstance(value, float) else inert.line(value)
 
 
 def print_entry(entry: "Entry") -> None:
     """One entry, table by table; what is empty is left out."""
-    console.print(Text(entry.name, style="bold"), Text(entry.description))
+    console.print(Text(inert.line(entry.name), style="bold"), entry.description)
     content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
     for key, value in _told(content):
         if isinstance(value, dict):
-            console.print(Text(f"[{key}]", style="bold"))
+            console.print(f"[{key}]", style="bold")
             for name, inner in _told(value):
-                console.print(Text(f"  {name} = {inner}"))
+                console.print(f"  {name} = {inner}")
         elif isinstance(value, list):
             for item in value:
-                console.print(Text(f"[{key}] {item}"))
+                console.print(f"[{key}] {item}{_not_run(item) if key == 'claims' else ''}")
         else:
-            console.print(Text(f"{key} = {value}"))
+            console.print(f"{key} = {value}")
+
+
+def _not_run(claim: dict[str, Any]) -> str:
+    """What is to be said of a claim of an attack that no suite has."""
+    from robusteval.evaluation.suite import suites_with
+
+    known = claim["attack"] == "clean" or suites_with(claim["attack"])
+    return "" if known else " (not run here: no suite has this attack)"
 
 
 def _told(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Several models under one suite, into one table: what ``robusteval run --model all`` does."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -54,7 +55,7 @@ def models_called(models: Sequence[str]) -> list[str]:
 
 
 def _is_pattern(model: str) -> bool:
-    return any(sign in model for sign in "*?[") and not Path(model).is_file()
+    return any(sign in model for sign in "*?[") and not os.path.isfile(model)
 
 
 def _can_be_run(name: str) -> bool:

@@ -131,6 +131,11 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "no/such.toml"], ["does not exist"]),
         (["--model", "pcl_digits", "--suite", "ful"], ["unknown suite", "full"]),
         (["--model", "pcl_digits", "--only", "fgms"], ["fgms", "fgsm"]),
+        (
+            ["--model", "pcl_digits", "--suite", "quick", "--only", "adaptive"],
+            ["suite quick has no attack 'adaptive'", "it is in full"],
+        ),
+        (["--model", "resnet50"], ["unknown model", "60", "such as anl_at_digits", "list models"]),
         (["--model", "pcl_digits", "--eps", "-1"], ["not positive"]),
         (["--model", "pcl_digits", "--eps", "big"], ["no number"]),
         (["--model", "pcl_digits", "--eps", "8"], ["8/255"]),
@@ -198,9 +203,32 @@ def test_broken_entries_and_suites(tmp_path: Path) -> None:
     refused(cli("run", "--model", "pcl_digits", "--suite", str(suite)), "attacks.0")
 
 
-def test_usage_errors_exit_with_2() -> None:
-    for arguments in (["run"], ["run", "--modle", "x"], ["rnu"], ["show"]):
-        assert cli(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], ["--model", "run --help"]),
+        (["run", "--modle", "x"], ["--modle", "--model"]),
+        (["rnu"], ["rnu", "run"]),
+        (["--nope"], ["--nope"]),
+        (["show"], ["argument", "show --help"]),
+        (["show", "a", "b"], ["extra argument"]),
+        (["run", "--model", "a", "--seed", "x"], ["--seed", "whole number"]),
+        (["verify", "x", "--again", "-1"], ["--again"]),
+        (["leaderboard", "ad"], ["add", "leaderboard --help"]),
+        (["leaderboard", "add"], ["argument", "leaderboard add --help"]),
+        (["leaderboard", "add", "--again", "0", "x"], ["--again"]),
+    ],
+)
+def test_usage_errors_are_one_line(arguments: list[str], said: list[str]) -> None:
+    refused(cli(*arguments), *said)
+
+
+@pytest.mark.parametrize("arguments", [[], ["leaderboard"]])
+def test_nothing_asked_for_gives_the_help(arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.output
+    assert "robusteval: " not in result.output
 
 
 @pytest.mark.parametrize("kind", ["models", "datasets", "attacks", "detectors", "suites"])
@@ -209,6 +237,25 @@ def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
     rows = json.loads(cli("list", kind, "--json").stdout)
     assert len(rows) >= 2
     assert all(row["name"] for row in rows)
+
+
+def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for k in range(100):
+            (tmp_path / "cifar100" / split / str(k)).mkdir(parents=True)
+    (tmp_path / "svhn" / "test" / "5").mkdir(parents=True)
+    given = ("list", "datasets", "--data-dir", str(tmp_path))
+    rows = {row["name"]: row for row in json.loads(cli(*given, "--json").stdout)}
+    orders = {"train": [str(k) for k in range(100)], "test": [str(k) for k in range(100)]}
+    assert rows["cifar100"]["class_order"] == orders
+    assert rows["cifar100"]["found"] == "train, test"
+    assert rows["svhn"]["found"] == "no"
+    assert "test holds 1 class (5), and svhn has 10" in rows["svhn"]["problem"]
+    shown = " ".join(cli(*given).stdout.split())
+    assert "cifar100: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11" in shown
+    assert "99 (100; --json shows all)" in shown
+    assert "svhn: test can't be used" in shown
+    refused(cli("list", "datasets", "--data-dir", str(tmp_path / "nowhere")), "nowhere")
 
 
 def test_a_narrow_table_of_models_keeps_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +312,19 @@ def test_show_tells_claims_and_training() -> None:
         assert part in text
     content = json.loads(cli("show", "pcl_digits", "--json").stdout)
     assert content["trained"]["clean_total"] == 360
+
+
+def test_show_tells_of_claims_that_no_suite_can_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal.console, "width", 300)
+    claims = '[[claims]]\nattack = "spsa"\naccuracy = 50\nnorm = "Linf"\neps = "0.1"\n'
+    claims += '[[claims]]\nattack = "pgd10"\naccuracy = 40\nnorm = "Linf"\neps = "0.1"\n'
+    claims += '[[claims]]\nattack = "clean"\naccuracy = 90\n'
+    lines = cli("show", str(write_entry(tmp_path, extra=claims))).stdout.splitlines()
+    told = {name: line for line in lines for name in ("spsa", "pgd10", "clean") if name in line}
+    assert "not run here: no suite has this attack" in told["spsa"]
+    assert "not run here" not in told["pgd10"] + told["clean"]
 
 
 def test_version() -> None:

@@ -1,5 +1,7 @@
 """Splits, regrouping, subsets, outliers, and what is said when data are missing."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.datasets import Dataset, class_order, load_dataset
 from robusteval.data.known import DATASETS
-from robusteval.data.outliers import fit_shape, outlier_batches, outlier_names
+from robusteval.data.outliers import (
+    check_folder,
+    fit_shape,
+    outlier_batches,
+    outlier_digests,
+    outlier_names,
+)
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
+from robusteval.preparation import Options, prepare
 
 
 def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:
@@ -172,6 +181,87 @@ def test_a_folder_is_an_outlier_set(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(DataError, match="holds no images"):
         load_all(empty, 10, Shape(1, 8, 8), 0)
+
+
+def photographs(folder: Path, bad: str) -> Path:
+    """A folder with twelve images and something that is none."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(12):
+        image = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
+        image.save(folder / f"{i}.png")
+    if bad == "appledouble":
+        (folder / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(80))
+    elif bad == "truncated":
+        (folder / "x.png").write_bytes((folder / "1.png").read_bytes()[:400])
+    elif bad == "folder":
+        (folder / "x.jpg").mkdir()
+    elif bad == "fifo":
+        os.mkfifo(folder / "x.jpg")
+    elif bad:
+        (folder / "x.jpg").write_bytes({"empty": b"", "text": b"<html>not found</html>"}[bad])
+    return folder
+
+
+@pytest.mark.parametrize("bad", ["truncated", "empty", "text", "folder", "fifo"])
+def test_outlier_images_are_read_before_any_attack(tmp_path: Path, bad: str) -> None:
+    options = Options(samples=40, outlier_folders=photographs(tmp_path / "bad", bad), out=tmp_path)
+    with pytest.raises(DataError, match=r"x\.(png|jpg) "):
+        prepare("pcl_digits", "quick", None, None, options)
+
+
+@pytest.mark.parametrize("bad", ["", "appledouble"])
+def test_sound_outlier_folders_are_taken(tmp_path: Path, bad: str) -> None:
+    folder = photographs(tmp_path / "good", bad)
+    options = Options(samples=40, outlier_folders=folder, out=tmp_path)
+    assert prepare("pcl_digits", "quick", None, None, options).spec.outlier_folders
+    assert len(load_all(folder, 40, Shape(1, 8, 8), 0)) == 12
+
+
+def test_only_outliers_that_a_run_takes_are_read(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "bad", "")
+    files = check_folder(folder)
+    seed = next(s for s in range(99) if np.random.default_rng(s).permutation(12)[0] == 3)
+    files[4].write_bytes(b"")
+    outlier_digests([folder], 1, Shape(1, 8, 8), seed)
+    with pytest.raises(DataError, match="can't be decoded"):
+        outlier_digests([folder], 12, Shape(1, 8, 8), seed)
+
+
+def test_a_folder_with_other_images_makes_another_run(tmp_path: Path) -> None:
+    """Else evidence of the old ones would come back as that of the new ones."""
+    folder = photographs(tmp_path / "mine", "")
+    chosen = Options(samples=40, outlier_folders=folder, out=tmp_path)
+    first = prepare("pcl_digits", "quick", None, None, chosen).spec
+    assert prepare("pcl_digits", "quick", None, None, chosen).spec.name == first.name
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "0.png")
+    second = prepare("pcl_digits", "quick", None, None, chosen).spec
+    assert second.outlier_folders == first.outlier_folders
+    assert second.name != first.name
+
+
+def test_broken_natural_outliers_are_told_early(tmp_path: Path) -> None:
+    (tmp_path / "fashion_mnist").mkdir()
+    path = tmp_path / "fashion_mnist" / "test-00000-of-00002.parquet"
+    path.touch()
+    mnist = replace(load_dataset("digits"), info=DATASETS.get("mnist"))
+    with pytest.raises(DataError, match=r"outlier set fashion_mnist can't be used: .* 1 of 2"):
+        outlier_names(mnist, 2, tmp_path)
+    path.rename(path.with_name("test-00000-of-00001.parquet"))
+    with pytest.raises(DataError, match="can't be read as Parquet"):
+        outlier_names(mnist, 2, tmp_path)
+
+
+def test_the_order_of_the_classes_is_told_without_reading_images(tmp_path: Path) -> None:
+    assert class_order("digits", "train") == tuple("0123456789")
+    assert class_order("svhn", data_dir=tmp_path) is None
+    for k in range(100):
+        (tmp_path / "cifar100" / "test" / str(k)).mkdir(parents=True)
+    assert class_order("cifar100", data_dir=tmp_path) == tuple(map(str, range(100)))
+    assert class_order("cifar100_10", data_dir=tmp_path)[1] == "10+11+12+13+14+15+16+17+18+19"
+    (tmp_path / "cifar100" / "test" / "1x").mkdir()
+    with pytest.raises(DataError, match="101 classes"):
+        class_order("cifar100", data_dir=tmp_path)
 
 
 def test_fit_shape_uses_luma_and_repeats_grey() -> None:

@@ -70,8 +70,8 @@ def attack_spec(
 def context_of(
     model: Adapter, data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
 ) -> Context:
-    check_names(suite)
     spec = spec_of(data, suite, eps, **fields)
+    check_names(suite, spec.threat_models())
     return Context(model, data, suite, spec, make_plan(suite, spec, bool(model.layers)))
 
 

@@ -31,6 +31,7 @@ from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Here, Watch
 from robusteval.evaluation.images import LEVELS, decode, digests, encode, encode_within
 from robusteval.evaluation.outcomes import load_result, to_be_kept
+from robusteval.evaluation.pieces import unsealed
 from robusteval.evaluation.plan import Cell, Job
 from robusteval.evaluation.record import open_store, read_record
 from robusteval.evaluation.suite import Diagnostics, Suite, read_suite
@@ -55,10 +56,9 @@ def evidence_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / "evidence").iterdir()):
         if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            about = json.loads(table.schema.metadata[b"robusteval"])
+            columns, about = unsealed(path.read_bytes())
             about.pop("seconds")
-            found[path.name] = (table.to_pydict(), about)
+            found[path.name] = ({name: v.tolist() for name, v in columns.items()}, about)
         elif path.suffix == ".safetensors":
             found[path.name] = {k: v.tobytes() for k, v in load_file(path).items()}
         else:
@@ -198,10 +198,9 @@ def test_rows_say_what_the_report_counts(finished: Path) -> None:
     assert [len(c) for c in result.plan.chunks] == [12, 12, 12, 4]
     content = json.loads((finished / "report.json").read_text())
     for part, attack in enumerate(content["attacks"]):
-        outcome = result.outcomes[part]
         broken = 0
         for chunk in range(4):
-            job = Job("attack", part, chunk, outcome.cell.key)
+            job = result.plan.attack_job(part, chunk)
             table = pq.read_table(finished / "evidence" / f"{job.stem}.parquet").to_pydict()
             broken += sum(table["fooled"])
             assert all(len(value) == 32 for value in table["sha256"])
@@ -218,7 +217,7 @@ def test_one_image_for_each_sample_and_threat(finished: Path) -> None:
         seen: list[int] = []
         for part, outcome in enumerate(result.outcomes):
             for chunk in range(len(result.plan.chunks)):
-                kept = store.read_images(Job("attack", part, chunk, outcome.cell.key))
+                kept = store.read_images(result.plan.attack_job(part, chunk))
                 if threat in outcome.cell.threats:
                     seen += kept.rows.tolist()
         robust, _ = result.robust(threat)
@@ -233,10 +232,7 @@ def test_keep_all_keeps_every_success(tmp_path: Path, finished: Path) -> None:
     result = load_result(folder)
     for part, outcome in enumerate(result.outcomes):
         rows = np.concatenate(
-            [
-                store.read_images(Job("attack", part, chunk, outcome.cell.key)).rows
-                for chunk in range(4)
-            ]
+            [store.read_images(result.plan.attack_job(part, chunk)).rows for chunk in range(4)]
         )
         assert rows.tolist() == np.flatnonzero(outcome.fooled).tolist()
     assert all(check.held for check in api.verify(folder))
@@ -551,8 +547,16 @@ def test_a_newer_schema_is_told(copied: Path) -> None:
     about = json.loads(table.schema.metadata[b"robusteval"]) | {"schema": 99}
     newer = table.replace_schema_metadata({b"robusteval": json.dumps(about)})
     pq.write_table(newer, a_piece(copied))
-    (copied / "run.json").write_text(json.dumps({**record, "schema": "robusteval.run/1"}))
+    (copied / "run.json").write_text(json.dumps({**record, "schema": "robusteval.run/2"}))
     refused(cli("report", str(copied)), "schema 99", "upgrade")
+
+
+def test_an_older_schema_is_refused(copied: Path) -> None:
+    """It had no checksums: who claims it would be spared all of them."""
+    record = json.loads((copied / "run.json").read_text())
+    record["schema"] = "robusteval.run/1"
+    (copied / "run.json").write_text(json.dumps(record))
+    refused(cli("verify", str(copied)), "schema 1", "no checksums", "another folder")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 3}', '{"schema": "robusteval.run/1"}'])

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 from scipy.stats import binomtest
 
-from robusteval.catalogue import Catalogue
+from robusteval.catalogue import Catalogue, near_names
 from robusteval.errors import ThreatError, UnknownNameError
 from robusteval.numerics import wilson
 from robusteval.types import ThreatModel, parse_eps
@@ -46,6 +46,25 @@ def test_wilson_against_scipy(k: int, n: int) -> None:
     assert (rate.value, rate.k, rate.n) == (k / n, k, n)
     assert rate.low == pytest.approx(reference.low, abs=1e-12)
     assert rate.high == pytest.approx(reference.high, abs=1e-12)
+
+
+def test_a_miss_lists_near_names_or_few() -> None:
+    many = [f"name{i:02}" for i in range(25)]
+    assert near_names("name3", ["name03", "other"]) == "did you mean name03?"
+    assert near_names("zzz", "cba") == "known: a, b, c"
+    assert near_names("zzz", many) == ("none is like it among 25, such as name00, name01, name02")
+    assert near_names("zzz", []) == "there are none"
+
+
+def test_every_wilson_interval_holds_its_share() -> None:
+    """And as percentages of tables, too, where both are rounded."""
+    for n in (*range(1, 60), 360, 10_000):
+        for k in {*range(min(n, 60) + 1), n - 1, n}:
+            rate = wilson(k, n)
+            assert rate is not None
+            assert 0 <= rate.low <= k / n <= rate.high <= 1
+            assert rate.low < rate.high
+            assert f"{rate.low:.3f}" <= f"{k / n:.3f}" <= f"{rate.high:.3f}"
 
 
 def test_wilson_of_nothing_is_no_number() -> None:

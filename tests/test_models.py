@@ -285,6 +285,10 @@ def test_unknown_names_list_near_ones() -> None:
         ('[head]\nreading = "nearest_prototype"\n', "layers"),
         ('[[claims]]\nattack = "pgd"\naccuracy = 320\n', "accuracy"),
         ('[[claims]]\nattack = "pgd"\naccuracy = 32\neps = "big"\n', "big"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = 0.8\n', "did you mean 80.*percent.*0.8 %"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = 1\n', "did you mean 100"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = "big %"\n', "accuracy"),
+        ('[[claims]]\nattack = "pgd"\naccuracy = "101 %"\n', "accuracy"),
         ("= 3", "TOML"),
     ],
 )
@@ -294,6 +298,20 @@ def test_broken_entries_name_the_file_and_the_field(tmp_path: Path, extra: str, 
         read_entry(path)
     assert "tiny.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "accuracy"),
+    [("0", 0), ("1.01", 1.01), ('"0.28 %"', 0.28), ('"1%"', 1), ("100", 100)],
+)
+def test_little_accuracy_is_claimed_with_its_sign(
+    tmp_path: Path, written: str, accuracy: float
+) -> None:
+    extra = f'[[claims]]\nattack = "pgd"\naccuracy = {written}\n'
+    entry = read_entry(write_entry(tmp_path, extra=extra))
+    assert entry.claims[0].accuracy == accuracy
+    # As a run's record holds it.
+    assert Entry(**entry.model_dump(mode="json")).claims == entry.claims
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from torch import nn
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.context import Context
+from robusteval.evaluation.evidence import SCHEMA
+from robusteval.evaluation.pieces import sealed, unsealed
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
@@ -44,13 +46,18 @@ def images_file(folder: Path, part: str = "fgsm") -> Path:
     return sorted((folder / "evidence").glob(f"attack-*{part}*.safetensors"))[0]
 
 
+def forge(path: Path, columns: dict[str, Any] | None = None, **about: Any) -> None:
+    """Rewrites a job's rows, or what it says of itself, with checksums that fit."""
+    rows, said = unsealed(path.read_bytes())
+    path.write_bytes(sealed(rows if columns is None else columns, {**said, **about}, SCHEMA))
+
+
 def change_rows(path: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Rewrites columns of a Parquet file, leaving what it says of itself."""
-    table = pq.read_table(path)
-    changed = {n: table[n].to_numpy() for n in table.column_names}
+    """Rewrites columns of a job's rows, leaving what it says of itself."""
+    changed, _ = unsealed(path.read_bytes())
     for name, change in columns.items():
         changed[name] = change(changed[name].copy())
-    pq.write_table(pa.table(changed).replace_schema_metadata(table.schema.metadata), path)
+    forge(path, changed)
 
 
 def change_images(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -199,7 +206,7 @@ def _attacked_in_vain(folder: Path, chunk: str, clean: pa.Table, wrong: np.ndarr
             ].as_py()
             columns["fooled"][place] = columns["survives_8_bit"][place] = False
             columns["margin"][place] = -1.0
-        pq.write_table(pa.table(columns).replace_schema_metadata(table.schema.metadata), path)
+        forge(path, columns)
 
 
 def other_scores(folder: Path) -> None:
@@ -212,16 +219,34 @@ def each_clean(folder: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> N
         change_rows(path, **columns)
 
 
+def more_images(held: dict[str, Any]) -> None:
+    held.update(images=held["images"] + 10, held=held["held"] + 10)
+
+
+def more_ties(held: dict[str, Any]) -> None:
+    held.update(held=0, near_ties=held["held"] + held["near_ties"])
+
+
+def another_wrong_class(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    label = unsealed(path.read_bytes())[0]["label"]
+
+    def change(prediction: np.ndarray) -> np.ndarray:
+        other = (prediction + 1) % 10
+        other = np.where(other == label, (other + 1) % 10, other)
+        return np.where(prediction == label, prediction, other)
+
+    return change
+
+
 def other_version(record: dict[str, Any]) -> None:
     record["provenance"]["versions"]["attacks"] = "00000000"
 
 
 def change_told(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """What a job tells of its whole chunk, rewritten."""
-    table = pq.read_table(path)
-    about = json.loads(table.schema.metadata[b"robusteval"])
+    _, about = unsealed(path.read_bytes())
     change(about["told"])
-    pq.write_table(table.replace_schema_metadata({b"robusteval": json.dumps(about)}), path)
+    forge(path, told=about["told"])
 
 
 def never_trained(record: dict[str, Any]) -> None:
@@ -256,15 +281,35 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: each_clean(f, second_prediction=lambda p: (p + 1) % 10),
         "clean predictions",
     ),
-    "attacks of a newer version": (
-        lambda f: change_json(f / "run.json", other_version),
-        "what the report describes",
-    ),
     "detectors that do better": (other_scores, "detectors' scores"),
     "a table left out": (lambda f: change_json(f / "run.json", never_trained), "the model's entry"),
     "attacks said to be stronger": (
         lambda f: change_json(f / "run.json", other_steps),
         "what the report describes",
+    ),
+    "images said to hold": (
+        lambda f: change_json(f / "evidence" / "verification.json", more_images),
+        "float32, batch size 48",
+    ),
+    "images said to be near-ties": (
+        lambda f: change_json(f / "evidence" / "verification.json", more_ties),
+        "float32, batch size 48",
+    ),
+    "no word on whether images hold": (
+        lambda f: (f / "evidence" / "verification.json").unlink(),
+        "float32, batch size 48",
+    ),
+    "surer successes": (
+        lambda f: change_rows(rows_file(f), margin=lambda m: np.where(m > 0, m + 1, m)),
+        "classes and margins of stored images",
+    ),
+    "successes of another class": (
+        lambda f: change_rows(rows_file(f), prediction=another_wrong_class(rows_file(f))),
+        "classes and margins of stored images",
+    ),
+    "logits further apart": (
+        lambda f: each_clean(f, spread=lambda s: 100 * s),
+        "clean predictions",
     ),
 }
 
@@ -277,6 +322,166 @@ def test_a_report_made_anew_does_not_hide_it(kind: str, copied: Path) -> None:
     told = {c.name: c.held for c in api.verify(copied)}
     assert told[check] is False
     assert told.get("report files", True)
+
+
+def without_backward_passes(folder: Path) -> None:
+    change_rows(rows_file(folder), backward_passes=lambda b: -b - 1)
+
+
+def invented_detector(folder: Path) -> None:
+    """That tells attacks from clean images always."""
+    for path in (folder / "evidence").glob("*.parquet"):
+        columns, _ = unsealed(path.read_bytes())
+        if columns:
+            score = 0.0 if path.name.startswith("clean") else -1.0
+            rows = len(next(iter(columns.values())))
+            forge(path, {**columns, "score_magic": np.full(rows, score)})
+
+
+def in_record(*place: str, value: Any) -> Callable[[Path], None]:
+    """Sets one leaf of run.json, known or not."""
+
+    def change(folder: Path) -> None:
+        def at_place(record: Any) -> None:
+            for name in place[:-1]:
+                record = record[name]
+            record[place[-1]] = value
+
+        change_json(folder / "run.json", at_place)
+
+    return change
+
+
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "negative backward passes": (without_backward_passes, "backward_passes"),
+    "an invented detector": (invented_detector, "score_magic"),
+    "attacks of a newer version": (
+        lambda f: change_json(f / "run.json", other_version),
+        "provenance.versions",
+    ),
+    "more threads": (in_record("provenance", "threads", value=64), "provenance.threads"),
+    "a better device": (in_record("provenance", "device", value="cuda"), "provenance.device"),
+    "a certificate": (in_record("provenance", "certified", value="by NIST"), "certified"),
+    "a key beside the others": (in_record("verified", value=True), "verified"),
+    "a line more on an attack": (
+        lambda f: change_told(rows_file(f), lambda told: told.update(verified="by NIST")),
+        "verified",
+    ),
+    "more diagnostics": (
+        lambda f: change_told(
+            f / "evidence" / "diagnostics.parquet", lambda told: told.update(magic=1)
+        ),
+        "magic",
+    ),
+    "diagnostics of no samples": (
+        lambda f: change_told(
+            f / "evidence" / "diagnostics.parquet", lambda told: told.update(samples=0)
+        ),
+        "samples",
+    ),
+    "diagnostics of more samples": (
+        lambda f: change_told(
+            f / "evidence" / "diagnostics.parquet",
+            lambda told: told["noise"].update(broken=10**6),
+        ),
+        "other samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_no_run_writes_is_refused(kind: str, copied: Path) -> None:
+    """By ``report`` as by ``verify``: no page ever shows it."""
+    alter, place = REFUSED[kind]
+    alter(copied)
+    refused(cli("report", str(copied)), "corrupt", place)
+    result = cli("verify", str(copied))
+    assert result.exit_code in (1, 2)
+    assert place in " ".join((result.stdout + result.stderr).split())
+
+
+def test_a_flipped_bit_is_never_read_as_other_content(finished: Path) -> None:
+    """Anywhere in a file: either it says what was written, or it is refused."""
+    rng, told = np.random.default_rng(0), 0
+    for path in (rows_file(finished), finished / "evidence" / "diagnostics.parquet"):
+        content = path.read_bytes()
+        columns, about = unsealed(content)
+        for place in rng.integers(8 * len(content), size=400):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << (place % 8)
+            try:
+                now, said = unsealed(bytes(flipped))
+            except (OSError, pa.ArrowException, LookupError, ValueError, TypeError):
+                told += 1
+                continue
+            assert said == about
+            assert now.keys() == columns.keys()
+            assert all(np.array_equal(now[name], columns[name]) for name in columns)
+    assert told > 400
+
+
+def test_what_only_repeating_shows_is_said_to_be_the_runs_word(finished: Path) -> None:
+    """Failures, passes and diagnostics where jobs aren't done again; the machine always."""
+    named = {c.name: c for c in api.verify(finished)}
+    assert {name for name, check in named.items() if not check.proven} == {
+        "what was not done again",
+        "commit, versions, hardware, date, seconds",
+    }
+    told = named["what was not done again"].told
+    assert "failed to break" in told
+    assert "the diagnostics" in told
+    assert "--again 18" in told
+    assert named["suite"].told == "the project's quick"
+    every = {c.name: c.proven for c in api.verify(finished, again=100)}
+    assert "what was not done again" not in every
+    out = cli("verify", str(finished)).stdout
+    assert "as the run says" in out
+
+
+def test_a_finished_run_tells_its_evidence_and_mends_its_report(copied: Path) -> None:
+    """Whatever became of report.json: an edited number, any damage, a folder in its place."""
+    honest = (copied / "report.json").read_bytes()
+    chosen = options(copied.parent, samples=30)
+    edited = json.loads(honest)
+    better_number(edited)
+    damages = [json.dumps(edited).encode(), b"[]", honest[:999], b"[" * 10**5]
+    for damage in damages:
+        (copied / "report.json").write_bytes(damage)
+        report = api.evaluate("pcl_digits", "quick", options=chosen)
+        assert report.folder == copied
+        assert report.content["worst_case"] == json.loads(honest)["worst_case"]
+        assert (copied / "report.json").read_bytes() == honest
+
+
+def test_damaged_conclusions_are_drawn_anew(copied: Path) -> None:
+    """What is made from the rest of the evidence blocks nothing."""
+    places = [copied / "evidence" / name for name in ("verification.json", "examples.safetensors")]
+    honest = {path: path.read_bytes() for path in places}
+    for path in places:
+        for damage in (b"{}", honest[path][:50]):
+            path.write_bytes(damage)
+            api.evaluate("pcl_digits", "quick", options=options(copied.parent, samples=30))
+            assert {p: p.read_bytes() for p in places} == honest
+
+
+def test_logits_of_any_scale_give_the_same_ties(tmp_path: Path, ce_digits: Any) -> None:
+    """At 1e-6 of the usual logits, absolute thresholds would call all successes near-ties."""
+
+    class Scaled(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return ce_digits(images) * 2.0**-20
+
+    chosen = options(tmp_path, samples=30, only=("fgsm",))
+    small = api.evaluate(wrap_module(Scaled(), 10), "quick", "digits", "small", options=chosen)
+    usual = api.evaluate("ce_digits", "quick", options=chosen)
+    assert small.content["clean"] == usual.content["clean"]
+    held = small.content["evidence"]["verification"]
+    assert held["held"] > 0.9 * held["images"] > 0
+    assert small.content["attacks"][0]["verified"]["near_ties"] < 3
+    for path in (small.folder / "evidence").glob("clean-*.parquet"):
+        change_rows(path, second_prediction=lambda p: (p + 1) % 10)
+    findings = api.rebuild_report(small.folder).content["findings"]
+    assert {f["check"]: f["verdict"] for f in findings}["steady predictions"] == "broken"
 
 
 def test_a_forged_gap_excuses_no_clean_prediction(tmp_path: Path) -> None:
@@ -374,24 +579,25 @@ def test_what_jobs_told_is_compared_where_they_are_done_again(copied: Path) -> N
     ]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda told: told["wobble"].update(relative=0.9), lambda told: told.update(samples=0)],
-)
-def test_other_diagnostics_are_found_by_measuring_again(
-    change: Callable[[dict[str, Any]], None], copied: Path
-) -> None:
-    path = copied / "evidence" / "diagnostics.parquet"
-    change_told(path, change)
-    told = {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
-    assert not told.held
-    assert told.told.startswith("other verdicts on ")
+def test_other_diagnostics_are_found_by_measuring_again(copied: Path) -> None:
+    """Verdicts that differ, and numbers that differ within the same verdict."""
+
+    def told_of(part: str, **values: Any) -> api.Check:
+        path = copied / "evidence" / "diagnostics.parquet"
+        change_told(path, lambda told: told[part].update(values))
+        return {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
+
+    steadier = told_of("wobble", relative=0.01)
+    assert (steadier.held, steadier.told) == (False, "other numbers of wobble")
+    shakier = told_of("wobble", relative=0.9)
+    assert not shakier.held
+    assert shakier.told.startswith("other verdicts on ")
 
 
-def test_diagnostics_are_not_measured_again_without_their_source(
+def test_diagnostics_are_measured_again_without_their_source(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model that they transfer from was trained anew: that is no forgery."""
+    """The model that they transfer from was trained anew: that is no forgery, and hides none."""
 
     def gone(_: Context) -> None:
         raise EvidenceError("ce_digits has changed since this run began")
@@ -399,22 +605,24 @@ def test_diagnostics_are_not_measured_again_without_their_source(
     monkeypatch.setattr(Context, "transfer_source", gone)
     told = {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"]
     assert told.held
-    assert told.told == "not done again: ce_digits has changed since this run began"
+    assert told.told.endswith("; no transfer: ce_digits has changed since this run began")
+    path = copied / "evidence" / "diagnostics.parquet"
+    change_told(path, lambda told: told["wobble"].update(relative=0.001))
+    assert not {c.name: c for c in api.verify(copied, again=1)}["diagnostics done again"].held
 
 
-def test_a_report_by_another_version_is_compared_number_for_number(
+def test_pages_of_another_version_are_compared_too(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pages may be worded otherwise, its numbers may not."""
-    (copied / "report.html").write_text("as an older version had it")
+    """Else whoever claims one could print anything; an honest page is written anew first."""
+    (copied / "report.html").write_text("<script>99.9 %</script>")
     monkeypatch.setattr(api, "__version__", "9.9")
     told = {c.name: c for c in api.verify(copied)}["report files"]
-    assert told.held
-    assert "9.9" in told.told
-    change_json(copied / "report.json", better_number)
-    told = {c.name: c for c in api.verify(copied)}["report files"]
     assert not told.held
-    assert "worst_case" in told.told
+    assert "this is 9.9" in told.told
+    assert "robusteval report" in told.told
+    api.rebuild_report(copied)
+    assert {c.name: c.held for c in api.verify(copied)}["report files"]
 
 
 def test_another_model_or_data_is_refused(copied: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from robusteval import api
 from robusteval.errors import OutputError
 from robusteval.report.figures import difference, picture
-from robusteval.report.files import prepare_folder, write_report
+from robusteval.report.files import prepare_folder, report_files, write_files
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
 from robusteval.report.summary import SCHEMA
@@ -138,7 +138,7 @@ def test_a_failed_attack_shows_no_number(report: api.Report, tmp_path: Path) -> 
     attack["success_rate"] = None
     content["worst_case"][0] |= {"complete": False, "robust_accuracy": None, "success_rate": None}
     content["status"] = "incomplete"
-    write_report(tmp_path, content, [])
+    write_files(tmp_path, report_files(content, []))
     html = (tmp_path / "report.html").read_text()
     assert "failed: ValueError: x" in html
     assert "unknown: an attack did not finish" in html

@@ -88,7 +88,7 @@ def test_without_a_rougher_form_each_pass_is_a_verdict() -> None:
     """The best image is the one with the largest margin of all, and no pass is made twice."""
     model, images = small_network(), images_near_grey(10)
     labels, threat = model(images).argmax(1), threat_of("Linf", 0.02)
-    counted = Counted(Adapter(model, 10), len(images))
+    counted = Counted(Adapter(model, 5), len(images))
     seen: list[Tensor] = []
     search = Search(counted, images, labels, threat)
     assert search.is_exact

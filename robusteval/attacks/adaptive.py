@@ -39,7 +39,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
+from robusteval.attacks.inputs import attack
 from robusteval.attacks.libraries import (
     AttackResult,
     Version,
@@ -67,6 +69,7 @@ from robusteval.attacks.search import (
 )
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import project, random_start, striped_start
+from robusteval.errors import AttackError
 from robusteval.models.acceleration import cosines
 from robusteval.types import ThreatModel
 
@@ -149,6 +152,7 @@ def adaptive(
     return found.images
 
 
+@attack
 def adaptive_told(
     model: nn.Module,
     images: Tensor,
@@ -163,7 +167,7 @@ def adaptive_told(
     if len(images) == 0:
         return AttackResult(images)
     with seeded(seed, images.device):  # a model may draw from the global generators
-        counted = as_counted(model, images)
+        counted = as_counted(model, images, labels)
         return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 
@@ -439,6 +443,8 @@ class Cascade:
         images = self.search.images[rows]
         here = self.search.slopes(rows, images, MARGIN).gradients.flatten(1)
         dead = float((here.abs().amax(1) == 0).double().mean())
+        if dead == 1 and not reaches_images(self.model, images):
+            return NO_GRADIENT
         if dead > _DEAD_SHARE:
             return f"{100 * dead:.0f} % of samples have no gradient"
         moved = random_start(images, self.threat, self.generator, share=0.1)
@@ -509,11 +515,15 @@ class Cascade:
 
     def _autoattack(self, rows: Tensor) -> None:
         images, labels = self.search.images[rows], self.search.labels[rows]
+        version: Version = "rand" if self.search.words > 1 else "standard"
         with self.model.attending(rows):
-            version: Version = "rand" if self.search.words > 1 else "standard"
-            found = autoattack(
-                self.model, images, labels, self.threat, seed=self.seed, version=version
-            )
+            try:
+                found = autoattack(
+                    self.model, images, labels, self.threat, seed=self.seed, version=version
+                )
+            except AttackError as error:  # what was found before it stays
+                self.warnings.append(f"AutoAttack can't run: {error}")
+                return
         self.notes += [f"AutoAttack's {note}" for note in found.notes]
         self.warnings += found.warnings
         self.search.judge(rows, project(found.images, images, self.threat))

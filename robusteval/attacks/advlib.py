@@ -4,54 +4,27 @@ It is imported when first used.  Its minimum-norm attacks (DDN, FMN, SuperDeepFo
 judged at every ε of their norm from one run; the others are told ε.
 """
 
-import inspect
 import sys
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
+from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.libraries import AttackResult
+from robusteval.attacks.foreign import ADVLIB, check
+from robusteval.attacks.inputs import attack
+from robusteval.attacks.libraries import AttackResult, require_fit
 from robusteval.attacks.seeding import seeded
-from robusteval.attacks.steps import require_images
-from robusteval.catalogue import near_names
-from robusteval.errors import AttackError, UnknownNameError
+from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel
 from robusteval.vision import torchvision
 
 _ORDERS: dict[Norm, float] = {"Linf": float("inf"), "L2": 2.0}
 
 
-@dataclass(frozen=True)
-class Told:
-    """The norms that an attack can work in, its parameters for the norm's order and for ε, and the
-    fewest classes that it can work with."""
-
-    norms: tuple[Norm, ...] = ("Linf", "L2")
-    order: str = ""
-    eps: str = ""
-    classes: int = 2
-
-
-ATTACKS = {
-    "alma": Told(("L2",), classes=3),
-    "apgd": Told(order="norm", eps="eps", classes=3),
-    "apgd_targeted": Told(order="norm", eps="eps", classes=4),
-    "carlini_wagner_l2": Told(("L2",)),
-    "carlini_wagner_linf": Told(("Linf",)),
-    "ddn": Told(("L2",)),
-    "df": Told(order="norm"),
-    "fab": Told(order="norm"),
-    "fmn": Told(order="norm"),
-    "pdgd": Told(("L2",)),
-    "pdpgd": Told(order="norm"),
-    "pgd_linf": Told(("Linf",), eps="ε"),
-    "sdf": Told(("L2",)),
-    "tr": Told(order="p"),
-}
+ATTACKS = ADVLIB
 
 
 def not_installed() -> AttackError:
@@ -75,18 +48,7 @@ def advlib_module() -> ModuleType:
     return import_module("adv_lib.attacks")
 
 
-def check(name: str, norms: tuple[Norm, ...]) -> None:
-    """Raises UnknownNameError or AttackError for what can't run in these norms, or at all."""
-    if name not in ATTACKS:
-        raise UnknownNameError(f"adv-lib has no attack {name!r}: {near_names(name, [*ATTACKS])}")
-    if wrong := [n for n in norms if n not in ATTACKS[name].norms]:
-        raise AttackError(
-            f"adv-lib's {name} doesn't work in {', '.join(wrong)}: "
-            f"set its norms to {', '.join(ATTACKS[name].norms)}"
-        )
-    advlib_module()
-
-
+@attack
 def advlib_attack(
     model: nn.Module,
     images: Tensor,
@@ -99,32 +61,26 @@ def advlib_attack(
 ) -> AttackResult:
     """Adversarial images (B, C, H, W) by one attack of adv-lib, for images in [0, 1], labels (B,).
 
-    ``name``: its function's; ``parameters``: its own, among them its steps, which say how many
-    passes it makes (FMN (Pintor et al. 2021) and DDN (Rony et al. 2019) one forward and one
-    backward a step, SuperDeepFool (arXiv:2303.12481) several).  The norm's order and ε are
-    passed where it takes them; minimum-norm attacks know no ε, and their images may lie outside
-    the ball.  Raises AttackError for a parameter that it doesn't know, for images outside [0, 1],
-    and for a model with too few classes.
+    ``name``: its function's; ``parameters``: its own, in the ranges of ``foreign.ADVLIB``, among
+    them its steps, which say how many passes it makes (FMN (Pintor et al. 2021) and DDN (Rony et
+    al. 2019) one forward and one backward a step, SuperDeepFool (arXiv:2303.12481) several).  The
+    norm's order and ε are passed where it takes them; minimum-norm attacks know no ε, and their
+    images may lie outside the ball.  Raises AttackError for a parameter that it doesn't know or
+    that is out of range, for images outside [0, 1], for a model with too few classes, and where no
+    gradient reaches the images.
     """
-    check(name, (threat.norm,))
-    require_images(images)
+    told, keywords = check("advlib", name, (threat.norm,), parameters), dict(parameters)
+    function = getattr(advlib_module(), name)
     if len(images) == 0:
         return AttackResult(images)
-    counted = as_counted(model, images)
-    if counted.classes < ATTACKS[name].classes:
-        raise AttackError(f"adv-lib's {name} needs {ATTACKS[name].classes} classes: leave it out")
-    told, keywords = ATTACKS[name], dict(parameters)
+    counted = as_counted(model, images, labels)
+    require_fit(f"adv-lib's {name}", told, counted.classes, images, parameters)
     if told.order:
         keywords[told.order] = _ORDERS[threat.norm]
     if told.eps:
         keywords[told.eps] = threat.radius
-    attack = getattr(advlib_module(), name)
-    try:
-        inspect.signature(attack).bind(counted, images, labels, **keywords)
-    except TypeError as error:
-        raise AttackError(f"adv-lib's {name}: {error}: use its own parameter names") from None
-    with seeded(seed, images.device):
+    with seeded(seed, images.device), gradients_needed(counted, images):
         # A copy, since some work in place.
         mine = images.contiguous().clone()
-        found = attack(counted, mine, labels, **keywords)
+        found = function(counted, mine, labels, **keywords)
     return AttackResult(found.detach())

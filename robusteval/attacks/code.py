@@ -11,10 +11,15 @@ _HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunction
 @cache
 def attacks_digest() -> str:
     """Eight hex digits for what the modules beside this one do."""
-    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return digest_of(Path(__file__).parent)
+
+
+def digest_of(folder: Path) -> str:
+    """The same on every machine, however its locale reads text or its git ends lines."""
     digest = hashlib.sha256()
-    for path in modules:
-        digest.update(f"{path.name}\n{what_runs(path.read_text())}\n".encode())
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_text("utf-8")
+        digest.update(f"{path.name}\n{what_runs(source)}\n".encode())
     return digest.hexdigest()[:8]
 
 

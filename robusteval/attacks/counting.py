@@ -9,9 +9,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError
+from robusteval.attacks.inputs import require_classes
+from robusteval.errors import AttackError, reason
 from robusteval.models.acceleration import folded_if_same
-from robusteval.models.adapter import Adapter
+from robusteval.models.adapter import Adapter, require_answers
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _COUNT = torch.float64  # a batch's passes may not divide by its samples
@@ -176,37 +177,42 @@ class Counted(Adapter):
             self._pending[kind] = 0
 
 
-def as_counted(model: nn.Module, images: Tensor) -> Counted:
+def as_counted(model: nn.Module, images: Tensor, labels: Tensor | None = None) -> Counted:
     """Any module behind an adapter that counts.
 
     A plain module is copied, so that it keeps its mode, its statistics and its parameters'
-    gradients.  Raises AttackError for one that can't be copied.
+    gradients.  Raises AttackError for one that can't be copied, that returns no logits, or that
+    has none for one of ``labels``.
     """
-    if isinstance(model, Counted):
-        return model
-    adapter = as_adapter(model, images)
+    counted = model if isinstance(model, Counted) else _counted(as_adapter(model, images), images)
+    if labels is not None:
+        require_classes(labels, counted.classes)
+    return counted
+
+
+def _counted(adapter: Adapter, images: Tensor) -> Counted:
     return Counted(adapter, len(images), fast=folded_if_same(adapter, images[:32]))
 
 
 def as_adapter(model: nn.Module, images: Tensor) -> Adapter:
-    """A copy of any module behind an adapter; an adapter as it is."""
+    """A copy of any module behind an adapter; an adapter as it is, once it was tried."""
     if isinstance(model, Adapter):
+        try_out(model, images)
         return model
     try:
         module = copy.deepcopy(model).eval()
     except Exception as error:  # noqa: BLE001 - foreign modules raise many kinds
         raise AttackError(
-            f"the module can't be copied ({str(error).splitlines()[0]}): "
+            f"the module can't be copied ({reason(error)}): "
             "pass robusteval.wrap_module(module, classes=…), which freezes it in place"
         ) from None
-    with torch.no_grad():
-        logits = module(images[:1])
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise AttackError(
-            f"the module returns shape {tuple(logits.shape)} for one image: attacks need logits "
-            "(B, K) of two classes or more"
-        )
-    return Adapter(module, logits.shape[1])
+    return Adapter(module, require_answers(module, images))
+
+
+def try_out(model: Adapter, images: Tensor) -> None:
+    """Raises AttackError for an adapter that can't read such images; in a run it has read them."""
+    if len(images) and not isinstance(model, Counted):
+        require_answers(model, images, model.classes)
 
 
 class PositiveLogits(nn.Module):

@@ -7,11 +7,14 @@ yet broken.  They return the first misclassified image they meet, else the last 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.counting import as_counted
+from robusteval.attacks.blindness import NO_GRADIENT
+from robusteval.attacks.counting import Counted, as_counted, try_out
+from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import cosine
@@ -21,7 +24,6 @@ from robusteval.attacks.steps import (
     norms,
     project,
     random_start,
-    require_images,
 )
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
@@ -30,6 +32,7 @@ from robusteval.types import ThreatModel
 Objective = Callable[[Adapter, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@attack
 def joint_pc(
     model: Adapter,
     images: Tensor,
@@ -50,7 +53,8 @@ def joint_pc(
     model without prototypes, and for images outside [0, 1].
     """
     _need_prototypes(model)
-    require_parameters("joint_pc", steps=steps, step_size=step_size, momentum=momentum)
+    given = {"steps": steps, "step_size": step_size, "momentum": momentum, "start": start}
+    require_parameters("joint_pc", **given)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits, squared = adapter.logits_and_distances(moved)
@@ -60,6 +64,7 @@ def joint_pc(
     return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
 
 
+@attack
 def prototype_margin(
     model: Adapter,
     images: Tensor,
@@ -81,7 +86,7 @@ def prototype_margin(
     Raises AttackError for a model without prototypes, and for images outside [0, 1].
     """
     _need_prototypes(model)
-    require_parameters("prototype_margin", steps=steps, momentum=momentum)
+    require_parameters("prototype_margin", steps=steps, momentum=momentum, start=start)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # One pass for both: the network's logits and the distances share its layers.
@@ -93,6 +98,7 @@ def prototype_margin(
     return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
 
 
+@attack
 def gaussian_noise(
     model: Adapter,
     images: Tensor,
@@ -109,11 +115,10 @@ def gaussian_noise(
     for each of them; none for a single one.  Raises AttackError for images outside [0, 1].
     """
     require_parameters("gaussian_noise", draws=draws)
-    require_images(images)
     generator = torch.Generator().manual_seed(seed)
     if len(images) == 0:
         return images
-    counted = as_counted(model, images) if draws > 1 else None
+    counted = as_counted(model, images, labels) if draws > 1 else None
     best = images.clone()
     alive = torch.arange(len(images), device=images.device)
     for _ in range(draws):
@@ -135,6 +140,11 @@ def _need_prototypes(model: nn.Module) -> None:
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
 
 
+def _attending(model: Adapter, rows: Tensor) -> AbstractContextManager[None]:
+    """Within it, passes that are counted are those of these samples."""
+    return model.attending(rows) if isinstance(model, Counted) else nullcontext()
+
+
 def _ascend(
     model: Adapter,
     images: Tensor,
@@ -147,16 +157,17 @@ def _ascend(
     seed: int,
 ) -> Tensor:
     """Projected ascent on ``objective`` (→ logits, loss per sample); broken samples drop out."""
-    require_images(images)
-    labels = labels.long()
+    try_out(model, images)
     generator = torch.Generator().manual_seed(seed)
     result = random_start(images, threat, generator) if start else images.clone()
     alive = torch.arange(len(images), device=images.device)
     velocity = torch.zeros_like(images)
     for size in step_sizes:
         moved = result[alive].requires_grad_()
-        with torch.enable_grad():
+        with _attending(model, alive), torch.enable_grad():
             logits, losses = objective(model, moved, labels[alive])
+            if not losses.requires_grad:
+                raise AttackError(NO_GRADIENT)
             gradient = input_gradient(losses, moved)
         unbroken = logit_margin(logits.detach(), labels[alive]) <= 0
         alive, moved, gradient = alive[unbroken], moved.detach()[unbroken], gradient[unbroken]

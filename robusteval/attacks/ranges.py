@@ -1,42 +1,95 @@
-"""Ranges of our own attacks' parameters: what lies outside is no attack, and would look robust."""
+"""Ranges of attacks' parameters: what lies outside is no attack, and would look robust."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+from robusteval.catalogue import near_names
 from robusteval.errors import AttackError
+
+# What an attack is told by whoever runs it: the threat model, the run, the model.
+FROM_THE_HARNESS = {
+    *("model", "images", "inputs", "labels", "threat", "eps", "max_epsilon", "ε", "norm", "p"),
+    *("seed", "n_classes", "verbose", "callback", "targeted"),
+}
 
 
 class Range(NamedTuple):
-    """Whether a number is within, and how that is said; ``whole``: none but integers are."""
+    """Whether a value of that kind is within, and how that is said; None is where ``optional``."""
 
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
     told: str
-    whole: bool = False
+    kind: type = Real
+    optional: bool = False
+
+    def has(self, value: Any) -> bool:
+        """Whether ``value`` is one of them; true and false are no numbers."""
+        if value is None:
+            return self.optional
+        if not isinstance(value, self.kind) or isinstance(value, bool) != (self.kind is bool):
+            return False
+        finite = not isinstance(value, Real) or isinstance(value, Integral) or math.isfinite(value)
+        return finite and self.holds(value)
 
 
-def _from(least: int) -> Range:
-    return Range(lambda value: value >= least, f"a whole number from {least} up", whole=True)
+def whole(least: int) -> Range:
+    """Integers from ``least`` up.  Nobody lives to see the end of more than a billion."""
+    return Range(
+        lambda value: least <= value <= 10**9,
+        f"a whole number from {least} up to 10^9",
+        Integral,
+    )
 
 
-_SHARE = Range(lambda value: 0 <= value < 1, "from 0 to below 1")
-_POSITIVE = Range(lambda value: value > 0, "above 0")
+def one_of(*names: str) -> Range:
+    """Text, one of these."""
+    return Range(lambda value: value in names, " or ".join(names), str)
+
+
+def optional(within: Range) -> Range:
+    """The same, or nothing."""
+    return within._replace(optional=True)
+
+
+FLAG = Range(lambda _: True, "true or false", bool)
+SHARE = Range(lambda value: 0 <= value < 1, "from 0 to below 1")
+INSIDE = Range(lambda value: 0 < value < 1, "above 0 and below 1")
+CHANCE = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
+PART = Range(lambda value: 0 < value <= 1, "above 0, 1 at most")
+POSITIVE = Range(lambda value: value > 0, "above 0")
+FROM_0 = Range(lambda value: value >= 0, "0 or more")
+COUNT = whole(1)
+# Our own attacks'.  A source is text, or a module.
 RANGES: dict[str, dict[str, Range]] = {
-    "adaptive": {"passes_per_sample": _from(3)},
-    "gaussian_noise": {"draws": _from(1)},
-    "joint_pc": {"steps": _from(1), "step_size": _POSITIVE, "momentum": _SHARE},
-    "prototype_margin": {"steps": _from(1), "momentum": _SHARE},
-    "smallest": {"steps": _from(2)},
-    "transfer": {"steps": _from(1)},
+    "adaptive": {"passes_per_sample": whole(3)},
+    "gaussian_noise": {"draws": COUNT},
+    "joint_pc": {"steps": COUNT, "step_size": POSITIVE, "momentum": SHARE, "start": FLAG},
+    "prototype_margin": {"steps": COUNT, "momentum": SHARE, "start": FLAG},
+    "smallest": {"steps": whole(2)},
+    "transfer": {"steps": COUNT, "source": Range(bool, "a model's name, or a module", object)},
 }
 
 
 def require_parameters(attack: str, **parameters: Any) -> None:
-    """Raises AttackError for one that is outside of its range; others are not looked at."""
-    for name, within in RANGES.get(attack, {}).items():
-        if name not in parameters:
-            continue
-        value = parameters[name]
-        fits = isinstance(value, int if within.whole else int | float)
-        if not fits or isinstance(value, bool) or math.isnan(value) or not within.holds(value):
-            raise AttackError(f"{attack}: {name} = {value!r}: choose {within.told}")
+    """Raises AttackError for a parameter of ours that is unknown, or outside of its range."""
+    require_within(attack, parameters, RANGES[attack])
+
+
+def require_within(attack: str, parameters: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:
+    """Raises AttackError for a parameter that has no range, or is outside of it."""
+    for name, value in parameters.items():
+        if name not in ranges:
+            require_named(attack, name, list(ranges))
+        if not ranges[name].has(value):
+            raise AttackError(f"{attack}: {name} = {value!r}: choose {ranges[name].told}")
+
+
+def require_named(attack: str, name: str, known: list[str]) -> None:
+    """Raises AttackError for a parameter that isn't one of an attack's own."""
+    if name in known:
+        return
+    if name in FROM_THE_HARNESS:
+        raise AttackError(f"{attack}: {name} is given by the run itself: leave it out")
+    hint = near_names(name, known) if known else "it has none"
+    raise AttackError(f"{attack}: no parameter {name!r}: use its own parameter names ({hint})")

@@ -10,19 +10,24 @@ from torch import Tensor
 from robusteval.attacks import advlib, own
 from robusteval.attacks.adaptive import adaptive_told
 from robusteval.attacks.counting import Counted
+from robusteval.attacks.foreign import TABLES, check
 from robusteval.attacks.libraries import (
     AUTOATTACK_PARAMETERS,
-    WITHOUT_EPS,
     AttackResult,
     autoattack,
     torchattacks_attack,
     torchattacks_module,
 )
-from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.ranges import (
+    FROM_THE_HARNESS,
+    RANGES,
+    require_named,
+    require_parameters,
+)
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
-from robusteval.catalogue import Catalogue, near_names
-from robusteval.errors import AttackError, UnknownNameError
+from robusteval.catalogue import Catalogue
+from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel
 
 LIBRARIES = {
@@ -42,14 +47,13 @@ for _point in entry_points(group="robusteval.attacks"):
     OWN.add(_point.name, _point.load())
 
 _THIRD_PARTY = {"torchattacks": torchattacks_attack, "advlib": advlib.advlib_attack}
-# Parameters that a report shows elsewhere, or that bear on nothing.
-_FROM_THE_HARNESS = ("eps", "norm", "seed", "verbose", "callback", "targeted")
 NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
+# Our attacks that let go of each sample as it breaks, and tell its passes apart from the others'.
+_BY_SAMPLE = ("adaptive", "joint_pc", "prototype_margin", "transfer")
 # Attacks that minimise a norm: by (library, attack).
 _MINIMUM_NORM = {
     ("robusteval", "smallest"),
-    *(("torchattacks", name) for name in WITHOUT_EPS),
-    *(("advlib", name) for name, told in advlib.ATTACKS.items() if not told.eps),
+    *((library, n) for library, table in TABLES.items() for n, t in table.items() if not t.eps),
 }
 
 
@@ -77,6 +81,12 @@ class AttackCall:
         return (self.library, self.attack) not in _MINIMUM_NORM
 
     @property
+    def by_sample(self) -> bool:
+        """Whether its passes tell when each sample broke: where a library's batch makes them, every
+        sample bears an equal share, broken or not (see ``counting.Counted``)."""
+        return self.library == "robusteval" and self.attack in _BY_SAMPLE
+
+    @property
     def library_version(self) -> str:
         return version_of(self.library)
 
@@ -84,14 +94,21 @@ class AttackCall:
         """Raises UnknownNameError, with near names, if there is no such attack, and AttackError if
         it can't run in these norms, or with these parameters."""
         if self.library == "robusteval":
-            OWN.get(self.attack)
+            self._check_own()
+        elif self.library in TABLES:
+            check(self.library, self.attack, norms, self.parameters)
+            self._function()  # loads the library
+
+    def _check_own(self) -> None:
+        """Of a plug-in the names alone are known."""
+        function = OWN.get(self.attack)
+        if self.attack in RANGES:
             require_parameters(self.attack, **self.parameters)
-        elif self.library == "advlib":
-            advlib.check(self.attack, norms)
-        elif self.library == "torchattacks" and not inspect.isclass(self._torchattacks_class()):
-            names = [n for n in dir(torchattacks_module()) if n[:1].isupper()]
-            hint = near_names(self.attack, names)
-            raise UnknownNameError(f"torchattacks has no attack {self.attack!r}: {hint}")
+        known = inspect.signature(function).parameters.values()
+        if not any(p.kind == p.VAR_KEYWORD for p in known):
+            own = [p.name for p in known if p.kind == p.KEYWORD_ONLY and p.name != "seed"]
+            for name in self.parameters:
+                require_named(self.attack, name, own)
 
     def all_parameters(self) -> dict[str, Any]:
         """The parameters given, and the defaults of those that weren't."""
@@ -102,7 +119,7 @@ class AttackCall:
             p.name: p.default
             for p in known
             if p.default is None or isinstance(p.default, int | float | str | tuple)
-            if p.name not in _FROM_THE_HARNESS
+            if p.name not in FROM_THE_HARNESS
         }
         return {**defaults, **self.parameters}
 
@@ -111,10 +128,7 @@ class AttackCall:
             return OWN.get(self.attack)
         if self.library == "advlib":
             return getattr(advlib.advlib_module(), self.attack)
-        return self._torchattacks_class()
-
-    def _torchattacks_class(self) -> Any:
-        return getattr(torchattacks_module(), self.attack, None)
+        return getattr(torchattacks_module(), self.attack)
 
     def __call__(
         self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
@@ -127,6 +141,8 @@ class AttackCall:
         if self.library == "autoattack":
             return autoattack(model, images, labels, threat, seed=seed)
         function = OWN.get(self.attack)
+        if self.attack not in RANGES:  # a plug-in's generators may be NumPy's, which take 32 bits
+            seed %= 2**32
         try:
             found = function(model, images, labels, threat, seed=seed, **self.parameters)
         except TypeError as error:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
+from robusteval.attacks.inputs import require_images
 from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
     input_gradient,
     project_fully,
-    require_images,
 )
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch

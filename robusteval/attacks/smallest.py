@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import Counted, as_counted
+from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, aims
 from robusteval.attacks.seeding import seeded
@@ -29,6 +31,7 @@ _TINY = torch.finfo(torch.float32).tiny
 _AIMS = 4  # classes, or prototypes, that each sample is driven towards by turns
 
 
+@attack
 def smallest(
     model: nn.Module,
     images: Tensor,
@@ -46,8 +49,8 @@ def smallest(
     checked by the model itself), and eight to look for randomness, to rank classes and to look at
     the last points.  A model whose outputs change is judged by mean logits along mean gradients,
     of eight passes each, and a success by up to forty; only its draws depend on ``seed``.  Raises
-    AttackError for images outside [0, 1], for logits that are NaN or infinite, and in inference
-    mode.
+    AttackError for images outside [0, 1], for logits that are NaN or infinite, where no gradient
+    reaches the images, and in inference mode.
 
     Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
     much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until
@@ -58,8 +61,9 @@ def smallest(
     if len(images) == 0:
         return images
     with seeded(seed, images.device):  # a model may draw from the global generators
-        counted = as_counted(model, images)
-        return Shrinking(counted, images, labels, threat.norm).run(steps)
+        counted = as_counted(model, images, labels)
+        with gradients_needed(counted, images):
+            return Shrinking(counted, images, labels, threat.norm).run(steps)
 
 
 class Shrinking:

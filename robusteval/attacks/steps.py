@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel
 
-_RANGE = 1e-6  # by which float32 arithmetic may carry pixels out of [0, 1]
 _LENGTHENINGS = 6  # each brings a cut perturbation's norm closer to ε
 
 
@@ -14,18 +12,6 @@ def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     """Each sample's norm (B,) of a perturbation (B, ...), in its own precision."""
     flat = perturbation.flatten(1)
     return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
-
-
-def require_images(images: Tensor) -> None:
-    """Raises AttackError in inference mode, where there are no gradients, and for pixels outside
-    [0, 1]: no projection would leave them in the ball."""
-    if torch.is_inference_mode_enabled() or images.is_inference():
-        raise AttackError("gradients are needed: call it outside of torch.inference_mode()")
-    if len(images) and not (images.min() >= -_RANGE and images.max() <= 1 + _RANGE):
-        raise AttackError(
-            f"images from {float(images.min()):.3g} to {float(images.max()):.3g}: scale them to "
-            "[0, 1] (normalisation belongs into the model)"
-        )
 
 
 def input_gradient(losses: Tensor, images: Tensor) -> Tensor:

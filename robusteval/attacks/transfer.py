@@ -3,18 +3,21 @@
 import torch
 from torch import Tensor, nn
 
+from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import as_adapter, as_counted
+from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import require_parameters
 from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
-from robusteval.errors import AttackError
+from robusteval.errors import AttackError, kind_of, reason
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel
 
 
+@attack
 def transfer(
     model: nn.Module,
     images: Tensor,
@@ -39,6 +42,8 @@ def transfer(
     mode.
     """
     require_parameters("transfer", steps=steps)
+    if not isinstance(source, str | nn.Module):
+        raise AttackError(f"the source is {kind_of(source)}: pass a model's name, or a module")
     if len(images) == 0:
         return images
     with seeded(seed, images.device):  # a model may draw from the global generators
@@ -54,7 +59,7 @@ def _transferred(
     source: str | nn.Module,
     steps: int,
 ) -> Tensor:
-    counted = as_counted(model, images)
+    counted = as_counted(model, images, labels)
     other = (
         load_model(find_entry(source), str(images.device)) if isinstance(source, str) else source
     )
@@ -79,9 +84,9 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
         adapter = as_adapter(source, images)
         with torch.no_grad():
             found = adapter(images[:1]).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (AttackError, RuntimeError, ValueError, IndexError) as error:
         raise AttackError(
-            f"the transfer's source can't read these images ({str(error).splitlines()[0]}): "
+            f"the transfer's source can't read these images ({reason(error)}): "
             "choose one for the same data"
         ) from None
     if found != classes:
@@ -89,4 +94,6 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
             f"the transfer's source has {found} classes, the model {classes}: "
             "choose one for the same data"
         )
+    if not reaches_images(adapter, images):
+        raise AttackError(f"the transfer's source can't lead: {NO_GRADIENT}")
     return adapter

@@ -1,19 +1,23 @@
 """Data sets in memory: pixels and labels, regrouped labels, fixed balanced subsets."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robusteval.data.cache import read_cached
+from robusteval.data.files import is_folder, parsing, shown
 from robusteval.data.known import DATASETS, DatasetInfo
-from robusteval.data.locate import Source, cache_dir, data_root, find_source, read_cached
-from robusteval.data.readers import RawData
+from robusteval.data.labels import check_labels, check_names, check_same_order
+from robusteval.data.locate import Source, data_root, find_source
+from robusteval.data.raw import RawData
 from robusteval.errors import DataError
 
 Split = Literal["train", "test"]
@@ -93,40 +97,92 @@ def _balanced_order(labels: Tensor, seed: int) -> NDArray[np.int64]:
 
 
 def load_dataset(
-    name: str, split: Split = "test", data_dir: Path | None = None, download: bool = False
+    name: str, split: Split = "test", data_dir: str | Path | None = None, download: bool = False
 ) -> Dataset:
     """A data set's split by name.
 
     Looked for in ``data_dir``, else ``$ROBUSTEVAL_DATA``, else the user's cache, in three
-    layouts: torchvision's, one folder per class, Parquet.  ``download`` fetches a missing one
+    layouts: Parquet, one folder per class, torchvision's.  ``download`` fetches a missing one
     through torchvision into that place.  Regrouped sets take groups of consecutive labels.
 
-    Raises UnknownNameError for an unknown name and DataError for a set that isn't there.
+    Raises UnknownNameError for an unknown name and DataError for a set that isn't there, or that
+    can't be read for certain.
     """
-    info = DATASETS.get(name)
-    raw, names = (
-        _digits(split) if name == "digits" else _from_files(info, split, data_dir, download)
-    )
+    info = DATASETS.get(str(name))
+    _require_split(split)
+    if name == "digits":
+        raw, names = _digits(split)
+    else:
+        root = data_root(data_dir)
+        source = _source(info, split, root, download)
+        names = _names(info, split, root, source)
+        raw = read_cached(source, info.shape)
     labels = torch.from_numpy(raw.labels)
+    check_labels(raw, _base(info).classes, f"{info.name}'s {split}")
     if info.base:
-        per = DATASETS.get(info.base).classes // info.classes
-        labels = labels // per
-        names = tuple("+".join(names[k * per : (k + 1) * per]) for k in range(info.classes))
-    if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= info.classes:
-        raise DataError(f"{name}'s {split} labels are not all in 0 to {info.classes - 1}")
-    if len(labels) != len(raw.images) or len(names) != info.classes:
-        raise DataError(
-            f"{name}'s {split} files hold {len(raw.images)} images, {len(labels)} labels and "
-            f"{len(names)} class names for {info.classes} classes: they don't belong together"
-        )
+        labels = labels // (_base(info).classes // info.classes)
+        names = _regrouped(info, names)
     pixels = torch.from_numpy(raw.images)
     return Dataset(info, split, pixels, labels, names, torch.arange(len(labels)))
 
 
-def is_available(name: str, split: Split = "test", data_dir: Path | None = None) -> bool:
+def class_order(
+    name: str, split: Split = "test", data_dir: str | Path | None = None
+) -> tuple[str, ...] | None:
+    """The class names of a split in the order of their labels, None if it isn't there.
+
+    Raises DataError for files that are there and can't be used.  Reads no image.
+    """
+    info = DATASETS.get(name)
+    if name == "digits":
+        return _digits(split)[1]
+    root = data_root(data_dir)
+    source = None if root is None else _find(info, split, root)
+    if source is None:
+        return None
+    return _regrouped(info, _names(info, split, root, source))
+
+
+def _require_split(split: str) -> None:
+    if split not in get_args(Split):
+        raise DataError(f"split {split!r}: choose train or test")
+
+
+def _base(info: DatasetInfo) -> DatasetInfo:
+    """What the files hold: the set itself, or the one whose labels it groups."""
+    return DATASETS.get(info.base) if info.base else info
+
+
+def _regrouped(info: DatasetInfo, names: tuple[str, ...]) -> tuple[str, ...]:
+    per = len(names) // info.classes
+    return tuple("+".join(names[k * per : (k + 1) * per]) for k in range(info.classes))
+
+
+def _names(info: DatasetInfo, split: Split, root: Path | None, source: Source) -> tuple[str, ...]:
+    """The class names that a source tells, else numbers.  Raises DataError if they can't be the
+    data set's, or aren't those of its other split."""
+    classes, told = _base(info).classes, source.class_names()
+    if told is None:
+        return tuple(map(str, range(classes)))
+    place = shown(source.files[0].parent)
+    check_names(told, classes, place, info.name)
+    other: Split = "train" if split == "test" else "test"
+    check_same_order(told, _told(info, other, root), place, split, other)
+    return told
+
+
+def _told(info: DatasetInfo, split: Split, root: Path | None) -> tuple[str, ...] | None:
+    """The class names that a split's files tell, if they are there and sound."""
+    with suppress(DataError):
+        source = None if root is None else _find(info, split, root)
+        return None if source is None else source.class_names()
+    return None
+
+
+def is_available(name: str, split: Split = "test", data_dir: str | Path | None = None) -> bool:
     """Whether the data set's files are there, all of them."""
     try:
-        return name == "digits" or _find(DATASETS.get(name), split, data_root(data_dir)) is not None
+        return class_order(name, split, data_dir) is not None
     except DataError:
         return False
 
@@ -135,23 +191,35 @@ def _find(info: DatasetInfo, split: Split, root: Path) -> Source | None:
     return find_source(root, info.folders, info.family, split, info.shape)
 
 
-def _from_files(
-    info: DatasetInfo, split: Split, data_dir: Path | None, download: bool
-) -> tuple[RawData, tuple[str, ...]]:
-    root = data_root(data_dir)
+def _source(info: DatasetInfo, split: Split, root: Path | None, download: bool) -> Source:
+    """The files of a split, fetched if they may be.  Raises DataError if there are none."""
+    if root is None:
+        raise DataError(
+            f"data set {info.name} can't be looked for: there is no home folder; name one that "
+            "holds data in --data-dir or $ROBUSTEVAL_DATA"
+        )
     source = _find(info, split, root)
     if source is None and download:
         _download(info, split, root)
         source = _find(info, split, root)
     if source is None:
-        way = "pass --download or " if info.torchvision else ""
-        raise DataError(
-            f"data set {info.name} ({split}) is not in {root}: {way}put it in "
-            f"{root / (info.folders[0])}, or name another folder in --data-dir or $ROBUSTEVAL_DATA"
+        raise DataError(_not_there(info, split, root))
+    return source
+
+
+def _not_there(info: DatasetInfo, split: Split, root: Path) -> str:
+    way = "pass --download or " if info.torchvision else ""
+    place = root / info.folders[0]
+    message = (
+        f"data set {info.name} ({split}) is not in {shown(root)}: {way}put it in "
+        f"{shown(place)}, or name another folder in --data-dir or $ROBUSTEVAL_DATA"
+    )
+    if is_folder(place):
+        message += (
+            f" ({place.name} is there, but holds neither {split}-00000-of-00001.parquet nor "
+            f"{split}/ with a folder for each class)"
         )
-    raw = read_cached(source, info.shape)
-    base_classes = DATASETS.get(info.base).classes if info.base else info.classes
-    return raw, raw.class_names or tuple(str(k) for k in range(base_classes))
+    return message
 
 
 def _download(info: DatasetInfo, split: Split, root: Path) -> None:
@@ -160,15 +228,10 @@ def _download(info: DatasetInfo, split: Split, root: Path) -> None:
     from robusteval.vision import torchvision
 
     dataset = getattr(torchvision().datasets, info.torchvision)
-    place = root if root.is_dir() else cache_dir() / "data"
-    place.mkdir(parents=True, exist_ok=True)
     which = {"split": split} if info.torchvision == "SVHN" else {"train": split == "train"}
-    try:
-        dataset(str(place), download=True, **which)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{info.name} could not be downloaded ({error}): check the network"
-        ) from None
+    with parsing(f"{info.name} could not be downloaded", "check the network, and the folder"):
+        root.mkdir(parents=True, exist_ok=True)
+        dataset(str(root), download=True, **which)
 
 
 @lru_cache(maxsize=1)

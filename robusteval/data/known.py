@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from robusteval.catalogue import Catalogue
-from robusteval.data.readers import Shape
+from robusteval.data.raw import Shape
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 # The usual threats: RobustBench's for 32x32 colour images, Madry's for MNIST and its kin.

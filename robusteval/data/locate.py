@@ -1,70 +1,82 @@
-"""Where a data set's files are, in which of the three layouts, and the cache of decoded pixels."""
+"""Where a data set's files are, and in which of the three layouts."""
 
-import hashlib
-import io
 import os
 import re
-import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from robusteval.data.readers import (
-    RawData,
-    Shape,
-    read_cifar_batches,
+from robusteval.data.archives import read_cifar_batches, read_mnist_idx, read_svhn
+from robusteval.data.files import entries, is_folder, is_there, shown
+from robusteval.data.folders import (
+    class_folders,
     read_folders,
-    read_mnist_idx,
-    read_parquet,
-    read_svhn,
     read_tiny_imagenet_val,
+    tiny_imagenet_classes,
 )
-from robusteval.errors import DataError, OutputError
-from robusteval.storage import replace_file
+from robusteval.data.parquet import parquet_class_names, read_parquet
+from robusteval.data.raw import RawData, Shape
+from robusteval.errors import DataError
 
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
+Names = tuple[str, ...] | None
+
+
+def _untold() -> Names:
+    return None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files in one layout, and how to read them."""
+    """Files in one layout, and how to read them, or only their class names."""
 
     layout: str
     files: tuple[Path, ...]
     read: Callable[[], RawData]
+    class_names: Callable[[], Names] = _untold  # None where the files don't tell
 
 
 # Such as test-00000-of-00001.parquet, or with a fingerprint at its end.
-_SHARD = re.compile(r"[a-z]+-\d+-of-(\d+)(?:-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(?P<split>[a-z]+)-(?P<part>[0-9]+)-of-(?P<of>[0-9]+)(-[0-9a-f]+)?\.parquet")
 
 
-def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "robusteval"
+def cache_dir() -> Path | None:
+    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``; None without a home."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "robusteval"
+    try:
+        return Path.home() / ".cache" / "robusteval"
+    except RuntimeError:  # neither $HOME nor an entry in passwd: a container's arbitrary user
+        return None
 
 
-def data_root(data_dir: Path | None) -> Path:
-    """``data_dir``, else ``$ROBUSTEVAL_DATA``, else the user's cache.
+def data_root(data_dir: str | Path | None) -> Path | None:
+    """``data_dir``, else ``$ROBUSTEVAL_DATA``, else the user's cache; None without a home.
 
     Raises DataError if a folder that the user named does not exist.
     """
-    named = data_dir or (Path(env) if (env := os.environ.get("ROBUSTEVAL_DATA")) else None)
+    named = data_dir if data_dir is not None else os.environ.get("ROBUSTEVAL_DATA") or None
     if named is None:
-        return cache_dir() / "data"
-    if not named.is_dir():
-        where = "--data-dir" if data_dir else "$ROBUSTEVAL_DATA"
-        raise DataError(f"data folder {named} does not exist: give an existing one in {where}")
-    return named
+        folder = cache_dir()
+        return None if folder is None else folder / "data"
+    where = "$ROBUSTEVAL_DATA" if data_dir is None else "--data-dir"
+    if not isinstance(named, str | os.PathLike) or not str(named):
+        raise DataError(f"data folder {shown(repr(named))} is no path: give one in {where}")
+    root = Path(named)
+    if not is_folder(root):
+        fault = "is no folder" if is_there(root) else "does not exist"
+        raise DataError(f"data folder {shown(root)} {fault}: give an existing one in {where}")
+    return root
 
 
 def find_source(
     root: Path, folders: Sequence[str], family: str, split: str, shape: Shape
 ) -> Source | None:
-    """The first layout found below ``root``: Parquet, torchvision's, or a folder per class."""
+    """The first layout found below ``root``: Parquet, a folder per class, or torchvision's.
+
+    Raises DataError for one that is there in part.
+    """
     for place in [root / name for name in folders]:
         for find in (_find_parquet, _find_folders):
             if (source := find(place, split, shape)) is not None:
@@ -76,33 +88,46 @@ def find_source(
 
 
 def _find_parquet(place: Path, split: str, shape: Shape) -> Source | None:
+    found = [(match, path) for path in entries(place) if (match := _SHARD.fullmatch(path.name))]
     for name in SPLIT_NAMES[split]:
-        found = ((_SHARD.fullmatch(path.name), path) for path in place.glob(f"{name}-*.parquet"))
-        shards = sorted((path, int(match[1])) for match, path in found if match)
+        shards = {path: match for match, path in found if match["split"] == name}
         if shards:
-            files, expected = tuple(path for path, _ in shards), shards[0][1]
-            if len(files) != expected:
-                raise DataError(
-                    f"{place} holds {len(files)} of {expected} Parquet shards of its {name} split: "
-                    "fetch the missing ones"
-                )
-            return Source("Parquet", files, partial(read_parquet, files, shape))
+            files = tuple(sorted(shards, key=lambda path: int(shards[path]["part"])))
+            _require_each_once([shards[path] for path in files], place, name)
+            names = partial(parquet_class_names, files)
+            return Source("Parquet", files, partial(read_parquet, files, shape), names)
     return None
+
+
+def _require_each_once(shards: Sequence[re.Match[str]], place: Path, name: str) -> None:
+    """Raises DataError unless the shards of a split are all there, each of them once."""
+    totals = sorted({int(shard["of"]) for shard in shards})
+    parts = [int(shard["part"]) for shard in shards]
+    advice = "fetch the split anew into an empty folder"
+    if len(totals) > 1 or len(set(parts)) < len(parts):
+        listed = ", ".join(shown(shard.string) for shard in shards[:6])
+        raise DataError(f"{shown(place)} holds shards of two copies of a split, {listed}: {advice}")
+    if parts != list(range(totals[0])):
+        raise DataError(
+            f"{shown(place)} holds {len(parts)} of {totals[0]} Parquet shards of its {name} split: "
+            "fetch the missing ones"
+        )
 
 
 def _find_folders(place: Path, split: str, shape: Shape) -> Source | None:
     # Tiny ImageNet's own test part has no labels: its validation part stands in for it.
     listing = place / "val" / "val_annotations.txt"
-    if split == "test" and listing.is_file():
+    if split == "test" and is_there(listing):
         read = partial(read_tiny_imagenet_val, listing.parent, shape)
-        return Source("folder", (listing,), read)
+        return Source("folder", (listing,), read, partial(tiny_imagenet_classes, listing.parent))
     for name in SPLIT_NAMES[split]:
         folder = place / name
-        classes = (
-            tuple(sorted(p for p in folder.iterdir() if p.is_dir())) if folder.is_dir() else ()
-        )
-        if len(classes) > 1:  # Tiny ImageNet's test/images is no class
-            return Source("folder", classes, partial(read_folders, folder, shape))
+        classes = tuple(class_folders(folder))
+        names = tuple(path.name for path in classes)
+        if names and names != ("images",):  # Tiny ImageNet's test/images is no class
+            return Source(
+                "folder", classes, partial(read_folders, folder, shape), partial(tuple, names)
+            )
     return None
 
 
@@ -111,57 +136,36 @@ def _find_torchvision(place: Path, family: str, split: str, shape: Shape) -> Sou
     if family == "cifar10":
         names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
         files = tuple(place / "cifar-10-batches-py" / name for name in names)
-        return _source_if_there(files, partial(read_cifar_batches, files, "labels"))
+        return _all_there("CIFAR-10", files, partial(read_cifar_batches, files, "labels"))
     if family == "cifar100":
         files = (place / "cifar-100-python" / split,)
-        return _source_if_there(files, partial(read_cifar_batches, files, "fine_labels"))
+        return _all_there("CIFAR-100", files, partial(read_cifar_batches, files, "fine_labels"))
     if family == "svhn":
         files = (place / f"{split}_32x32.mat",)
-        return _source_if_there(files, partial(read_svhn, files[0]))
+        return _all_there("SVHN", files, partial(read_svhn, files[0]))
     if family in ("MNIST", "FashionMNIST"):
-        stem = "train" if train else "t10k"
-        for suffix in ("", ".gz"):
-            raw = place / family / "raw"
-            pair = (
-                raw / f"{stem}-images-idx3-ubyte{suffix}",
-                raw / f"{stem}-labels-idx1-ubyte{suffix}",
-            )
-            if (found := _source_if_there(pair, partial(read_mnist_idx, *pair))) is not None:
-                return found
+        stem = f"{'train' if train else 't10k'}-{{}}-ubyte"
+        kinds = ("images-idx3", "labels-idx1")
+        images, labels = (
+            _plain_or_gz(place / family / "raw" / stem.format(kind)) for kind in kinds
+        )
+        read = partial(read_mnist_idx, images, labels, shape)
+        return _all_there("IDX", (images, labels), read)
     return None
 
 
-def _source_if_there(files: tuple[Path, ...], read: Callable[[], RawData]) -> Source | None:
-    return Source("torchvision", files, read) if all(f.is_file() for f in files) else None
+def _plain_or_gz(path: Path) -> Path:
+    return path if is_there(path) else path.with_name(f"{path.name}.gz")
 
 
-def read_cached(source: Source, shape: Shape) -> RawData:
-    """Read through the cache of decoded pixels, keyed by each file's path, size and time.
-
-    A folder of loose files is read anew each time, since its own time says nothing of theirs.
-    """
-    if source.layout == "folder":
-        return source.read()
-    stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in source.files]
-    key = hashlib.sha256(repr((2, stamps, shape)).encode()).hexdigest()[:24]
-    path = cache_dir() / "decoded" / f"{key}.npz"
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return _load(path)
-    raw = source.read()
-    with suppress(OSError, OutputError):  # a cache that can't be written costs time, nothing else
-        _save(path, raw)
-    return raw
-
-
-def _load(path: Path) -> RawData:
-    with np.load(path, allow_pickle=False) as stored:
-        names = tuple(str(n) for n in stored["class_names"])
-        return RawData(stored["images"], stored["labels"], names or None)
-
-
-def _save(path: Path, raw: RawData) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    names = np.array(raw.class_names or (), dtype=str)
-    np.savez(content, images=raw.images, labels=raw.labels, class_names=names)
-    replace_file(path, content.getvalue(), "the cache is left out")
+def _all_there(layout: str, files: tuple[Path, ...], read: Callable[[], RawData]) -> Source | None:
+    """A source if its files are there, None if none is.  Raises DataError if only some are."""
+    missing = [file for file in files if not is_there(file)]
+    if not missing:
+        return Source(layout, files, read)
+    if len(missing) < len(files):
+        raise DataError(
+            f"{shown(files[0].parent)} holds {len(files) - len(missing)} of {len(files)} files: "
+            f"fetch {', '.join(file.name for file in missing)}, too"
+        )
+    return None

@@ -3,8 +3,10 @@
 They come batch by batch, so that memory doesn't grow with their number.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robusteval.data.datasets import Dataset, is_available, load_dataset, to_unit_range
-from robusteval.data.readers import Shape, decode_all, image_files
+from robusteval.data.datasets import Dataset, class_order, load_dataset, to_unit_range
+from robusteval.data.files import is_folder, shown
+from robusteval.data.folders import image_files
+from robusteval.data.images import decode_all
+from robusteval.data.raw import Shape
 from robusteval.errors import DataError
 
 Images = Iterator[Tensor]  # batches (B, C, H, W) in [0, 1]
@@ -82,11 +87,33 @@ def _sizes(count: int) -> Iterator[int]:
 
 
 def check_folder(folder: Path) -> list[Path]:
-    """The images of a folder.  Raises DataError if it isn't there or holds none."""
-    files = image_files(folder) if folder.is_dir() else []
+    """The images of a folder.  Raises DataError if it isn't there, holds none or can't be named."""
+    if not is_folder(folder):
+        raise DataError(f"outlier folder {shown(folder)} is no folder: give one with images")
+    files = image_files(folder)
     if not files:
-        raise DataError(f"outlier folder {folder} holds no images: give a folder with some")
+        raise DataError(f"outlier folder {shown(folder)} holds no images: give a folder with some")
+    if not str(folder.resolve()).isprintable():  # the report and the run's record name it
+        raise DataError(f"outlier folder {shown(folder)} has a name that is no text: rename it")
     return files
+
+
+def outlier_digests(
+    names: Sequence[str | Path], count: int, shape: Shape, seed: int, data_dir: Path | None = None
+) -> dict[str, str]:
+    """SHA-256 of the outlier images that a run of so many samples takes, but for made ones.
+
+    Each is read on the way.  Raises DataError for one that can't be.
+    """
+    found = {}
+    for name in names:
+        if name not in _MADE:
+            digest = hashlib.sha256()
+            for batch in outlier_batches(name, count, shape, seed, data_dir):
+                # As bytes: resizing may differ in a float's last bit from machine to machine.
+                digest.update((255 * batch).round().to(torch.uint8).numpy().tobytes())
+            found[str(name)] = digest.hexdigest()
+    return found
 
 
 def fit_shape(images: Tensor, shape: Shape) -> Tensor:
@@ -113,9 +140,20 @@ _MADE: dict[str, Callable[[int, Shape, int], Images]] = {
 
 
 def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list[str]:
-    """The first ``natural`` natural outlier sets whose data are there, then the noises."""
-    there = [n for n in dataset.info.outliers if n in _MADE or is_available(n, "test", data_dir)]
-    return [*there[:natural], *NOISE]
+    """The first ``natural`` natural outlier sets whose data are there, then the noises.
+
+    Raises DataError for data that are there and can't be used: to leave them out without a word
+    would change what is measured.
+    """
+    there = (n for n in dataset.info.outliers if n in _MADE or _is_there(n, data_dir))
+    return [*islice(there, natural), *NOISE]
+
+
+def _is_there(name: str, data_dir: Path | None) -> bool:
+    try:
+        return class_order(name, "test", data_dir) is not None
+    except DataError as error:
+        raise DataError(f"outlier set {name} can't be used: {error}") from None
 
 
 def outlier_batches(

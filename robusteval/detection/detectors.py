@@ -1,6 +1,6 @@
 """Detector scores: higher means more in-distribution, for every detector here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -47,6 +47,11 @@ DETECTORS.add("energy", _of_logits("EnergyBased"))
 DETECTORS.add("nearest_prototype", _nearest_prototype)
 
 NEEDS_PROTOTYPES = ("nearest_prototype",)
+
+
+def detectors_for(names: Sequence[str], has_prototypes: bool) -> tuple[str, ...]:
+    """Those of the detectors that a model can have."""
+    return tuple(n for n in names if has_prototypes or n not in NEEDS_PROTOTYPES)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.detection.detectors import NEEDS_PROTOTYPES
 from robusteval.errors import DataError, EvidenceError
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
@@ -51,12 +50,6 @@ class Context:
         """The model's faster forms.  What counts is decided by ``model`` alone."""
         libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
         return Forms.of(self.model, libraries, gradients)
-
-    @property
-    def detectors(self) -> list[str]:
-        """The suite's detectors that this model can have."""
-        names = self.suite.detection.detectors
-        return [n for n in names if self.model.layers or n not in NEEDS_PROTOTYPES]
 
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""

@@ -10,53 +10,49 @@ Nothing read here runs as code.
 """
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
-from robusteval.errors import EvidenceError
+from robusteval import inert
+from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evaluation.images import Stored
+from robusteval.evaluation.pieces import (
+    Piece,
+    canonical,
+    content_digest,
+    require_form,
+    sealed,
+    unsealed,
+)
 from robusteval.evaluation.plan import Job
-from robusteval.storage import remove_partials, replace_file
+from robusteval.hardware import is_out_of_memory
+from robusteval.reading import read_file
+from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
-SCHEMA = 1
-SCORE = "score_"  # and a detector's name: the column of its scores
-_KEY = b"robusteval"
+SCHEMA = 2
+VERIFICATION, EXAMPLES = "verification.json", "examples.safetensors"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"
-Column = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one job found: columns of equal length, and what it told of the whole chunk.
-
-    ``told`` is the same at each repetition; ``seconds`` is not.
-    """
-
-    columns: dict[str, Column]
-    told: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+NoEvidence = Literal["failed", "not_finished"]
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why a job has no evidence."""
 
-    status: str  # failed, not_finished
+    status: NoEvidence
     reason: str
 
 
@@ -94,7 +90,7 @@ class Store:
 
     def remove_if_empty(self) -> None:
         """Removes the folder of a run that found nothing, unless another process is at work."""
-        with suppress(EvidenceError, OSError), self.lock():
+        with suppress(RobustevalError, OSError), self.lock():
             if self.is_empty():
                 shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -105,17 +101,13 @@ class Store:
         if kept is not None:
             self.write_images(job, kept)
         about = {
-            "schema": SCHEMA,
             "spec": self.spec_digest,
             "job": job.stem,
             "told": piece.told,
             "seconds": piece.seconds,
         }
-        table = pa.table(piece.columns).replace_schema_metadata({_KEY: json.dumps(about)})
-        stream = io.BytesIO()
-        pq.write_table(table, stream, compression="zstd")
-        replace_file(self.path(job), stream.getvalue(), _ADVICE)
-        self._failed(job).unlink(missing_ok=True)
+        replace_file(self.path(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
+        self.failure_path(job).unlink(missing_ok=True)
 
     def write_images(self, job: Job, kept: Kept) -> None:
         """Replaces a job's kept images; no file stays where there are none."""
@@ -130,21 +122,22 @@ class Store:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
         path = self.path(job)
         try:
-            table = pq.read_table(io.BytesIO(path.read_bytes()))
-            about = json.loads((table.schema.metadata or {})[_KEY])
-            schema, spec, stem = about["schema"], about["spec"], about["job"]
-            told, seconds = about["told"], float(about["seconds"])
+            columns, about = unsealed(read_file(path), lambda s: require_readable(s, path))
+            piece = Piece(columns, about.pop("told"), float(about.pop("seconds")))
+            mine = about == {"spec": self.spec_digest, "job": job.stem}
+            if mine:
+                require_form(job, piece)
         except FileNotFoundError:
             raise EvidenceError(f"evidence {path} is missing: run the same command again") from None
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise EvidenceError(f"evidence {path} is corrupt ({reason}): {_DELETE}") from None
-        require_readable(schema, SCHEMA, path)
-        if (spec, stem) != (self.spec_digest, job.stem):
+        except (OSError, pa.ArrowException, LookupError, *_MALFORMED) as error:
+            raise _corrupt(path, error) from None
+        if not mine:
             raise EvidenceError(f"evidence {path} belongs to another run or job: {_DELETE}")
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-        _require_columns(job, columns, path)
-        return Piece(columns, told, seconds)
+        return piece
+
+    def unusable(self, job: Job, reason: str) -> EvidenceError:
+        """What to raise for rows that contradict the run, and how to mend that."""
+        return _corrupt(self.path(job), ValueError(reason))
 
     def read_images(self, job: Job) -> Kept:
         """A job's kept images.  Raises EvidenceError if they are corrupt."""
@@ -152,30 +145,33 @@ class Store:
         if not path.is_file():
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            arrays = load_arrays(path.read_bytes())
-            rows, images = arrays["rows"], arrays["images"]
-            if len(rows) != len(images) or images.ndim != 4 or images.dtype != np.uint16:
-                raise ValueError("its arrays don't belong together")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise EvidenceError(
-                f"evidence {path} is corrupt ({error}): delete it and {self.path(job).name}, "
-                "then run the same command again: all other evidence is kept"
-            ) from None
+            arrays = load_arrays(read_file(path))
+            rows, images = arrays.pop("rows"), arrays.pop("images")
+            _require_images(rows, images, list(arrays))
+        except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
+            also = f"delete it and {self.path(job).name}, then run the same command again: all "
+            raise _corrupt(path, error, f"{also}other evidence is kept") from None
         return Kept(rows, images)
 
     # Failures
 
-    def _failed(self, job: Job) -> Path:
+    def failure_path(self, job: Job) -> Path:
+        """Where it stands why a job has no evidence."""
         return self.evidence / f"{job.stem}.failed.json"
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Says why a job has no evidence."""
-        replace_file(self._failed(job), json_bytes(failure.__dict__), _ADVICE)
+        replace_file(self.failure_path(job), json_bytes(failure.__dict__), _ADVICE)
 
     def failure(self, job: Job) -> Failure | None:
         """Why a job has no evidence, if it was tried."""
-        found = self._read_json(self._failed(job))
-        return Failure(str(found["status"]), str(found["reason"])) if found else None
+        path = self.failure_path(job)
+        if (found := self._read_json(path)) is None:
+            return None
+        sound = found.keys() == {"status", "reason"} and isinstance(found["reason"], str)
+        if not sound or found["status"] not in get_args(NoEvidence):
+            raise _corrupt(path, ValueError("it tells of no failure"))
+        return Failure(found["status"], found["reason"])
 
     def forget_failures(self) -> None:
         """So that what failed is tried again."""
@@ -184,44 +180,46 @@ class Store:
 
     # What is about the run as a whole
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Findings about the whole run, as ``evidence/<name>.json``."""
-        replace_file(self.evidence / f"{name}.json", json_bytes(content), _ADVICE)
+    def write_verification(self, content: dict[str, int]) -> None:
+        """How many kept images held when they were predicted again."""
+        replace_file(self.evidence / VERIFICATION, json_bytes(content), _ADVICE)
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """What ``write_json`` wrote; None if it never did."""
-        return self._read_json(self.evidence / f"{name}.json")
+    def read_verification(self) -> dict[str, int] | None:
+        """What ``write_verification`` wrote; None if it never did."""
+        path = self.evidence / VERIFICATION
+        if (found := self._read_json(path)) is None:
+            return None
+        counts = all(type(v) is int and v >= 0 for v in found.values())
+        if found.keys() != set(_VERIFIED) or not counts:
+            raise _corrupt(path, ValueError(f"it needs the counts {', '.join(_VERIFIED)}"))
+        if found["images"] != found["held"] + found["near_ties"] + found["failed"]:
+            raise _corrupt(path, ValueError("its counts don't add up"))
+        return found
+
+    def forget_conclusions(self) -> None:
+        """Removes what is made anew from the rest of the evidence."""
+        for name in (VERIFICATION, EXAMPLES):
+            (self.evidence / name).unlink(missing_ok=True)
 
     def _read_json(self, path: Path) -> dict[str, Any] | None:
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = json.loads(read_file(path).decode())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise EvidenceError(f"evidence {path} is corrupt ({error}): {_DELETE}") from None
+        except (OSError, *_MALFORMED) as error:
+            raise _corrupt(path, error) from None
         if not isinstance(content, dict):
-            raise EvidenceError(f"evidence {path} is corrupt (no table): {_DELETE}")
+            raise _corrupt(path, ValueError("no table"))
         return content
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time works on a run.  A kill frees the lock."""
-        self.evidence.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            yield
-            return
-        with (self.folder / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EvidenceError(
-                    f"another process is at work on {self.folder}: wait for it, or stop it"
-                ) from None
-            except OSError:  # a file system without locks
-                yield
-                return
+        require_writable(self.evidence, _ADVICE)
+        busy = EvidenceError(
+            f"another process is at work on {self.folder}: wait for it, or stop it"
+        )
+        with locked(self.folder / ".lock", busy, make=True):
             remove_partials(self.evidence)
             remove_partials(self.folder)
             yield
@@ -229,66 +227,63 @@ class Store:
     def digest(self, jobs: list[Job], record: dict[str, Any]) -> str:
         """SHA-256 over all evidence and what it is about, but for times and places."""
         about = {k: record[k] for k in ("spec", "entry", "model", "attacks")}
-        digest = hashlib.sha256(_canonical(about))
+        digest = hashlib.sha256(canonical(about))
         for job in jobs:
             digest.update(job.stem.encode())
             if not self.has(job):
                 continue
             piece = self.read(job)
-            digest.update(_canonical(piece.told))
-            for name, column in sorted(piece.columns.items()):
-                digest.update(f"{name}:{column.dtype.kind}".encode())
-                digest.update(_column_bytes(column))
+            digest.update(content_digest(piece.columns, piece.told).encode())
         return digest.hexdigest()
 
 
-# What a job's rows must hold: name → kinds of its values.  An attack on a chunk without a correct
-# sample has no rows, and of the columns only the first two.
-_ROWS = {
-    "clean": {"index": "i", "label": "i", "prediction": "i", "gap": "f", "second_prediction": "i"},
-    "attack": {
-        "index": "i",
-        "label": "i",
-        "prediction": "i",
-        "fooled": "b",
-        "norm": "f",
-        "margin": "f",
-        "survives_8_bit": "b",
-        "forward_passes": "f",
-        "backward_passes": "f",
-        "sha256": "O",
-    },
-}
+_VERIFIED = ("images", "held", "near_ties", "failed", "batch_size")
+# What parsers raise for content that isn't theirs, deep nesting among it.
+_MALFORMED = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+)
 
 
-def _require_columns(job: Job, columns: dict[str, Column], path: Path) -> None:
-    expected = _ROWS.get(job.kind, {})
-    empty = job.kind == "attack" and len(columns.get("label", ())) == 0
-    for name, kind in list(expected.items())[: 2 if empty else None]:
-        if name not in columns or columns[name].dtype.kind != kind:
-            raise EvidenceError(f"evidence {path} has no proper column {name!r}: {_DELETE}")
+def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceError:
+    if is_out_of_memory(error):
+        return EvidenceError(f"evidence {path} can't be read: memory ran out; free some")
+    if isinstance(error, OSError) and error.errno is not None:
+        return EvidenceError(f"evidence {path} can't be read ({error.strerror}): mend that first")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return EvidenceError(f"evidence {path} is corrupt ({reason}): {mend}")
 
 
-def require_readable(schema: Any, known: int, path: Path) -> None:
-    """Raises EvidenceError for what a newer version of the project wrote."""
-    if not isinstance(schema, int) or schema > known:
+def _require_images(rows: Any, images: Any, others: list[str]) -> None:
+    """Raises ValueError for what are no kept images of a job."""
+    if others:
+        raise ValueError(f"it holds {others[0]!r}, too")
+    alike = rows.ndim == 1 and images.ndim == 4 and len(rows) == len(images)
+    if not alike or rows.dtype != np.int64 or images.dtype != np.uint16:
+        raise ValueError("its arrays don't belong together")
+    if len(rows) == 0 or rows.min() < 0 or (np.diff(rows) <= 0).any():
+        raise ValueError("its rows are not in order")
+
+
+def require_readable(schema: Any, path: Path) -> None:
+    """Raises EvidenceError for what an older or a newer version of the project wrote."""
+    if type(schema) is not int or schema > SCHEMA:
         raise EvidenceError(
-            f"{path} has schema {schema}, this version reads up to {known}: "
+            f"{path} has schema {schema}, this version reads schema {SCHEMA}: "
             "upgrade robusteval to read this run"
+        )
+    if schema < SCHEMA:
+        raise EvidenceError(
+            f"{path} has schema {schema}, which has no checksums, so that anything could be in it: "
+            "run the same command again in another folder"
         )
 
 
 def json_bytes(content: Any) -> bytes:
-    """As run files hold it: indented, no NaN."""
+    """As run files hold it: indented, no NaN; bytes of a path that are no text are kept."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
-
-
-def _canonical(content: Any) -> bytes:
-    return json.dumps(content, sort_keys=True).encode()
-
-
-def _column_bytes(column: Column) -> bytes:
-    if column.dtype.kind == "O":  # digests of images
-        return b"".join(bytes(value) for value in column)
-    return np.ascontiguousarray(column).tobytes()
+    return (inert.json_text(text) + "\n").encode()

@@ -11,10 +11,9 @@ from safetensors.numpy import save as serialise
 
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.evidence import EXAMPLES, Store
 from robusteval.evaluation.images import decode
 from robusteval.evaluation.outcomes import Example, RunResult, to_be_kept
-from robusteval.evaluation.plan import Job
 from robusteval.storage import replace_file
 
 EXAMPLES_PER_THREAT = 6
@@ -22,7 +21,7 @@ Pictures = dict[str, NDArray[np.uint8]]  # clean and adversarial, each (E, C, H,
 
 
 def _path(store: Store) -> Path:
-    return store.evidence / "examples.safetensors"
+    return store.evidence / EXAMPLES
 
 
 def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures:
@@ -30,7 +29,7 @@ def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures
     clean, adversarial = [], []
     for part, _, row in pick_examples(result):
         chunk = next(i for i, c in enumerate(context.plan.chunks) if row in c)
-        kept = store.read_images(Job("attack", part, chunk, context.plan.cells[part].key))
+        kept = store.read_images(context.plan.attack_job(part, chunk))
         if row not in kept.rows:
             raise EvidenceError(
                 f"the image of sample {row} by {context.plan.cells[part].key} is gone"

@@ -21,6 +21,8 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Failure, Store
 from robusteval.evaluation.jobs import Done, perform
 from robusteval.evaluation.plan import Job
+from robusteval.hardware import most_threads
+from robusteval.storage import append_to
 
 ATTEMPTS = 3  # a job whose worker died is done again by another, twice
 
@@ -77,13 +79,13 @@ class Worker:
 
     def __init__(self, store: Store, access: dict[str, Any], threads: int) -> None:
         self.job: Job | None = None
-        with (store.folder / "workers.log").open("ab") as log:
+        with append_to(store.folder / "workers.log", "remove it") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "robusteval.evaluation.worker", str(store.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
+                encoding="utf-8",
                 env={**os.environ, "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # Ctrl-C is for the one who waits, who then ends us
             )
@@ -143,7 +145,11 @@ class Processes:
             "data_dir": data_dir,
             "allow_code": access.allow_code,
         }
-        self.store, self.count, self.threads = store, count, context.spec.threads
+        self.store, self.count, self.threads = (
+            store,
+            count,
+            min(context.spec.threads, most_threads()),
+        )
         self.queue: Queue[tuple[Worker, dict[str, Any] | None]] = Queue()
         self.workers: list[Worker] = []
 

@@ -3,13 +3,18 @@
 Verdicts on the run's own evidence stand here, those on the diagnostics' probes in ``verdicts``.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from robusteval.evaluation.jobs import CHANGED
-from robusteval.evaluation.outcomes import CellOutcome, RunResult
+from robusteval.evaluation.outcomes import NOT_REACHED, CellOutcome, RunResult
+from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
-from robusteval.evaluation.verify import NEAR_TIE
-from robusteval.types import ThreatModel
+from robusteval.numerics import drawn_alike, wilson
+from robusteval.types import Rate, ThreatModel
 
 MASKED_SHARE = 0.002  # of all samples: AutoAttack's own bound for what Square alone may break
 # Attacks that ask for no gradient: (library, attack).
@@ -21,15 +26,24 @@ WITHOUT_GRADIENT = {
 MIXED = {("robusteval", "adaptive"), ("robusteval", "transfer"), ("torchattacks", "AutoAttack")}
 MASKED = f"gradients may be masked, or the model randomised: {MORE}"
 STEADY, UNCHANGED = "steady predictions", "unchanged model"
+AS_TRAINED = (
+    "does the model get what it was trained on?  Check its normalisation (mean and std), the order "
+    "of its classes, and the range of its images ([0, 1], not [0, 255]): until then numbers under "
+    "attack say little"
+)
+# Of clean accuracy: what another machine's last bits explain, and the chance of a false alarm.
+NUMERICS, BY_CHANCE = 0.001, 0.001
 
 
 def findings_of(result: RunResult) -> list[Finding]:
     """Every check that the run allows, in a fixed order."""
     found = [
+        clean_finding(result.spec, result.record, result.labels, result.clean_prediction),
         steady_predictions(result),
         unchanged_model(result),
         *autoattack_checks(result),
         *attacks_warnings(result),
+        attacks_at_work(result),
         *(f for t in result.plan.threats for f in gradient_free(result, t)),
         stored_successes(result),
     ]
@@ -39,18 +53,83 @@ def findings_of(result: RunResult) -> list[Finding]:
         found.append(accelerated(result.spec.device))
     found += probed(result.diagnostics)
     if "diagnostics" in result.failures:
-        reason = result.failures["diagnostics"]
-        advice = "mend this, or set the suite's [diagnostics] samples = 0"
-        found.append(Finding("diagnostics", "suspicious", f"did not finish: {reason}", advice))
+        found.append(unprobed(result.failures["diagnostics"]))
     return found
 
 
 # From the run's own evidence
 
 
+def clean_finding(
+    spec: RunSpec,
+    record: dict[str, Any],
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+) -> Finding:
+    """``plausible_accuracy`` of a run's clean predictions; it needs no more than those, so that it
+    can be told before attacks run."""
+    entry = record["entry"] or {}
+    trained = entry.get("trained") if entry.get("dataset") == spec.dataset else None
+    counts = (trained["clean_correct"], trained["clean_total"]) if trained else None
+    return plausible_accuracy(labels, predictions, record["dataset"]["classes"], counts)
+
+
+def plausible_accuracy(
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    classes: Sequence[str],
+    trained: tuple[int, int] | None = None,
+) -> Finding:
+    """Whether clean accuracy is above chance, and what it was when the model was trained.
+
+    At chance: the 95 % interval reaches down to 1/K, or one class is predicted for all.
+    ``trained``: how many of the whole test split were right then, and of how many.  A run's samples
+    are part of that split, so theirs may differ by as much as drawing so many explains (exact,
+    two-sided, p < 0.001), and by 0.1 % for other numerics.  On the whole split nothing is drawn:
+    only the 0.1 % are left.
+    """
+    rate = wilson(int((labels == predictions).sum()), len(labels))
+    assert rate is not None, "a run has samples"
+    interval = f"[{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    told = f"{100 * rate.value:.1f} % {interval} of {rate.n} samples are right"
+    then = _share(trained) if trained else None
+    guessing = f"{100 / len(classes):.1f} %"
+    if len(set(labels.tolist())) > 1 and len(set(predictions.tolist())) == 1:
+        told += f", and all are taken for {dict(enumerate(classes)).get(int(predictions[0]))}"
+    elif rate.low <= 1 / len(classes):
+        told += f", where guessing among {len(classes)} classes gives {guessing}"
+    elif then and not _agree(rate, then):
+        told += f", where the entry's [trained] says {_of_split(then)}"
+    else:
+        so = f", as [trained] says: {_of_split(then)}" if then else f"; guessing gives {guessing}"
+        return Finding("clean accuracy", "ok", told + so)
+    return Finding("clean accuracy", "suspicious", told, AS_TRAINED)
+
+
+def _share(trained: tuple[int, int]) -> Rate | None:
+    """None for counts that are none."""
+    k, n = trained
+    return wilson(k, n) if 0 <= k <= n else None
+
+
+def _of_split(then: Rate) -> str:
+    return f"{100 * then.value:.1f} % ({then.k}/{then.n})"
+
+
+def _agree(now: Rate, then: Rate) -> bool:
+    """Whether the fewer samples may be drawn from the more."""
+    few, many = sorted((now, then), key=lambda rate: rate.n)
+    slack = max(1, round(NUMERICS * few.n))
+    off = few.k - few.n * many.value
+    if abs(off) <= slack:
+        return True
+    nearer = few.k - slack if off > 0 else few.k + slack
+    return drawn_alike(nearer, few.n, many.k, many.n) >= BY_CHANCE
+
+
 def steady_predictions(result: RunResult) -> Finding:
     """A model whose clean predictions change between passes or with the batch size."""
-    sure = result.gap > NEAR_TIE
+    sure = result.gap > result.tie
     changed = int(((result.clean_prediction != result.second_prediction) & sure).sum())
     measured = (
         f"{changed} of {len(sure)} clean predictions changed between two passes at different "
@@ -125,6 +204,28 @@ def attacks_warnings(result: RunResult) -> list[Finding]:
     ]
 
 
+def attacks_at_work(result: RunResult) -> Finding:
+    """An attack that asks the model nothing, and returns every image as it was, is no attack.
+
+    Noise asks nothing either, and in a tiny ball 16 bits may round it away.
+    """
+    idle = [
+        f"{o.cell.spec.title} ({o.cell.threats[0].title})"
+        for o in result.outcomes
+        if o.status == "done" and o.attacked.any() and o.cell.spec.attack != "gaussian_noise"
+        if not o.norm[o.attacked].any() and not (o.forward_passes + o.backward_passes).any()
+    ]
+    name = "attacks at work"
+    if not idle:
+        return Finding(name, "ok", "every attack asked the model, or changed an image")
+    return Finding(
+        name,
+        "broken",
+        f"returned every image as it was and spent no pass: {', '.join(idle)}",
+        "it did nothing, so that its robust accuracy is clean accuracy: mend its parameters",
+    )
+
+
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     """Carlini: gradient-free attacks must break no more than gradient-based ones do."""
     meant = [o for o in result.outcomes if threat in o.cell.threats and o.status == "done"]
@@ -170,20 +271,43 @@ def stored_successes(result: RunResult) -> Finding:
 
 
 def verification(held: Measured) -> Finding:
-    """The float32 check at the run's end."""
+    """The float32 check at the run's end.
+
+    Near-ties show nothing false, since images on the boundary are what attacks that minimise a norm
+    look for, so that they are never ``broken``.  But where they outnumber what holds, little or
+    nothing is shown at all.
+    """
+    name = "stored images predicted again"
     measured = (
         f"{held['held']} of {held['images']} stored images hold in float32 at batch size "
         f"{held['batch_size']}, {held['near_ties']} near-ties apart"
     )
-    if held["failed"] == 0:
-        return Finding("stored images predicted again", "ok", measured)
-    return Finding(
-        "stored images predicted again",
-        "broken",
-        f"{measured}; {held['failed']} do not",
-        "what was counted does not hold: the model is randomised, depends on its batch, or the "
-        "evidence was altered",
-    )
+    if held["failed"]:
+        return Finding(
+            name,
+            "broken",
+            f"{measured}; {held['failed']} do not",
+            "what was counted does not hold: the model is randomised, depends on its batch, or the "
+            "evidence was altered",
+        )
+    if held["near_ties"] > held["held"]:
+        return Finding(
+            name,
+            "suspicious",
+            measured,
+            "another machine may count near-ties otherwise: unless attacks that minimise a norm "
+            "made them, the model's outputs differ by no more than rounding, so scale its logits "
+            "up or compute its head in float64",
+        )
+    return Finding(name, "ok", measured)
+
+
+def unprobed(reason: str) -> Finding:
+    """Diagnostics that are missing."""
+    advice = "mend this, or set the suite's [diagnostics] samples = 0"
+    if reason == NOT_REACHED:
+        advice = "run the same command again: it does what is missing"
+    return Finding("diagnostics", "suspicious", f"did not finish: {reason}", advice)
 
 
 def accelerated(device: str) -> Finding:

@@ -19,13 +19,14 @@ from robusteval.errors import AttackError, RobustevalError
 from robusteval.evaluation.chunks import Chunk, run_job
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
-from robusteval.evaluation.evidence import SCORE, Failure, Kept, Piece, Store
-from robusteval.evaluation.images import decode, digests
+from robusteval.evaluation.evidence import Failure, Kept, Store
+from robusteval.evaluation.images import Stored, decode, digests
+from robusteval.evaluation.pieces import SCORE, Piece
 from robusteval.evaluation.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.evaluation.verify import (
-    NEAR_TIE,
     TOLERANCE,
     VERIFY_BATCH,
+    near_tie,
     predict,
     state_digest,
 )
@@ -105,7 +106,7 @@ def _guarded(
         if job.kind == "attack":
             piece, kept, done = _attack_chunk(context, store, job, budget, within)
         else:
-            piece = Piece({}, diagnosed(context, store))
+            piece = Piece({}, diagnosed(context, store, context.transfer_source()))
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
         failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
@@ -160,6 +161,7 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
         "label": labels.cpu().numpy(),
         "prediction": logits.argmax(1).cpu().numpy(),
         "gap": (largest[:, 0] - largest[:, 1]).cpu().numpy(),
+        "spread": (largest[:, 0] - logits.amin(1)).cpu().numpy(),
         "second_prediction": predict(context.model, images, OTHER_BATCH).argmax(1).cpu().numpy(),
     }
     columns |= clean_scores(context, job)
@@ -170,7 +172,7 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
 def clean_scores(context: Context, job: Job) -> dict[str, Any]:
     """Each detector's scores on a chunk's clean images, by the column's name."""
     images = context.images(context.plan.chunks[job.chunk])
-    return {SCORE + d: scores(d, context.model, images).numpy() for d in context.detectors}
+    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
 
 
 def _outliers(context: Context, store: Store, job: Job) -> Done:
@@ -186,16 +188,17 @@ def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
     if job.part >= len(context.spec.outliers):
         name = Path(job.label)
     spec, shape = context.spec, context.data.info.shape
-    parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in context.detectors}
+    parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in job.scored_by}
     for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
         images = batch.to(context.device)
-        for detector in context.detectors:
+        for detector in job.scored_by:
             parts[SCORE + detector].append(scores(detector, context.model, images).numpy())
     return {column: np.concatenate(found) for column, found in parts.items()}
 
 
-def diagnosed(context: Context, store: Store) -> dict[str, Any]:
-    """The diagnostics' measurements on the first initially correct samples."""
+def diagnosed(context: Context, store: Store, source: Adapter | None) -> dict[str, Any]:
+    """The diagnostics' measurements on the first initially correct samples; ``source``: the model
+    whose adversarials are transferred."""
     wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
     for index in range(len(context.plan.chunks)):
         if len(rows) < wanted:
@@ -209,13 +212,13 @@ def diagnosed(context: Context, store: Store) -> dict[str, Any]:
         context.labels(rows),
         context.plan.threats[0],
         context.spec.seed,
-        context.transfer_source(),
+        source,
     )
 
 
 def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piece]:
     """A chunk's initially correct samples, and its clean evidence."""
-    clean = store.read(Job("clean", 0, chunk))
+    clean = store.read(context.plan.clean_job(chunk))
     correct = clean.columns["prediction"] == clean.columns["label"]
     rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
     if len(rows) == 0:
@@ -234,11 +237,11 @@ def _attack_chunk(
         "label": chunk.labels.cpu().numpy(),
     }
     size = len(context.plan.chunks[job.chunk])
-    detected = context.detectors if cell.spec.name in context.suite.detection.attacks else []
     if len(chunk.rows) == 0:
-        columns |= {SCORE + name: np.empty(0) for name in detected}
+        columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
-        return Piece(columns, {"drifted": 0, "lost": 0}), nothing, Done(size, 0)
+        told: dict[str, Any] = {"notes": [], "warnings": [], "lost": 0, "drifted": 0}
+        return Piece(columns, told), nothing, Done(size, 0)
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
         context.forms,
@@ -259,10 +262,7 @@ def _attack_chunk(
         "backward_passes": result.backward_passes.numpy(),
         "sha256": digests(result.stored),
     }
-    if detected:
-        images = decode(result.stored).to(context.device)
-        for name in detected:
-            columns[SCORE + name] = scores(name, context.model, images).numpy()
+    columns |= attacked_scores(context, job, result.stored)
     told = {
         "notes": result.notes,
         "warnings": result.warnings,
@@ -275,6 +275,14 @@ def _attack_chunk(
     return Piece(columns, told), kept, Done(size, len(chunk.rows) - broken)
 
 
+def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any]:
+    """Each detector's scores on a job's attacked images, by the column's name."""
+    if not job.scored_by:
+        return {}
+    images = decode(stored).to(context.device)
+    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
+
+
 def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
     """The rows that an attack broke within a threat model: bool (B,)."""
     if "fooled" not in columns:  # an attack on a chunk without a correct sample
@@ -285,7 +293,7 @@ def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
     """How many clean predictions differ after the attack, near-ties apart."""
     correct = clean.columns["prediction"] == clean.columns["label"]
-    sure = torch.from_numpy(clean.columns["gap"][correct] > NEAR_TIE)
+    sure = torch.from_numpy(clean.columns["gap"][correct] > near_tie(clean.columns["spread"]))
     now = predict(context.model, chunk.images, VERIFY_BATCH).argmax(1)
     return int(((now != chunk.labels).cpu() & sure).sum())
 
@@ -307,7 +315,7 @@ def first_successes(context: Context, store: Store, job: Job, columns: dict[str,
     for threat in cells[job.part].threats:
         mine = success(columns, threat)
         for earlier in range(job.part):
-            before = Job("attack", earlier, job.chunk, cells[earlier].key)
+            before = context.plan.attack_job(earlier, job.chunk)
             if mine.any() and threat in cells[earlier].threats and store.has(before):
                 mine &= ~success(store.read(before).columns, threat)
         first |= mine

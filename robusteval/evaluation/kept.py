@@ -1,6 +1,6 @@
 """The stored adversarial images of a run: which there are, which there should be, what holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,12 @@ from torch import Tensor
 from robusteval.attacks.losses import logit_margin
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Kept, Piece, Store
-from robusteval.evaluation.images import decode
+from robusteval.evaluation.evidence import Kept, Store
+from robusteval.evaluation.images import decode, digests
 from robusteval.evaluation.outcomes import RunResult, to_be_kept
+from robusteval.evaluation.pieces import Piece
 from robusteval.evaluation.plan import Job, Plan
-from robusteval.evaluation.verify import NEAR_TIE, predict
+from robusteval.evaluation.verify import predict
 
 PROOF_BATCH = 48  # neither the attack's batch nor the verdict's
 
@@ -81,20 +82,31 @@ def image_balance(plan: Plan, store: Store, result: RunResult) -> dict[str, tupl
 class Tally:
     """Of the kept successes: how many hold, are near-ties, fail."""
 
+    tie: float  # the margin up to which a success is nearly a tie
     held: int = 0
     near_ties: int = 0
     failed: int = 0
+    unsure: int = 0  # so near a near-tie's bounds that other kernels may count them otherwise
 
     def plus(self, logits: Tensor, labels: Tensor) -> "Tally":
         """With more images predicted."""
         margin = logit_margin(logits, labels)
-        tie = margin.abs() <= NEAR_TIE
+        size = margin.abs()
+        tie = size <= self.tie
         broken = (margin > 0) & ~tie
+        unsure = (size >= self.tie / 2) & (size <= 2 * self.tie)
         return Tally(
+            self.tie,
             self.held + int(broken.sum()),
             self.near_ties + int(tie.sum()),
             self.failed + int((~broken & ~tie).sum()),
+            self.unsure + int(unsure.sum()),
         )
+
+    def to_json(self) -> dict[str, int]:
+        """As the evidence keeps it."""
+        counts = {"held": self.held, "near_ties": self.near_ties, "failed": self.failed}
+        return {"images": sum(counts.values()), **counts, "batch_size": PROOF_BATCH}
 
     @property
     def told(self) -> str:
@@ -103,9 +115,27 @@ class Tally:
         return f"{self.held} of {total} hold, {self.near_ties} near-ties apart{failed}"
 
 
-def float32_tally(context: Context, store: Store) -> Tally:
-    """Every kept image predicted again, at a batch size of its own."""
-    tally = Tally()
+def counted_images(context: Context, store: Store) -> Iterator[KeptImages]:
+    """Every job's kept images.  Raises EvidenceError where one is not what was counted."""
     for batch in kept_images(context, store):
+        if altered(batch):
+            raise EvidenceError(
+                f"{store.images_path(batch.job)} holds other images than were counted: delete it "
+                f"and {store.path(batch.job).name}, then run the same command again: all other "
+                "evidence is kept"
+            )
+        yield batch
+
+
+def altered(batch: KeptImages) -> int:
+    """How many of a job's kept images have another digest than the counted ones."""
+    claimed = batch.columns["sha256"][batch.places]
+    return sum(a != b for a, b in zip(claimed, digests(batch.kept.images), strict=True))
+
+
+def float32_tally(context: Context, batches: Iterable[KeptImages], tie: float) -> Tally:
+    """Every kept image predicted again, at a batch size of its own."""
+    tally = Tally(tie)
+    for batch in batches:
         tally = tally.plus(predict(context.model, batch.images, PROOF_BATCH), batch.labels)
     return tally

@@ -9,17 +9,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robusteval.errors import EvidenceError
-from robusteval.evaluation.evidence import SCORE, Store
+from robusteval.evaluation.evidence import NoEvidence, Store
+from robusteval.evaluation.measured import counts
+from robusteval.evaluation.pieces import SCORE, Piece, require_classes
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite
-from robusteval.evaluation.verify import TOLERANCE
+from robusteval.evaluation.verify import TOLERANCE, near_tie
 from robusteval.types import ThreatModel
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
+NOT_REACHED = "it was not reached"
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PER_SAMPLE = (
     "fooled",
@@ -37,7 +39,7 @@ class CellOutcome:
     """One attack's outcome over all N samples; rows that it did not reach stay unfooled."""
 
     cell: Cell
-    status: str  # done, failed, not_finished
+    status: Literal["done"] | NoEvidence
     reason: str
     attacked: Bools  # (N,) initially correct and judged
     fooled: Bools  # (N,) mispredicted after verification; in the ball where ε was known
@@ -109,6 +111,7 @@ class RunResult:
     labels: NDArray[np.int64]
     clean_prediction: NDArray[np.int64]
     gap: NDArray[np.float64]  # between the two largest clean logits
+    spread: NDArray[np.float64]  # between the largest and the smallest clean logit
     second_prediction: NDArray[np.int64]  # clean, at another batch size
     outcomes: list[CellOutcome]
     separations: list[Separation]
@@ -116,6 +119,11 @@ class RunResult:
     failures: dict[str, str]  # other jobs that failed: name → reason
     verification: dict[str, Any] | None
     seconds: float
+
+    @property
+    def tie(self) -> float:
+        """The gap between logits up to which a prediction is a near-tie."""
+        return near_tie(self.spread)
 
     @property
     def clean_correct(self) -> Bools:
@@ -143,22 +151,21 @@ def load_result(folder: Path) -> RunResult:
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
-    pieces = [store.read(job) for job in plan.clean_jobs()]
-    for job, piece, chunk in zip(plan.clean_jobs(), pieces, plan.chunks, strict=True):
-        _require_rows(store, job, len(piece.columns["label"]), len(chunk))
-    clean = {name: np.concatenate([p.columns[name] for p in pieces]) for name in pieces[0].columns}
-    seconds = sum(p.seconds for p in pieces)
-    outcomes = [_outcome(store, plan, part, cell, clean) for part, cell in enumerate(plan.cells)]
+    classes = record["model"]["classes"]
+    clean, seconds = clean_columns(store, plan, classes)
+    outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
     outliers, failures, diagnostics = {}, {}, None
     for job in plan.other_jobs():
         name = job.label or job.kind
         if not store.has(job):
             failure = store.failure(job)
-            failures[name] = failure.reason if failure else "it was not reached"
+            failures[name] = failure.reason if failure else NOT_REACHED
             continue
         piece = store.read(job)
         seconds += piece.seconds
         if job.kind == "diagnostics":
+            correct = int((clean["label"] == clean["prediction"]).sum())
+            _require_fitting(store, job, piece.told, plan, correct)
             diagnostics = piece.told
         else:
             outliers[name] = _scores(piece.columns)
@@ -171,35 +178,47 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         clean["label"],
         clean["prediction"],
         clean["gap"],
+        clean["spread"],
         clean["second_prediction"],
         outcomes,
         _separations(outcomes, clean, outliers),
         diagnostics,
         failures,
-        store.read_json("verification"),
+        store.read_verification(),
         seconds + sum(o.seconds for o in outcomes),
     )
 
 
-def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, Any]) -> CellOutcome:
-    outcome = CellOutcome.empty(cell, len(clean["label"]))
+def clean_columns(store: Store, plan: Plan, classes: int) -> tuple[dict[str, Any], float]:
+    """The clean jobs' columns over all N samples, and their seconds."""
+    pieces = [
+        _read(store, job, len(chunk), classes)
+        for job, chunk in zip(plan.clean_jobs(), plan.chunks, strict=True)
+    ]
+    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in pieces[0].columns}
+    return columns, sum(p.seconds for p in pieces)
+
+
+def _outcome(
+    store: Store, plan: Plan, part: int, clean: dict[str, Any], classes: int
+) -> CellOutcome:
+    outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
     warnings: list[list[str]] = []
     for index, chunk in enumerate(plan.chunks):
-        job = Job("attack", part, index, cell.key)
+        job = plan.attack_job(part, index)
         if not store.has(job):
             _note_failure(outcome, store, job)
             continue
-        piece = store.read(job)
         rows = np.flatnonzero(correct[chunk.start : chunk.stop]) + chunk.start
-        _require_rows(store, job, len(piece.columns["label"]), len(rows))
+        piece = _read(store, job, len(rows), classes)
         _fill(outcome, rows, piece.columns)
         for name, values in _scores(piece.columns).items():
             scores.setdefault(name, []).append(values)
         outcome.seconds += piece.seconds
-        outcome.notes += piece.told.get("notes", [])
-        warnings.append(piece.told.get("warnings", []))
+        outcome.notes += piece.told["notes"]
+        warnings.append(piece.told["warnings"])
         outcome.drifted += piece.told["drifted"]
         outcome.lost += piece.told["lost"]
     outcome.notes = merge_notes(outcome.notes)
@@ -208,20 +227,34 @@ def _outcome(store: Store, plan: Plan, part: int, cell: Cell, clean: dict[str, A
     return outcome
 
 
-def _require_rows(store: Store, job: Job, found: int, due: int) -> None:
-    if found != due:
-        raise EvidenceError(
-            f"evidence {store.path(job)} has {found} rows for {due} samples: delete it and run the "
-            "same command again: all other evidence is kept"
-        )
+def _read(store: Store, job: Job, due: int, classes: int) -> Piece:
+    """A job's rows.  Raises EvidenceError unless there is one for each sample, of known classes."""
+    piece = store.read(job)
+    try:
+        require_classes(piece, classes)
+        if (found := len(piece.columns["label"])) != due:
+            raise ValueError(f"{found} rows for {due} samples")
+    except ValueError as error:
+        raise store.unusable(job, str(error)) from None
+    return piece
+
+
+def _require_fitting(store: Store, job: Job, told: Any, plan: Plan, correct: int) -> None:
+    """Raises EvidenceError for diagnostics of other samples than this run's, or in another ball."""
+    due = min(plan.diagnosed, correct)
+    fits = told["samples"] == due
+    if fits and due:
+        fits = told["threat"] == plan.threats[0].to_json() and max(counts(told)) <= due
+    if not fits:
+        raise store.unusable(job, "it measures other samples or threats than this run's")
 
 
 def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
     """The first failure speaks for the cell; a chunk that was not reached is none of its own."""
     failure = store.failure(job)
     if outcome.status == "done":
-        outcome.status, outcome.reason = "not_finished", "it was not reached"
-    if failure and outcome.reason == "it was not reached":
+        outcome.status, outcome.reason = "not_finished", NOT_REACHED
+    if failure and outcome.reason == NOT_REACHED:
         outcome.status, outcome.reason = failure.status, failure.reason
 
 

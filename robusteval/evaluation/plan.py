@@ -9,18 +9,23 @@ a result.
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall, version_of
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
-from robusteval.detection.detectors import DETECTORS
+from robusteval.detection.detectors import DETECTORS, detectors_for
 from robusteval.errors import ThreatError
 from robusteval.evaluation.suite import AttackSpec, Suite
+from robusteval.hardware import MOST_THREADS
 from robusteval.models.acceleration import static_batch
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
@@ -58,6 +63,9 @@ class Cell:
 
 
 Keep = Literal["first", "all"]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10**8)]
+_MOST_CHUNKS = 10**5
 
 
 @dataclass(frozen=True)
@@ -69,28 +77,35 @@ class RunSpec:
     the suite's order or ``all``.  ``transfer_source``: name and digest of the model whose
     adversarials the diagnostics transfer, empty where there is none.  ``forms``: how the model
     computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
-    digests of the models that the suite's transfer attacks name.
+    digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
+    images that are taken of outlier sets and folders.
     """
 
-    model: str
-    model_digest: str
+    # What ``from_json`` asks of a file.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    model: Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
+    model_digest: Digest
     dataset: str
-    data_digest: str
+    data_digest: Digest
     suite: dict[str, Any]
-    threats: list[list[str]]
-    samples: int
-    seed: int
-    batch_size: int
-    time_limit: float | None = None
+    threats: list[tuple[Norm, str]]
+    samples: Count
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    batch_size: Count
+    time_limit: Annotated[float, Field(gt=0)] | None = None
     outliers: tuple[str, ...] = ()
     outlier_folders: tuple[str, ...] = ()
+    outlier_digests: dict[str, Digest] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
-    threads: int = 1
+    device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     keep: Keep = "first"
-    transfer_source: tuple[str, ...] = ()
+    transfer_source: tuple[()] | tuple[str, Digest] = ()
     forms: tuple[str, str] = ("float32", "float32")
-    sources: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, Digest] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -110,14 +125,20 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Self:
-        """The spec of its plain data.  Raises TypeError for unknown or missing fields."""
-        names = ("outliers", "outlier_folders", "transfer_source", "forms")
-        fields: dict[str, Any] = {k: tuple(v) if k in names else v for k, v in plain.items()}
-        return cls(**fields)
+        """The spec of its plain data.
+
+        Raises ValueError (pydantic's) for a field that is missing, unknown or out of its range, and
+        ThreatError for an ε that is none.
+        """
+        spec = TypeAdapter(cls).validate_json(json.dumps(plain))
+        spec.threat_models()
+        if spec.samples > spec.batch_size * _MOST_CHUNKS:
+            raise ValueError(f"batch_size: {spec.batch_size} makes over {_MOST_CHUNKS} chunks")
+        return spec
 
     def threat_models(self) -> list[ThreatModel]:
         """The threats, with their exact ε."""
-        return [ThreatModel(norm, parse_eps(eps)) for norm, eps in self.threats]  # type: ignore[arg-type]
+        return [ThreatModel(norm, parse_eps(eps)) for norm, eps in self.threats]
 
 
 JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
@@ -127,13 +148,15 @@ JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people.
+    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people;
+    ``scored_by``: the detectors whose scores stand in its rows.
     """
 
     kind: JobKind
     part: int
     chunk: int
     label: str = field(default="", compare=False)
+    scored_by: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def stem(self) -> str:
@@ -158,22 +181,37 @@ class Plan:
     threats: list[ThreatModel]
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
+    detectors: tuple[str, ...]  # that this model can have
+    detected: frozenset[str]  # attacks whose images they score
+
+    def clean_job(self, chunk: int) -> Job:
+        """Clean predictions on a chunk: what every other job builds on."""
+        return Job("clean", 0, chunk, scored_by=self.detectors)
+
+    def attack_job(self, part: int, chunk: int) -> Job:
+        """A cell on a chunk."""
+        cell = self.cells[part]
+        scored_by = self.detectors if cell.spec.name in self.detected else ()
+        return Job("attack", part, chunk, cell.key, scored_by)
 
     def clean_jobs(self) -> list[Job]:
-        """Clean predictions: what every other job builds on."""
-        return [Job("clean", 0, chunk) for chunk in range(len(self.chunks))]
+        """Clean predictions on every chunk."""
+        return [self.clean_job(chunk) for chunk in range(len(self.chunks))]
 
     def attack_jobs(self) -> list[Job]:
         """Every cell on every chunk, cell by cell."""
         return [
-            Job("attack", part, chunk, cell.key)
-            for part, cell in enumerate(self.cells)
+            self.attack_job(part, chunk)
+            for part in range(len(self.cells))
             for chunk in range(len(self.chunks))
         ]
 
     def other_jobs(self) -> list[Job]:
         """Outlier scores, and the diagnostics."""
-        jobs = [Job("outliers", part, 0, name) for part, name in enumerate(self.outliers)]
+        jobs = [
+            Job("outliers", part, 0, name, self.detectors)
+            for part, name in enumerate(self.outliers)
+        ]
         return [*jobs, *([Job("diagnostics", 0, 0)] if self.diagnosed else [])]
 
     def jobs(self) -> list[Job]:
@@ -189,7 +227,7 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
     """
     given: dict[Norm, list[str]] = {}
     for text in eps:
-        norm, _, value = text.rpartition(":")
+        norm, _, value = text.strip().rpartition(":")
         threat = ThreatModel(norm or "Linf", parse_eps(value))  # type: ignore[arg-type]
         given.setdefault(threat.norm, []).append(value)
     if unused := [n for n in given if n not in suite.norms]:
@@ -201,17 +239,32 @@ def threats_for(suite: Suite, data: Dataset, eps: list[str]) -> list[ThreatModel
         if norm in suite.norms:
             default = suite.threats.get(norm, [data.info.threats[norm]])
             radii = given.get(norm, default)
-            threats += [ThreatModel(norm, parse_eps(r)) for r in dict.fromkeys(radii)]
-    return threats
+            threats += [ThreatModel(norm, parse_eps(r)) for r in radii]
+    for threat in threats:
+        _require_fitting(threat, data)
+    return list(dict.fromkeys(threats))
 
 
-def check_names(suite: Suite) -> None:
+def _require_fitting(threat: ThreatModel, data: Dataset) -> None:
+    """Raises ThreatError for a ball that holds every image there is."""
+    shape = data.info.shape
+    diagonal = math.sqrt(shape.channels * shape.height * shape.width)
+    if threat.norm == "L2" and threat.radius > diagonal:
+        raise ThreatError(
+            f"ε {threat.eps_text} in L2 is larger than the diagonal {diagonal:.3g} of "
+            f"{data.info.name}'s images: every image is within it, so choose a smaller one"
+        )
+
+
+def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
     """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
-    attacks that can't run in their norms or whose library is missing."""
+    attacks that can't run in their norms or with their parameters, or whose library is missing."""
     for detector in suite.detection.detectors:
         DETECTORS.get(detector)
     for attack in suite.attacks:
-        AttackCall(attack.library, attack.attack, attack.parameters).check(tuple(attack.norms))
+        for threat in (t for t in threats if t.norm in attack.norms):
+            parameters = attack.parameters_for(threat)
+            AttackCall(attack.library, attack.attack, parameters).check((threat.norm,))
 
 
 def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
@@ -228,7 +281,9 @@ def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
     diagnosed = suite.diagnostics.samples if threats else 0
-    return Plan(cells, left_out, chunks, threats, outliers, diagnosed)
+    detectors = detectors_for(suite.detection.detectors, has_prototypes)
+    detected = frozenset(suite.detection.attacks)
+    return Plan(cells, left_out, chunks, threats, outliers, diagnosed, detectors, detected)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

@@ -1,12 +1,18 @@
 """Who watches a run: how far each attack is."""
 
+import logging
 from typing import Protocol
 
 from robusteval.evaluation.plan import Cell
 
 
 class Progress(Protocol):
-    """Told how far a run is: ``within`` a chunk by its share done, and after each chunk."""
+    """Told how far a run is: ``within`` a chunk by its share done, and after each chunk.
+
+    ``doubt`` is told, before attacks run, what makes all that follows doubtful.
+    """
+
+    def doubt(self, told: str) -> None: ...
 
     def start(self, cell: Cell, samples: int) -> None: ...
 
@@ -19,6 +25,10 @@ class Progress(Protocol):
 
 class Silent:
     """Progress that nobody watches."""
+
+    def doubt(self, told: str) -> None:
+        """Logs a warning, which goes to stderr unless the caller's logging says otherwise."""
+        logging.getLogger("robusteval").warning(told)
 
     def start(self, cell: Cell, samples: int) -> None:
         """Does nothing."""

@@ -3,21 +3,24 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from robusteval.ambient import plain_state
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Failure, Kept, Store
 from robusteval.evaluation.examples import write_examples
 from robusteval.evaluation.executors import Executor, Here, Processes
+from robusteval.evaluation.findings import clean_finding
 from robusteval.evaluation.jobs import Done, success
-from robusteval.evaluation.kept import PROOF_BATCH, float32_tally, image_balance
-from robusteval.evaluation.outcomes import RunResult, gather, to_be_kept
+from robusteval.evaluation.kept import counted_images, float32_tally, image_balance
+from robusteval.evaluation.outcomes import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
-from robusteval.hardware import exact_float32
+from robusteval.hardware import most_threads
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Settings:
 
 @contextmanager
 def precision(spec: RunSpec) -> Iterator[None]:
-    """Within it: the spec's threads, and float32 without TF32, which is the verdict's."""
+    """Within it: the spec's threads, and a plain state of the process, with float32 without TF32,
+    which is the verdict's.
+
+    No more threads than this machine bears: the spec may come from a larger one.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(max(1, min(spec.threads, most_threads())))
     try:
-        with exact_float32():
+        with plain_state():
             yield
     finally:
         torch.set_num_threads(before)
@@ -44,7 +51,7 @@ class Run:
     """One run's state while it goes on."""
 
     def __init__(
-        self, context: Context, store: Store, record: dict[str, object], settings: Settings
+        self, context: Context, store: Store, record: dict[str, Any], settings: Settings
     ) -> None:
         self.context, self.store, self.record, self.settings = context, store, record, settings
         self.tallies = [_Tally() for _ in context.plan.cells]
@@ -61,6 +68,8 @@ class Run:
                     if stage and stage[0].kind == "attack":
                         self._tell_what_is_there(stage)
                     executor.run(missing, self)
+                    if stage and stage[0].kind == "clean":
+                        self._look_at_clean()
             finally:
                 executor.close()
             return self._conclude()
@@ -72,6 +81,7 @@ class Run:
 
     def _conclude(self) -> RunResult:
         """Drops images that prove nothing new, predicts the rest again, picks pictures."""
+        self.store.forget_conclusions()
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
@@ -80,9 +90,9 @@ class Run:
                 f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
                 "same command again: all other evidence is kept"
             )
-        tally = float32_tally(self.context, self.store)
-        held = {"images": tally.held + tally.near_ties + tally.failed, **tally.__dict__}
-        self.store.write_json("verification", {**held, "batch_size": PROOF_BATCH})
+        batches = counted_images(self.context, self.store)
+        tally = float32_tally(self.context, batches, result.tie)
+        self.store.write_verification(tally.to_json())
         write_examples(self.context, self.store, result)
         result = self._gather()
         if result.complete:  # else it may say why
@@ -135,6 +145,14 @@ class Run:
             self.tallies[part].shown = True
             cell = self.context.plan.cells[part]
             self.settings.progress.start(cell, len(self.context.data))
+
+    def _look_at_clean(self) -> None:
+        """Tells at once, before hours of attacks, where the clean accuracy is no likely one."""
+        clean, _ = clean_columns(self.store, self.context.plan, self.context.model.classes)
+        spec, labels, predictions = self.context.spec, clean["label"], clean["prediction"]
+        found = clean_finding(spec, self.record, labels, predictions)
+        if found.verdict != "ok":
+            self.settings.progress.doubt(f"{spec.model}: {found}")
 
     def _tell_what_is_there(self, jobs: Sequence[Job]) -> None:
         """Cells that are done or begun show up at once."""

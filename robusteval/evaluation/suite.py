@@ -1,28 +1,34 @@
 """A suite: one TOML file that says which attacks and detectors run.  Imports no torch."""
 
+import os
 import re
-import tomllib
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from robusteval.catalogue import near_names
-from robusteval.errors import SuiteError, ThreatError, UnknownNameError
-from robusteval.models.entry import first_problem
+from robusteval.errors import SuiteError, UnknownNameError, shown
+from robusteval.reading import named_path, read_toml
+from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = STRICT
+
+
+def _an_attack_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", value):
+        raise ValueError("takes a-z, 0-9 and _")
+    return short(value)
+
+
+def _a_suite_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", value):
+        raise ValueError("takes letters, digits, _, . and -, and begins with none of the last two")
+    return short(value)
 
 
 class AttackSpec(_Table):
@@ -32,22 +38,15 @@ class AttackSpec(_Table):
     not yet broken.  ε itself comes from the threat model.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: Annotated[str, AfterValidator(_an_attack_name)]
     title: str
     library: Literal["torchattacks", "autoattack", "advlib", "robusteval"]
     attack: str
     norms: list[Norm] = Field(min_length=1)
     restarts: int = Field(default=1, ge=1)
     parameters: dict[str, int | float | bool | str] = {}
-    times_eps: dict[str, str] = {}
+    times_eps: dict[str, Eps] = {}
     note: str = ""
-
-    @field_validator("times_eps")
-    @classmethod
-    def _shares_are_numbers(cls, value: dict[str, str]) -> dict[str, str]:
-        for share in value.values():
-            parse_eps(share)
-        return value
 
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "AttackSpec":
@@ -85,16 +84,18 @@ class Diagnostics(_Table):
 class Suite(_Table):
     """Attacks and detectors, and threats where the data set's own aren't meant."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.\-]+$")
+    name: Annotated[str, AfterValidator(_a_suite_name)]
     description: str = ""
-    threats: dict[Norm, list[str]] = {}
+    threats: dict[Norm, list[Eps]] = {}
     attacks: list[AttackSpec] = []
     detection: Detection = Detection()
     diagnostics: Diagnostics = Diagnostics()
 
+    _all_is_plain = model_validator(mode="before")(require_plain)
+
     @field_validator("threats")
     @classmethod
-    def _eps_are_numbers(cls, value: dict[Norm, list[str]]) -> dict[Norm, list[str]]:
+    def _eps_fit_their_norms(cls, value: dict[Norm, list[Eps]]) -> dict[Norm, list[Eps]]:
         for norm, radii in value.items():
             for eps in radii:
                 ThreatModel(norm, parse_eps(eps))
@@ -113,9 +114,9 @@ class Suite(_Table):
         known = [a.name for a in self.attacks]
         for name in names:
             if name not in known:
-                raise UnknownNameError(
-                    f"suite {self.name} has no attack {name!r}: {near_names(name, known)}"
-                )
+                elsewhere = " or ".join(n for n in suites_with(name) if n != self.name)
+                hint = f"it is in {elsewhere}" if elsewhere else near_names(name, known)
+                raise UnknownNameError(f"suite {self.name} has no attack {shown(name)}: {hint}")
         chosen = [a for a in self.attacks if a.name in names]
         detected = [n for n in self.detection.attacks if n in names]
         detection = self.detection.model_copy(update={"attacks": detected})
@@ -138,12 +139,8 @@ class Suite(_Table):
             )
             for source in dict.fromkeys(sources)
         ]
-        try:
-            return Suite(**{**self.model_dump(), "attacks": [*self.attacks, *added]})
-        except ValidationError as error:
-            raise SuiteError(
-                f"suite {self.name} with its sources: {first_problem(error)}"
-            ) from None
+        content = {**self.model_dump(), "attacks": [*self.attacks, *added]}
+        return checked(Suite, content, f"suite {self.name} with its sources", SuiteError)
 
     @property
     def sources(self) -> list[str]:
@@ -173,29 +170,28 @@ def suite_names() -> list[str]:
     )
 
 
-def read_suite(name_or_path: str) -> Suite:
+def suites_with(attack: str) -> list[str]:
+    """Of these suites those that have an attack of that name."""
+    return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
+
+
+def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """A suite by name, or by the path of its TOML file.
 
     Raises UnknownNameError or SuiteError with the file, the field and the mend.
     """
-    if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise SuiteError(f"suite file {path} does not exist: check the path")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SuiteError(f"suite file {path} can't be read ({error})") from None
-    else:
-        if name_or_path not in suite_names():
-            hint = near_names(name_or_path, suite_names())
-            raise UnknownNameError(f"unknown suite {name_or_path!r}: {hint}")
-        text = (files("robusteval") / "suites" / f"{name_or_path}.toml").read_text("utf-8")
-    try:
-        return Suite(**tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SuiteError(
-            f"suite {name_or_path} is no valid TOML ({error}): mend that line"
-        ) from None
-    except (ValidationError, TypeError, ThreatError) as error:
-        raise SuiteError(f"suite {name_or_path}: {first_problem(error)}") from None
+    name = os.fspath(name_or_path)
+    if name.lower().endswith(".toml") or os.sep in name:
+        path = named_path(name, "suite file", SuiteError)
+        if path.suffix.lower() != ".toml":
+            raise SuiteError(f"suite {path} is no TOML file: name one that ends in .toml")
+        return _read(path)
+    if name not in suite_names():
+        raise UnknownNameError(f"unknown suite {shown(name)}: {near_names(name, suite_names())}")
+    with as_file(files("robusteval") / "suites" / f"{name}.toml") as path:
+        return _read(path)
+
+
+def _read(path: Path) -> Suite:
+    content = read_toml(path, "suite file", SuiteError)
+    return checked(Suite, content, f"suite {path}", SuiteError)

@@ -35,6 +35,12 @@ class Finding:
     def to_json(self) -> Measured:
         return {**asdict(self), "threat": self.threat.to_json() if self.threat else None}
 
+    def __str__(self) -> str:
+        """In a line: check, verdict, what was measured, what to do."""
+        check = f"{self.check}, {self.threat.title}" if self.threat else self.check
+        said = f"{check}: {self.verdict}: {self.measured}"
+        return f"{said}; {self.advice}" if self.advice else said
+
 
 def _slack(measured: Measured) -> int:
     """Samples that chance may move: one, or 5 %."""

@@ -6,7 +6,9 @@ Success is decided by the float32 model alone, on the image as it stands, in the
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,17 @@ from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 TOLERANCE = 1e-6  # float32 pixels ± ε overshoot ε by up to 2.8e-8; see ThreatModel
-NEAR_TIE = 1e-4
+NEAR_TIE = 1e-5  # of the logits' spread: what float32 kernels' rounding may turn
 VERIFY_BATCH = 64  # another batch size than the attack's: kernels differ with it
+
+
+def near_tie(spreads: Any) -> float:
+    """The gap between two logits up to which a prediction is nearly a tie.
+
+    ``spreads`` (N,): of clean samples, between the largest and the smallest logit.  Logits of any
+    scale give the same ties.
+    """
+    return float(NEAR_TIE * np.median(spreads)) if len(spreads) else 0.0
 
 
 @dataclass(frozen=True)

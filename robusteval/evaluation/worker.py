@@ -81,7 +81,7 @@ def _throttled(say: Any) -> Any:
 
 def main() -> None:
     """What libraries print must not mix with what we say: their stdout is our stderr."""
-    outgoing = os.fdopen(os.dup(1), "w")
+    outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     torch.set_num_interop_threads(1)
     serve(Path(sys.argv[1]), _lines(sys.stdin), outgoing)

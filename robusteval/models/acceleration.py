@@ -82,11 +82,15 @@ class Forms:
 
 
 class _ChannelsLast(torch.autograd.Function):
-    """Images to channels-last strides; their gradient comes back contiguous, as libraries need."""
+    """Images to channels-last strides; their gradient comes back contiguous, as libraries need.
+
+    Always to other memory: a module that works in place may not on what a function only passed on.
+    """
 
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last)
+        found = images.contiguous(memory_format=torch.channels_last)
+        return found.clone() if found.data_ptr() == images.data_ptr() else found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

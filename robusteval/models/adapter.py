@@ -1,12 +1,13 @@
 """The adapter: what every attack, detector and metric sees of a model."""
 
-from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError
+from robusteval.errors import AttackError, RobustevalError, kind_of, reason
 from robusteval.models.heads import Similarity, prototype_distances
 from robusteval.models.network import PrototypeNetwork, precise
 
@@ -30,13 +31,8 @@ class Adapter(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.module(images)
-        if not isinstance(logits, Tensor):
-            raise AttackError(
-                f"the module returns a {type(logits).__name__}: attacks need logits (B, K), so "
-                "wrap it in a module that returns them alone"
-            )
-        return logits
+        """Raises AttackError for what is no logits (B, K)."""
+        return as_logits(answer(self.module, images), len(images), self.classes)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -82,6 +78,10 @@ class PrototypeAdapter(Adapter):
 
     def __init__(self, network: PrototypeNetwork) -> None:
         super().__init__(network, network.head.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(images)
+        return logits
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -138,24 +138,135 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, module: nn.Module, mean: ArrayLike, std: ArrayLike) -> None:
         super().__init__()
         self.module = module
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, _by_channel(name, values).to(device), persistent=False)
+        if not (self.std > 0).all():
+            raise AttackError(f"std = {std!r}: choose values above 0")
+        if len({1, self.mean.shape[1], self.std.shape[1]}) > 2:
+            raise AttackError(
+                f"mean has {self.mean.shape[1]} values and std {self.std.shape[1]}: give as many, "
+                "or a single one"
+            )
 
     def forward(self, images: Tensor) -> Any:
+        channels = max(self.mean.shape[1], self.std.shape[1])
+        if channels not in (1, images.shape[1]):  # else one channel would become several
+            raise AttackError(
+                f"mean and std have {channels} values, the images {images.shape[1]} channels: give "
+                "one for each, or a single one"
+            )
         return self.module((images - self.mean) / self.std)
+
+
+def _by_channel(name: str, values: Any) -> Tensor:
+    """One number, or one for each channel, of whatever type: (1, C, 1, 1) in float32."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values if values.dtype in (torch.bool, torch.complex64) else values.double()
+    try:
+        numbers = np.asarray(values)
+    except (TypeError, ValueError):  # lists of different lengths
+        numbers = np.asarray("")
+    if numbers.dtype.kind not in "iuf" or numbers.size != max(numbers.shape, default=1):
+        raise AttackError(f"{name} = {values!r}: give a number, or one for each channel")
+    found = torch.from_numpy(numbers.astype(np.float64).reshape(-1)).float()
+    if not torch.isfinite(found).all() or not len(found):
+        raise AttackError(f"{name} = {values!r}: give finite numbers")
+    return found.view(1, -1, 1, 1)
 
 
 def wrap_module(
     module: nn.Module,
     classes: int,
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
+    mean: ArrayLike = (0.0,),
+    std: ArrayLike = (1.0,),
 ) -> Adapter:
     """Any ``nn.Module`` that maps normalised images to logits (B, K), as an adapter.
 
-    The module is put in eval mode and its parameters are frozen, in place.
+    ``mean`` and ``std``: one number, or one for each channel, in a list, an array or a tensor.  The
+    module is put in eval mode and its parameters are frozen, in place.  Raises AttackError for what
+    is no module, for fewer than two classes, and for a std that isn't above 0.
     """
+    if not isinstance(module, nn.Module):
+        raise AttackError(f"{kind_of(module)} is no torch module: wrap what returns logits in one")
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise AttackError(f"classes = {classes!r}: choose a whole number from 2 up")
     return Adapter(Normalised(module, mean, std), classes)
+
+
+def require_answers(module: nn.Module, images: Tensor, classes: int | None = None) -> int:
+    """How many classes a foreign module tells apart.
+
+    Raises AttackError where it can't read ``images`` (B, C, H, W), B from 1 up, or returns no
+    logits (B, K), be it for one image alone or for two.
+    """
+    if any(p.is_inference() for p in module.parameters()):
+        raise AttackError(
+            "the module was made in torch.inference_mode(), where no gradient is recorded: make it "
+            "outside"
+        )
+    for some in (images[:1], torch.stack([images[0], images[-1]])):
+        try:
+            with torch.no_grad():
+                logits = as_logits(answer(module, some), len(some), classes)
+        except RobustevalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+            raise AttackError(
+                f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
+                f"{_mend(module, images)}"
+            ) from None
+        classes = logits.shape[1]
+    assert classes is not None, "both passes say it"
+    return classes
+
+
+def _mend(module: nn.Module, images: Tensor) -> str:
+    """What to do where a module fails: as a rule images and weights differ in type."""
+    kinds = [p.dtype for p in module.parameters() if p.is_floating_point()]
+    if not kinds or images.dtype in kinds:
+        return "mend it"
+    weights, pixels = (str(kind).removeprefix("torch.") for kind in (kinds[0], images.dtype))
+    return f"its weights are {weights}, the images {pixels}, so give both one type"
+
+
+def answer(module: nn.Module, images: Tensor) -> Any:
+    """What a foreign module makes of a copy of ``images``: some change in place what they are
+    given, and those would be the caller's.
+
+    NumPy refuses what asks for a gradient; a module that goes through it has none to give.
+    """
+    try:
+        return module(images.clone())
+    except RuntimeError as error:
+        if "Can't call numpy() on Tensor that requires grad" not in str(error):
+            raise
+    return module(images.detach().clone())
+
+
+def as_logits(found: Any, count: int, classes: int | None = None) -> Tensor:
+    """What a module returned for ``count`` images, if that is logits (B, K), K from 2 up.
+
+    Half precision becomes float32, as in ``precise``.  Raises AttackError for anything else.
+    """
+    if not isinstance(found, Tensor) or found.is_complex():
+        kind = kind_of(found) if not isinstance(found, Tensor) else "complex numbers"
+        raise AttackError(
+            f"the module returns {kind}: attacks need logits (B, K), so wrap it in a module that "
+            "returns them alone"
+        )
+    wanted = classes or (found.shape[1] if found.dim() == 2 else 0)
+    if found.shape != (count, wanted) or wanted < 2:
+        images = "one image" if count == 1 else f"{count} images"
+        squeezed = ", so leave out what squeezes" if count == 1 and found.dim() == 1 else ""
+        raise AttackError(
+            f"the module returns shape {tuple(found.shape)} for {images}: attacks need logits "
+            f"(B, {classes or 'K'}) of two classes or more{squeezed}"
+        )
+    if found.is_inference() and not torch.is_inference_mode_enabled():
+        found = found.clone()  # else no gradient could be asked for beside it
+    return precise(found)

@@ -21,6 +21,7 @@ class Backbone(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward")
 
 
+_MOST_BLOCKS = 1000  # a network of a thousand layers was trained once (He et al. 2016)
 BACKBONES: Catalogue[Callable[..., Backbone]] = Catalogue("backbone")
 
 
@@ -133,6 +134,8 @@ class ResNet(Backbone):
         first_stride: int = 1,
     ) -> None:
         super().__init__()
+        if sum(blocks) > _MOST_BLOCKS:
+            raise ValueError(f"{sum(blocks)} blocks, {_MOST_BLOCKS} at most")
         self.stem = nn.Sequential(*_conv_norm(in_channels, stem, 3, 1), nn.ReLU())
         self.stages = nn.ModuleList()
         self.channels = {}

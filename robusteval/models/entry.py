@@ -2,31 +2,39 @@
 
 import hashlib
 import json
+import logging
 import os
-import tomllib
+import re
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from robusteval.catalogue import near_names
+from robusteval.data.known import DATASETS
 from robusteval.errors import (
     EntryError,
     RobustevalError,
-    ThreatError,
     UnknownNameError,
     WeightsError,
+    reason,
+    shown,
 )
-from robusteval.types import Norm, ThreatModel, parse_eps
+from robusteval.reading import named_path, read_file, read_toml
+from robusteval.schema import STRICT, Eps, checked, require_plain, short
+from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
+_LOG = logging.getLogger("robusteval")
+_MOST_WEIGHTS = 2**33  # bytes
+_LARGEST = 1e6  # of what normalises pixels in float32, and its inverse the smallest
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
 
 class Paper(_Table):
@@ -50,13 +58,15 @@ class Input(_Table):
             raise ValueError("mean and std need one number per channel")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
+        if max(map(abs, [*self.mean, *self.std])) > _LARGEST or min(self.std) < 1 / _LARGEST:
+            raise ValueError("mean and std are of pixels from 0 to 1: give them in these units")
         return self
 
 
-class BackboneTable(BaseModel):
+class BackboneTable(_Table):
     """A backbone by name, with its own options beside it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str
 
     @property
@@ -84,11 +94,23 @@ class Head(_Table):
         return self
 
 
+def _a_sha256(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("needs 64 hex digits in small letters, as `sha256sum` prints them")
+    return value
+
+
+def _a_model_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.\-]*", value):
+        raise ValueError("takes a-z, 0-9, _, . and -, and begins with a letter or a digit")
+    return short(value)
+
+
 class Weights(_Table):
     """A safetensors file beside the entry, and its SHA-256."""
 
     file: str
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Annotated[str, AfterValidator(_a_sha256)]
 
     @field_validator("file")
     @classmethod
@@ -98,24 +120,29 @@ class Weights(_Table):
         return value
 
 
-def _a_number(value: str | None) -> str | None:
-    """An ε as text, as it was, if it is one."""
-    if value is not None:
-        parse_eps(value)
-    return value
-
-
 class Claim(_Table):
-    """What the paper reports: accuracy in percent under one attack."""
+    """What the paper reports: accuracy in percent under one attack.
+
+    Also as text with its sign, such as "0.28 %", which one percent and less needs in a file.
+    """
 
     attack: str
     accuracy: float = Field(ge=0, le=100)
     norm: Norm | None = None
-    eps: str | None = None
+    eps: Eps | None = None
     source: str = ""
     note: str = ""
 
-    _eps_is_a_number = field_validator("eps")(_a_number)
+    @field_validator("accuracy", mode="before")
+    @classmethod
+    def _without_its_sign(cls, value: Any) -> Any:
+        """As a number, where it is text with or without its sign."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_float(value.strip().removesuffix("%").strip())
+        except (TypeError, ValueError):
+            return value
 
 
 # What an attack of adversarial training doesn't read.
@@ -135,7 +162,7 @@ class Adversarial(_Table):
     """
 
     attack: Literal["fgsm", "pgd", "fast", "free"]
-    eps: tuple[str, str]
+    eps: Annotated[tuple[Eps, Eps], Field(strict=False)]
     steps: int = Field(default=1, ge=1)
     step_size: float = Field(default=1.0, gt=0, description="as a share of ε")
     with_clean: bool = Field(default=True, description="clean images beside the crafted ones")
@@ -180,7 +207,7 @@ class Training(_Table):
     seed: int = 0
     options: dict[str, float | str | bool] = {}
     adversarial: Adversarial | None = None
-    stopping_eps: str | None = Field(
+    stopping_eps: Eps | None = Field(
         default=None,
         description="choose the epoch by accuracy under PGD at this ε (early stopping on "
         "robustness); in adversarial training its own largest ε unless given",
@@ -237,7 +264,7 @@ class Trained(_Table):
 class Entry(_Table):
     """One model of the registry."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-]*$")
+    name: Annotated[str, AfterValidator(_a_model_name)]
     method: str
     dataset: str
     description: str = ""
@@ -254,6 +281,8 @@ class Entry(_Table):
     paper_training: dict[str, Any] = {}
     trained: Trained | None = None
     path: Path = Field(default=Path(), exclude=True)
+
+    _all_is_plain = model_validator(mode="before")(require_plain)
 
     @model_validator(mode="after")
     def _one_architecture(self) -> Self:
@@ -277,16 +306,49 @@ class Entry(_Table):
 
 def read_entry(path: Path) -> Entry:
     """An entry from its TOML file.  Raises EntryError with the file, the field and the mend."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise EntryError(f"{path} can't be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise EntryError(f"{path} is no valid TOML ({error}): mend that line") from None
-    try:
-        return Entry(**content, path=path)
-    except (ValidationError, TypeError, ThreatError) as error:
-        raise EntryError(f"{path}: {first_problem(error)}") from None
+    _require_toml(path)
+    content = read_toml(path, "entry file", EntryError)
+    entry = checked(Entry, content, str(path), EntryError).model_copy(update={"path": path})
+    _require_percent(path, [claim["accuracy"] for claim in content.get("claims", [])])
+    return entry
+
+
+def _require_percent(path: Path, claimed: list[Any]) -> None:
+    """Raises EntryError for a claim that is written as a share, most probably."""
+    for place, value in enumerate(claimed):
+        if not isinstance(value, str) and 0 < value <= 1:
+            raise EntryError(
+                f"{path}: claims.{place}.accuracy = {value}: did you mean {100 * value:g}?  It is "
+                f'in percent: write "{value} %" if it is so little'
+            )
+
+
+# What people give in an entry's place, by the end of its name, and what to do with it.
+_DESCRIBE = (
+    "describe its network in an entry (README, Add a model), or in Python pass "
+    "robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
+)
+_OTHERS = {
+    **dict.fromkeys(
+        [
+            *(".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors", ".tar", ".npz"),
+            *(".h5", ".keras", ".onnx", ".msgpack", ".pb", ".tflite"),
+        ],
+        f"is a checkpoint, not an entry: {_DESCRIBE}",
+    ),
+    ".py": 'is code, not an entry: write an entry with factory = "module:function", '
+    "and pass --allow-code (README, Add a model)",
+}
+
+
+def _require_toml(path: Path) -> None:
+    """Raises EntryError for another kind of file, which is told by its name."""
+    end = path.suffix.lower()
+    if end in _OTHERS:
+        raise EntryError(f"{path} {_OTHERS[end]}")
+    if end != ".toml" and os.path.exists(path):
+        kind = "a folder" if os.path.isdir(path) else "no TOML file"
+        raise EntryError(f"{path} is {kind}: name a model's entry, a file that ends in .toml")
 
 
 def weights_content(entry: Entry) -> bytes:
@@ -297,9 +359,9 @@ def weights_content(entry: Entry) -> bytes:
             f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
         )
     try:
-        content = path.read_bytes()
+        content = read_file(path, _MOST_WEIGHTS)
     except OSError as error:
-        raise WeightsError(f"weights {path} can't be read ({error.strerror or error})") from None
+        raise WeightsError(f"weights {path} can't be read ({error.strerror})") from None
     found = hashlib.sha256(content).hexdigest()
     if found != entry.weights.sha256:
         raise WeightsError(
@@ -309,55 +371,97 @@ def weights_content(entry: Entry) -> bytes:
     return content
 
 
-def first_problem(error: Exception) -> str:
-    """The first thing a schema found wrong, with the field's name."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    what = problem["msg"].removeprefix("Value error, ")
-    more = len(error.errors()) - 1
-    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
-
-
 def built_in_folder() -> Path:
     """The models that come with the project: inside the wheel, or beside a checkout."""
     package = Path(__file__).resolve().parent.parent
     return inside if (inside := package / "_models").is_dir() else package.parent / "models"
 
 
-def model_folders() -> list[Path]:
-    """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own."""
-    named = [Path(p) for p in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep) if p]
-    for folder in named:
-        if not folder.is_dir():
-            raise EntryError(f"model folder {folder} of $ROBUSTEVAL_MODELS does not exist")
+def _model_folders() -> Iterator[Path | EntryError]:
+    """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
+
+    One that can't be had is told, and the others go on.
+    """
+    for name in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep):
+        if os.path.isdir(name):
+            yield Path(name)
+        elif name:
+            what = "is no folder" if os.path.exists(name) else "does not exist"
+            yield EntryError(f"model folder {name} of $ROBUSTEVAL_MODELS {what}: correct it")
     for point in entry_points(group="robusteval.models"):
+        yield from _package_folders(point)
+    yield built_in_folder()
+
+
+def _package_folders(point: EntryPoint) -> list[Path | EntryError]:
+    try:
         spec = find_spec(point.value)
-        named += [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
-    return [*named, built_in_folder()]
+    except Exception as error:  # noqa: BLE001 - a package's parents are imported
+        spec, why = None, reason(error)
+    else:
+        why = "there is no such package"
+    if spec is None:
+        said = f"the entry point {point.name} = {point.value} of robusteval.models leads nowhere"
+        return [EntryError(f"{said} ({why}): mend or remove its package")]
+    return [Path(place) for place in spec.submodule_search_locations or []]
+
+
+def _registry() -> tuple[dict[str, Path], list[EntryError]]:
+    """Every entry's name (its file's stem) and path, earlier folders first, and what is wrong.
+
+    A user's entry may stand in for one that comes with the project; any other double is told.
+    """
+    found: dict[str, Path] = {}
+    problems: list[EntryError] = []
+    for folder in _model_folders():
+        if isinstance(folder, EntryError):
+            problems.append(folder)
+            continue
+        for path in _entries_of(folder, problems):
+            first = found.setdefault(path.stem, path)
+            if first != path and folder != built_in_folder():
+                problems.append(
+                    EntryError(f"{path} is not used: {first} has its name and comes first")
+                )
+    return dict(sorted(found.items())), problems
+
+
+def _entries_of(folder: Path, problems: list[EntryError]) -> list[Path]:
+    """The entries of a folder, without hidden files: systems leave such beside a copy."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        problems.append(EntryError(f"model folder {folder} can't be read ({error.strerror})"))
+        return []
+    return [folder / name for name in names if name.endswith(".toml") and name[0] != "."]
 
 
 def entry_paths() -> dict[str, Path]:
-    """Every entry's name (its file's stem) and path; earlier folders come first."""
-    found: dict[str, Path] = {}
-    for folder in model_folders():
-        for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+    """Every entry's name (its file's stem) and path; earlier folders come first.
+
+    What is wrong with a folder is logged.
+    """
+    found, problems = _registry()
+    for problem in problems:
+        _LOG.warning("%s", problem)
+    return found
 
 
-def find_entry(name_or_path: str) -> Entry:
+def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
     """An entry by name, or by the path of its TOML file."""
-    if name_or_path.endswith(".toml") or os.sep in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise EntryError(f"entry file {path} does not exist: check the path")
-        return read_entry(path)
-    paths = entry_paths()
-    if name_or_path not in paths:
-        raise UnknownNameError(f"unknown model {name_or_path!r}: {near_names(name_or_path, paths)}")
-    return _read_named(paths[name_or_path])
+    name = os.fspath(name_or_path)
+    if name.lower().endswith(".toml") or os.sep in name:
+        return read_entry(named_path(name, "entry file", EntryError))
+    found, problems = _registry()
+    if name in found:
+        return _read_named(found[name])
+    _require_toml(Path(name))
+    if problems:  # it may be in what could not be read
+        raise EntryError(f"unknown model {shown(name)}, and {problems[0]}")
+    hint = near_names(name, found)
+    raise UnknownNameError(
+        f"unknown model {shown(name)}: {hint} (`robusteval list models` shows all)"
+    )
 
 
 def _read_named(path: Path) -> Entry:
@@ -369,9 +473,27 @@ def _read_named(path: Path) -> Entry:
 
 
 def all_entries() -> Iterator[Entry | RobustevalError]:
-    """Every entry, or what is wrong with it, in order of name."""
-    for path in entry_paths().values():
+    """Every entry, or what is wrong with it, in order of name; folders' problems come first."""
+    found, problems = _registry()
+    yield from problems
+    for path in found.values():
         try:
-            yield _read_named(path)
+            entry = _read_named(path)
+            DATASETS.get(entry.dataset)
+        except UnknownNameError as error:
+            yield EntryError(f"{path}: {error}")
         except RobustevalError as error:
             yield error
+        else:
+            yield entry
+
+
+def readable_entries() -> list[Entry]:
+    """Every entry that can be read; what is wrong with the others is logged."""
+    entries = []
+    for found in all_entries():
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            _LOG.warning("%s", found)
+    return entries

@@ -1,10 +1,9 @@
 """From an entry and its weights to an adapter."""
 
 import hashlib
-import importlib
 import inspect
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,13 +11,19 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from robusteval.ambient import plain_state
 from robusteval.data.known import DATASETS
-from robusteval.errors import CodeNotAllowedError, EntryError, WeightsError
+from robusteval.errors import EntryError, WeightsError, reason, shown
+from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
-from robusteval.models.backbones import BACKBONES
-from robusteval.models.entry import Entry, weights_content
+from robusteval.models.backbones import BACKBONES, Backbone
+from robusteval.models.entry import BackboneTable, Entry, weights_content
+from robusteval.models.factories import module_from_factory
+from robusteval.models.fitting import fill
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.storage import replace_file
+
+_MOST_LAYERS, _LARGEST_SIZE = 200, 4096  # of what a backbone's options name
 
 
 def classes_of(entry: Entry) -> int:
@@ -30,21 +35,13 @@ def build_network(entry: Entry) -> PrototypeNetwork:
     """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
     if entry.backbone is None:
         raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
-    build = BACKBONES.get(entry.backbone.name)
     channels = DATASETS.get(entry.dataset).shape.channels
     if len(entry.input.mean) not in (1, channels):
         raise EntryError(
             f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
             f"but {entry.dataset} has {channels} channels"
         )
-    try:
-        backbone = build(channels, **entry.backbone.options)
-    except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        known = ", ".join(list(inspect.signature(build).parameters)[1:])
-        raise EntryError(
-            f"{entry.path}: [backbone] {entry.backbone.name} takes {known}; it can't be built "
-            f"from {entry.backbone.options} ({error})"
-        ) from None
+    backbone = _backbone(entry, entry.backbone, channels)
     if unknown := set(entry.head.layers) - set(backbone.channels):
         raise EntryError(
             f"{entry.path}: head.layers names {', '.join(sorted(unknown))}; "
@@ -62,10 +59,40 @@ def build_network(entry: Entry) -> PrototypeNetwork:
     )
     try:
         return PrototypeNetwork(backbone, head, entry.input.mean, entry.input.std)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise EntryError(f"{entry.path}: the head can't be built ({error})") from None
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise EntryError(f"{entry.path}: the head can't be built ({reason(error)})") from None
 
 
+def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
+    """Raises EntryError for options that it hasn't, or that can't be built."""
+    build, where = BACKBONES.get(table.name), f"{entry.path}: [backbone] {table.name}"
+    defaults = {p.name: p.default for p in list(inspect.signature(build).parameters.values())[1:]}
+    for name, value in table.options.items():
+        if name not in defaults:
+            raise EntryError(f"{where} has no option {shown(name)}: it takes {', '.join(defaults)}")
+        _require_sizes(f"{where} {name}", value, isinstance(defaults[name], tuple))
+    try:
+        return build(channels, **table.options)
+    except (TypeError, ValueError, LookupError, RuntimeError, MemoryError) as error:
+        why = "too few values" if isinstance(error, LookupError) else reason(error)
+        raise EntryError(
+            f"{where} takes {', '.join(defaults)}; it can't be built from "
+            f"{shown(table.options, 200)} ({why})"
+        ) from None
+
+
+def _require_sizes(where: str, value: Any, is_list: bool) -> None:
+    """Raises EntryError unless these can be sizes of layers, and few enough to be built."""
+    values = value if is_list and isinstance(value, list) else [value]
+    fit = (isinstance(v, int) and v is not True and 1 <= v <= _LARGEST_SIZE for v in values)
+    if isinstance(value, list) == is_list and len(values) <= _MOST_LAYERS and all(fit):
+        return
+    some = f"a list of at most {_MOST_LAYERS} whole numbers" if is_list else "a whole number"
+    raise EntryError(f"{where} needs {some} from 1 to {_LARGEST_SIZE}, not {shown(value)}")
+
+
+@torch.inference_mode(False)  # such parameters would take no part in a gradient
+@plain_state()
 def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> Adapter:
     """The entry's trained model behind its adapter, in float32 on ``device``.
 
@@ -73,59 +100,30 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
     """
     if entry.factory is not None:
-        module = _from_factory(entry, allow_code)
+        module = module_from_factory(entry, allow_code)
         if entry.weights is not None:
-            _fill(module, read_weights(entry), entry.weights_path)
+            fill(module, read_weights(entry), entry.weights_path)
         return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
     network = build_network(entry)
     tensors = read_weights(entry)
     if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
         tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
-    _fill(network, tensors, entry.weights_path)
+    fill(network, tensors, entry.weights_path)
     return PrototypeAdapter(network).to(device)
-
-
-def _from_factory(entry: Entry, allow_code: bool) -> nn.Module:
-    if not allow_code:
-        raise CodeNotAllowedError(
-            f"{entry.path}: the factory {entry.factory} would run code: "
-            "pass --allow-code if you trust it"
-        )
-    module_name, _, attribute = str(entry.factory).partition(":")
-    sys.path.insert(0, str(entry.path.resolve().parent))  # a module beside the entry is found
-    try:
-        module = getattr(importlib.import_module(module_name), attribute)()
-    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
-        raise EntryError(f"{entry.path}: factory {entry.factory} failed ({error})") from None
-    finally:
-        sys.path.pop(0)
-    if not isinstance(module, nn.Module):
-        raise EntryError(f"{entry.path}: factory {entry.factory} returned no torch module")
-    return module
 
 
 def read_weights(entry: Entry) -> dict[str, Tensor]:
     """The weights in float32, after their digest was checked."""
-    content = weights_content(entry)
+    content, path = weights_content(entry), entry.weights_path
     try:
         tensors = load_tensors(content)
-    except (SafetensorError, ValueError) as error:
-        path = entry.weights_path
-        raise WeightsError(f"weights {path} are no safetensors file ({error})") from None
-    return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-
-
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = {k for k in module.state_dict() if not k.endswith("num_batches_tracked")}
-    try:
-        missing, unexpected = module.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
-        raise WeightsError(f"weights {path} don't fit the entry: {detail}") from None
-    if lacking := sorted(set(missing) & expected):
-        raise WeightsError(f"weights {path} lack {', '.join(lacking[:3])}: is it the right file?")
-    if unexpected:
-        raise WeightsError(f"weights {path} hold {', '.join(unexpected[:3])}, unknown to the entry")
+        return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise WeightsError(f"weights {path} can't be read ({reason(error)})") from None
+        raise WeightsError(f"weights {path} don't fit into memory: free some") from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise WeightsError(f"weights {path} are no safetensors file ({reason(error)})") from None
 
 
 def stored_form(network: nn.Module) -> dict[str, Tensor]:

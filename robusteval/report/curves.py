@@ -80,7 +80,11 @@ def optimality(found: Scores, best: Scores) -> float | None:
 
 
 def _cost(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
-    """How many samples stood after so many passes each, of every attack that makes passes."""
+    """How many samples stood after so many passes each, of every attack that makes passes.
+
+    ``points`` are of attacks whose passes are told ``by_sample``; of the others only the end is
+    known.
+    """
     rows = []
     for outcome in result.outcomes:
         if outcome.status != "done" or threat not in outcome.cell.threats:
@@ -89,7 +93,8 @@ def _cost(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         if not passes[outcome.attacked].any():
             continue
         broken = outcome.success(threat)
-        order = np.sort(passes[broken])
+        told = outcome.cell.call.by_sample
+        order = np.sort(passes[broken]) if told else np.empty(0)
         left = int(result.clean_correct.sum()) - np.arange(1, len(order) + 1)
         rows.append(
             {
@@ -97,6 +102,7 @@ def _cost(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
                 "title": outcome.cell.spec.title,
                 "most": float(passes[outcome.attacked].max()),
                 "mean": float(passes[outcome.attacked].mean()),
+                "by_sample": told,
                 "left": int(result.clean_correct.sum() - broken.sum()),
                 "points": _thinned(order, left),
             }

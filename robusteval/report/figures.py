@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robusteval import inert
 from robusteval.types import NORM_SIGNS
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
@@ -39,7 +41,8 @@ def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that the page's font may well have
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(1, columns, squeeze=False)[0]
 
@@ -49,7 +52,7 @@ def _svg(figure: Any, label: str) -> str:
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     body = text[text.index("<svg") :]
-    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{escape(inert.line(label))}" ', 1)
 
 
 def accuracy_bars(report: dict[str, Any], norm: str) -> str:
@@ -76,7 +79,7 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
             axes.barh(y, value, color=colour, height=0.62)
             axes.errorbar(value, y, xerr=np.abs(errors), color=INK, capsize=2.5, lw=1)
             axes.text(100 * rate["high"] + 1.2, y, f"{value:.1f}", va="center", fontsize=9)
-        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set_yticks(range(len(rows)), [inert.plot(name) for name, _, _ in rows])
         axes.invert_yaxis()
         axes.set(xlim=(0, 108), xlabel="accuracy, % (bars: 95 % intervals)")
         axes.set_xticks(range(0, 101, 20))
@@ -101,7 +104,7 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
     with _figure(7.2, 3.0) as (figure, (axes,)):
         for title, points, colour in lines:
             x, y = _steps(points, curve["samples"], end)
-            axes.step(x, y, where="post", label=title, color=colour, lw=1.5)
+            axes.step(x, y, where="post", label=inert.plot(title), color=colour, lw=1.5)
         for radius in radii:
             axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
         axes.set(xlim=(0, end), xlabel=f"ε, {sign} (dotted: this run's)")
@@ -110,19 +113,19 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
-    """Robust accuracy against the passes that each sample took: lines for our attack and
-    AutoAttack, which let go of samples as they break, marks where the others end."""
-    drawn = {"adaptive": BLUE, "autoattack": RED}
-    marks = cycle("os^vDPX<>d")
+    """Robust accuracy against the passes that each sample took: lines for attacks that tell these
+    by sample, and a mark where each attack ends."""
+    colours, marks = cycle(_OTHERS), cycle("os^vDPX<>d")
     with _figure(7.2, 3.2) as (figure, (axes,)):
         for row in curve["attacks"]:
             left = 100 * row["left"] / curve["samples"]
-            if colour := drawn.get(row["name"]):
+            colour = next(colours) if row["by_sample"] else MUTED
+            if row["by_sample"]:
                 x, y = _steps(row["points"], curve["samples"], row["most"])
                 axes.step(np.maximum(x, 1), y, where="post", color=colour, lw=1.6)
-            look: dict[str, Any] = {"color": colour or MUTED, "ls": "", "ms": 5}
-            mark = "*" if colour else next(marks)
-            axes.plot(max(row["most"], 1), left, mark, label=row["title"], **look)
+            mark = "*" if row["by_sample"] else next(marks)
+            label = inert.plot(row["title"])
+            axes.plot(max(row["most"], 1), left, mark, color=colour, ms=5, label=label)
         axes.set_xscale("log")
         axes.set_xlabel("passes over a sample (a backward one counts as two)")
         _accuracy_axis(axes)
@@ -163,10 +166,9 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
                 ("outside", AMBER, shown_name(row["against"])),
             ):
                 counts = np.array(row["histogram"][side], float)
-                axes.stairs(
-                    counts / counts.sum(), edges, fill=True, alpha=0.45, color=colour, label=name
-                )
-            axes.set_title(row["detector"].replace("_", " "), fontsize=9.5)
+                look = {"fill": True, "alpha": 0.45, "color": colour, "label": inert.plot(name)}
+                axes.stairs(counts / counts.sum(), edges, **look)
+            axes.set_title(inert.plot(row["detector"].replace("_", " ")), fontsize=9.5)
             axes.set_yticks([])
             axes.tick_params(labelsize=8)
             axes.spines["left"].set_visible(False)

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from robusteval import inert
 from robusteval.evaluation.outcomes import Example
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
-from robusteval.storage import replace_file, require_writable
+from robusteval.storage import remove_file, remove_partials, replace_file, require_writable
 
 
 def prepare_folder(folder: Path) -> None:
@@ -23,22 +24,23 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
         "row.csv": as_csv(rows_of(report)),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
-        "report.json": text,
+        "report.json": inert.json_text(text),
     }
     return {name: content.encode() for name, content in files.items()}
 
 
-def write_report(folder: Path, report: dict[str, Any], examples: list[Example]) -> None:
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
-    files = report_files(report, examples)
+    remove_partials(folder)
     # Gone first, back last: an interruption between leaves nothing that looks whole.
-    (folder / "report.json").unlink(missing_ok=True)
+    remove_file(folder / "report.json", "mend the folder or use --out")
     for name, content in files.items():
         replace_file(folder / name, content, "free space or use --out")
 
 
 def write_table(path: Path, table: str) -> None:
-    """A CSV beside the run folders."""
+    """A CSV in a folder of tables."""
+    remove_partials(path.parent)
     replace_file(path, table.encode(), "free space or use --out")
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from robusteval import inert
 from robusteval.evaluation.outcomes import Example
 from robusteval.report.figures import (
     accuracy_bars,
@@ -14,14 +15,18 @@ from robusteval.report.figures import (
     score_histograms,
 )
 from robusteval.report.wording import (
+    UNAWARE,
     check_text,
     count,
+    found_text,
+    incomplete_text,
     interval,
     number,
     parameters_text,
     percent,
     sign,
     threat_text,
+    worst_text,
 )
 
 METRIC_TITLES = {
@@ -31,7 +36,10 @@ METRIC_TITLES = {
     "fpr95": "FPR@95TPR",
     "detection_error": "Detection error",
 }
-FILTERS = (percent, interval, count, threat_text, check_text, sign, number, parameters_text)
+FILTERS = (
+    *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
+    *(found_text, worst_text, incomplete_text),
+)
 
 
 def _environment() -> Environment:
@@ -44,6 +52,7 @@ def _environment() -> Environment:
     )
     for function in FILTERS:
         environment.filters[function.__name__] = function
+    environment.globals["unaware"] = UNAWARE
     return environment
 
 
@@ -67,6 +76,7 @@ def detection_groups(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def render_html(report: dict[str, Any], examples: list[Example]) -> str:
     """One self-contained page: no network, no script."""
+    report = inert.each(report, inert.line)
     norms = list(dict.fromkeys(w["threat"]["norm"] for w in report["worst_case"]))
     names = report["dataset"]["classes"]
     pictures = [
@@ -76,7 +86,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
             "difference": picture(difference(e.clean, e.adversarial)),
             "label": names[e.label],
             "prediction": names[e.prediction],
-            "attack": e.attack,
+            "attack": inert.line(e.attack),
             "threat": threat_text(e.threat.to_json()),
         }
         for e in examples
@@ -105,10 +115,5 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same numbers as text."""
-    environment = _environment().overlay(finalize=_in_a_cell)
+    environment = _environment().overlay(finalize=inert.markdown)
     return environment.get_template("report.md").render(report=report, metrics=METRIC_TITLES)
-
-
-def _in_a_cell(value: Any) -> Any:
-    """Text that can't end a cell of a Markdown table."""
-    return " ".join(value.replace("|", r"\|").splitlines()) if isinstance(value, str) else value

@@ -6,12 +6,17 @@ the claim, and the digests of entry, weights and evidence.
 
 import csv
 import io
+import re
+import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from robusteval.errors import EvidenceError
+from robusteval.inert import cell
 from robusteval.report.wording import claimed_by, lowest_claim
+from robusteval.storage import reason
 
 FOUND = (
     "model",
@@ -42,8 +47,7 @@ BACKING = (
 )
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
-# A spreadsheet takes a cell that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_ATTACKS = re.compile(rf"{ATTACK}[a-z0-9_]+")
 Row = dict[str, str]
 
 
@@ -84,7 +88,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
     }
-    return {name: as_cell(value) for name, value in row.items()}
+    return {name: cell(value) for name, value in row.items()}
 
 
 def doubts(findings: Sequence[dict[str, Any]], threat: dict[str, Any]) -> str:
@@ -106,40 +110,56 @@ def broken(row: Row) -> list[str]:
     return told.removeprefix("broken: ").split(", ") if told else []
 
 
-def as_cell(value: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{value}" if value.startswith(_FORMULA) else value
-
-
 def percent(value: float | None) -> str:
     """A share, such as 32.14; empty where there is none."""
     return "" if value is None else f"{100 * value:.2f}"
 
 
-def as_csv(rows: Sequence[Row], first: Sequence[str] = ()) -> str:
-    """Rows under one header, ``first`` before the other columns; attacks that not all have are
-    left empty."""
+def as_csv(rows: Sequence[Row], first: Sequence[str] = (), last: Sequence[str] = ()) -> str:
+    """Rows under one header, ``first`` before the other columns and ``last`` behind them; attacks
+    that not all have are left empty.  Cells of an older table are made inert, too."""
+    rows = [{cell(name): cell(value) for name, value in row.items()} for row in rows]
     attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
-    columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING]
-    out = io.StringIO()
+    columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING, *last]
+    out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
 
 
-def read_rows(path: Path, first: Sequence[str] = ()) -> list[Row]:
-    """The rows of such a table; none if there is no file.  Raises EvidenceError for another one."""
-    if not path.is_file():
+def read_rows(path: Path, first: Sequence[str] = (), last: Sequence[str] = ()) -> list[Row]:
+    """The rows of such a table, without ``last`` where it is without; none if there is no file.
+
+    Raises EvidenceError for another table.
+    """
+    names, *rows = _cells(path) or [[]]
+    if not names:
         return []
-    try:
-        reader = csv.DictReader(path.read_text("utf-8").splitlines(), strict=True)
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvidenceError(f"{path} can't be read as a table ({error}): restore it") from None
-    names = list(reader.fieldnames or [])
-    if lacking := [c for c in (*first, *FOUND, *BACKING) if c not in names]:
-        raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
-    if any(None in row or None in row.values() for row in rows):
+    if any(len(row) != len(names) for row in rows):
         raise EvidenceError(f"{path}: a row has more or fewer cells than the header: restore it")
-    return rows
+    known = [*first, *FOUND, DOUBTS, *BACKING]
+    if lacking := [name for name in known if name not in names]:
+        raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
+    others = [name for name in names if name not in known and name not in last]
+    odd = [name for name in others if not _ATTACKS.fullmatch(name)]
+    odd += [name for name, times in Counter(names).items() if times > 1]
+    if odd:
+        raise EvidenceError(
+            f"{path} is no leaderboard: it has a column too many, {ascii(odd[0])[:60]}"
+        )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """Every line that isn't empty, the header first; none if there is no file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise EvidenceError(f"{path} is no file: remove it")
+        text = path.read_bytes().decode("utf-8-sig")
+        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        told = reason(error)
+        raise EvidenceError(f"{path} can't be read as a table ({told}): restore it") from None

@@ -7,8 +7,14 @@ import numpy as np
 from robusteval.attacks.registry import AttackCall
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult, Separation
-from robusteval.evaluation.verify import NEAR_TIE
+from robusteval.evaluation.outcomes import (
+    NOT_REACHED,
+    Bools,
+    CellOutcome,
+    RunResult,
+    Separation,
+)
+from robusteval.evaluation.suite import Suite
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
@@ -33,13 +39,13 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed = result.spec.seed
+    seed, suite = result.spec.seed, Suite(**result.spec.suite)
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
         "model": _model(result, entry),
-        "suite": {k: result.spec.suite[k] for k in ("name", "description")},
+        "suite": {"name": suite.name, "description": suite.description},
         "dataset": {
             "name": result.spec.dataset,
             "split": "test",
@@ -48,6 +54,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         },
         "samples": result.spec.samples,
         "seed": seed,
+        "missing": _missing(result),
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
@@ -55,7 +62,11 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "worst_case": worst,
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
-        "attack_detection": [_separation(s, seed) for s in _kind(result, "attack_detection")],
+        # No attack of any suite is told the detector that is to tell its images apart.
+        "attack_detection": [
+            {**_separation(s, seed), "attacker_knew": False}
+            for s in _kind(result, "attack_detection")
+        ],
         "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
         "evidence": {
             "digest": result.evidence_digest,
@@ -66,6 +77,24 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "provenance": record["provenance"],
     }
+
+
+def _missing(result: RunResult) -> list[dict[str, Any]]:
+    """What has no evidence, or not all of it, and why; ``reached`` is what was tried."""
+    attacks = [
+        ("attack", f"{o.cell.spec.title}, {threat.title}", o.reason)
+        for o in result.outcomes
+        for threat in o.cell.threats
+        if o.status != "done"
+    ]
+    others = [
+        ("diagnostics" if name == "diagnostics" else "outliers", name, reason)
+        for name, reason in result.failures.items()
+    ]
+    return [
+        {"kind": kind, "name": name, "reason": reason, "reached": reason != NOT_REACHED}
+        for kind, name, reason in (*attacks, *others)
+    ]
 
 
 def _kind(result: RunResult, kind: str) -> list[Separation]:
@@ -128,7 +157,7 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
             "backward": round(float(outcome.backward_passes.sum())),
         },
         "seconds": round(outcome.seconds, 3),
-        "verified": _verified(outcome, success),
+        "verified": _verified(outcome, success, result.tie),
         "note": spec.note,
         "findings": [*outcome.notes, *outcome.warnings],
     }
@@ -152,13 +181,13 @@ def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, An
     }
 
 
-def _verified(outcome: CellOutcome, success: Bools) -> dict[str, Any]:
+def _verified(outcome: CellOutcome, success: Bools, tie: float) -> dict[str, Any]:
     """What was checked of the counted images: predicted again, measured, rounded."""
     norms, margins = outcome.norm[success], outcome.margin[success]
     return {
         "counted": int(success.sum()),
         "largest_norm": float(norms.max()) if len(norms) else None,
-        "near_ties": int((margins < NEAR_TIE).sum()),
+        "near_ties": int((margins < tie).sum()),
         "survive_8_bit": int((outcome.survives_8_bit & success).sum()),
     }
 
@@ -226,16 +255,30 @@ def _histogram(inside: Scores, outside: Scores, bins: int = 30) -> dict[str, lis
 def _claim(
     claim: Claim, attacks: list[dict[str, Any]], worst: list[dict[str, Any]], correct: Bools
 ) -> dict[str, Any]:
-    """What the paper reports, beside the same attack here and the worst case here."""
-    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat"))
-    row: dict[str, Any] = {**claim.model_dump(), **blank}
+    """What the paper reports, beside the same attack here and the worst case here.
+
+    ``compared`` says what of the same attack stands there: its number at the ``same`` ε or at
+    ``other_eps``, or where the claim has ``no_eps``; or else ``no_number``, or ``not_run``.
+    ``worst_compared`` says the same of the worst case.
+    """
+    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat", "worst_compared"))
+    row: dict[str, Any] = {**claim.model_dump(), **blank, "compared": "not_run"}
     if claim.attack == "clean":
-        return {**row, "found": rate_json(correct.sum(), len(correct))}
+        return {**row, "found": rate_json(correct.sum(), len(correct)), "compared": "clean"}
     if found := _nearest_threat(claim, [a for a in attacks if a["name"] == claim.attack]):
         row |= {"found": found["robust_accuracy"], "found_threat": found["threat"]}
+        at = _compared(claim, found["threat"])
+        row["compared"] = at if found["robust_accuracy"] else "no_number"
     if claim.norm and (bound := _nearest_threat(claim, worst)):
         row |= {"worst": bound["robust_accuracy"], "worst_threat": bound["threat"]}
+        row["worst_compared"] = _compared(claim, bound["threat"])
     return row
+
+
+def _compared(claim: Claim, threat: dict[str, Any]) -> str:
+    if claim.eps is None:
+        return "no_eps"
+    return "same" if parse_eps(claim.eps) == parse_eps(threat["eps"]) else "other_eps"
 
 
 def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -245,5 +288,5 @@ def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] 
         return None
     if claim.eps is None:
         return same[0]
-    eps = float(parse_eps(claim.eps))
-    return min(same, key=lambda r: abs(r["threat"]["radius"] - eps))
+    eps = parse_eps(claim.eps)
+    return min(same, key=lambda r: abs(parse_eps(r["threat"]["eps"]) - eps))

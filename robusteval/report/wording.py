@@ -5,6 +5,12 @@ from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
 
+# Said beside detectors' numbers on attacked images, until an attack is told the detector.
+UNAWARE = (
+    "No attack here knew the detectors: each was made to fool the model alone. How well a detector "
+    "tells its images apart says nothing of attacks that evade both"
+)
+
 
 def percent(rate: dict[str, Any] | None) -> str:
     """32.1 %, or a dash where there is no number."""
@@ -62,3 +68,51 @@ def claimed_by(claim: dict[str, Any] | None) -> str:
     if claim is None:
         return ""
     return " ".join(part for part in (claim["attack"], claim["norm"], claim["eps"]) if part)
+
+
+def found_text(claim: dict[str, Any]) -> str:
+    """What the claim's attack left here, and whether that was at the claim's ε."""
+    if claim["compared"] == "not_run":
+        return "not run here"
+    if claim["compared"] == "no_number":
+        return "no number here: it failed or did not finish"
+    if claim["compared"] == "clean":
+        return percent(claim["found"])
+    return _at(claim["found"], claim["found_threat"], claim["compared"])
+
+
+def worst_text(claim: dict[str, Any]) -> str:
+    """What all attacks together left here, and whether that was at the claim's ε."""
+    if not claim["worst"]:
+        return "–"
+    return _at(claim["worst"], claim["worst_threat"], claim["worst_compared"])
+
+
+def _at(rate: dict[str, Any], threat: dict[str, Any], compared: str) -> str:
+    told = {
+        "same": "at the same ε",
+        "other_eps": f"at another ε, {threat_text(threat)}",
+        "no_eps": f"at {threat_text(threat)}; the claim names no ε",
+    }
+    return f"{percent(rate)} {told[compared]}"
+
+
+def incomplete_text(missing: list[dict[str, Any]]) -> str:
+    """What a run lacks, and what is to be done; nothing where it lacks nothing."""
+    failed = [m for m in missing if m["kind"] == "attack" and m["reached"]]
+    parts = [f"{m['name']} has no number ({m['reason']})" for m in failed[:1]]
+    if more := len(failed) - 1 if failed else 0:
+        parts = [f"{parts[0]}, nor {'have' if more > 1 else 'has'} {more} more"]
+    if rest := [_called(m) for m in missing if m not in failed]:
+        again = "run the same command again, which does what is missing"
+        parts.append(f"it lacks {_listed(rest)}: {again}")
+    return "; ".join(parts)
+
+
+def _called(missing: dict[str, Any]) -> str:
+    name = f"outliers {missing['name']}" if missing["kind"] == "outliers" else missing["name"]
+    return f"{name} ({missing['reason']})" if missing["reached"] else name
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from robusteval.models.entry import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.batches import batches
-from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
+from robusteval.training.checkpoint import broken, read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
 from robusteval.training.speed import Speed, activations, as_judged
@@ -249,21 +250,33 @@ class Trainer:
         tensors, meta = read_checkpoint(path)
         if meta.pop("identity", "") != self.identity:
             raise TrainingError(
-                f"checkpoint {path} belongs to other settings of the entry: delete it to begin anew"
+                f"checkpoint {path} belongs to other settings of the entry, or to another entry of "
+                "its name: delete it to begin anew, or use another --work-dir"
             )
+        try:
+            self._restore(tensors, meta)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise broken(path, told) from None
+
+    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Raises what Python and torch do for parts that are missing or don't fit."""
         begun = Speed(**meta.pop("speed"))  # rounding goes on as it began, compiled if that can be
-        self.speed = Speed(begun.bfloat16, begun.compiled and self.speed.compiled)
         meta["history"] = [EpochLog(**line) for line in meta["history"]]
 
         def part(name: str) -> dict[str, Tensor]:
             return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
+        state = State(**meta, best=part("best") or None)
+        if not 0 <= state.best_epoch <= state.epoch == len(state.history):
+            raise ValueError(f"{len(state.history)} lines of {state.epoch} epochs")
         self.network.load_state_dict(part("network"))
         self.recipe.load_state_dict(part("recipe"))
         stored = self.optimizer.state_dict()
         stored["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum").items()}
         self.optimizer.load_state_dict(stored)
-        self.state = State(**meta, best=part("best") or None)
+        self.speed = Speed(begun.bfloat16, begun.compiled and self.speed.compiled)
+        self.state = state
 
 
 def _diverged(what: str, epoch: int, where: str) -> TrainingError:

@@ -1,20 +1,26 @@
 """From an entry to trained weights: what ``robusteval train`` does."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import tomlkit
 import torch
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.hardware import check_device, commit_of, is_dirty, keep_freed_memory
 from robusteval.models.entry import Entry, Trained, Training, built_in_folder, read_entry
-from robusteval.models.loading import build_network, classes_of, stored_form, write_weights
+from robusteval.models.loading import build_network, classes_of, stored_form
 from robusteval.models.network import PrototypeNetwork
-from robusteval.storage import replace_file, require_writable
+from robusteval.storage import (
+    locked,
+    remove_partials,
+    replace_file,
+    require_replaceable,
+    require_writable,
+)
 from robusteval.training import (  # noqa: F401 - they register their recipes
     baselines,
     drp,
@@ -24,9 +30,11 @@ from robusteval.training import (  # noqa: F401 - they register their recipes
     scpl,
 )
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
+from robusteval.training.publishing import publish, require_own_files
 from robusteval.training.recipe import RECIPES, Recipe
 from robusteval.training.speed import as_judged, choose_speed
 
+_CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 _DESCRIBED = ("dataset", "classes", "backbone", "head", "input")  # what a network is made from
 
 
@@ -42,15 +50,57 @@ def train(
 ) -> Trained:
     """Trains ``entry`` by its ``[training]`` table and writes weights and ``[trained]``.
 
-    Checkpoints and the log go to ``work_dir/NAME``; a killed training goes on from its last epoch.
-    The epoch that counts is chosen on a validation part of the training data; clean accuracy is
-    then measured once on the test split, with the weights as stored (float16).
+    Weights go to ``NAME.safetensors`` beside the entry, whatever file it names.  Checkpoints and
+    the log go to ``work_dir/NAME``; a killed training goes on from its last epoch.  The epoch that
+    counts is chosen on a validation part of the training data; clean accuracy is then measured
+    once on the test split, with the weights as stored (float16).
+
+    Raises TrainingError for settings that can't be trained, while another process trains the
+    entry, and where the weights would take the place of a file that is not the entry's own.
     """
     settings = _settings(entry)
     check_device(device)
-    place = work_dir / entry.name
+    place = Path(work_dir) / entry.name
+    checkpoint = place / _CHECKPOINT
     for folder in (place, entry.path.parent):
         require_writable(folder, "weights, entry and log go there")
+    with _alone(entry, place):
+        require_own_files(entry, begun=checkpoint.exists())
+        trainer, test = _prepared(entry, settings, data_dir, download, device, progress)
+        for line in trainer.fit(checkpoint):
+            _write_log(place / _LOG, trainer.state.history)
+            on_epoch(line)
+        tensors = stored_form(trainer.network)
+        trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+        with as_judged():
+            correct = round(accuracy_of(trainer.network, test) * len(test))
+        trained = _trained(trainer, correct, len(test))
+        publish(_unchanged(entry), tensors, trained)
+    return trained
+
+
+@contextmanager
+def _alone(entry: Entry, place: Path) -> Iterator[None]:
+    """While no other process trains the entry, or in that folder; what killed ones left is
+    cleared."""
+    busy = TrainingError(f"another process trains {entry.name}: wait for it, or stop it")
+    with locked(place / ".lock", busy, make=True), locked(entry.path, busy):
+        for folder in (place, entry.path.parent):
+            remove_partials(folder)
+        for name in (_CHECKPOINT, _LOG):
+            require_replaceable(place / name, "remove it, or use --work-dir")
+        yield
+
+
+def _prepared(
+    entry: Entry,
+    settings: Training,
+    data_dir: Path | None,
+    download: bool,
+    device: str,
+    progress: Progress,
+) -> tuple[Trainer, Dataset]:
+    """What trains, and the test split."""
     keep_freed_memory()
     torch.manual_seed(settings.seed)
     network = build_network(entry)
@@ -76,17 +126,7 @@ def train(
         commit=_code(),
         progress=progress,
     )
-    for line in trainer.fit(place / "checkpoint.safetensors"):
-        _write_log(place / "log.jsonl", trainer.state.history)
-        on_epoch(line)
-    tensors = stored_form(network)
-    network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    with as_judged():
-        correct = round(accuracy_of(network, test) * len(test))
-    trained = _trained(trainer, correct, len(test))
-    _require_unchanged(entry)
-    _write_entry(entry, write_weights(entry.weights_path, tensors), trained)
-    return trained
+    return trainer, test
 
 
 def _require_fitting(entry: Entry, network: PrototypeNetwork, data: Dataset) -> None:
@@ -108,9 +148,9 @@ def _require_fitting(entry: Entry, network: PrototypeNetwork, data: Dataset) -> 
     network.train()
 
 
-def _require_unchanged(entry: Entry) -> None:
-    """Raises TrainingError where the entry was edited meanwhile: its text would tell of a training
-    that never was.  The checkpoint stays."""
+def _unchanged(entry: Entry) -> Entry:
+    """The entry as it stands now.  Raises TrainingError where it was edited meanwhile: its text
+    would tell of a training that never was.  The checkpoint stays."""
     described = {*_DESCRIBED, "training"}
     now = read_entry(entry.path)
     if now.model_dump(include=described) != entry.model_dump(include=described):
@@ -118,6 +158,7 @@ def _require_unchanged(entry: Entry) -> None:
             f"{entry.path} was edited while it trained: put it back and run the same command "
             "again, which writes the weights, or delete the checkpoint to begin anew"
         )
+    return now
 
 
 def _code() -> str:
@@ -169,10 +210,3 @@ def _trained(trainer: Trainer, correct: int, total: int) -> Trained:
 def _write_log(path: Path, history: list[EpochLog]) -> None:
     text = "".join(json.dumps(asdict(line)) + "\n" for line in history)
     replace_file(path, text.encode(), "free space or use --work-dir")
-
-
-def _write_entry(entry: Entry, digest: str, trained: Trained) -> None:
-    document = tomlkit.parse(entry.path.read_text(encoding="utf-8"))
-    document["weights"] = {"file": entry.weights_path.name, "sha256": digest}
-    document["trained"] = trained.model_dump(exclude_none=True)
-    replace_file(entry.path, tomlkit.dumps(document).encode(), "free space in its folder")

@@ -1,0 +1,114 @@
+"""What stands on the command line, parsed: lists, numbers and paths."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from robusteval.errors import RobustevalError, shown
+from robusteval.reading import parse_path
+from robusteval.types import parse_float, parse_whole
+
+# Options that take several values.
+_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
+
+
+def _whole(text: str | int) -> int:
+    try:
+        return parse_whole(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _seconds(text: str | float) -> float:
+    if text in ("nan", "inf"):  # refused with the range of what makes sense
+        return float(text)
+    try:
+        return parse_float(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _path(text: str | os.PathLike[str]) -> Path:
+    try:
+        return parse_path(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def whole_option(help: str) -> Any:
+    """An option that is a whole number."""
+    return typer.Option(help=help, parser=_whole, metavar="INTEGER")
+
+
+def seconds_option(help: str) -> Any:
+    """An option that is a number."""
+    return typer.Option(help=help, parser=_seconds, metavar="NUMBER")
+
+
+def path_option(help: str) -> Any:
+    """An option that is a path."""
+    return typer.Option(help=help, parser=_path, metavar="PATH")
+
+
+def path_argument(help: str) -> Any:
+    """An argument that is a path."""
+    return typer.Argument(help=help, parser=_path)
+
+
+def parse_samples(text: str) -> int | None:
+    """``all`` or a positive number."""
+    if text == "all":
+        return None
+    try:
+        samples = parse_whole(text)
+    except ValueError:
+        samples = 0
+    if samples < 1:
+        raise RobustevalError(f"--samples {shown(text)} is neither a number above 0 nor 'all'")
+    return samples
+
+
+def split_list(values: Sequence[str] | None) -> list[str]:
+    """Options given several times, or once with commas between."""
+    parts = (part.strip() for value in values or [] for part in value.split(","))
+    return [part for part in parts if part]
+
+
+def given_list(name: str, values: Sequence[str] | None) -> list[str]:
+    """The same of an option that, if it is given, names something: else all would be meant."""
+    parts = split_list(values)
+    if values and not parts:
+        raise RobustevalError(f"--{name} is empty: name one or more, or leave it out")
+    return parts
+
+
+def parse_models(values: Sequence[str]) -> list[str]:
+    """Names and paths, given several times or with commas between; a path may hold commas."""
+    return [
+        m for value in values for m in ([value] if os.path.isfile(value) else split_list([value]))
+    ]
+
+
+def expand_lists(arguments: list[str]) -> list[str]:
+    """``run --only a b`` becomes ``run --only a --only b``, which is what the parser takes.
+
+    Other verbs have arguments of their own, which an option may stand before.
+    """
+    if arguments[:1] != ["run"]:
+        return arguments
+    expanded: list[str] = []
+    current = ""
+    for argument in arguments:
+        value = not argument.startswith("-") or argument[1:2].isdigit()
+        if not value:
+            name, _, given = argument.partition("=")
+            current = name if name in _LISTS and not given else ""
+            expanded.append(argument)
+        elif current and expanded[-1] != current:
+            expanded += [current, argument]
+        else:
+            expanded.append(argument)
+    return expanded

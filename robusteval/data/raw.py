@@ -1,0 +1,59 @@
+"""What every reader returns, and how the parts of a split become a whole."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robusteval.data.files import shown
+from robusteval.errors import DataError
+
+
+@dataclass(frozen=True)
+class RawData:
+    """uint8 images (N, C, H, W), int64 labels (N,), and class names if the files tell them."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels, height and width."""
+
+    channels: int
+    height: int
+    width: int
+
+
+def joined(files: Sequence[Path], parts: Sequence[RawData]) -> RawData:
+    """The parts of a split, one from each file, as a whole.
+
+    Raises DataError if two hold the same samples, or name their classes differently.
+    """
+    seen: dict[bytes, Path] = {}
+    for file, part in zip(files, parts, strict=True):
+        if part.class_names != parts[0].class_names:
+            raise DataError(
+                f"{shown(files[0])} and {shown(file)} name their classes differently, "
+                "so that their labels mean different things: fetch both anew"
+            )
+        first = seen.setdefault(_content(part), file)
+        if first is not file:
+            raise DataError(
+                f"{shown(first)} and {shown(file)} hold the same samples, which would count "
+                "twice: fetch the right one anew"
+            )
+    images = np.concatenate([part.images for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    return RawData(images, labels, parts[0].class_names)
+
+
+def _content(part: RawData) -> bytes:
+    digest = hashlib.sha256(np.ascontiguousarray(part.images).data)
+    digest.update(np.ascontiguousarray(part.labels).data)
+    return digest.digest()

@@ -1,0 +1,170 @@
+"""Jobs and diagnostics done once more: the only proof of what attacks failed to break."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from robusteval.attacks.seeding import seeded
+from robusteval.errors import RobustevalError
+from robusteval.evaluation.chunks import Chunk, JobResult, run_job
+from robusteval.evaluation.context import Context
+from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.images import digests
+from robusteval.evaluation.jobs import attacked_scores, clean_chunk, diagnosed, drifted, success
+from robusteval.evaluation.outcomes import RunResult
+from robusteval.evaluation.pieces import Piece
+from robusteval.evaluation.plan import Job, job_seed, job_stream
+from robusteval.evaluation.proof import Check, near, other_scores
+from robusteval.evaluation.verdicts import probed
+from robusteval.evaluation.verify import TOLERANCE
+
+UNSEEN = "what was not done again"
+
+
+def repeated(context: Context, store: Store, result: RunResult, again: int) -> list[Check]:
+    """So many jobs, chosen anew each time, and the diagnostics with them; and what was not."""
+    jobs = [job for job in context.plan.attack_jobs() if store.has(job)]
+    chosen = random.sample(jobs, min(again, len(jobs)))
+    checks: list[Check] = []
+    if chosen:
+        checks = [jobs_repeat(context, store, result, chosen)]
+        checks += probes_repeat(context, store, result)
+    if len(chosen) < len(jobs):
+        probes = "" if chosen or result.diagnostics is None else ", and the diagnostics"
+        told = (
+            f"what {len(jobs) - len(chosen)} of {len(jobs)} jobs failed to break, successes "
+            f"without a stored image, passes and notes{probes}: --again {len(jobs)} does all again"
+        )
+        checks.append(Check(UNSEEN, True, told, proven=False))
+    return checks
+
+
+def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[Job]) -> Check:
+    """Jobs done again find the same successes, and, where images are the same, the same rows."""
+    wrong, silenced, equal, total = [], [], 0, 0
+    for job in chosen:
+        chunk, clean = clean_chunk(context, store, job.chunk)
+        if len(chunk.rows) == 0:
+            continue
+        piece, now = store.read(job), _again(context, job, chunk)
+        same = piece.columns["sha256"] == np.array(digests(now.stored), dtype=object)
+        equal, total = equal + int(same.sum()), total + len(same)
+        if not _says_the_same(piece, now, drifted(context, chunk, clean), bool(same.all())):
+            silenced.append(job.stem)
+        if not _finds_the_same(context, job, piece, now, same, result.tie):
+            wrong.append(job.stem)
+    told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
+    if wrong:
+        told += f"; other successes or rows in {', '.join(wrong)}"
+    if silenced:
+        told += f"; other notes or warnings in {', '.join(silenced)}"
+    return Check("jobs done again", not wrong and not silenced, told)
+
+
+def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
+    cell, seed = context.plan.cells[job.part], context.spec.seed
+    with seeded(job_stream(seed, job), torch.device(context.device)):
+        return run_job(
+            context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+        )
+
+
+def _finds_the_same(
+    context: Context, job: Job, piece: Piece, result: JobResult, same: Any, tie: float
+) -> bool:
+    """Whether a job breaks the samples that it broke; where images are the ``same`` (B,), what is
+    told of them, too."""
+    then, judged = piece.columns, result.judged
+    now = {"fooled": judged.fooled.numpy(), "norm": judged.norm.numpy()}
+    threats = context.plan.cells[job.part].threats
+    other = any((success(then, t) != success(now, t)).any() for t in threats)
+    other |= bool((then["fooled"] != now["fooled"]).any())
+    other |= bool((np.abs(then["norm"] - now["norm"])[same] > TOLERANCE).any())
+    margin = judged.margin.numpy()
+    other |= bool((np.abs(then["margin"] - margin)[same] > near(tie, margin)).any())
+    sure = same & (np.abs(margin) > tie)
+    for name in ("prediction", "survives_8_bit"):
+        other |= bool((then[name] != getattr(judged, name).numpy())[sure].any())
+    scored = attacked_scores(context, job, result.stored)
+    other |= any(other_scores(then[name][same], values[same]) for name, values in scored.items())
+    return not other
+
+
+def _says_the_same(piece: Piece, result: JobResult, drift: int, to_the_bit: bool) -> bool:
+    """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
+    also what its parts broke, what storing undid, and the passes it took."""
+    told = piece.told
+    now: dict[str, Any] = {"warnings": bool(result.warnings), "drifted": bool(drift)}
+    then: dict[str, Any] = {"warnings": bool(told["warnings"]), "drifted": bool(told["drifted"])}
+    if to_the_bit:
+        now |= {"notes": result.notes, "lost": result.lost}
+        then |= {"notes": told["notes"], "lost": told["lost"]}
+        for name in ("forward_passes", "backward_passes"):
+            now[name] = True
+            then[name] = np.allclose(piece.columns[name], getattr(result, name).numpy())
+    return now == then
+
+
+def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:
+    """The diagnostics measured anew give the same verdicts, and numbers about the same; nothing
+    where there are none.
+
+    Where the model that they transfer from is gone or another by now, that one probe is left out.
+    """
+    if not context.plan.diagnosed or result.diagnostics is None:
+        return []
+    (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
+    told, source, lacking = result.diagnostics, None, ""
+    try:
+        source = context.transfer_source()
+    except RobustevalError as error:
+        told, lacking = {**told, "transfer": None}, f"; no transfer: {error}"
+    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+        now = diagnosed(context, store, source)
+    verdicts = {finding.check: finding.verdict for finding in probed(now)}
+    differ = _differ(told, now, verdicts)
+    return [
+        Check(
+            "diagnostics done again", not differ, (differ or f"{len(verdicts)} verdicts") + lacking
+        )
+    ]
+
+
+def _differ(told: dict[str, Any], now: dict[str, Any], verdicts: Mapping[str, str]) -> str:
+    """Where measurements tell other things than those made now, whose verdicts are given."""
+    then = {finding.check: finding.verdict for finding in probed(told)}
+    if other := [check for check in {**then, **verdicts} if then.get(check) != verdicts.get(check)]:
+        return f"other verdicts on {', '.join(other)}"
+    if verdicts.get("same outputs") not in (None, "ok"):
+        return ""  # of a random model numbers differ each time
+    slack = max(1, math.ceil(_SLACK * now["samples"]))
+    apart = sorted(set(_apart(told, now, slack)))
+    return f"other numbers of {', '.join(apart)}" if apart else ""
+
+
+_SLACK = 0.05  # of samples: those that kernels' last bits may turn, and of what is measured
+_NOTHING = 1e-6  # changes of logits between passes that are rounding and nothing else
+
+
+def _apart(told: Any, now: Any, slack: int, name: str = "") -> Iterator[str]:
+    """The measurements that differ by more than chance and other kernels explain."""
+    if isinstance(now, dict) and isinstance(told, dict) and told.keys() == now.keys():
+        for key, value in now.items():
+            yield from _apart(told[key], value, slack, name or key)
+    elif isinstance(now, list | tuple) and isinstance(told, list | tuple):
+        if len(told) != len(now):
+            yield name
+        for one, other in zip(told, now, strict=False):
+            yield from _apart(one, other, slack, name)
+    elif isinstance(now, float) and isinstance(told, float | int):
+        if not math.isclose(told, now, rel_tol=_SLACK, abs_tol=_NOTHING) and name != "passes":
+            yield name
+    elif type(now) is int and type(told) is int:
+        if abs(told - now) > slack:
+            yield name
+    elif told != now:
+        yield name

@@ -1,0 +1,32 @@
+"""Being told to stop, by Ctrl-C or by SIGTERM: both unwind in the same way."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a KeyboardInterrupt is Ctrl-C."""
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """128 and the signal's number, as a shell has it."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Within it SIGTERM raises; after it both signals end the process at once and in silence."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # else someone has us ignore it
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
