@@ -68,7 +68,7 @@ def column_edits(
     whole = "every row, none kept" if none_kept else "every row"
     for field in table.schema:
         name, place = field.name, f"[{field.name}]"
-        for how, change in _cell_changes(field.type).items():
+        for how, change in _cell_changes(field.type, _scale(table[name])).items():
             for kind, row in rows.items():
                 yield place, f"{how}, {kind}", partial(changed_cell, name, row, change)
             every = partial(_each, change)
@@ -104,7 +104,14 @@ def _renamed(name: str, table: pa.Table) -> pa.Table:
     return table.rename_columns([f"{n}_" if n == name else n for n in table.column_names])
 
 
-def _cell_changes(kind: pa.DataType) -> dict[str, Callable[[Any], Any]]:
+def _scale(column: pa.ChunkedArray) -> float:
+    """The largest size of a column's numbers."""
+    numbers = [abs(v) for v in column.to_pylist() if isinstance(v, int | float)]
+    return max(numbers, default=0.0)
+
+
+def _cell_changes(kind: pa.DataType, scale: float) -> dict[str, Callable[[Any], Any]]:
+    """``scale``: what numbers of the column are measured by, as tolerances are."""
     if pa.types.is_boolean(kind):
         return {"flipped": lambda v: not v, "null": lambda _: None}
     if pa.types.is_integer(kind):
@@ -116,8 +123,8 @@ def _cell_changes(kind: pa.DataType) -> dict[str, Callable[[Any], Any]]:
         }
     if pa.types.is_floating(kind):
         return {
-            "a little more": lambda v: v + 0.02 * abs(v) + 2e-3,
-            "a little less": lambda v: v - 0.02 * abs(v) - 2e-3,
+            "a little more": lambda v: v + 0.02 * scale + 2e-3,
+            "a little less": lambda v: v - 0.02 * scale - 2e-3,
             "much more": lambda v: 10 * abs(v) + 5,
             "negative": lambda v: -abs(v) - 1,
             "zero": lambda v: 0.0 if v else 1.0,

@@ -239,9 +239,10 @@ def _misbehaved(verb: str, result: Result) -> Outcome | None:
         error = result.exception
         return Outcome("traceback", f"{verb}: {type(error).__name__}: {error!s:.90} ({where})")
     lines = result.stderr.splitlines()
-    ours = len(lines) == 1 and lines[0].startswith("robusteval: ")
-    if result.exit_code in (1, 2) and not ours:
-        return Outcome("lines", f"{verb}: {len(lines)} lines: {result.stderr[:90]!r}")
+    ours = [line for line in lines if line.startswith("robusteval: ")]
+    alone = len(lines) == 1 or verb == "run"  # whose progress comes before
+    if result.exit_code in (1, 2) and not (alone and ours == lines[-1:]):
+        return Outcome("lines", f"{verb}: {len(lines)} lines: {result.stderr[-90:]!r}")
     return None
 
 
