@@ -63,7 +63,7 @@ def change_rows(path: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> No
 def change_images(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     arrays = load_file(path)
     arrays["images"] = change(arrays["images"].copy())
-    save_file(arrays, path)
+    save_file(arrays, path, {"job": path.stem})
 
 
 def change_json(path: Path, change: Callable[[Any], Any]) -> None:
