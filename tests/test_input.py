@@ -228,7 +228,7 @@ def files(text: str) -> Iterator[tuple[str, Callable[[Path], object], str]]:
         *(
             (f"{k} {d}", (text + nested(d, k)).encode(), "")
             for k in ("keys", "headers")
-            for d in (30, 9999)
+            for d in (30, 199, 9999, 400_000)
         ),
     ):
         yield name, lambda path, content=content: path.write_bytes(content), said
