@@ -39,7 +39,9 @@ def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # a caller's own style is none of a report's
+        mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(1, columns, squeeze=False)[0]
 

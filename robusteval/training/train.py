@@ -8,6 +8,7 @@ from pathlib import Path
 import tomlkit
 import torch
 
+from robusteval.ambient import plain_state
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.hardware import check_device, commit_of, is_dirty, keep_freed_memory
@@ -30,6 +31,7 @@ from robusteval.training.speed import as_judged, choose_speed
 _DESCRIBED = ("dataset", "classes", "backbone", "head", "input")  # what a network is made from
 
 
+@plain_state(exact=False)
 def train(
     entry: Entry,
     *,
