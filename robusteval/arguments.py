@@ -27,7 +27,7 @@ def _seconds(text: str | float) -> float:
         return float(text)
     try:
         return float(parse_number(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error)) from None
 
 

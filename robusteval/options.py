@@ -60,7 +60,7 @@ class Options:
             given = getattr(self, name)
             try:
                 object.__setattr__(self, name, read(given))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
 
 
@@ -91,7 +91,10 @@ def _text(value: Any) -> str:
 
 
 def _eps(value: Any) -> str:
-    return value if isinstance(value, str) else str(parse_number(value))
+    """A number as people write it; text is read with its norm, later."""
+    if not isinstance(value, str):
+        parse_number(value)
+    return str(value)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

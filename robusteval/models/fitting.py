@@ -23,6 +23,8 @@ def require_logits(model: nn.Module, images: Tensor, classes: int, who: str) -> 
             f"{who} can't take one image of {_shape(images[0])} ({reason(error)}): "
             "choose data of the kind that it was made for"
         ) from None
+    if not logits.is_floating_point():
+        raise AttackError(f"{who} gives {logits.dtype}, attacks need logits in floating point")
     if tuple(logits.shape) != (1, classes):
         squeezed = ": leave its squeeze() out" if tuple(logits.shape) == (classes,) else ""
         raise AttackError(
