@@ -61,7 +61,7 @@ class Options:
             given = getattr(self, name)
             try:
                 object.__setattr__(self, name, read(given))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
 
 
@@ -92,6 +92,7 @@ def _text(value: Any) -> str:
 
 
 def _eps(value: Any) -> str:
+    """A number as people write it; text is read with its norm, later."""
     if not isinstance(value, str):
         parse_number(value)
     return str(value)

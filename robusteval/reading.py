@@ -11,7 +11,7 @@ from typing import Any
 from robusteval.errors import RobustevalError, reason, shown
 
 MOST_TOML = 2**20  # bytes; the largest of our own has 4,000
-_MOST_DOTS, _BETWEEN_KEYS = 200, re.compile(r"[=,{\[]")
+_MOST_DOTS, _BETWEEN_KEYS = 60, re.compile(r"[=,{\[]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -65,7 +65,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
 
 
 def _require_flat(text: str) -> None:
-    """Raises RecursionError for a key of hundreds of parts: tomllib takes their square in time."""
+    """Raises RecursionError for a key of many parts: tomllib takes their square in memory."""
     for line in text.splitlines():
         keys = _BETWEEN_KEYS.split(line) if line.count(".") > _MOST_DOTS else []
         if any(key.count(".") > _MOST_DOTS for key in keys):

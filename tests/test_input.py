@@ -163,11 +163,8 @@ HOW_MANY = ("--samples", "--seed", "--threads", "--workers", "--batch-size", "--
 
 @pytest.mark.parametrize("option", HOW_MANY)
 def test_numbers_on_the_command_line(option: str) -> None:
-    for text in (*NO_NUMBERS, *NO_EPS):
-        if "\0" in text or (option == "--seed" and text in ("0", "-0")):
-            continue
-        if option == "--time-limit" and text in ("1e308", "1/" + "9" * 90):
-            continue
+    texts = random.Random(option).sample(NO_NUMBERS[:-5], 12)
+    for text in (*texts, "-1", "9" * 5000, "٣", "1e9999999999"):
         refused(cli("run", "--model", "pcl_digits", f"{option}={text}"), option)
     refused(cli("verify", "nowhere", f"--again={'9' * 5000}"), "--again")
 
@@ -228,7 +225,7 @@ def files(text: str) -> Iterator[tuple[str, Callable[[Path], object], str]]:
         *(
             (f"{k} {d}", (text + nested(d, k)).encode(), "")
             for k in ("keys", "headers")
-            for d in (30, 199, 9999, 400_000)
+            for d in (30, 59, 400_000)
         ),
     ):
         yield name, lambda path, content=content: path.write_bytes(content), said
@@ -484,6 +481,8 @@ def test_no_number_is_infinite(
         ('name = "tiny"', f'name = "{"x" * 200}"', "name: has 200 characters"),
         ('name = "tiny"', 'name = "tiny"\npath = "x"', "unknown field path"),
         ("std = [0.4]", "std = [1e-320]", "input: mean and std"),
+        ("temperature = 1.0", "temperature = 1e-320", "head.temperature must be 1e-06 or more"),
+        ("[head.branch_dims]", "[head.branch_dims]\nfc1 = 0", "head.branch_dims.fc1 must be 1 or"),
         ("mean = [0.3]", 'mean = "0.3"', "input.mean needs a list in [ ], not '0.3'"),
         ('sha256 = "0', 'sha256 = "g', "weights.sha256: needs 64 hex digits"),
         (
@@ -571,7 +570,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["utf16", "hex", "tables 5000", "keys 9999", "fifo", "loop", "folder"]
+    "name", ["utf16", "hex", "tables 5000", "keys 400000", "fifo", "loop", "folder"]
 )
 def test_one_bad_file_is_told_and_the_others_go_on(name: str, folder: Path) -> None:
     lay = next(lay for n, lay, _ in files(SUITE) if n == name)
@@ -856,8 +855,8 @@ class UnsayableError(Exception):
         ("raise ValueError('\\udcff')", "udcff"),
         ("raise type('Odd', (Exception,), {'__str__': lambda s: 1 / 0})", "Odd"),
         ("import no_such_module", "no_such_module"),
-        ("return 3", "returned a int"),
-        ("return nn.Flatten", "returned a type"),
+        ("return 3", "no torch module but 3"),
+        ("return nn.Flatten", "no torch module but <class"),
         ("return [][0]", "IndexError"),
     ],
 )
@@ -888,6 +887,20 @@ def test_factories_that_lead_nowhere(factory: str, tmp_path: Path) -> None:
     path = tmp_path / "foreign.toml"
     path.write_text(FACTORY.replace("torch.nn:Flatten", factory))
     refuses(lambda: load_model(read_entry(path), allow_code=True), kind=EntryError)
+
+
+def test_a_factory_is_told_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "makers.py").write_text("def make(a):\n    pass\nvalue = 3\n")
+    path = tmp_path / "foreign.toml"
+    for factory, said in (
+        ("makers", 'names no function: write factory = "module:function"'),
+        ("makers:mak", "no function 'mak': did you mean make?"),
+        ("makers:value", "no function 'value'"),
+        ("makers:make", "takes arguments"),
+    ):
+        path.write_text(FACTORY.replace("torch.nn:Flatten", factory))
+        entry = read_entry(path)
+        refuses(lambda entry=entry: load_model(entry, allow_code=True), said, kind=EntryError)
 
 
 def test_each_entry_gets_its_own_module(tmp_path: Path) -> None:
@@ -955,7 +968,10 @@ class Shaped(nn.Module):
     [
         (lambda x: x.squeeze(), "squeeze"),
         (lambda x: x[:, :9], "(1, 9)"),
-        (lambda x: x.argmax(1), "(1,)"),
+        (lambda x: x.argmax(1), "torch.int64"),
+        (lambda x: x > 0, "torch.bool"),
+        (lambda x: x.to(torch.complex64), "torch.complex64"),
+        (lambda x: x.sum(1), "(1,)"),
         (lambda x: x[:, None], "(1, 1, 10)"),
         (lambda x: x @ torch.zeros(3, 3), "shapes"),
         (lambda x: list(x)[1], "index"),
