@@ -180,8 +180,8 @@ def _write(store: Store, result: RunResult) -> Report:
     """The report's files as the evidence gives them; what is so already stays untouched."""
     content = summarise(result)
     files = report_files(content, read_examples(store, result))
-    with store.lock():
-        if altered_files(store.folder, files):
+    if altered_files(store.folder, files):
+        with store.lock():
             write_files(store.folder, files)
     return Report(content, store.folder)
 
