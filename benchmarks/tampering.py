@@ -13,6 +13,7 @@ seeded choice of N from each family; all 8,600 together take some hours of one c
 """
 
 import argparse
+import os
 import re
 import sys
 import tempfile
@@ -131,7 +132,8 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # processes are forked
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as work, remembered():
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(dir=memory) as work, remembered():
         bench = honest_run(Path(work))
         broken = promises(bench)
         alterations = every(bench.run, arguments.family, arguments.seed, arguments.limit)

@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.forgery.leaves import Alteration, in_evidence, in_json, json_edits, read_json
-from benchmarks.forgery.rows import ABOUT, write_table
+from benchmarks.forgery.rows import ABOUT, read_table, write_table
 
 REPORTS = ("report.json", "report.html", "report.md", "row.csv")
 
@@ -85,7 +83,7 @@ def _replaced(name: str, instead: Callable[[Path], object], folder: Path) -> Non
 
 
 def _about_as(text: bytes, path: Path) -> None:
-    table = pq.read_table(path, memory_map=False)
+    table = read_table(path)
     write_table(path, table.replace_schema_metadata({ABOUT: text}))
 
 

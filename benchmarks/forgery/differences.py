@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.forgery.fitting import read_images
 from benchmarks.forgery.leaves import read_json
-from benchmarks.forgery.rows import ABOUT
+from benchmarks.forgery.rows import ABOUT, read_table
 from benchmarks.forgery.rules import excepted
 
 
@@ -58,7 +56,7 @@ def _same_file(path: Path, other: Path, name: str) -> bool:
 
 
 def _same_rows(path: Path, other: Path) -> bool:
-    a, b = (pq.read_table(p, memory_map=False) for p in (path, other))
+    a, b = (read_table(p) for p in (path, other))
     about, told = (json.loads(t.schema.metadata[ABOUT]) for t in (a, b))
     same = a.equals(b) and a.schema.metadata.keys() == b.schema.metadata.keys()
     return bool(same) and _same_tables(about, told, f"{path.name}#")

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from benchmarks.forgery.damage import damage, report
 from benchmarks.forgery.files import files, images, pictures
 from benchmarks.forgery.fitting import evidence_files, kinds_of_rows
@@ -22,7 +20,14 @@ from benchmarks.forgery.leaves import (
     read_json,
 )
 from benchmarks.forgery.named import named
-from benchmarks.forgery.rows import about_of, change_about, change_table, column_edits, table_edits
+from benchmarks.forgery.rows import (
+    about_of,
+    change_about,
+    change_table,
+    column_edits,
+    read_table,
+    table_edits,
+)
 
 Family = Callable[[Path, random.Random], Iterator[Alteration]]
 
@@ -50,7 +55,7 @@ def columns(run: Path, rng: random.Random) -> Iterator[Alteration]:
     """Every column of every Parquet file; of a cell's chunks each edit meets one."""
 
     def edits(path: Path) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
-        table = pq.read_table(path, memory_map=False)
+        table = read_table(path)
         for place, how, change in column_edits(table, kinds_of_rows(path)):
             yield place, how, partial(change_table, change=change)
 
@@ -61,7 +66,7 @@ def tables(run: Path, rng: random.Random) -> Iterator[Alteration]:
     """Rows, columns and metadata more or fewer than are due."""
 
     def edits(path: Path) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
-        for place, how, change in table_edits(pq.read_table(path, memory_map=False)):
+        for place, how, change in table_edits(read_table(path)):
             yield place, how, partial(change_table, change=change)
 
     yield from _spread("tables", run, rng, edits)

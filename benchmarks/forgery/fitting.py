@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from benchmarks.forgery.leaves import put, read_json, write_json
-from benchmarks.forgery.rows import change_about, change_table, with_column
+from benchmarks.forgery.rows import change_about, change_table, read_table, with_column
 from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.examples import write_examples
-from robusteval.evaluation.kept import PROOF_BATCH, float32_tally
+from robusteval.evaluation.kept import float32_tally, kept_images
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
@@ -51,7 +50,7 @@ def change_images(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
 def indices_of(folder: Path) -> Any:
     """Each sample's index (N,) in its split."""
     files = sorted((folder / "evidence").glob("clean-*.parquet"))
-    return np.concatenate([pq.read_table(f, memory_map=False)["index"].to_numpy() for f in files])
+    return np.concatenate([read_table(f)["index"].to_numpy() for f in files])
 
 
 def kept_places(path: Path) -> list[int]:
@@ -61,14 +60,14 @@ def kept_places(path: Path) -> list[int]:
         return []
     rows = load_file(images)["rows"]
     wanted = indices_of(path.parent.parent)[rows].tolist()
-    index = pq.read_table(path, memory_map=False)["index"].to_pylist()
+    index = read_table(path)["index"].to_pylist()
     return [index.index(value) for value in wanted]
 
 
 def kinds_of_rows(path: Path) -> dict[str, int]:
     """One row of each kind: of attacks a success whose image is kept, one whose image isn't, and a
     failure; of the rest the first, and of clean predictions a wrong one."""
-    table = pq.read_table(path, memory_map=False)
+    table = read_table(path)
     if path.name.startswith("attack-"):
         fooled, kept = np.array(table["fooled"].to_pylist()), kept_places(path)
         free = [i for i in np.flatnonzero(fooled) if i not in kept]
@@ -100,10 +99,11 @@ def proof_made_to_fit(folder: Path) -> None:
     """The proof at the run's end and the report's pictures, of the images that are there now."""
     store, spec, record = open_store(folder)
     context = rebuild(spec, Access(record["entry_reference"]))
-    tally = float32_tally(context, store)
-    held = {"images": tally.held + tally.near_ties + tally.failed, **tally.__dict__}
-    store.write_json("verification", {**held, "batch_size": PROOF_BATCH})
-    write_examples(context, store, load_result(folder))
+    store.forget_conclusions()
+    result = load_result(folder)
+    tally = float32_tally(context, kept_images(context, store), result.tie)
+    store.write_verification(tally.to_json())
+    write_examples(context, store, result)
 
 
 # What hangs on the spec
@@ -121,7 +121,7 @@ def fit(folder: Path, before: Any) -> Path:
     _fit_jobs(folder, record, before)
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     for path in sorted((folder / "evidence").glob("*.parquet")):
-        change_about(path, partial(put, ("spec",), digest))
+        change_about(path, partial(put, ("about", "spec"), digest))
     suite = spec.get("suite")
     name = f"{spec.get('model')}-{suite.get('name') if isinstance(suite, dict) else ''}"
     target = folder.with_name(f"{name[:80]}-{digest[:8]}".replace("/", "_").replace("\0", "_"))
@@ -167,7 +167,7 @@ def rename_job(folder: Path, old: str, new: str) -> None:
             continue
         target = Path(shutil.move(source, source.with_name(f"{new}{ending}")))
         if ending == ".parquet":
-            change_about(target, partial(put, ("job",), new))
+            change_about(target, partial(put, ("about", "job"), new))
         elif ending == ".safetensors":
             arrays, metadata = read_images(target)
             write_images(target, arrays, {**metadata, "job": new})

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.forgery.leaves import Alteration
 from benchmarks.forgery.trial import Bench, Outcome, last_lines, try_out
 
-COMPUTING, WAITING = 60, 20  # more seconds for one alteration are a hang
+COMPUTING, WAITING = 60, 60  # more seconds for one alteration are a hang
 MEMORY = 12 << 30
 
 

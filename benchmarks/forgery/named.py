@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.forgery.fitting import (
     change_images,
@@ -34,6 +33,7 @@ from benchmarks.forgery.rows import (
     change_table,
     changed_cell,
     changed_column,
+    read_table,
     with_column,
 )
 
@@ -90,7 +90,7 @@ def _of_successes(kept: bool, name: str, change: Callable[[Any, Any], Any], fold
     """A column of successes, of those whose images are kept or of the others; ``change`` takes the
     value and the row's label."""
     for path in evidence_files(folder, "attack-*.parquet"):
-        table, places = pq.read_table(path, memory_map=False), set(kept_places(path))
+        table, places = read_table(path), set(kept_places(path))
         values, labels = table[name].to_pylist(), table["label"].to_pylist()
         for row, fooled in enumerate(table["fooled"].to_pylist()):
             if fooled and (row in places) == kept:
@@ -106,7 +106,7 @@ def _hidden(folder: Path, of: str = "") -> None:
     """Successes dropped, images and all; each row agrees with itself, and the proof with them."""
     for path in evidence_files(folder, f"attack-*{of}*.parquet" if of else "attack-*.parquet"):
         path.with_suffix(".safetensors").unlink(missing_ok=True)
-        label = pq.read_table(path, memory_map=False)["label"].to_numpy()
+        label = read_table(path)["label"].to_numpy()
         for name, change in {
             "fooled": np.zeros_like,
             "survives_8_bit": np.zeros_like,
@@ -124,22 +124,26 @@ def _invented(folder: Path) -> None:
         for p in evidence_files(folder, "attack-*.parquet")
         if {"failure", "kept success"} <= kinds_of_rows(p).keys()
     )
-    table = pq.read_table(path, memory_map=False)
+    table = read_table(path)
     claimed = {"fooled": True, "margin": 1.0, "survives_8_bit": True}
     claimed["prediction"] = (table["label"][row].as_py() + 1) % 10
     for name, value in claimed.items():
         table = changed_cell(name, row, lambda _, v=value: v, table)
     change_table(path, lambda _: table)
     place = _row_of(folder, table["index"][row].as_py())
-    change_images(
-        path.with_suffix(".safetensors"),
-        lambda a: {
-            "rows": np.append(a["rows"], place),
-            "images": np.concatenate([a["images"], a["images"][:1]]),
-        },
-    )
+    change_images(path.with_suffix(".safetensors"), partial(_with_image, place))
     digests_made_to_fit(path)
     proof_made_to_fit(folder)
+
+
+def _with_image(row: int, arrays: dict[str, Any]) -> dict[str, Any]:
+    """One image more, the first once again, with rows in their order."""
+    place = int(np.searchsorted(arrays["rows"], row))
+    images = arrays["images"]
+    return {
+        "rows": np.insert(arrays["rows"], place, row),
+        "images": np.concatenate([images[:place], images[:1], images[place:]]),
+    }
 
 
 def _row_of(folder: Path, index: int) -> int:
@@ -149,7 +153,7 @@ def _row_of(folder: Path, index: int) -> int:
 def _clean_made_right(folder: Path) -> None:
     """Wrong clean predictions made right by gaps of 0, as if they were near-ties."""
     for path in evidence_files(folder, "clean-*.parquet"):
-        label = pq.read_table(path, memory_map=False)["label"].to_numpy()
+        label = read_table(path)["label"].to_numpy()
         change_table(path, partial(changed_column, "prediction", lambda _, y=label: y))
         change_table(path, partial(changed_column, "gap", np.zeros_like))
 
@@ -193,20 +197,19 @@ def _better_row(folder: Path) -> None:
 def _source_gone(folder: Path) -> None:
     """Diagnostics that do better, and can't be measured again, since their source is said to be
     another one by now."""
-    _of_diagnostics(("told", "wobble", "relative"), 0.001)(folder)
+    _of_diagnostics(0.001, "wobble", "relative")(folder)
     _in_spec("transfer_source", ["ce_digits", "0" * 64])(folder)
 
 
-def _of_diagnostics(place: tuple[str, ...], value: Any) -> Callable[[Path], object]:
-    return lambda f: change_about(
-        f / "evidence" / "diagnostics.parquet", partial(put, place, value)
-    )
+def _of_diagnostics(value: Any, *place: str) -> Callable[[Path], object]:
+    edit = partial(put, ("about", "told", *place), value)
+    return lambda f: change_about(f / "evidence" / "diagnostics.parquet", edit)
 
 
 def _told_everywhere(name: str, value: Any) -> Callable[[Path], object]:
     def apply(folder: Path) -> None:
         for path in evidence_files(folder, "attack-*.parquet"):
-            change_about(path, partial(put, ("told", name), value))
+            change_about(path, partial(put, ("about", "told", name), value))
 
     return apply
 
@@ -262,8 +265,10 @@ NAMED: dict[str, Callable[[Path], object]] = {
     "warnings of the forger's": _told_everywhere("warnings", [SCRIPT]),
     "fewer lost than none": _told_everywhere("lost", -40),
     "models that drift": _told_everywhere("drifted", 3),
-    "a key more in the diagnostics": _of_diagnostics(("told", "reviewed"), f"99.9 % {SCRIPT}"),
-    "diagnostics of more samples": _of_diagnostics(("told", "samples"), 400),
+    "a key more in the diagnostics": _of_diagnostics(
+        ("about", "told", "reviewed"), f"99.9 % {SCRIPT}"
+    ),
+    "diagnostics of more samples": _of_diagnostics(400, "samples"),
     "another version claimed, and a page with a script": _in_spec_and_record(
         "robusteval", "0.0.9", "versions"
     ),

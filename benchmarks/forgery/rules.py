@@ -18,6 +18,7 @@ class Rule:
 
 MACHINE = "only the machine of the run knows it: checked for form, printed as the run says"
 CHOICE = "the user's own words or choice: an honest run with it gives the same evidence"
+KERNELS = "one sample, or 5 % of what is measured, may be other kernels' last bits"
 UNFINISHED = "a run that did not finish, and says so: no number stands in its place"
 # What can't be proven.
 EXCEPTED = (
@@ -30,7 +31,7 @@ EXCEPTED = (
         "another",
         MACHINE,
     ),
-    Rule(r".*\.parquet#seconds", "another|less|much more|of another type", MACHINE),
+    Rule(r".*\.parquet#about\.seconds", "another|less|much more|of another type", MACHINE),
     Rule("run", "(another torch|other attacks|another version), in spec and record", MACHINE),
     Rule("run", "more threads, in spec and record", MACHINE),
     Rule(r"run\.json:spec\.suite\.(name|description)", ".*", CHOICE),
@@ -44,6 +45,12 @@ EXCEPTED = (
         r"|run\.json:spec\.suite\.attacks\.\d+\.(restarts|parameters|times_eps|note)",
         "deleted",
         "left out, it is read as what it was",
+    ),
+    Rule(
+        r"diagnostics\.parquet#about\.told\.(gradients|logits|passes|attack|wobble|growth|noise|square"
+        r"|transfer)\..*",
+        "another|less",
+        KERNELS,
     ),
     Rule(r".*", "the same as a float", "another writing of the same number"),
     Rule(
@@ -82,16 +89,16 @@ BY_AGAIN = (
     Rule(r"attack-.*\[.*\]", f"({GRADED}), ({UNKEPT})", AGAIN),
     Rule(r"attack-.*\[(margin|score_.*)\]", f"negative, ({UNKEPT})", AGAIN),
     Rule(r"attack-.*\[(forward|backward)_passes\]", f"({GRADED}), .*", AGAIN),
-    Rule(r"attack-.*#told\.(notes|warnings)", LISTS, AGAIN),
-    Rule(r"attack-.*#told\.(notes|warnings)\.\d+", TEXTS, AGAIN),
-    Rule(r"attack-.*#told\.(lost|drifted)", "another|much more", AGAIN),
+    Rule(r"attack-.*#about\.told\.(notes|warnings)", LISTS, AGAIN),
+    Rule(r"attack-.*#about\.told\.(notes|warnings)\.\d+", TEXTS, AGAIN),
+    Rule(r"attack-.*#about\.told\.(lost|drifted)", "another|much more", AGAIN),
     Rule(
-        r"diagnostics\.parquet#told\.(gradients|logits|passes|attack|wobble|growth|noise|square"
+        r"diagnostics\.parquet#about\.told\.(gradients|logits|passes|attack|wobble|growth|noise|square"
         r"|transfer)\..*",
-        f"another|less|much more|{LISTS}",
+        f"much more|of another type|{LISTS}",
         AGAIN,
     ),
-    Rule(r"diagnostics\.parquet#told\.transfer", "null", AGAIN),
+    Rule(r"diagnostics\.parquet#about\.told\.transfer", "null", AGAIN),
     Rule(r"run\.json:spec\.seed", "another|much more", SETTING),
     Rule(r"run\.json:spec\.transfer_source(\.\d)?", "another|empty", SETTING),
     Rule(r"run\.json:spec\.threats\.\d\.1", "another", SETTING),
