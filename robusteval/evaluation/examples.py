@@ -37,8 +37,12 @@ def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures
                 f"the image of sample {row} by {context.plan.cells[part].key} is gone"
             )
         place = int(np.flatnonzero(kept.rows == row)[0])
-        adversarial.append(_to_bytes(decode(kept.images[place : place + 1])[0]))
-        clean.append(_to_bytes(context.data.images(torch.tensor([row]))[0]))
+        attacked = decode(kept.images[place : place + 1])[0]
+        original = context.data.images(torch.tensor([row]))[0]
+        if attacked.shape != original.shape:
+            raise EvidenceError(f"the image of sample {row} has shape {tuple(attacked.shape)}")
+        adversarial.append(_to_bytes(attacked))
+        clean.append(_to_bytes(original))
     return {"clean": np.stack(clean), "adversarial": np.stack(adversarial)} if clean else {}
 
 
