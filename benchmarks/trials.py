@@ -322,7 +322,11 @@ def wrong_line(stderr: str, says: tuple[str, ...] = (), quotes: bool = False) ->
     return next(filter(None, _wrong_of_line(stderr, says, quotes)), "")
 
 
+_PROGRESS = re.compile(r"^(?:.*━.*|epoch [0-9]+/[0-9]+: .*)\n", re.MULTILINE)
+
+
 def _wrong_of_line(stderr: str, says: tuple[str, ...], quotes: bool) -> Iterator[str]:
+    stderr = _PROGRESS.sub("", stderr)
     one = stderr.endswith("\n") and stderr.count("\n") == 1
     yield "" if one else f"{stderr.count(chr(10))} lines: {_last_line(stderr)}"
     found = control_characters(stderr)
