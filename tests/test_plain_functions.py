@@ -107,7 +107,7 @@ ODD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "dict": (lambda z: {"logits": z}, "returns a dict"),
     "array": (lambda z: z.detach().numpy(), "returns a ndarray"),
     "None": (lambda z: None, "returns None"),
-    "complex": (lambda z: z + 0j, "returns complex numbers"),
+    "complex": (lambda z: z + 0j, "returns torch.complex64"),
     "squeezed": (torch.squeeze, r"shape \(5,\) for one image: attacks need logits \(B, "),
     "with a middle": (lambda z: z[:, None], r"shape \(1, 1, 5\) for one image"),
     "as maps": (lambda z: z[:, :, None, None], r"shape \(1, 5, 1, 1\) for one image"),
