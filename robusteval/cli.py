@@ -25,7 +25,7 @@ from robusteval.arguments import (
     split_list,
     whole_option,
 )
-from robusteval.errors import RobustevalError
+from robusteval.errors import RobustevalError, cut
 from robusteval.storage import LEADERBOARDS
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class OneLine(TyperGroup):
                 error.show()
             else:
                 where = error.ctx.command_path if error.ctx else "robusteval"
-                complain(f"{error.format_message().rstrip('.')} (see `{where} --help`)")
+                said = cut(error.format_message().rstrip("."), 300)
+                complain(f"{said} (see `{where} --help`)")
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError, RobustevalError, WeightsError, reason
+from robusteval.errors import AttackError, RobustevalError, WeightsError, cut, reason
 
 
 def require_logits(model: nn.Module, images: Tensor, classes: int, who: str) -> None:
@@ -48,7 +48,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             if tensors[k].shape != own[k].shape
         ],
     }
-    if wrong := [f"{kind} {_some(names)}" for kind, names in kinds.items() if names]:
+    if wrong := [f"{kind} {some(names)}" for kind, names in kinds.items() if names]:
         hint = _prefix(own, tensors) or "is it the right file?"
         raise WeightsError(f"weights {path} don't fit the entry: they {'; '.join(wrong)}: {hint}")
     try:
@@ -61,8 +61,9 @@ def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
 
 
-def _some(names: Sequence[str]) -> str:
-    """Three of them, and how many there are."""
+def some(names: Sequence[str]) -> str:
+    """Three of them, short, and how many more there are."""
+    names = [cut(name, 100) for name in names]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}"
 
