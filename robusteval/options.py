@@ -66,7 +66,9 @@ class Options:
 
 
 def _count(value: Any) -> int | None:
-    return None if value is None or value == "all" else parse_whole(value)
+    return (
+        None if value is None or (isinstance(value, str) and value == "all") else parse_whole(value)
+    )
 
 
 def _some(value: Any) -> int | None:
@@ -114,6 +116,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "seed": parse_whole,
     "eps": lambda value: tuple(map(_eps, _several(value))),
     "only": lambda value: tuple(map(_text, _several(value))),
+    "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
     "batch_size": _some,
     "device": str,

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import ErrorDetails
 
 from robusteval.catalogue import near_names
-from robusteval.errors import RobustevalError, shown
+from robusteval.errors import RobustevalError, cut, shown
 from robusteval.types import parse_eps
 
 DEEPEST = 20  # levels of a file
@@ -190,5 +190,5 @@ def _table_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _dotted(place: Sequence[str | int]) -> str:
-    name = ".".join(str(part) for part in place if part != "[key]") or "the file"
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    name = ".".join(str(part) for part in place if part != "[key]")
+    return cut(name or "the file", LONGEST_NAME)

@@ -1,5 +1,6 @@
 """Bad input: one line that says what, where and what to do; exit code 2; early."""
 
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import BaseModel
+from safetensors.torch import load_file, save
 from torch import nn
 from typer.testing import CliRunner, Result
 
@@ -995,6 +997,22 @@ def test_a_source_is_tried_before_anything_runs(folder: Path) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_are_finite(value: float, tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    entry = read_entry(path)
+    tensors = load_file(entry.weights_path)
+    name = sorted(tensors)[0]
+    tensors[name][0] = value
+    content = save(tensors)
+    entry.weights_path.write_bytes(content)
+    old = str(entry.weights and entry.weights.sha256)
+    path.write_text(path.read_text().replace(old, hashlib.sha256(content).hexdigest()))
+    with pytest.raises(WeightsError) as caught:
+        load_model(read_entry(path))
+    one_line(str(caught.value), "NaN or infinity", name)
+
+
 def test_weights_that_do_not_fit_are_told_whole() -> None:
     module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
     own = module.state_dict()
@@ -1030,6 +1048,7 @@ def test_usage_errors_are_one_line() -> None:
         ["rnu"],
         ["show"],
         ["run", "--seed"],
+        ["x" * 10**5],
         ["list", "a", "b"],
     ):
         refused(cli(*arguments), "--help")

@@ -19,7 +19,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
 from robusteval.models.entry import LARGEST_SIZE, BackboneTable, Entry, weights_content
 from robusteval.models.factories import module_from_factory
-from robusteval.models.fitting import fill
+from robusteval.models.fitting import fill, some
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.storage import replace_file
 
@@ -113,17 +113,20 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
 
 
 def read_weights(entry: Entry) -> dict[str, Tensor]:
-    """The weights in float32, after their digest was checked."""
-    content, path = weights_content(entry), entry.weights_path
+    """The weights in float32, after their digest was checked.  Raises WeightsError."""
+    content, where = weights_content(entry), f"weights {entry.weights_path}"
     try:
         tensors = load_tensors(content)
-        return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
-            raise WeightsError(f"weights {path} can't be read ({reason(error)})") from None
-        raise WeightsError(f"weights {path} don't fit into memory: free some") from None
+            raise WeightsError(f"{where} can't be read ({reason(error)})") from None
+        raise WeightsError(f"{where} don't fit into memory: free some") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"weights {path} are no safetensors file ({reason(error)})") from None
+        raise WeightsError(f"{where} are no safetensors file ({reason(error)})") from None
+    if wrong := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(f"{where} hold NaN or infinity in {some(wrong)}: train them anew")
+    return tensors
 
 
 def stored_form(network: nn.Module) -> dict[str, Tensor]:
