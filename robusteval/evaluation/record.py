@@ -1,10 +1,11 @@
 """A run's record, ``run.json``: its spec, and what a report needs beside the evidence."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from robusteval.errors import EvidenceError, RobustevalError, reason
@@ -20,6 +21,11 @@ RUN_SCHEMA = "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Name = Annotated[str, Field(max_length=200)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
+
+
+def _a_day(text: str) -> str:
+    datetime.date.fromisoformat(text)
+    return text
 
 
 class _Model(TypedDict):
@@ -46,10 +52,10 @@ class Provenance(TypedDict):
     versions: dict[Annotated[str, Field(pattern=r"^[a-z0-9_\-]{1,64}$")], _Version]
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{0,40}$")]
     dirty: bool | None
-    hardware: _Name
+    hardware: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,200}$")]
     device: str
     threads: int
-    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_a_day)]
 
 
 class _Record(TypedDict):
