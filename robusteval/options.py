@@ -134,6 +134,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 def check_options(options: Options) -> None:
     """Raises RobustevalError for what makes no sense, before anything is loaded."""
+    if not isinstance(options, Options):
+        raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
     if not 0 <= options.seed < 2**32:
         raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
     if options.samples is not None and options.samples < 1:

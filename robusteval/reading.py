@@ -36,6 +36,14 @@ def parse_path(value: object) -> Path:
     return Path(text)
 
 
+def named(value: object, what: str, error: type[RobustevalError]) -> str:
+    """A name or a path as text.  Raises ``error`` for what is neither."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise error(f"{what} {shown(value)}: give its name or its path")
+    return text
+
+
 def named_path(name: str, what: str, error: type[RobustevalError]) -> Path:
     """The same, with ``error`` for a ``what`` that can't be."""
     try:

@@ -92,6 +92,14 @@ def first_problem(error: ValidationError, schema: type[BaseModel], content: Any 
     return _problem(place, found[place], schema) + (f" (and {more} more)" if more else "")
 
 
+def told_problem(error: ValidationError) -> str:
+    """The first thing that a schema of our own records found wrong, in our words."""
+    first = error.errors()[0]
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown field {_dotted(first['loc'])}"
+    return _problem(first["loc"], [first], BaseModel)
+
+
 Place = tuple[int | str, ...]
 
 

@@ -30,6 +30,7 @@ from robusteval.errors import (
     AttackError,
     EntryError,
     EvidenceError,
+    OutputError,
     RobustevalError,
     SuiteError,
     ThreatError,
@@ -1054,3 +1055,56 @@ def test_usage_errors_are_one_line() -> None:
         refused(cli(*arguments), "--help")
     assert "Commands:" in cli().output
     assert ThreatModel("L2", parse_eps("0.5")).radius == 0.5
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: api.evaluate("ce_digits", options=0),  # type: ignore[arg-type]
+        lambda: api.estimate("ce_digits", options="quick"),  # type: ignore[arg-type]
+        lambda: api.estimate("ce_digits", []),  # type: ignore[arg-type]
+        lambda: api.load_model(["ce_digits"]),  # type: ignore[arg-type]
+        lambda: api.train(7),  # type: ignore[arg-type]
+        lambda: api.rebuild_report(1.5),  # type: ignore[arg-type]
+        lambda: api.verify(None),  # type: ignore[arg-type]
+        lambda: api.compare([1.5, 2]),  # type: ignore[list-item]
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_told(call: Callable[[], object]) -> None:
+    refuses(call)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("spec", "threads"), 10**6, "threads must be 1024 or less, not 1000000"),
+        (("spec", "magic"), 1, "unknown field magic"),
+        (("provenance", "versions", "torch"), "<b>", "provenance.versions.torch doesn't fit"),
+        (("provenance", "date"), "2026-99-99", "provenance.date"),
+        (("model", "classes"), "ten", "model.classes needs a whole number, not 'ten'"),
+    ],
+)
+def test_a_malformed_record_is_told_in_our_words(
+    place: tuple[str, ...], value: object, said: str, tmp_path: Path
+) -> None:
+    report = api.evaluate(
+        "ce_digits", "quick", options=Options(samples=3, only=("fgsm",), out=tmp_path)
+    )
+    path = report.folder / "run.json"
+    record = json.loads(path.read_text("utf-8"))
+    table = record
+    for name in place[:-1]:
+        table = table[name]
+    table[place[-1]] = value
+    path.write_text(json.dumps(record), "utf-8")
+    refuses(lambda: api.rebuild_report(report.folder), said, kind=EvidenceError)
+
+
+def test_a_report_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    """Nothing is removed before it is known that all can be written."""
+    options = Options(samples=3, only=("fgsm",), out=tmp_path)
+    folder = api.evaluate("ce_digits", "quick", options=options).folder
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    refuses(lambda: api.rebuild_report(folder), "report.html", kind=OutputError)
+    assert (folder / "report.json").is_file()

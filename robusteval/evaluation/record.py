@@ -15,6 +15,7 @@ from robusteval.evaluation.suite import Suite
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.entry import Entry
 from robusteval.reading import read_file
+from robusteval.schema import told_problem
 from robusteval.storage import replace_file
 
 RUN_SCHEMA = "robusteval.run"
@@ -149,8 +150,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
 def _corrupt(folder: Path, error: Exception) -> EvidenceError:
     said = reason(error)
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        said = told_problem(error)
     elif isinstance(error, OSError):
         return EvidenceError(f"{folder / 'run.json'} can't be read ({error.strerror}): mend that")
     return EvidenceError(

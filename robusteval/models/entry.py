@@ -23,7 +23,7 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.reading import named_path, read_file, read_toml
+from robusteval.reading import named, named_path, read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
@@ -454,7 +454,7 @@ def entry_paths() -> dict[str, Path]:
 
 def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
     """An entry by name, or by the path of its TOML file."""
-    name = os.fspath(name_or_path)
+    name = named(name_or_path, "model", EntryError)
     if name.lower().endswith(".toml") or os.sep in name:
         return read_entry(named_path(name, "entry file", EntryError))
     found, problems = _registry()
