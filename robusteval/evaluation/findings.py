@@ -212,22 +212,37 @@ def attacks_at_work(result: RunResult) -> Finding:
 
     Noise asks nothing either, and in a tiny ball 16 bits round it away.
     """
-    idle = [
-        f"{o.cell.spec.title} ({o.cell.threats[0].title})"
-        for o in result.outcomes
-        if o.status == "done" and o.attacked.any() and o.cell.spec.attack != "gaussian_noise"
-        if not (o.forward_passes + o.backward_passes).any()
-        if (o.norm[o.attacked] <= _of_storing(result, o.cell.threats[0].norm)).all()
-    ]
+    still = [o for o in result.outcomes if _moves_nothing(result, o)]
+    idle = [o for o in still if not (o.forward_passes + o.backward_passes).any()]
     name = "attacks at work"
+    if not still:
+        return Finding(name, "ok", "every attack changed an image")
     if not idle:
-        return Finding(name, "ok", "every attack asked the model, or changed an image")
+        return Finding(
+            name,
+            "suspicious",
+            f"asked the model, and returned every image as it was: {_called(still)}",
+            "its robust accuracy is clean accuracy: look at its step size, and at the gradients",
+        )
     return Finding(
         name,
         "broken",
-        f"returned every image as it was and spent no pass: {', '.join(idle)}",
+        f"returned every image as it was and spent no pass: {_called(idle)}",
         "it did nothing, so that its robust accuracy is clean accuracy: mend its parameters",
     )
+
+
+def _moves_nothing(result: RunResult, outcome: CellOutcome) -> bool:
+    """Whether an attack returned all as it was; the noise control may."""
+    spec = outcome.cell.spec
+    if outcome.status != "done" or not outcome.attacked.any() or spec.attack == "gaussian_noise":
+        return False
+    least = _of_storing(result, outcome.cell.threats[0].norm)
+    return bool((outcome.norm[outcome.attacked] <= least).all())
+
+
+def _called(outcomes: Sequence[CellOutcome]) -> str:
+    return ", ".join(f"{o.cell.spec.title} ({o.cell.threats[0].title})" for o in outcomes)
 
 
 def _of_storing(result: RunResult, norm: Norm) -> float:
