@@ -137,6 +137,8 @@ def require_form(job: Job, piece: Piece) -> None:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ValueError(f"what it tells of the chunk is no such job's ({where})") from None
+    if job.kind == "attack" and piece.told["drifted"] > rows:
+        raise ValueError(f"{piece.told['drifted']} of {rows} predictions drifted")
 
 
 def sealed(columns: dict[str, Column], about: dict[str, Any], schema: int) -> bytes:

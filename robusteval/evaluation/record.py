@@ -12,6 +12,7 @@ from robusteval.errors import EvidenceError, RobustevalError, reason
 from robusteval.evaluation.evidence import SCHEMA, Store, json_bytes, require_readable
 from robusteval.evaluation.plan import RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
+from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.entry import Entry
 from robusteval.reading import read_file
@@ -72,6 +73,8 @@ class _Record(TypedDict):
 
 
 _FORM = TypeAdapter(_Record)
+_ALWAYS = {"python", "torch", "attacks"}
+_KNOWN = {"python", *PACKAGES, "attacks"}
 # What a spec and a record of any content may raise where they are read.
 _MALFORMED = (
     TypeError,
@@ -139,7 +142,8 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
-        "provenance.versions": any(
+        "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN
+        or any(
             versions[name] != spec.versions[name] for name in versions.keys() & spec.versions.keys()
         ),
     }
