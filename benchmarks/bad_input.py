@@ -9,10 +9,12 @@ exception, as it comes.
 """
 
 import argparse
+import ctypes
 import gc
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -67,6 +69,7 @@ FAMILIES: dict[str, tuple[Generator, ...]] = {
     "boards": (boards.cells, boards.files),
     "leaving": (leaving.pages, leaving.cells, leaving.others),
 }
+_END_WITH_PARENT = 1  # Linux's PR_SET_PDEATHSIG
 _SHOWN = 5  # exceptions of a family, unless all are asked for
 
 
@@ -124,7 +127,8 @@ def try_all(asked: Asked, workers: int = 1) -> list[Tried]:
 
 
 def _share(asked: Asked, folder: str, number: int, workers: int) -> list[Tried]:
-    """One process's share of them."""
+    """One process's share of them; it ends with the process that began it."""
+    ctypes.CDLL(None).prctl(_END_WITH_PARENT, signal.SIGKILL)
     work = Path(folder) / f"work{number}"
     for name in ("", "cache", "home"):
         (work / name).mkdir()

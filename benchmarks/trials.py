@@ -239,14 +239,17 @@ def _redirect(stdout: Path, stderr: Path) -> None:
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, kinds, 0o666), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _memory() -> int:
     """Bytes of address space that this process has by now."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+        * resource.getpagesize()
+    )
 
 
 def _await(pid: int) -> tuple[int | None, str]:
@@ -277,7 +280,12 @@ class _Watch:
     def too_long(self) -> str:
         """Looks once more; says so if it takes too long."""
         try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+            fields = (
+                Path(f"/proc/{self.pid}/stat")
+                .read_text(encoding="utf-8")
+                .rpartition(")")[2]
+                .split()
+            )
         except (FileNotFoundError, ProcessLookupError):
             return ""
         computed = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -322,7 +330,11 @@ def wrong_line(stderr: str, says: tuple[str, ...] = (), quotes: bool = False) ->
     return next(filter(None, _wrong_of_line(stderr, says, quotes)), "")
 
 
+_PROGRESS = re.compile(r"^(?:.*━.*|epoch [0-9]+/[0-9]+: .*)\n", re.MULTILINE)
+
+
 def _wrong_of_line(stderr: str, says: tuple[str, ...], quotes: bool) -> Iterator[str]:
+    stderr = _PROGRESS.sub("", stderr)
     one = stderr.endswith("\n") and stderr.count("\n") == 1
     yield "" if one else f"{stderr.count(chr(10))} lines: {_last_line(stderr)}"
     found = control_characters(stderr)

@@ -18,13 +18,15 @@ _AUTOCAST = ("cpu", "cuda")
 
 
 @contextmanager
-def plain_state() -> Iterator[None]:
-    """Within it: gradients on; no autocast, no anomaly mode, no TF32; new tensors are float32 on
-    the processor; NumPy's errors and Python's warnings are told, and raise nothing."""
+def plain_state(exact: bool = True) -> Iterator[None]:
+    """Within it: gradients on; no autocast, no anomaly mode; new tensors are float32 on the
+    processor; NumPy's errors and Python's warnings are told, and raise nothing.  If ``exact``,
+    float32 is multiplied as such."""
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_float32())
-        stack.enter_context(exact_float32())
+        if exact:
+            stack.enter_context(exact_float32())
         for kind in _AUTOCAST:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))

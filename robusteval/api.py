@@ -43,6 +43,7 @@ from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.models.loading import load_model as load_entry
 from robusteval.options import Options
 from robusteval.preparation import Prepared, prepare, record_of
+from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
 from robusteval.report.summary import summarise
@@ -180,8 +181,8 @@ def _write(store: Store, result: RunResult) -> Report:
     """The report's files as the evidence gives them; what is so already stays untouched."""
     content = summarise(result)
     files = report_files(content, read_examples(store, result))
-    with store.lock():
-        if altered_files(store.folder, files):
+    if altered_files(store.folder, files):
+        with store.lock():
             write_files(store.folder, files)
     return Report(content, store.folder)
 
@@ -192,7 +193,7 @@ def rebuild_report(folder: str | Path) -> Report:
 
     Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
     """
-    store, _, _ = open_store(Path(folder))
+    store, _, _ = open_store(_run_folder(folder))
     return _write(store, load_result(store.folder))
 
 
@@ -216,7 +217,7 @@ def verify(
         raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
     if device is not None:
         check_device(device)
-    store, spec, record = open_store(Path(folder))
+    store, spec, record = open_store(_run_folder(folder))
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
@@ -238,6 +239,10 @@ def verify(
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]
     return [*checks, *description_holds(context, record), *as_the_run_says(result)]
+
+
+def _run_folder(folder: str | Path) -> Path:
+    return named_path(named(folder, "run", EvidenceError), "run", EvidenceError)
 
 
 def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
@@ -268,7 +273,7 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     if len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more")
-    paths = [Path(folder) for folder in folders]
+    paths = [_run_folder(folder) for folder in folders]
     return compare_results([path.name for path in paths], [load_result(path) for path in paths])
 
 

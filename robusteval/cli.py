@@ -27,7 +27,7 @@ from robusteval.arguments import (
     split_list,
     whole_option,
 )
-from robusteval.errors import RobustevalError
+from robusteval.errors import RobustevalError, cut
 from robusteval.storage import LEADERBOARDS, require_replaceable
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def one_line() -> Iterator[None]:
             raise
         ctx = getattr(error, "ctx", None)
         verb = ctx.command_path if ctx else "robusteval"
-        said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+        said = cut(str(error.format_message()).rstrip("."), 300)  # type: ignore[attr-defined]
         complain(f"{said[:1].lower()}{said[1:]} (see `{verb} --help`)")
         raise typer.Exit(EXIT_BAD_INPUT) from None
 

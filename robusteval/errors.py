@@ -86,7 +86,7 @@ def shown(value: object, most: int = 60) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - such as an integer of more than 4,300 digits
         text = f"a {type(value).__name__} that can't be printed"
-    return _printable(text if len(text) <= most else f"{text[: most - 1]}…")
+    return _printable(cut(text, most))
 
 
 def reason(error: BaseException, most: int = 200) -> str:
@@ -96,7 +96,12 @@ def reason(error: BaseException, most: int = 200) -> str:
     except Exception:  # noqa: BLE001 - foreign code may raise in __str__ as well
         lines = []
     said = next((line.strip() for line in lines if line.strip()), type(error).__name__)
-    return _printable(said if len(said) <= most else f"{said[: most - 1]}…")
+    return _printable(cut(said, most))
+
+
+def cut(text: str, most: int) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _printable(text: str) -> str:

@@ -61,12 +61,14 @@ class Options:
             given = getattr(self, name)
             try:
                 object.__setattr__(self, name, read(given))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
 
 
 def _count(value: Any) -> int | None:
-    return None if value is None or value == "all" else parse_whole(value)
+    return (
+        None if value is None or (isinstance(value, str) and value == "all") else parse_whole(value)
+    )
 
 
 def _some(value: Any) -> int | None:
@@ -92,6 +94,7 @@ def _text(value: Any) -> str:
 
 
 def _eps(value: Any) -> str:
+    """A number as people write it; text is read with its norm, later."""
     if not isinstance(value, str):
         parse_number(value)
     return str(value)
@@ -113,6 +116,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "seed": parse_whole,
     "eps": lambda value: tuple(map(_eps, _several(value))),
     "only": lambda value: tuple(map(_text, _several(value))),
+    "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
     "batch_size": _some,
     "device": str,
@@ -130,6 +134,8 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 def check_options(options: Options) -> None:
     """Raises RobustevalError for what makes no sense, before anything is loaded."""
+    if not isinstance(options, Options):
+        raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
     if not 0 <= options.seed < 2**32:
         raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
     if options.samples is not None and options.samples < 1:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from robusteval.errors import RobustevalError, reason, shown
 
 MOST_TOML = 2**20  # bytes; the largest of our own has 4,000
+_MOST_DOTS, _BETWEEN_KEYS = 60, re.compile(r"[=,{\[]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -32,6 +34,14 @@ def parse_path(value: object) -> Path:
     if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
         raise ValueError("no file can have so long a name: shorten it")
     return Path(text)
+
+
+def named(value: object, what: str, error: type[RobustevalError]) -> str:
+    """A name or a path as text.  Raises ``error`` for what is neither."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise error(f"{what} {shown(value)}: give its name or its path")
+    return text
 
 
 def named_path(name: str, what: str, error: type[RobustevalError]) -> Path:
@@ -62,6 +72,14 @@ def read_file(path: Path, most: int | None = None) -> bytes:
         raise OSError(errno.ENOMEM, "too little memory") from None
 
 
+def _require_flat(text: str) -> None:
+    """Raises RecursionError for a key of many parts: tomllib takes their square in memory."""
+    for line in text.splitlines():
+        keys = _BETWEEN_KEYS.split(line) if line.count(".") > _MOST_DOTS else []
+        if any(key.count(".") > _MOST_DOTS for key in keys):
+            raise RecursionError
+
+
 def read_toml(path: Path, what: str, error: type[RobustevalError]) -> dict[str, Any]:
     """A TOML file's content; ``what``: "entry file", say.  Raises ``error`` with one line."""
     try:
@@ -71,7 +89,9 @@ def read_toml(path: Path, what: str, error: type[RobustevalError]) -> dict[str, 
     except OSError as failed:
         raise error(f"{what} {path} can't be read ({failed.strerror}): check the path") from None
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        _require_flat(text)
+        return tomllib.loads(text)
     except UnicodeDecodeError as failed:
         coded = "UTF-16" if content[:2] in _UTF16 else f"byte {failed.start} is not"
         raise error(f"{what} {path} is no UTF-8 text ({coded}): save it as UTF-8") from None

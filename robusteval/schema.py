@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import ErrorDetails
 
 from robusteval.catalogue import near_names
-from robusteval.errors import RobustevalError, shown
+from robusteval.errors import RobustevalError, cut, shown
 from robusteval.types import parse_eps
 
 DEEPEST = 20  # levels of a file
@@ -90,6 +90,14 @@ def first_problem(error: ValidationError, schema: type[BaseModel], content: Any 
     place = next(iter(found)) if misspelt is None else misspelt
     more = len(found) - 1
     return _problem(place, found[place], schema) + (f" (and {more} more)" if more else "")
+
+
+def told_problem(error: ValidationError) -> str:
+    """The first thing that a schema of our own records found wrong, in our words."""
+    first = error.errors()[0]
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown field {_dotted(first['loc'])}"
+    return _problem(first["loc"], [first], BaseModel)
 
 
 Place = tuple[int | str, ...]
@@ -190,5 +198,5 @@ def _table_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _dotted(place: Sequence[str | int]) -> str:
-    name = ".".join(str(part) for part in place if part != "[key]") or "the file"
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    name = ".".join(str(part) for part in place if part != "[key]")
+    return cut(name or "the file", LONGEST_NAME)

@@ -203,14 +203,19 @@ def finding_text(finding: dict[str, Any]) -> str:
     return f"{said}; {finding['advice']}" if finding["advice"] else said
 
 
+def _fitting(text: str) -> str:
+    """A text as it will be shown, of which a line with several styles is made."""
+    return inert.fitting(inert.line(text), console.encoding)
+
+
 def print_checks(checks: "list[Check]") -> None:
     """What verification found, line by line."""
-    width = max(len(inert.line(check.name)) for check in checks)
+    width = max(len(_fitting(check.name)) for check in checks)
     for check in checks:
         word, style = ("holds", "green") if check.held else ("DOES NOT HOLD", "bold red")
         if not check.proven:
             word, style = "as the run says", "yellow"
-        name, told = inert.line(check.name), inert.line(check.told)
+        name, told = _fitting(check.name), _fitting(check.told)
         start = f"{name:{width}}  " if console.width >= NARROW else f"{name}: "
         console.print(Text(start).append(word, style=style).append(f"  {told}"))
 
@@ -381,7 +386,7 @@ def _cell(column: str, value: Any) -> str:
 
 def print_entry(entry: "Entry") -> None:
     """One entry, table by table; what is empty is left out."""
-    console.print(Text(inert.line(entry.name), style="bold"), entry.description)
+    console.print(Text(_fitting(entry.name), style="bold"), entry.description)
     content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
     for key, value in _told(content):
         if isinstance(value, dict):

@@ -426,7 +426,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_runs_are_verified(
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(leaderboards, "_rows", lambda *_: pytest.fail("verified"))
     folder = str(tmp_path / place)
-    refused(cli("leaderboard", "add", str(tmp_path), "--folder", folder), "can't be written")
+    refused(cli("leaderboard", "add", str(tmp_path), "--folder", folder), "--folder")
     assert cli("leaderboard", "check", "--folder", folder).exit_code == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from robusteval import api
 from robusteval.cli import guarded
-from robusteval.errors import OutputError
+from robusteval.errors import RobustevalError
 from tests.test_api_cli import cli, refused
 
 FULL = Path("/dev/full")
@@ -83,8 +83,8 @@ def test_run_folders_that_cannot_be_are_told_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("robusteval.preparation.load_model", lambda *_: pytest.fail("loaded"))
     arguments = ("run", "--model", "ce_digits", "--suite", "quick", "--out", str(places / place))
-    refused(cli(*arguments), "can't be written", "--out")
-    refused(cli(*arguments, "--dry-run"), "can't be written", "--out")
+    refused(cli(*arguments), "--out")
+    refused(cli(*arguments, "--dry-run"), "--out")
 
 
 def test_a_table_that_cannot_be_written_is_told_before_models_are_run(
@@ -99,6 +99,5 @@ def test_a_table_that_cannot_be_written_is_told_before_models_are_run(
 
 def test_no_character_of_a_path_is_a_traceback(places: Path) -> None:
     for name in ("\0", "\ud800"):
-        options = api.Options(samples=2, out=places / name)
-        with pytest.raises(OutputError, match=r"can't be written.*--out"):
-            api.evaluate("ce_digits", "quick", options=options)
+        with pytest.raises(RobustevalError, match=r"^out = .*(NUL|no UTF-8 text)"):
+            api.Options(samples=2, out=places / name)

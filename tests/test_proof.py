@@ -63,7 +63,7 @@ def change_rows(path: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> No
 def change_images(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     arrays = load_file(path)
     arrays["images"] = change(arrays["images"].copy())
-    save_file(arrays, path)
+    save_file(arrays, path, {"job": path.stem})
 
 
 def change_json(path: Path, change: Callable[[Any], Any]) -> None:
@@ -362,6 +362,18 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "more threads": (in_record("provenance", "threads", value=64), "provenance.threads"),
     "a better device": (in_record("provenance", "device", value="cuda"), "provenance.device"),
     "a certificate": (in_record("provenance", "certified", value="by NIST"), "certified"),
+    "a version of nothing": (
+        in_record("provenance", "versions", "certified", value="by-NIST"),
+        "provenance.versions",
+    ),
+    "a page in the place of a machine": (
+        in_record("provenance", "hardware", value="a\n# Verified"),
+        "provenance.hardware",
+    ),
+    "more drift than there are samples": (
+        lambda f: change_told(rows_file(f), lambda told: told.update(drifted=10**9)),
+        "drifted",
+    ),
     "a key beside the others": (in_record("verified", value=True), "verified"),
     "a line more on an attack": (
         lambda f: change_told(rows_file(f), lambda told: told.update(verified="by NIST")),

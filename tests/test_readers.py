@@ -140,6 +140,7 @@ def test_which_column_is_the_label(
     [
         ({"digit": TEN, "writer": TEN}, "digit, writer"),
         ({"coarse_label": TEN}, "coarse_label"),
+        ({"label_coarse": TEN}, "label_coarse"),
         ({"coarse_label": TEN, "source": TEN}, "coarse_label, source"),
         ({"superclass": TEN}, "superclass"),
         ({"id": TEN}, "id could"),
@@ -245,6 +246,38 @@ def test_shards_with_the_same_samples_are_refused(tmp_path: Path) -> None:
         (folder / f"data_batch_{part}").write_bytes(batch)
     with pytest.raises(DataError, match="same samples"):
         load_dataset("cifar10", "train", folder.parent)
+
+
+@pytest.mark.parametrize("second", [range(39, -1, -1), range(30, 70)])
+def test_samples_are_counted_once_in_whatever_order_shards_hold_them(
+    second: range, tmp_path: Path
+) -> None:
+    """All in reverse, or a quarter of them; a single one twice is no copy of a shard."""
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+
+    def write(number: int, rows: range) -> None:
+        arrays = [np.full((32, 32, 3), row, np.uint8) for row in rows]
+        path = folder / f"test-0000{number}-of-00002.parquet"
+        write_parquet(path, arrays, [row % 10 for row in rows], list("abcdefghij"))
+
+    write(0, range(40))
+    write(1, second)
+    with pytest.raises(DataError, match="same samples"):
+        load_dataset("cifar10", data_dir=tmp_path)
+    write(1, range(39, 79))
+    assert len(load_dataset("cifar10", data_dir=tmp_path)) == 80
+
+
+def test_an_image_of_a_kind_that_is_not_read_is_refused(tmp_path: Path) -> None:
+    """Its class would lose a sample without a word."""
+    for name in "abcdefghij":
+        folder = tmp_path / "cifar10" / "test" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "0.png")
+    (folder / "1.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(DataError, match=r"1\.heic"):
+        load_dataset("cifar10", data_dir=tmp_path)
 
 
 def test_shards_that_name_their_classes_otherwise_are_refused(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_report_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     (tmp_path / "report.json").unlink()
     (tmp_path / "report.json").mkdir()
-    with pytest.raises(OutputError, match=r"report\.json can't be removed"):
+    with pytest.raises(OutputError, match=r"report\.json can't be written"):
         files.write_files(tmp_path, made)
 
 

@@ -524,7 +524,7 @@ def test_cross_entropy_leaves_no_prototypes_to_chance(tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_here_is_named(tmp_path: Path) -> None:
     path = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=1, warmup=0))
-    with pytest.raises(RobustevalError, match="device 'cuda:77' can't be used"):
+    with pytest.raises(RobustevalError, match="device 'cuda:77' is not on this machine"):
         train(read_entry(path), work_dir=tmp_path / "w", device="cuda:77")
 
 

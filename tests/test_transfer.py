@@ -115,7 +115,7 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
         cli("run", "--model", "pcl_digits", "--source", "pcl_digits"),
         "pcl_digits is the model itself: choose another one as a source",
     )
-    refused(cli("run", "--model", "pcl_digits", "--source", ""), "no model is named")
+    refused(cli("run", "--model", "pcl_digits", "--source", ""), "--source is empty")
     refused(
         cli("run", "--model", "pcl_digits", "--source", "*_nowhere"), "no model fits '*_nowhere'"
     )

@@ -84,7 +84,7 @@ def _make_sparse(path: str) -> Callable[[], object]:
 
 def _make_closed(path: str, is_folder: bool) -> Callable[[], object]:
     def lay() -> None:
-        Path(path).mkdir() if is_folder else Path(path).write_text('name = "x"\n')
+        Path(path).mkdir() if is_folder else Path(path).write_text('name = "x"\n', encoding="utf-8")
         Path(path).chmod(0)
 
     return lay
@@ -118,7 +118,7 @@ def bad_folders() -> Iterator[Bad]:
     for bad in no_files("there"):
         if bad.told not in ("a folder", "no permission"):
             yield bad
-    yield Bad("a file", "there", lambda: Path("there").write_text("text"))
+    yield Bad("a file", "there", lambda: Path("there").write_text("text", encoding="utf-8"))
     yield Bad("below a file", "file/there", lambda: Path("file").touch())
     yield Bad("no permission", "shut", _make_closed("shut", True), powerless=True)
     yield Bad("in a closed folder", "shut/in", _make_closed("shut", True), powerless=True)

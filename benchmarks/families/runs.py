@@ -138,7 +138,7 @@ def neighbour_files(made: Made, rng: random.Random) -> Iterator[Case]:
     """What may stand where another run's folder or its run.json would."""
     name = "runs/ce_digits-smallest-0123abcd"
     for told, lay_bad in (
-        ("a file", lambda: Path(name).write_text("x")),
+        ("a file", lambda: Path(name).write_text("x", encoding="utf-8")),
         ("a FIFO", lambda: os.mkfifo(name)),
         ("a link to itself", lambda: os.symlink(name, name)),
         ("an empty folder", lambda: Path(name).mkdir()),

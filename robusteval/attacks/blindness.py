@@ -34,13 +34,12 @@ def gradients_needed(model: Counted, images: Tensor, by_gradient: bool = True) -
 
     Raises AttackError where none reaches the images, whether torch said so or nobody did.
     """
-    before = model.backward_passes.sum()
     try:
         yield
-    except RuntimeError as error:
-        if not by_gradient or is_out_of_memory(error) or reaches_images(model, images):
+    except (RuntimeError, AttributeError, TypeError) as error:
+        blind = by_gradient and not is_out_of_memory(error)
+        if not blind or reaches_images(model.adapter, images):
             raise
         raise AttackError(NO_GRADIENT) from None
-    made = model.backward_passes.sum() > before
-    if by_gradient and not made and not reaches_images(model, images):
+    if by_gradient and not reaches_images(model.adapter, images):
         raise AttackError(NO_GRADIENT)

@@ -241,7 +241,7 @@ ADVLIB: dict[str, Told] = {
         },
     ),
     "ddn": Told(L2, {"steps": _TWO, "γ": INSIDE, "init_norm": POSITIVE, "levels": optional(_TWO)}),
-    "df": Told(BOTH, {"steps": COUNT, "overshoot": FROM_0}, order="norm"),
+    "df": Told(BOTH, {"steps": _TWO, "overshoot": FROM_0}, order="norm"),
     "fab": Told(
         BOTH,
         {
@@ -290,7 +290,7 @@ ADVLIB: dict[str, Told] = {
         },
         "ε",
     ),
-    "sdf": Told(L2, {"steps": COUNT, "df_steps": COUNT, "overshoot": FROM_0, "search_iter": COUNT}),
+    "sdf": Told(L2, {"steps": COUNT, "df_steps": _TWO, "overshoot": FROM_0, "search_iter": COUNT}),
     "tr": Told(
         BOTH,
         {"iter": COUNT, "adaptive": FLAG, "eps": POSITIVE, "c": COUNT, "worst_case": FLAG},

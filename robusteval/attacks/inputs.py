@@ -29,11 +29,13 @@ def attack(function: Attack) -> Attack:
     ) -> Any:
         require_images(images)
         require_labels(labels, len(images))
-        _require_rest(model, threat, parameters.get("seed", 0))
+        _require_rest(model, threat)
+        if "seed" in parameters:
+            parameters["seed"] = whole_seed(parameters["seed"])
+        labels = labels.to(images.device, torch.int64)
         if isinstance(model, Adapter):  # of a plain module the number of classes isn't known yet
             require_classes(labels, model.classes)
         with plain_state():
-            labels = labels.to(images.device, torch.int64)
             return function(model, images.detach(), labels, threat, **parameters)
 
     return cast(Attack, checked)
@@ -89,7 +91,7 @@ def require_classes(labels: Tensor, classes: int) -> None:
         )
 
 
-def _require_rest(model: Any, threat: Any, seed: Any) -> None:
+def _require_rest(model: Any, threat: Any) -> None:
     if not isinstance(model, nn.Module):
         raise AttackError(
             f"the model is {kind_of(model)}: pass a torch module, or robusteval.load_model(name)"
@@ -98,6 +100,11 @@ def _require_rest(model: Any, threat: Any, seed: Any) -> None:
         raise AttackError(
             f'the threat is {kind_of(threat)}: pass one such as ThreatModel("Linf", "8/255")'
         )
+
+
+def whole_seed(seed: Any) -> int:
+    """A seed that torch takes.  Raises AttackError for another."""
     whole = isinstance(seed, Integral) and not isinstance(seed, bool)
     if not whole or not 0 <= seed < 2**64:
         raise AttackError(f"seed = {seed!r}: choose a whole number from 0 up, below 2^64")
+    return int(seed)

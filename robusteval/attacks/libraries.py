@@ -207,7 +207,7 @@ def autoattack(
                     found, _ = evaluation.run_standard_evaluation(
                         images[alive].contiguous(), labels[alive], batch_size=len(alive)
                     )
-                except RuntimeError as error:
+                except (RuntimeError, AttributeError) as error:  # FAB asks None for its data
                     if is_out_of_memory(error) or reaches_images(counted, images):
                         raise
                     blind.append(member)

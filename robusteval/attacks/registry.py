@@ -47,6 +47,7 @@ for _point in entry_points(group="robusteval.attacks"):
     OWN.add(_point.name, _point.load())
 
 _THIRD_PARTY = {"torchattacks": torchattacks_attack, "advlib": advlib.advlib_attack}
+_GIVEN = 4  # model, images, labels, threat: what every attack is called with
 NEEDS_PROTOTYPES = ("joint_pc", "prototype_margin")
 # Our attacks that let go of each sample as it breaks, and tell its passes apart from the others'.
 _BY_SAMPLE = ("adaptive", "joint_pc", "prototype_margin", "transfer")
@@ -104,9 +105,9 @@ class AttackCall:
         function = OWN.get(self.attack)
         if self.attack in RANGES:
             require_parameters(self.attack, **self.parameters)
-        known = inspect.signature(function).parameters.values()
+        known = list(inspect.signature(function).parameters.values())
         if not any(p.kind == p.VAR_KEYWORD for p in known):
-            own = [p.name for p in known if p.kind == p.KEYWORD_ONLY and p.name != "seed"]
+            own = [p.name for p in known[_GIVEN:] if p.name != "seed"]
             for name in self.parameters:
                 require_named(self.attack, name, own)
 

@@ -16,7 +16,7 @@ from robusteval.data.files import (
     shown,
     unreadable,
 )
-from robusteval.data.images import IMAGE_SUFFIXES, decode_all
+from robusteval.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, decode_all
 from robusteval.data.raw import RawData, Shape
 from robusteval.errors import DataError
 
@@ -83,7 +83,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _is_image(name: str) -> bool:
-    return is_visible(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    """Also of kinds that can't be read here: to leave them out would say nothing of it."""
+    end = os.path.splitext(name)[1].lower()
+    return is_visible(name) and (end in IMAGE_SUFFIXES or end in UNREAD_SUFFIXES)
 
 
 def _refuse(error: OSError) -> None:

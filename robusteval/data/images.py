@@ -28,6 +28,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"),
 }
+# Of images that nothing here decodes: such a file is refused by name.
+UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".dcm", ".npy"}
 MOST_PIXELS = 89_478_485  # Pillow's own line for what may be a decompression bomb
 _BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of TIFF
 

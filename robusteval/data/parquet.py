@@ -22,7 +22,7 @@ LABEL_NAMES = (
     *("target", "targets", "category", "category_id", "y"),
 )
 # Numbers that are no labels, or not those that are meant: never taken, not even alone.
-_NO_LABEL = re.compile("(coarse|super).*|(row_?)?(id|idx|index)|row_?number")
+_NO_LABEL = re.compile("(.*_)?(coarse|super).*|(row_?)?(id|idx|index)|row_?number")
 # pandas keeps its index in such a column; that it is none is certain.
 _PANDAS_INDEX = re.compile("__index_level_[0-9]+__")
 _BYTES = {"binary", "large_binary", "binary_view"}

@@ -7,6 +7,7 @@ said here to be the run's own word.
 import json
 from typing import Any
 
+from robusteval.attacks.code import attacks_digest
 from robusteval.evaluation.context import Access, Context, open_entry
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import RunSpec, library_versions
@@ -47,6 +48,8 @@ def as_the_run_says(result: RunResult) -> list[Check]:
     about = result.record["provenance"]
     versions = " ".join(f"{k} {v}" for k, v in about["versions"].items())
     state = {True: " with changes", False: "", None: ""}[about["dirty"]]
+    if (now := attacks_digest()) != about["versions"]["attacks"]:
+        versions += f" (this version's: {now})"
     told = (
         f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
         f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"

@@ -26,7 +26,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
 from robusteval import inert
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.pieces import (
     Piece,
@@ -145,9 +145,12 @@ class Store:
         if not path.is_file():
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            arrays = load_arrays(read_file(path))
+            content = read_file(path)
+            arrays = load_arrays(content)
             rows, images = arrays.pop("rows"), arrays.pop("images")
             _require_images(rows, images, list(arrays))
+            if (told := metadata_of(content)) != {"job": job.stem}:
+                raise ValueError(f"it says of itself {shown(told)}")
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
             also = f"delete it and {self.path(job).name}, then run the same command again: all "
             raise _corrupt(path, error, f"{also}other evidence is kept") from None
@@ -247,6 +250,12 @@ _MALFORMED = (
     RecursionError,
     MemoryError,
 )
+
+
+def metadata_of(content: bytes) -> Any:
+    """What a safetensors file that could be loaded says of itself; None where it says nothing."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__")
 
 
 def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceError:

@@ -1,6 +1,7 @@
 """The report's pictures: a few attacked images, kept apart so that a report needs no data set."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
-from robusteval.errors import EvidenceError
+from robusteval.errors import EvidenceError, reason
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import EXAMPLES, Store
+from robusteval.evaluation.evidence import EXAMPLES, Store, metadata_of
 from robusteval.evaluation.images import decode
 from robusteval.evaluation.outcomes import Example, RunResult, to_be_kept
+from robusteval.reading import read_file
 from robusteval.storage import replace_file
 
 EXAMPLES_PER_THREAT = 6
@@ -35,8 +37,12 @@ def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures
                 f"the image of sample {row} by {context.plan.cells[part].key} is gone"
             )
         place = int(np.flatnonzero(kept.rows == row)[0])
-        adversarial.append(_to_bytes(decode(kept.images[place : place + 1])[0]))
-        clean.append(_to_bytes(context.data.images(torch.tensor([row]))[0]))
+        attacked = decode(kept.images[place : place + 1])[0]
+        original = context.data.images(torch.tensor([row]))[0]
+        if attacked.shape != original.shape:
+            raise EvidenceError(f"the image of sample {row} has shape {tuple(attacked.shape)}")
+        adversarial.append(_to_bytes(attacked))
+        clean.append(_to_bytes(original))
     return {"clean": np.stack(clean), "adversarial": np.stack(adversarial)} if clean else {}
 
 
@@ -52,17 +58,29 @@ def write_examples(context: Context, store: Store, result: RunResult) -> None:
 def read_pictures(store: Store) -> Pictures:
     """The stored pictures.  Raises EvidenceError if they are corrupt."""
     path = _path(store)
-    if not path.is_file():
-        return {}
     try:
-        pictures = load_arrays(path.read_bytes())
-        if len(pictures["clean"]) != len(pictures["adversarial"]):
-            raise ValueError("its arrays don't belong together")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        content = read_file(path)
+        pictures = load_arrays(content)
+        _require_pictures(pictures, metadata_of(content))
+    except FileNotFoundError:
+        return {}
+    except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or reason(error)
         raise EvidenceError(
-            f"evidence {path} is corrupt ({error}): delete it and run the same command again"
+            f"evidence {path} is corrupt ({why}): delete it and run the same command again"
         ) from None
     return pictures
+
+
+def _require_pictures(pictures: Pictures, told: Any) -> None:
+    """Raises ValueError for what are no pairs of pictures."""
+    if pictures.keys() != {"clean", "adversarial"} or told is not None:
+        raise ValueError("it holds something else than clean and adversarial pictures")
+    clean, adversarial = pictures["clean"], pictures["adversarial"]
+    if clean.shape != adversarial.shape or clean.ndim != 4 or clean.shape[1] not in (1, 3):
+        raise ValueError("its arrays don't belong together")
+    if clean.dtype != np.uint8 or adversarial.dtype != np.uint8 or 0 in clean.shape:
+        raise ValueError("its pixels are no bytes")
 
 
 def pick_examples(result: RunResult) -> list[tuple[int, int, int]]:

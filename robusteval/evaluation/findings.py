@@ -3,18 +3,21 @@
 Verdicts on the run's own evidence stand here, those on the diagnostics' probes in ``verdicts``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robusteval.data.known import DATASETS
+from robusteval.evaluation.images import LEVELS
 from robusteval.evaluation.jobs import CHANGED
 from robusteval.evaluation.outcomes import NOT_REACHED, CellOutcome, RunResult
 from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
 from robusteval.numerics import drawn_alike, wilson
-from robusteval.types import Rate, ThreatModel
+from robusteval.types import Norm, Rate, ThreatModel
 
 MASKED_SHARE = 0.002  # of all samples: AutoAttack's own bound for what Square alone may break
 # Attacks that ask for no gradient: (library, attack).
@@ -207,23 +210,48 @@ def attacks_warnings(result: RunResult) -> list[Finding]:
 def attacks_at_work(result: RunResult) -> Finding:
     """An attack that asks the model nothing, and returns every image as it was, is no attack.
 
-    Noise asks nothing either, and in a tiny ball 16 bits may round it away.
+    Noise asks nothing either, and in a tiny ball 16 bits round it away.
     """
-    idle = [
-        f"{o.cell.spec.title} ({o.cell.threats[0].title})"
-        for o in result.outcomes
-        if o.status == "done" and o.attacked.any() and o.cell.spec.attack != "gaussian_noise"
-        if not o.norm[o.attacked].any() and not (o.forward_passes + o.backward_passes).any()
-    ]
+    still = [o for o in result.outcomes if _moves_nothing(result, o)]
+    idle = [o for o in still if not (o.forward_passes + o.backward_passes).any()]
     name = "attacks at work"
+    if not still:
+        return Finding(name, "ok", "every attack changed an image")
     if not idle:
-        return Finding(name, "ok", "every attack asked the model, or changed an image")
+        return Finding(
+            name,
+            "suspicious",
+            f"asked the model, and returned every image as it was: {_called(still)}",
+            "its robust accuracy is clean accuracy: look at its step size, and at the gradients",
+        )
     return Finding(
         name,
         "broken",
-        f"returned every image as it was and spent no pass: {', '.join(idle)}",
+        f"returned every image as it was and spent no pass: {_called(idle)}",
         "it did nothing, so that its robust accuracy is clean accuracy: mend its parameters",
     )
+
+
+def _moves_nothing(result: RunResult, outcome: CellOutcome) -> bool:
+    """Whether an attack returned all as it was; the noise control may."""
+    spec = outcome.cell.spec
+    if outcome.status != "done" or not outcome.attacked.any() or spec.attack == "gaussian_noise":
+        return False
+    least = _of_storing(result, outcome.cell.threats[0].norm)
+    return bool((outcome.norm[outcome.attacked] <= least).all())
+
+
+def _called(outcomes: Sequence[CellOutcome]) -> str:
+    return ", ".join(f"{o.cell.spec.title} ({o.cell.threats[0].title})" for o in outcomes)
+
+
+def _of_storing(result: RunResult, norm: Norm) -> float:
+    """The norm that an image gets by being stored alone: at most half a level in each pixel."""
+    level, dataset = (0.5 + 1e-6) / LEVELS, result.spec.dataset
+    if norm == "Linf" or dataset not in DATASETS:
+        return level
+    shape = DATASETS.get(dataset).shape
+    return level * math.sqrt(shape.channels * shape.height * shape.width)
 
 
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:

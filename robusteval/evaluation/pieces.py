@@ -66,9 +66,9 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Kind:
-    """NumPy's letter for a column's values, and which of them there can be."""
+    """NumPy's type of a column's values, and which of them there can be."""
 
-    letter: str
+    dtype: str
     holds: Callable[[Column], Any] = lambda values: np.ones(len(values), bool)
 
 
@@ -80,14 +80,15 @@ def _digests(values: Column) -> Any:
     return np.array([isinstance(v, bytes) and len(v) == 32 for v in values], bool)
 
 
-_PLACE, _TRUTH, _SIZE = _Kind("i", lambda v: v >= 0), _Kind("b"), _Kind("f", _at_least_0)
+_PLACE, _TRUTH = _Kind("int64", lambda v: v >= 0), _Kind("bool")
+_SIZE, _GAP = _Kind("float64", _at_least_0), _Kind("float32", _at_least_0)
 _ROWS: dict[JobKind, dict[str, _Kind]] = {
     "clean": {
         "index": _PLACE,
         "label": _PLACE,
         "prediction": _PLACE,
-        "gap": _SIZE,  # between the two largest logits
-        "spread": _SIZE,  # between the largest and the smallest
+        "gap": _GAP,  # between the two largest logits
+        "spread": _GAP,  # between the largest and the smallest
         "second_prediction": _PLACE,
     },
     "attack": {
@@ -96,11 +97,11 @@ _ROWS: dict[JobKind, dict[str, _Kind]] = {
         "prediction": _PLACE,
         "fooled": _TRUTH,
         "norm": _SIZE,
-        "margin": _Kind("f", np.isfinite),
+        "margin": _Kind("float32", np.isfinite),
         "survives_8_bit": _TRUTH,
         "forward_passes": _SIZE,
         "backward_passes": _SIZE,
-        "sha256": _Kind("O", _digests),
+        "sha256": _Kind("object", _digests),
     },
     "outliers": {},
     "diagnostics": {},
@@ -114,7 +115,7 @@ def expected(job: Job, rows: int) -> dict[str, _Kind]:
     own = _ROWS[job.kind]
     if job.kind == "attack" and rows == 0:
         own = {name: own[name] for name in ("index", "label")}
-    return {**own, **{SCORE + name: _Kind("f") for name in job.scored_by}}
+    return {**own, **{SCORE + name: _Kind("float64") for name in job.scored_by}}
 
 
 def require_form(job: Job, piece: Piece) -> None:
@@ -127,7 +128,7 @@ def require_form(job: Job, piece: Piece) -> None:
         raise ValueError(f"a column {strange[0]!r} that this run has not")
     for name, kind in wanted.items():
         values = piece.columns[name]
-        if values.dtype.kind != kind.letter or not np.all(kind.holds(values)):
+        if values.dtype != kind.dtype or not np.all(kind.holds(values)):
             raise ValueError(f"no proper column {name!r}")
     if not (math.isfinite(piece.seconds) and piece.seconds >= 0):
         raise ValueError(f"seconds are {piece.seconds}")
@@ -136,6 +137,8 @@ def require_form(job: Job, piece: Piece) -> None:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ValueError(f"what it tells of the chunk is no such job's ({where})") from None
+    if job.kind == "attack" and piece.told["drifted"] > rows:
+        raise ValueError(f"{piece.told['drifted']} of {rows} predictions drifted")
 
 
 def sealed(columns: dict[str, Column], about: dict[str, Any], schema: int) -> bytes:
@@ -162,8 +165,11 @@ def unsealed(
     anything else than what was written.
     """
     table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
-    told = json.loads((table.schema.metadata or {})[_KEY])
+    metadata = dict(table.schema.metadata or {})
+    told = json.loads(metadata.pop(_KEY))
     require_schema(told["schema"])
+    if metadata or told.keys() != {"schema", "sha256", "about"}:
+        raise ValueError("it says more of itself than it should")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     if told["sha256"] != content_digest(columns, told["about"]):
         raise ValueError("it is not what was written")

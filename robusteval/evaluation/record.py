@@ -1,25 +1,33 @@
 """A run's record, ``run.json``: its spec, and what a report needs beside the evidence."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from robusteval.errors import EvidenceError, RobustevalError, reason
 from robusteval.evaluation.evidence import SCHEMA, Store, json_bytes, require_readable
 from robusteval.evaluation.plan import RunSpec, make_plan
 from robusteval.evaluation.suite import Suite
+from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.entry import Entry
 from robusteval.reading import read_file
+from robusteval.schema import told_problem
 from robusteval.storage import replace_file
 
 RUN_SCHEMA = "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Name = Annotated[str, Field(max_length=200)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
+
+
+def _a_day(text: str) -> str:
+    datetime.date.fromisoformat(text)
+    return text
 
 
 class _Model(TypedDict):
@@ -46,10 +54,10 @@ class Provenance(TypedDict):
     versions: dict[Annotated[str, Field(pattern=r"^[a-z0-9_\-]{1,64}$")], _Version]
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{0,40}$")]
     dirty: bool | None
-    hardware: _Name
+    hardware: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,200}$")]
     device: str
     threads: int
-    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_a_day)]
 
 
 class _Record(TypedDict):
@@ -65,6 +73,8 @@ class _Record(TypedDict):
 
 
 _FORM = TypeAdapter(_Record)
+_ALWAYS = {"python", "torch", "attacks"}
+_KNOWN = {"python", *PACKAGES, "attacks"}
 # What a spec and a record of any content may raise where they are read.
 _MALFORMED = (
     TypeError,
@@ -132,7 +142,8 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
-        "provenance.versions": any(
+        "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN
+        or any(
             versions[name] != spec.versions[name] for name in versions.keys() & spec.versions.keys()
         ),
     }
@@ -143,8 +154,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
 def _corrupt(folder: Path, error: Exception) -> EvidenceError:
     said = reason(error)
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        said = told_problem(error)
     elif isinstance(error, OSError):
         return EvidenceError(f"{folder / 'run.json'} can't be read ({error.strerror}): mend that")
     return EvidenceError(

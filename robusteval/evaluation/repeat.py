@@ -37,7 +37,8 @@ def repeated(context: Context, store: Store, result: RunResult, again: int) -> l
         probes = "" if chosen or result.diagnostics is None else ", and the diagnostics"
         told = (
             f"what {len(jobs) - len(chosen)} of {len(jobs)} jobs failed to break, successes "
-            f"without a stored image, passes and notes{probes}: --again {len(jobs)} does all again"
+            f"without a stored image and their scores, passes and notes{probes}: --again "
+            f"{len(jobs)} does all again"
         )
         checks.append(Check(UNSEEN, True, told, proven=False))
     return checks
@@ -96,13 +97,14 @@ def _finds_the_same(
 
 def _says_the_same(piece: Piece, result: JobResult, drift: int, to_the_bit: bool) -> bool:
     """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
-    also what its parts broke, what storing undid, and the passes it took."""
+    also in the same words, what its parts broke, what storing undid, and the passes it took."""
     told = piece.told
     now: dict[str, Any] = {"warnings": bool(result.warnings), "drifted": bool(drift)}
     then: dict[str, Any] = {"warnings": bool(told["warnings"]), "drifted": bool(told["drifted"])}
     if to_the_bit:
-        now |= {"notes": result.notes, "lost": result.lost}
-        then |= {"notes": told["notes"], "lost": told["lost"]}
+        found = {"notes": result.notes, "warnings": result.warnings, "lost": result.lost}
+        now |= {**found, "drifted": drift}
+        then |= {name: told[name] for name in (*found, "drifted")}
         for name in ("forward_passes", "backward_passes"):
             now[name] = True
             then[name] = np.allclose(piece.columns[name], getattr(result, name).numpy())

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 
 from robusteval.catalogue import near_names
 from robusteval.errors import SuiteError, UnknownNameError, shown
-from robusteval.reading import named_path, read_toml
+from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
@@ -180,7 +180,7 @@ def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
 
     Raises UnknownNameError or SuiteError with the file, the field and the mend.
     """
-    name = os.fspath(name_or_path)
+    name = named(name_or_path, "suite", SuiteError)
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "suite file", SuiteError)
         if path.suffix.lower() != ".toml":

@@ -253,8 +253,8 @@ def as_logits(found: Any, count: int, classes: int | None = None) -> Tensor:
 
     Half precision becomes float32, as in ``precise``.  Raises AttackError for anything else.
     """
-    if not isinstance(found, Tensor) or found.is_complex():
-        kind = kind_of(found) if not isinstance(found, Tensor) else "complex numbers"
+    if not isinstance(found, Tensor) or not found.is_floating_point():
+        kind = str(found.dtype) if isinstance(found, Tensor) else kind_of(found)
         raise AttackError(
             f"the module returns {kind}: attacks need logits (B, K), so wrap it in a module that "
             "returns them alone"

@@ -23,13 +23,15 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.reading import named_path, read_file, read_toml
+from robusteval.reading import named, named_path, read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 _LOG = logging.getLogger("robusteval")
 _MOST_WEIGHTS = 2**33  # bytes
+LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
+_MOST_EPOCHS = 100_000
 _LARGEST = 1e6  # of what normalises pixels in float32, and its inverse the smallest
 
 
@@ -79,11 +81,11 @@ class Head(_Table):
 
     reading: Literal["softmax", "nearest_prototype"] = "softmax"
     layers: list[str] = []
-    branch_dims: dict[str, int] = {}
+    branch_dims: dict[str, Annotated[int, Field(ge=1, le=LARGEST_SIZE)]] = {}
     similarity: Similarity = "sql2"
-    prototypes_per_class: int = Field(default=1, ge=1)
+    prototypes_per_class: int = Field(default=1, ge=1, le=LARGEST_SIZE)
     pooling: Literal["max", "mean", "logsumexp", "softmax"] = "max"
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1 / _LARGEST, le=_LARGEST)
 
     @model_validator(mode="after")
     def _readable(self) -> "Head":
@@ -163,10 +165,12 @@ class Adversarial(_Table):
 
     attack: Literal["fgsm", "pgd", "fast", "free"]
     eps: Annotated[tuple[Eps, Eps], Field(strict=False)]
-    steps: int = Field(default=1, ge=1)
+    steps: int = Field(default=1, ge=1, le=10_000)
     step_size: float = Field(default=1.0, gt=0, description="as a share of ε")
     with_clean: bool = Field(default=True, description="clean images beside the crafted ones")
-    replays: int = Field(default=8, ge=1, description="of each batch, where the attack is free")
+    replays: int = Field(
+        default=8, ge=1, le=10_000, description="of each batch, where the attack is free"
+    )
 
     @field_validator("eps")
     @classmethod
@@ -188,13 +192,14 @@ class Training(_Table):
     """What ``robusteval train`` does."""
 
     recipe: str
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=_MOST_EPOCHS)
     warmup_epochs: int = Field(
         default=0,
         ge=0,
+        le=_MOST_EPOCHS,
         description="on clean images, before adversarial training; in PCL, before centres (its T')",
     )
-    batch_size: int = Field(default=128, ge=2)
+    batch_size: int = Field(default=128, ge=2, le=100_000)
     lr: float = Field(gt=0)
     warmup_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["one_cycle", "cyclic", "steps"] = "one_cycle"
@@ -202,9 +207,9 @@ class Training(_Table):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     augment: list[Literal["crop", "flip"]] = []
-    crop_padding: int = Field(default=4, ge=1)
+    crop_padding: int = Field(default=4, ge=1, le=256)
     validation: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     options: dict[str, float | str | bool] = {}
     adversarial: Adversarial | None = None
     stopping_eps: Eps | None = Field(
@@ -271,7 +276,7 @@ class Entry(_Table):
     license: str = ""
     paper: Paper | None = None
     input: Input
-    classes: int | None = Field(default=None, ge=2)
+    classes: int | None = Field(default=None, ge=2, le=100_000)
     factory: str | None = None
     backbone: BackboneTable | None = None
     head: Head = Head()
@@ -449,7 +454,7 @@ def entry_paths() -> dict[str, Path]:
 
 def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
     """An entry by name, or by the path of its TOML file."""
-    name = os.fspath(name_or_path)
+    name = named(name_or_path, "model", EntryError)
     if name.lower().endswith(".toml") or os.sep in name:
         return read_entry(named_path(name, "entry file", EntryError))
     found, problems = _registry()

@@ -1,14 +1,18 @@
 """A model from an entry's Python factory: foreign code, run with the user's permission alone."""
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from robusteval.errors import CodeNotAllowedError, EntryError, reason
+from robusteval.catalogue import near_names
+from robusteval.errors import CodeNotAllowedError, EntryError, reason, shown
 from robusteval.models.entry import Entry
 
 _brought: dict[str, Path] = {}  # modules that factories came with, and their folders
@@ -26,22 +30,40 @@ def module_from_factory(entry: Entry, allow_code: bool) -> nn.Module:
             f"{entry.path}: the factory {entry.factory} would run code: "
             "pass --allow-code if you trust it"
         )
-    name, _, attribute = str(entry.factory).partition(":")
+    where = f"{entry.path}: factory {shown(entry.factory)}"
     try:
         with redirect_stdout(sys.stderr):
-            module = getattr(_import(entry.path.resolve().parent, name), attribute)()
-    except KeyboardInterrupt:
+            module = _function(entry, where)()
+    except (KeyboardInterrupt, EntryError):
         raise
     except BaseException as error:  # noqa: BLE001 - foreign code may raise anything
         kind = type(error).__name__
         said = kind if (why := reason(error)) == kind else f"{kind}: {why}"
-        raise EntryError(f"{entry.path}: factory {entry.factory} failed ({said})") from None
+        raise EntryError(f"{where} failed ({said}): mend it") from None
     if not isinstance(module, nn.Module):
-        raise EntryError(
-            f"{entry.path}: factory {entry.factory} returned a {type(module).__name__}, "
-            "no torch module: return one"
-        )
+        raise EntryError(f"{where} returned no torch module but {shown(module)}: return one")
     return module
+
+
+def _function(entry: Entry, where: str) -> Callable[[], Any]:
+    """The factory itself.  Raises EntryError where there is none, or one that needs arguments."""
+    name, _, attribute = str(entry.factory).partition(":")
+    if not (name and attribute):
+        raise EntryError(f'{where} names no function: write factory = "module:function"')
+    module = _import(entry.path.resolve().parent, name)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        hint = near_names(
+            attribute, [n for n in vars(module) if callable(getattr(module, n, None))]
+        )
+        raise EntryError(f"{where}: the module has no function {shown(attribute)}: {hint}")
+    try:
+        inspect.signature(function).bind()
+    except ValueError:  # one of C tells nothing of its arguments
+        pass
+    except TypeError:
+        raise EntryError(f"{where} takes arguments: give it defaults") from None
+    return function  # type: ignore[no-any-return]
 
 
 def _import(folder: Path, name: str) -> ModuleType:

@@ -1,11 +1,12 @@
 """Whether weights fit a module: what doesn't, with its shapes, and what wrappers put into names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from robusteval.errors import WeightsError, reason
+from robusteval.errors import WeightsError, cut, reason
 
 # What wrappers put into the names of a state dict.
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
@@ -44,10 +45,16 @@ def _told(what: str, named: Names, of: int) -> str:
     return _listed(what, [f"{name} {shape}" for name, shape in sorted(named.items())], of)
 
 
+def some(names: Sequence[str]) -> str:
+    """Three of them, short, and how many more there are."""
+    names = [cut(name, 100) for name in names]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
+
+
 def _listed(what: str, told: list[str], of: int) -> str:
     """How many there are, and the first three; empty where there are none."""
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return f"{len(told)} of {of} {what}: {', '.join(told[:3])}{more}" if told else ""
+    return f"{len(told)} of {of} {what}: {some(told)}" if told else ""
 
 
 def _wrapped(unknown: Names, lacking: Names) -> str:

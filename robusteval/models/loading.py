@@ -17,13 +17,13 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, weights_content
+from robusteval.models.entry import LARGEST_SIZE, BackboneTable, Entry, weights_content
 from robusteval.models.factories import module_from_factory
-from robusteval.models.fitting import fill
+from robusteval.models.fitting import fill, some
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.storage import replace_file
 
-_MOST_LAYERS, _LARGEST_SIZE = 200, 4096  # of what a backbone's options name
+_MOST_LAYERS = 200  # that a backbone's option lists
 
 
 def classes_of(entry: Entry) -> int:
@@ -84,11 +84,11 @@ def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
 def _require_sizes(where: str, value: Any, is_list: bool) -> None:
     """Raises EntryError unless these can be sizes of layers, and few enough to be built."""
     values = value if is_list and isinstance(value, list) else [value]
-    fit = (isinstance(v, int) and v is not True and 1 <= v <= _LARGEST_SIZE for v in values)
+    fit = (isinstance(v, int) and v is not True and 1 <= v <= LARGEST_SIZE for v in values)
     if isinstance(value, list) == is_list and len(values) <= _MOST_LAYERS and all(fit):
         return
     some = f"a list of at most {_MOST_LAYERS} whole numbers" if is_list else "a whole number"
-    raise EntryError(f"{where} needs {some} from 1 to {_LARGEST_SIZE}, not {shown(value)}")
+    raise EntryError(f"{where} needs {some} from 1 to {LARGEST_SIZE}, not {shown(value)}")
 
 
 @torch.inference_mode(False)  # such parameters would take no part in a gradient
@@ -113,17 +113,20 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
 
 
 def read_weights(entry: Entry) -> dict[str, Tensor]:
-    """The weights in float32, after their digest was checked."""
-    content, path = weights_content(entry), entry.weights_path
+    """The weights in float32, after their digest was checked.  Raises WeightsError."""
+    content, where = weights_content(entry), f"weights {entry.weights_path}"
     try:
         tensors = load_tensors(content)
-        return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
-            raise WeightsError(f"weights {path} can't be read ({reason(error)})") from None
-        raise WeightsError(f"weights {path} don't fit into memory: free some") from None
+            raise WeightsError(f"{where} can't be read ({reason(error)})") from None
+        raise WeightsError(f"{where} don't fit into memory: free some") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"weights {path} are no safetensors file ({reason(error)})") from None
+        raise WeightsError(f"{where} are no safetensors file ({reason(error)})") from None
+    if wrong := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
+        raise WeightsError(f"{where} hold NaN or infinity in {some(wrong)}: train them anew")
+    return tensors
 
 
 def stored_form(network: nn.Module) -> dict[str, Tensor]:

@@ -41,8 +41,10 @@ def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that the page's font may well have
+        mpl.rcdefaults()  # a caller's own style is none of a report's
+        mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(1, columns, squeeze=False)[0]
 

@@ -9,7 +9,13 @@ from robusteval.evaluation.outcomes import Example
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
-from robusteval.storage import remove_file, remove_partials, replace_file, require_writable
+from robusteval.storage import (
+    remove_file,
+    remove_partials,
+    replace_file,
+    require_replaceable,
+    require_writable,
+)
 
 
 def prepare_folder(folder: Path) -> None:
@@ -32,6 +38,8 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
 def write_files(folder: Path, files: dict[str, bytes]) -> None:
     """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
     remove_partials(folder)
+    for name in files:
+        require_replaceable(folder / name, "mend the folder or use --out")
     # Gone first, back last: an interruption between leaves nothing that looks whole.
     remove_file(folder / "report.json", "mend the folder or use --out")
     for name, content in files.items():

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import torch
 
+from robusteval.ambient import plain_state
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.hardware import check_device, commit_of, is_dirty, keep_freed_memory
-from robusteval.models.entry import Entry, Trained, Training, built_in_folder, read_entry
+from robusteval.models.entry import (
+    Entry,
+    Trained,
+    Training,
+    built_in_folder,
+    find_entry,
+    read_entry,
+)
 from robusteval.models.loading import build_network, classes_of, stored_form
 from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import (
@@ -38,8 +46,9 @@ _CHECKPOINT, _LOG = "checkpoint.safetensors", "log.jsonl"
 _DESCRIBED = ("dataset", "classes", "backbone", "head", "input")  # what a network is made from
 
 
+@plain_state(exact=False)
 def train(
-    entry: Entry,
+    entry: Entry | str | Path,
     *,
     data_dir: Path | None = None,
     download: bool = False,
@@ -48,7 +57,8 @@ def train(
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Trained:
-    """Trains ``entry`` by its ``[training]`` table and writes weights and ``[trained]``.
+    """Trains ``entry`` (or the one of that name or path) by its ``[training]`` table, and writes
+    weights and ``[trained]``.
 
     Weights go to ``NAME.safetensors`` beside the entry, whatever file it names.  Checkpoints and
     the log go to ``work_dir/NAME``; a killed training goes on from its last epoch.  The epoch that
@@ -58,12 +68,13 @@ def train(
     Raises TrainingError for settings that can't be trained, while another process trains the
     entry, and where the weights would take the place of a file that is not the entry's own.
     """
+    entry = entry if isinstance(entry, Entry) else find_entry(entry)
     settings = _settings(entry)
     check_device(device)
     place = Path(work_dir) / entry.name
     checkpoint = place / _CHECKPOINT
-    for folder in (place, entry.path.parent):
-        require_writable(folder, "weights, entry and log go there")
+    require_writable(place, "choose another with --work-dir")
+    require_writable(entry.path.parent, "weights and entry go there")
     with _alone(entry, place):
         require_own_files(entry, begun=checkpoint.exists())
         trainer, test = _prepared(entry, settings, data_dir, download, device, progress)
