@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.forgery.fitting import read_images
-from benchmarks.forgery.leaves import read_json
+from benchmarks.forgery.leaves import RUN, read_json
 from benchmarks.forgery.rows import ABOUT, read_table
 from benchmarks.forgery.rules import excepted
+from robusteval.models.entry import Entry
 
 
 def differing(one: Any, other: Any, at: str = "") -> Iterator[str]:
@@ -47,12 +48,20 @@ def _same_file(path: Path, other: Path, name: str) -> bool:
     if path.read_bytes() == other.read_bytes():
         return True
     if path.suffix == ".json":
-        return _same_tables(read_json(path), read_json(other), f"{name}:")
+        return _same_tables(_read(path), _read(other), f"{name}:")
     if path.suffix == ".safetensors":
         (a, about), (b, told) = read_images(path), read_images(other)
         arrays = a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
         return arrays and about == told
     return path.suffix == ".parquet" and _same_rows(path, other)
+
+
+def _read(path: Path) -> Any:
+    """A JSON file as the tool reads it: what an entry leaves out has its default."""
+    content = read_json(path)
+    if path.name == RUN and content["entry"] is not None:
+        content["entry"] = Entry(**content["entry"]).model_dump(mode="json")
+    return content
 
 
 def _same_rows(path: Path, other: Path) -> bool:

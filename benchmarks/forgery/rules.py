@@ -28,7 +28,7 @@ EXCEPTED = (
     Rule(
         r"run\.json:provenance\.versions\."
         r"(python|pyautoattack|pytorch-ood|scikit-learn|numpy|pandas)",
-        "another",
+        "another|deleted",
         MACHINE,
     ),
     Rule(r".*\.parquet#about\.seconds", "another|less|much more|of another type", MACHINE),
@@ -83,7 +83,7 @@ UNKEPT = "other success|failure|every row, none kept"
 TEXTS = "another|with blanks|HTML|empty|very long|control characters|a huge power"
 LISTS = "an item more|the last .*|reversed|empty"
 AGAIN = "what an attack did not break, and what it spent, only doing it again can show"
-SETTING = "another setting that this evidence would fit: only doing the jobs again can show"
+SETTING = "another setting by which the jobs, done again, find the same"
 # What ``--again`` alone can find, and must.
 BY_AGAIN = (
     Rule(r"attack-.*\[.*\]", f"({GRADED}), ({UNKEPT})", AGAIN),
@@ -99,6 +99,17 @@ BY_AGAIN = (
         AGAIN,
     ),
     Rule(r"diagnostics\.parquet#about\.told\.transfer", "null", AGAIN),
+    Rule("run", "successes hidden|one attack's successes hidden", AGAIN),
+    Rule("run", "(margins of|another wrong class for) other successes.*", AGAIN),
+    Rule("run", "a tenth of the passes|a million passes", AGAIN),
+    Rule("run", "(notes|warnings) of the forger's|models that drift", AGAIN),
+    Rule("run", "better diagnostics, .*", AGAIN),
+    Rule("attack-.* and attack-.*", ".* swapped", AGAIN),
+)
+
+
+# Settings under which ``--again`` may find the same, as an honest run by them then would.
+SETTINGS = (
     Rule(r"run\.json:spec\.seed", "another|much more", SETTING),
     Rule(r"run\.json:spec\.transfer_source(\.\d)?", "another|empty", SETTING),
     Rule(r"run\.json:spec\.threats\.\d\.1", "another", SETTING),
@@ -107,12 +118,7 @@ BY_AGAIN = (
         ".*",
         SETTING,
     ),
-    Rule("run", "successes hidden|one attack's successes hidden", AGAIN),
-    Rule("run", "(margins of|another wrong class for) other successes.*", AGAIN),
-    Rule("run", "a tenth of the passes|a million passes", AGAIN),
-    Rule("run", "(notes|warnings) of the forger's|models that drift", AGAIN),
-    Rule("run", "another seed|forms that are coarser|better diagnostics, .*", SETTING),
-    Rule("attack-.* and attack-.*", ".* swapped", AGAIN),
+    Rule("run", "another seed|forms that are coarser", SETTING),
 )
 
 
@@ -123,4 +129,9 @@ def excepted(place: str, how: str) -> str:
 
 def by_again(place: str, how: str) -> bool:
     """Whether only doing jobs again can find this."""
-    return any(rule.fits(place, how) for rule in BY_AGAIN)
+    return any(rule.fits(place, how) for rule in (*BY_AGAIN, *SETTINGS))
+
+
+def found_alike(place: str, how: str) -> str:
+    """Why this may pass even where jobs were done again; empty where it may not."""
+    return next((rule.reason for rule in SETTINGS if rule.fits(place, how)), "")

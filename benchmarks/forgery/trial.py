@@ -17,7 +17,7 @@ from benchmarks.forgery.differences import differing, reads_the_same
 from benchmarks.forgery.families import copy_of
 from benchmarks.forgery.fitting import fit
 from benchmarks.forgery.leaves import RUN, Alteration, read_json
-from benchmarks.forgery.rules import by_again, excepted
+from benchmarks.forgery.rules import by_again, excepted, found_alike
 from robusteval import api
 from robusteval.cli import app, expand_lists
 from robusteval.errors import RobustevalError
@@ -205,6 +205,8 @@ def _passed(bench: Bench, alteration: Alteration, copy: Path) -> Outcome:
         again = _verified(copy, "--again", str(ALL))
         if again.verdict in ("found", "refused"):
             return Outcome("again", again.told)
+        if again.verdict == "holds" and (reason := found_alike(alteration.place, alteration.how)):
+            return Outcome("excepted", reason)
         return Outcome(again.verdict, f"with --again too; {seen} {again.told}".rstrip())
     return Outcome("holds", seen)
 
