@@ -374,6 +374,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_told(rows_file(f), lambda told: told.update(drifted=10**9)),
         "drifted",
     ),
+    "more draws of noise than are made": (
+        lambda f: change_told(
+            f / "evidence" / "diagnostics.parquet", lambda told: told["noise"].update(draws=10**6)
+        ),
+        "other samples",
+    ),
     "a key beside the others": (in_record("verified", value=True), "verified"),
     "a line more on an attack": (
         lambda f: change_told(rows_file(f), lambda told: told.update(verified="by NIST")),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robusteval.evaluation.diagnostics import NOISE_DRAWS, SQUARE_QUERIES, STEPS
 from robusteval.evaluation.evidence import NoEvidence, Store
 from robusteval.evaluation.measured import counts
 from robusteval.evaluation.pieces import SCORE, Piece, require_classes
@@ -245,6 +246,8 @@ def _require_fitting(store: Store, job: Job, told: Any, plan: Plan, correct: int
     fits = told["samples"] == due
     if fits and due:
         fits = told["threat"] == plan.threats[0].to_json() and max(counts(told)) <= due
+        made = told["attack"]["steps"], told["noise"]["draws"], told["square"]["queries"]
+        fits &= made == (STEPS, NOISE_DRAWS, SQUARE_QUERIES)
     if not fits:
         raise store.unusable(job, "it measures other samples or threats than this run's")
 
