@@ -201,17 +201,11 @@ def autoattack(
         for member in members:
             if len(alive) == 0:
                 break
-            evaluation.attacks_to_run = [member]
             with counted.attending(alive):
-                try:
-                    found, _ = evaluation.run_standard_evaluation(
-                        images[alive].contiguous(), labels[alive], batch_size=len(alive)
-                    )
-                except (RuntimeError, AttributeError) as error:  # FAB asks None for its data
-                    if is_out_of_memory(error) or reaches_images(counted, images):
-                        raise
-                    blind.append(member)
-                    continue
+                found = _found_by(member, evaluation, counted, images[alive], labels[alive])
+            if found is None:
+                blind.append(member)
+                continue
             # Judged as it will count, so that a near miss meets the remaining members too.
             result[alive] = project(found, images[alive], threat)
             with torch.no_grad():
@@ -225,6 +219,23 @@ def autoattack(
     if blind:
         warnings.add(f"{', '.join(blind)} can't run: {NO_GRADIENT}")
     return AttackResult(result, notes, sorted(warnings))
+
+
+def _found_by(
+    member: str, evaluation: Any, counted: Counted, images: Tensor, labels: Tensor
+) -> Tensor | None:
+    """Images (B, C, H, W) by one member; None where it asks for gradients that don't reach them."""
+    evaluation.attacks_to_run = [member]
+    try:
+        found: Tensor
+        found, _ = evaluation.run_standard_evaluation(
+            images.contiguous(), labels, batch_size=len(images)
+        )
+    except (RuntimeError, AttributeError, TypeError) as error:  # FAB asks None for its data
+        if is_out_of_memory(error) or reaches_images(counted.adapter, images):
+            raise
+        return None
+    return found
 
 
 def _evaluation(
