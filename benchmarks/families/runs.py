@@ -210,11 +210,11 @@ def evidence_bytes(made: Made, rng: random.Random) -> Iterator[Case]:
 
 
 def _evidence(
-    made: Made, verb: str, told: str, name: str, content: bytes, family: str = "evidence"
+    made: Made, verb: str, told: str, name: str, content: Text, family: str = "evidence"
 ) -> Case:
     def lay() -> None:
         made.lay_suite()
-        (made.lay_out() / name).write_bytes(content)
+        lay_text(str(made.lay_out() / name), content)()
 
     arguments, _ = _verbs(made)[verb]
     right = _ALWAYS if verb == "verify" else EITHER | {3}
@@ -244,16 +244,31 @@ def evidence_tables(made: Made, rng: random.Random) -> Iterator[Case]:
                 yield _evidence(made, verb, f"{name}: {told}", name, content)
 
 
-def _changed_tables(table: pa.Table) -> Iterator[tuple[str, bytes]]:
+def _changed_tables(table: pa.Table) -> Iterator[tuple[str, Text]]:
     """What a file of evidence might hold in the place of its table."""
     about = json.loads(table.schema.metadata[_KEY])["about"]
-    for told, changed in (*_other_rows(table), *_other_columns(table)):
-        yield told, _sealed(changed, about)
-    for told, changed_about in _other_facts(about):
-        yield told, _sealed(table, changed_about)
+    for told, change in (*_other_rows(table), *_other_columns(table)):
+        yield told, lambda change=change: _sealed(change(), about)
+    for path, _ in places(about):
+        for value in _FACTS:
+            where = ".".join(map(str, path))
+            told = f"{where} = {'gone' if value is _GONE else shown(value)}"
+            yield told, partial(_with_fact, table, about, path, value)
     yield "no description", _parquet(table.replace_schema_metadata({}))
     for told, text in damaged_json(json.dumps(about).encode(), random.Random(0)):
-        yield f"description: {told}", _parquet(table.replace_schema_metadata({_KEY: text}))
+        yield f"description: {told}", partial(_described, table, text)
+
+
+_FACTS = (None, -1, 1e308, float("nan"), "x", [], {}, {"x": 1}, [[]], [1], 10**30, True, _GONE)
+
+
+def _with_fact(table: pa.Table, about: Any, path: tuple[Any, ...], value: Any) -> bytes:
+    """What a job tells of its chunk, with one leaf changed, or gone."""
+    return _sealed(table, json.loads(_with(about, path, value)))
+
+
+def _described(table: pa.Table, text: bytes) -> bytes:
+    return _parquet(table.replace_schema_metadata({_KEY: text}))
 
 
 _KEY = b"robusteval"
@@ -277,20 +292,25 @@ def _parquet(table: pa.Table) -> bytes:
     return stream.getvalue()
 
 
-def _other_rows(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    yield "no rows", table.slice(0, 0)
-    yield "a row less", table.slice(0, max(table.num_rows - 1, 0))
-    yield "rows twice", pa.concat_tables([table, table])
-    yield "no columns", table.select([])
+Change = Callable[[], pa.Table]
+
+
+def _other_rows(table: pa.Table) -> Iterator[tuple[str, Change]]:
     names = table.column_names
-    yield "a column twice", table.rename_columns([names[-1], *names[1:]] if names else [])
+    twice = [names[-1], *names[1:]] if names else []
+    yield "no rows", lambda: table.slice(0, 0)
+    yield "a row less", lambda: table.slice(0, max(table.num_rows - 1, 0))
+    yield "rows twice", lambda: pa.concat_tables([table, table])
+    yield "no columns", lambda: table.select([])
+    yield "a column twice", lambda: table.rename_columns(twice)
 
 
-def _other_columns(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def _other_columns(table: pa.Table) -> Iterator[tuple[str, Change]]:
+    values = _strange_values(table.num_rows)
     for place, name in enumerate(table.column_names):
-        yield f"without {name}", table.drop_columns([name])
-        for told, values in _strange_values(table.num_rows).items():
-            yield f"{name} is {told}", table.set_column(place, name, values)
+        yield f"without {name}", partial(table.drop_columns, [name])
+        for told, column in values.items():
+            yield f"{name} is {told}", partial(table.set_column, place, name, column)
 
 
 def _strange_values(rows: int) -> dict[str, Any]:
@@ -311,18 +331,6 @@ def _strange_values(rows: int) -> dict[str, Any]:
         "float16": pa.array(np.zeros(rows, np.float16)),
         "bytes": pa.array([b"x"] * rows),
     }
-
-
-_FACTS = (None, -1, 1e308, float("nan"), "x", [], {}, {"x": 1}, [[]], [1], 10**30, True, _GONE)
-
-
-def _other_facts(about: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a job tells of its chunk, with each leaf changed, or gone."""
-    for path, _ in places(about):
-        for value in _FACTS:
-            where = ".".join(map(str, path))
-            told = f"{where} = {'gone' if value is _GONE else shown(value)}"
-            yield told, json.loads(_with(about, path, value))
 
 
 def evidence_arrays(made: Made, rng: random.Random) -> Iterator[Case]:

@@ -100,7 +100,7 @@ def _right(old: Any, raw: str) -> frozenset[int]:
     return EITHER if raw.startswith("[") else REFUSED
 
 
-Text = str | bytes | Callable[[], str]
+Text = str | bytes | Callable[[], str | bytes]
 
 
 def lay_text(name: str, text: Text) -> Callable[[], object]:
