@@ -68,7 +68,7 @@ class Case:
 
     ``right``: the exit codes that are; ``says``: what the line must name, each one of ``a|b``;
     ``look``: what else must hold; ``stdout``: a file that takes its place; ``quotes``: the line may
-    quote what others' code said.
+    quote what others' code said; ``spare``: files that are made anew from others, and may go.
     """
 
     family: str
@@ -80,6 +80,7 @@ class Case:
     look: Looker | None = None
     stdout: str = "stdout"
     quotes: bool = False
+    spare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -313,8 +314,8 @@ def _wrong(case: Case, seen: Seen) -> Iterator[str]:
     ended = f"exit {seen.code}: {_last_line(seen.stderr) or '(no word)'}"
     yield "" if seen.code in case.right else ended
     yield wrong_line(seen.stderr, case.says, case.quotes) if seen.code in (1, 2) else ""
-    lost = [Path(name).name for name in seen.lost[:3]]
-    yield f"changed: {', '.join(lost)}" if seen.code == 2 and lost else ""
+    lost = [name for path in seen.lost if (name := Path(path).name) not in case.spare]
+    yield f"changed: {', '.join(lost[:3])}" if seen.code == 2 and lost else ""
     found = control_characters(seen.stdout)
     yield f"control characters on stdout: {found}" if found else ""
     yield case.look(seen) if case.look else ""

@@ -221,7 +221,9 @@ def _evidence(
     if family == "report":  # made from evidence: it is written anew, or told by verify
         right = _ALWAYS if verb == "verify" else TAKEN
     look = _report_is(made) if family == "report" and verb != "verify" else None
-    return Case(family, f"{verb}: {told}", command(*arguments), lay, right, look=look)
+    spare = ("verification.json", "examples.safetensors") if verb == "run" else ()
+    act = command(*arguments)
+    return Case(family, f"{verb}: {told}", act, lay, right, look=look, spare=spare)
 
 
 def _report_is(made: Made) -> Callable[[Seen], str]:
