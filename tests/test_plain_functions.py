@@ -74,6 +74,12 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "halves": ((KNOWN.model, IMAGES.half(), LABELS, THREAT), "float16: pass float32"),
     "bfloat16": ((KNOWN.model, IMAGES.bfloat16(), LABELS, THREAT), "bfloat16: pass float32"),
     "integers": ((KNOWN.model, IMAGES.long(), LABELS, THREAT), "int64: pass float32"),
+    "sparse": ((KNOWN.model, IMAGES.to_sparse(), LABELS, THREAT), "sparse_coo: pass a dense"),
+    "no values": (
+        (KNOWN.model, IMAGES.to("meta"), LABELS, THREAT),
+        "images are on the device meta",
+    ),
+    "no numbers": ((KNOWN.model, IMAGES, LABELS.to("meta"), THREAT), "labels are on the device"),
     "NaN": ((KNOWN.model, IMAGES.log().sqrt(), LABELS, THREAT), "NaN or infinite pixels"),
     "infinity": ((KNOWN.model, IMAGES / 0, LABELS, THREAT), "NaN or infinite pixels"),
     "another range": ((KNOWN.model, 2 * IMAGES - 1, LABELS, THREAT), r"scale them to \[0, 1\]"),

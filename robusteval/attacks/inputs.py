@@ -48,6 +48,7 @@ def require_images(images: Tensor) -> None:
     refuse_inference_mode()
     if not isinstance(images, Tensor):
         raise AttackError(f"images are {kind_of(images)}: pass a tensor (B, C, H, W) in [0, 1]")
+    _require_values("images", images)
     if images.is_inference():
         raise AttackError("images were made in torch.inference_mode(): pass images.clone()")
     if images.dim() != 4 or 0 in images.shape[1:]:
@@ -71,6 +72,7 @@ def require_labels(labels: Tensor, count: int) -> None:
     """Raises AttackError for what is no class number (B,) of each of so many images."""
     if not isinstance(labels, Tensor):
         raise AttackError(f"labels are {kind_of(labels)}: pass a tensor (B,) of class numbers")
+    _require_values("labels", labels)
     if labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
         raise AttackError(f"labels are {labels.dtype}: pass class numbers, such as labels.long()")
     if labels.shape != (count,):
@@ -80,6 +82,12 @@ def require_labels(labels: Tensor, count: int) -> None:
         )
     if count and (lowest := int(labels.long().min())) < 0:
         raise AttackError(f"label {lowest}: classes are counted from 0")
+
+
+def _require_values(name: str, given: Tensor) -> None:
+    if given.is_meta or given.layout is not torch.strided:
+        kind = "on the device meta" if given.is_meta else str(given.layout)
+        raise AttackError(f"{name} are {kind}: pass a dense tensor that holds their values")
 
 
 def require_classes(labels: Tensor, classes: int) -> None:

@@ -264,6 +264,8 @@ def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceE
     if isinstance(error, OSError) and error.errno is not None:
         return EvidenceError(f"evidence {path} can't be read ({error.strerror}): mend that first")
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, TypeError | AttributeError | LookupError):  # in Python's words
+        reason = "it has not the form of evidence"
     return EvidenceError(f"evidence {path} is corrupt ({reason}): {mend}")
 
 
