@@ -23,7 +23,7 @@ import torch
 from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
-from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.described import as_the_run_says, description_holds
 from robusteval.evaluation.evidence import Store
@@ -225,7 +225,12 @@ def verify(
     if adapter is not None:
         _require_same_tensors(adapter, spec, record)
         reference = ""
-    access = Access(reference, None if data_dir is None else Path(data_dir), allow_code, device)
+    place = (
+        None
+        if data_dir is None
+        else named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
+    )
+    access = Access(reference, place, allow_code, device)
     context = rebuild(spec, access, adapter)
     checks = [whole(store, context.plan)]
     if not checks[0].held:
@@ -271,8 +276,8 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
 
     Raises EvidenceError for runs on different samples or threat models.
     """
-    if len(folders) < 2:
-        raise RobustevalError("a comparison needs two runs or more")
+    if not isinstance(folders, list | tuple) or len(folders) < 2:
+        raise RobustevalError("a comparison needs two runs or more: give a list of their folders")
     paths = [_run_folder(folder) for folder in folders]
     return compare_results([path.name for path in paths], [load_result(path) for path in paths])
 

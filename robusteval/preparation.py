@@ -84,6 +84,8 @@ def prepare(
     entry = find_entry(model) if isinstance(model, str | Path) else None
     chosen = _chosen(whole, options, entry)
     set_name = dataset or (entry.dataset if entry else None)
+    if not isinstance(set_name, str | None):
+        raise DataError(f"data set {shown(set_name)}: give its name")
     if set_name is None:
         raise DataError("a model from Python needs a data set: pass dataset=…")
     DATASETS.get(set_name)

@@ -7,11 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks import bad_input, trials
 from benchmarks.families.leaving import wrong_csv, wrong_html, wrong_markdown
 from benchmarks.trials import CANARY, Case
-from robusteval.errors import DataError
+from robusteval import api
+from robusteval.errors import AttackError, DataError, EvidenceError, RobustevalError
+from robusteval.evaluation.evidence import Store
+from robusteval.evaluation.examples import read_pictures
+from robusteval.evaluation.record import read_record
+from robusteval.models.adapter import require_answers
+from robusteval.report.files import altered_files
+from tests.known import Function
 
 SAMPLE = 210  # in some 45 seconds on one core
 
@@ -59,6 +68,41 @@ def test_faults_are_seen(act: Callable[[], object], wrong: str, tmp_path: Path) 
     found = trials.try_out(case, tmp_path)
     assert found.startswith(wrong)
     assert bool(found) == bool(wrong)
+
+
+def exits(images: Tensor) -> Tensor:
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "said"),
+    [
+        (lambda: api.compare("runs"), RobustevalError, "a list of their folders"),
+        (lambda: api.compare(1), RobustevalError, "a list of their folders"),
+        (lambda: api.estimate("ce_digits", "quick", 1j), DataError, "data set 1j: give its name"),
+        (lambda: api.wrap_module(nn.Flatten(), "x" * 5000), AttackError, "^.{0,120}$"),
+        (
+            lambda: require_answers(Function(exits), torch.rand(1, 1, 8, 8)),
+            AttackError,
+            "SystemExit: 0",
+        ),
+        (lambda: read_record(Path()), EvidenceError, "NaN is no number of JSON"),
+        (lambda: read_pictures(Store(Path(), "")), EvidenceError, "can't be read .it is a folder"),
+    ],
+)
+def test_what_the_long_form_found(
+    act: Callable[[], object], error: type[RobustevalError], said: str
+) -> None:
+    Path("run.json").write_text('{"schema": "robusteval.run/2", "spec": NaN}')
+    Path("evidence/examples.safetensors").mkdir(parents=True)
+    with pytest.raises(error, match=said):
+        act()
+
+
+def test_a_file_in_a_reports_place_is_not_read_whatever_its_size(tmp_path: Path) -> None:
+    (tmp_path / "row.csv").touch()
+    os.truncate(tmp_path / "row.csv", 2**40)
+    assert altered_files(tmp_path, {"row.csv": b"x"}) == ["row.csv"]
 
 
 def computes() -> None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.families.made import Made
+from benchmarks.families.made import Made, boards_folder
 from benchmarks.families.numbers import NONE
 from benchmarks.families.paths import no_files
 from benchmarks.trials import Case, Setting, command, shown
@@ -27,9 +27,7 @@ _FREE = ("suite", "seed", "versions", "findings", "run", "evidence_sha256", "str
 
 def _board() -> tuple[list[str], list[dict[str, str]]]:
     """Three rows of a published board."""
-    from robusteval.models.entry import built_in_folder
-
-    path = built_in_folder().parent / "leaderboards" / _NAME
+    path = boards_folder() / _NAME
     reader = csv.DictReader(path.read_text("utf-8").splitlines())
     rows = [row for row, _ in zip(reader, range(3), strict=False)]
     return list(reader.fieldnames or ()), rows

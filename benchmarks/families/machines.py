@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
-from benchmarks.families.made import MODEL, SMALLEST, Made, texts_of
+from benchmarks.families.made import MODEL, SMALLEST, Made, boards_folder, texts_of
 from benchmarks.families.runs import smuggled
 from benchmarks.families.tables import lay_text
 from benchmarks.trials import (
@@ -126,7 +126,7 @@ def streams(made: Made, rng: random.Random) -> Iterator[Case]:
         "dry run": _DRY,
         "help": ("--help",),
         "version": ("--version",),
-        "check": ("leaderboard", "check"),
+        "check": ("leaderboard", "check", "--folder", str(boards_folder())),
     }
     for told, arguments in commands.items():
         act, lay = command(*arguments), made.lay_run

@@ -98,9 +98,7 @@ def make(folder: Path) -> Made:
     """Makes all of it in an empty folder; takes some seconds."""
     models = folder / "models"
     models.mkdir()
-    from robusteval.models.entry import built_in_folder
-
-    source = built_in_folder()
+    source = boards_folder().parent / "models"
     for suffix in ("toml", "safetensors"):
         shutil.copy(source / f"{MODEL}.{suffix}", models)
     suite = folder / "suite.toml"
@@ -115,3 +113,10 @@ def texts_of(folder: Path) -> tuple[str, str]:
     """The entry's and the suite's text."""
     entry = (folder / "models" / f"{MODEL}.toml").read_text("utf-8")
     return entry, (folder / "suite.toml").read_text("utf-8")
+
+
+def boards_folder() -> Path:
+    """Where the project's own leaderboards are."""
+    from robusteval.models.entry import built_in_folder
+
+    return built_in_folder().parent / "leaderboards"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.families.made import MODEL, Made
+from benchmarks.families.made import MODEL, Made, boards_folder
 from benchmarks.trials import EITHER, REFUSED, TAKEN, Case, Setting, command, nothing, shown
 
 _SPARSE = 2**36  # bytes that take no room on the disk
@@ -31,7 +31,8 @@ class Bad:
     def says(self) -> tuple[str, ...]:
         """The name, where it is one that can be read."""
         name = self.path.rstrip("/").rpartition("/")[2]
-        return (name,) if name.isascii() and name.isprintable() and 1 < len(name) < 40 else ()
+        fits = 1 < len(name) < 40 and len(self.path) < 200
+        return (name,) if name.isascii() and name.isprintable() and fits else ()
 
 
 def nowhere(end: str) -> Iterator[Bad]:
@@ -283,7 +284,7 @@ def homes(made: Made, rng: random.Random) -> Iterator[Case]:
         "dry run": dry,
         "verify": ("verify", str(made.run)),
         "compare": ("compare", str(made.run), str(made.run)),
-        "leaderboard check": ("leaderboard", "check"),
+        "leaderboard check": ("leaderboard", "check", "--folder", str(boards_folder())),
     }
     for told, arguments in commands.items():
         for where, setting in (("nothing", bare), ("$ROBUSTEVAL_DATA", named)):

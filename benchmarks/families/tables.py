@@ -11,7 +11,7 @@ from typing import Any
 
 import tomlkit
 
-from benchmarks.families.made import MODEL, Made, texts_of
+from benchmarks.families.made import MODEL, Made, boards_folder, texts_of
 from benchmarks.families.paths import no_files
 from benchmarks.trials import (
     EITHER,
@@ -241,7 +241,7 @@ def damaged(text: str, rng: random.Random) -> Iterator[tuple[str, bytes, frozens
         yield f"deep: {told}, last", f"{text}\n{deep}\n".encode(), REFUSED
         yield f"deep: {told}, alone", deep.encode(), REFUSED
     yield "a number of 5,000 digits", f"seeds = {'9' * 5000}\n{text}".encode(), REFUSED
-    yield "a line of 10 MB", f"# {'x' * 10_000_000}\n{text}".encode(), TAKEN
+    yield "a line of 10 MB", f"# {'x' * 10_000_000}\n{text}".encode(), EITHER
     yield "100,000 keys", (text + "\n[extra]\n" + "".join(f"k{i} = 1\n" for i in range(100_000))).encode(), REFUSED  # noqa: E501  # fmt: skip
     for cut in sorted(rng.sample(range(1, len(raw)), 25)):
         yield f"cut after {cut} bytes", raw[:cut], EITHER
@@ -408,7 +408,9 @@ def neighbours(made: Made, rng: random.Random) -> Iterator[Case]:
             def lay(lay_bad: Callable[[], object] = lay_bad) -> None:
                 made.lay_models()
                 lay_bad()
-                shutil.copytree(_boards(), "boards", ignore=lambda _, names: set(names) - _BOARDS)
+                shutil.copytree(
+                    boards_folder(), "boards", ignore=lambda _, names: set(names) - _BOARDS
+                )
 
             look = _tells if verb.startswith("list") else None
             act = command(*arguments, setting=setting)
@@ -416,12 +418,6 @@ def neighbours(made: Made, rng: random.Random) -> Iterator[Case]:
 
 
 _BOARDS = {"mnist_L2_2.csv"}
-
-
-def _boards() -> Path:
-    from robusteval.models.entry import built_in_folder
-
-    return built_in_folder().parent / "leaderboards"
 
 
 def _tells(seen: Seen) -> str:

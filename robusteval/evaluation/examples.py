@@ -64,11 +64,12 @@ def read_pictures(store: Store) -> Pictures:
         _require_pictures(pictures, metadata_of(content))
     except FileNotFoundError:
         return {}
-    except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
-        why = (isinstance(error, OSError) and error.strerror) or reason(error)
-        raise EvidenceError(
-            f"evidence {path} is corrupt ({why}): delete it and run the same command again"
-        ) from None
+    except OSError as error:
+        told = error.strerror or reason(error)
+        raise EvidenceError(f"evidence {path} can't be read ({told}): mend that first") from None
+    except (SafetensorError, LookupError, ValueError, TypeError) as error:
+        mend = "delete it and run the same command again"
+        raise EvidenceError(f"evidence {path} is corrupt ({reason(error)}): {mend}") from None
     return pictures
 
 

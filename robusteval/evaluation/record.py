@@ -97,7 +97,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """``run.json``.  Raises EvidenceError for no run, a corrupt one, and one of another schema."""
     path = folder / "run.json"
     try:
-        record = json.loads(read_file(path))
+        record = json.loads(read_file(path), parse_constant=_refuse_constant)
+        if not isinstance(record, dict):
+            raise ValueError("it holds no table")
         name, _, version = record["schema"].partition("/")
         schema = int(version)
     except (FileNotFoundError, NotADirectoryError):
@@ -110,6 +112,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
     require_readable(schema, path)
     return dict(record)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:

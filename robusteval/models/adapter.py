@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError, RobustevalError, kind_of, reason
+from robusteval.errors import AttackError, RobustevalError, kind_of, reason, shown
 from robusteval.models.heads import Similarity, prototype_distances
 from robusteval.models.network import PrototypeNetwork, precise
 
@@ -194,7 +194,7 @@ def wrap_module(
     if not isinstance(module, nn.Module):
         raise AttackError(f"{kind_of(module)} is no torch module: wrap what returns logits in one")
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
-        raise AttackError(f"classes = {classes!r}: choose a whole number from 2 up")
+        raise AttackError(f"classes = {shown(classes)}: choose a whole number from 2 up")
     return Adapter(Normalised(module, mean, std), classes)
 
 
@@ -215,7 +215,7 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
                 logits = as_logits(answer(module, some), len(some), classes)
         except RobustevalError:
             raise
-        except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may raise anything
             raise AttackError(
                 f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
                 f"{_mend(module, images)}"
