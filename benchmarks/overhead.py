@@ -22,11 +22,8 @@ from torch import Tensor
 from robusteval import api
 from robusteval.attacks import registry
 from robusteval.attacks.foreign import TORCHATTACKS
-from robusteval.attacks.libraries import (
-    AttackResult,
-    autoattack_members,
-    torchattacks_module,
-)
+from robusteval.attacks.libraries import autoattack_members, torchattacks_module
+from robusteval.attacks.results import AttackResult
 from robusteval.evaluation.plan import Cell, job_seed
 from robusteval.evaluation.suite import read_suite
 from robusteval.preparation import Prepared, prepare

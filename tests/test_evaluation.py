@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from robusteval import api
 from robusteval.attacks import registry
 from robusteval.attacks.counting import Counted
+from robusteval.attacks.results import AttackResult
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
 from robusteval.errors import (
@@ -686,7 +687,7 @@ def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Datase
             sizes.append(len(images))
             if len(images) > 10:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-            return registry.AttackResult(images + 0.01)
+            return AttackResult(images + 0.01)
 
     images, labels = digits.images(slice(0, 37)), digits.labels[:37]
     counted = Counted(pcl_digits, len(images))

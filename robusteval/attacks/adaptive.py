@@ -43,7 +43,6 @@ from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.libraries import (
-    AttackResult,
     Version,
     autoattack,
     square_fits,
@@ -51,6 +50,7 @@ from robusteval.attacks.libraries import (
 )
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.search import (
     AIMED,
     DRAWS,

@@ -15,7 +15,8 @@ from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.foreign import ADVLIB, check
 from robusteval.attacks.inputs import attack
-from robusteval.attacks.libraries import AttackResult, require_fit
+from robusteval.attacks.libraries import require_fit
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.seeding import seeded
 from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
 from importlib import import_module
 from io import StringIO
 from types import ModuleType
@@ -23,6 +22,7 @@ from robusteval.attacks.counting import Counted, PositiveLogits, as_counted
 from robusteval.attacks.foreign import Told, check
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import one_of
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import project
 from robusteval.errors import AttackError, UnknownNameError
@@ -48,15 +48,6 @@ AUTOATTACK_PARAMETERS: dict[str, Any] = {
     "square_queries": 5000,
     "restarts": 1,
 }
-
-
-@dataclass
-class AttackResult:
-    """Adversarial images, and what the library told and warned of on the way."""
-
-    images: Tensor
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 def torchattacks_module() -> ModuleType:

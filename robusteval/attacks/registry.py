@@ -13,7 +13,6 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.foreign import TABLES, check
 from robusteval.attacks.libraries import (
     AUTOATTACK_PARAMETERS,
-    AttackResult,
     autoattack,
     torchattacks_attack,
     torchattacks_module,
@@ -24,6 +23,7 @@ from robusteval.attacks.ranges import (
     require_named,
     require_parameters,
 )
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.catalogue import Catalogue
