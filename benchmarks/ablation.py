@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import stored
-from benchmarks.attacks import weights_of
+from benchmarks.attacks import VERSION, weights_of
 from robusteval import zoo
 from robusteval.attacks.adaptive import Cascade, Round
-from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import joint_loss
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen, cosine
@@ -301,8 +300,8 @@ class Result:
     """A variant on the ``correct`` initially correct ones of a model's validation images.
 
     ``only_it``: how many it leaves that the whole breaks; ``only_whole``: the other way round.
-    ``passes`` are per sample left, backward ones twice.  ``weights`` and ``code``: which training
-    of the model, and which version of the attacks.
+    ``passes`` are per sample left, backward ones twice.  ``weights``: which training of the model;
+    ``version``: which one of ``adaptive``.
     """
 
     model: str
@@ -316,7 +315,7 @@ class Result:
     only_it: int
     only_whole: int
     passes: float
-    code: str
+    version: int
 
     @property
     def place(self) -> Place:
@@ -383,7 +382,7 @@ def measured(
             only_it=int((left.robust & ~whole.robust).sum()),
             only_whole=int((whole.robust & ~left.robust).sum()),
             passes=round(left.passes, 1),
-            code=attacks_digest(),
+            version=VERSION,
         )
 
 
@@ -420,7 +419,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("ablation.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = [r for r in stored.read(arguments.out, Result) if r.code == attacks_digest()]
+    results = [r for r in stored.read(arguments.out, Result) if r.version == VERSION]
     last = [*variants_in(arguments.norm)][-1]
     done = {r.place for r in results if r.variant == last}
     for name in zoo.models_called(arguments.model):

@@ -36,10 +36,11 @@ from torch import Tensor
 from benchmarks import stored
 from robusteval import zoo
 from robusteval.attacks.adaptive import adaptive
-from robusteval.attacks.advlib import advlib_attack
-from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.counting import BACKWARD, Counted
-from robusteval.attacks.libraries import autoattack, autoattack_members, torchattacks_module
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack, autoattack_members
+from robusteval.attacks.libraries.torchattacks import torchattacks_module
+from robusteval.attacks.registry import find
 from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import load_dataset
 from robusteval.data.readers import Shape
@@ -54,6 +55,7 @@ from robusteval.numerics import wilson
 from robusteval.types import ThreatModel
 
 OURS = "adaptive"  # what the names of the project's own attacks begin with
+VERSION = find("robusteval", OURS).version
 Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
 
 
@@ -61,7 +63,7 @@ Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
 class Result:
     """One attack on one model; passes are per initially correct sample.
 
-    ``weights``: the first of their SHA-256, since a model may be trained anew.  ``code``: which
+    ``weights``: the first of their SHA-256, since a model may be trained anew.  ``version``: which
     version of the project's own attacks it was.
     """
 
@@ -77,12 +79,12 @@ class Result:
     backward: float
     seconds: float
     hardware: str
-    code: str = ""
+    version: int = 0
 
     @property
     def holds_today(self) -> bool:
-        """Whether the same code would run again: a library's, or ours as it stands."""
-        return not self.attack.startswith(OURS) or self.code == attacks_digest()
+        """Whether the same images would be found again: by a library, or by ours as it stands."""
+        return not self.attack.startswith(OURS) or self.version == VERSION
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -222,7 +224,7 @@ def run(
         backward=backward / n,
         seconds=seconds,
         hardware=hardware_name(device),
-        code=attacks_digest(),
+        version=VERSION,
     )
 
 
@@ -316,8 +318,9 @@ def machines(results: list[Result]) -> str:
 
 
 def versions(results: list[Result]) -> str:
-    """Which versions of the project's own attacks made the rows of ``adaptive``."""
-    return ", ".join(sorted({f"`{r.code}`" for r in results if r.attack.startswith(OURS)}))
+    """Which versions of ``adaptive`` made its rows; 0 is from before they were counted."""
+    found = sorted({r.version for r in results if r.attack.startswith(OURS)})
+    return ", ".join(str(v) if v else "0 (from before they were counted)" for v in found)
 
 
 def savings(ours: Result, theirs: Result) -> tuple[float, float]:

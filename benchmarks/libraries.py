@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.libraries import autoattack, torchattacks_attack
-from robusteval.attacks.libraries import torchattacks_module as torchattacks
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.libraries.torchattacks import torchattacks_module as torchattacks
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import Dataset, load_dataset

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from robusteval import api
-from robusteval.attacks import registry
-from robusteval.attacks.foreign import TORCHATTACKS
-from robusteval.attacks.libraries import autoattack_members, torchattacks_module
+from robusteval.attacks.libraries.autoattack import autoattack_members
+from robusteval.attacks.libraries.torchattacks import torchattacks_module
 from robusteval.attacks.results import AttackResult
 from robusteval.evaluation.plan import Cell, job_seed
 from robusteval.evaluation.suite import read_suite
@@ -34,9 +33,7 @@ def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: in
     threat, spec = cell.threats[0], cell.spec
     torch.manual_seed(seed)
     if spec.library == "robusteval":
-        found = registry.OWN.get(spec.attack)(
-            model, images, labels, threat, seed=seed, **cell.parameters
-        )
+        found = cell.attack.function(model, images, labels, threat, seed=seed, **cell.parameters)
         return found.images if isinstance(found, AttackResult) else found
     if spec.library == "autoattack":
         evaluation = pyautoattack.AutoAttack(
@@ -45,7 +42,7 @@ def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: in
         evaluation.attacks_to_run = list(autoattack_members(model.classes)[0])
         return evaluation.run_standard_evaluation(images, labels, batch_size=len(images))[0]
     keywords = dict(cell.parameters)
-    if TORCHATTACKS[spec.attack].eps:
+    if cell.attack.knows_eps:
         keywords["eps"] = threat.radius
     if spec.attack == "Square":
         keywords |= {"norm": threat.norm, "seed": seed % 2**31}

@@ -189,7 +189,8 @@ def contest(file: str = "attacks.csv") -> Iterator[str]:
         return
     yield from attacks.contest(current)
     yield ""
-    yield f"By attacks {attacks.versions(current)}, on {attacks.machines(current)}."
+    version = attacks.versions(current)
+    yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
 
 
 def parts() -> Iterator[str]:
@@ -200,7 +201,8 @@ def parts() -> Iterator[str]:
         return
     yield from ablation.table(current)
     yield ""
-    yield f"By attacks {', '.join(sorted({f'`{result.code}`' for result in current}))}."
+    versions = sorted({str(result.version) for result in current})
+    yield f"By version {', '.join(versions)} of `adaptive`."
 
 
 def _current(file: str, kind: type[Measured]) -> list[Measured]:

@@ -11,7 +11,8 @@ RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── OutputError            a place that can't be written
 ├── EvidenceError          a run's evidence that is missing, corrupt, newer, or in use
 ├── AttackError            an attack that can't run on this model, or returned nonsense
-└── TrainingError          training that can't start or went wrong
+├── TrainingError          training that can't start or went wrong
+└── PluginError            an installed plug-in that can't be used, or whose name is taken
 """
 
 
@@ -67,6 +68,10 @@ class AttackError(RobustevalError):
 
 class TrainingError(RobustevalError):
     """Training that can't start, or that went wrong."""
+
+
+class PluginError(RobustevalError):
+    """An installed plug-in that can't be used, or whose name something else has."""
 
 
 # What messages are made of

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robusteval import api
-from robusteval.attacks.code import attacks_digest
-from robusteval.attacks.registry import NEEDS_PROTOTYPES
+from robusteval.attacks.registry import find
+from robusteval.attacks.versions import others
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
@@ -17,7 +17,7 @@ from robusteval.evaluation.suite import Suite, read_suite, suite_names
 from robusteval.models.entry import Entry, find_entry, readable_entries
 from robusteval.report import board
 from robusteval.report.files import write_table
-from robusteval.report.rows import ATTACK, Row, broken, rows_of
+from robusteval.report.rows import ATTACK, Row, attack_versions, broken, rows_of
 from robusteval.report.scrutiny import model_of, uncountable
 from robusteval.report.summary import summarise
 from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
@@ -271,17 +271,20 @@ def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
     return [
         attack.name
         for attack in suite.attacks
-        if norm in attack.norms and (has_prototypes or attack.attack not in NEEDS_PROTOTYPES)
+        if norm in attack.norms
+        and (has_prototypes or not find(attack.library, attack.attack).needs.prototypes)
     ]
 
 
 def _told(rows: list[Row]) -> str:
     """How many models there are; of them, how many other code of ours attacked, or by a suite that
     isn't ours."""
-    ours = f"attacks={attacks_digest()}"
+    now = {
+        attack.name: find(attack.library, attack.attack) for attack in read_suite(REQUIRED).attacks
+    }
     parts = {
         "by other attacks than this version's": [
-            row for row in rows if ours not in row["versions"].split()
+            row for row in rows if others(attack_versions(row), now)
         ],
         "under a suite that is not the project's": [
             row for row in rows if row["suite"] not in suite_names()

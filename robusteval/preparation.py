@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from robusteval.ambient import refuse_inference_mode
-from robusteval.attacks.code import attacks_digest
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
@@ -26,6 +25,7 @@ from robusteval.evaluation.context import Access, Context
 from robusteval.evaluation.plan import (
     Plan,
     RunSpec,
+    attack_code,
     check_names,
     default_batch,
     expected_passes,
@@ -106,6 +106,7 @@ def prepare(
         time_limit=options.time_limit,
         **outliers,
         versions=library_versions(chosen),
+        code=attack_code(chosen),
         device=options.device,
         threads=options.threads or _threads(options.workers),
         keep=options.keep,
@@ -301,19 +302,19 @@ def record_of(prepared: Prepared, options: Options) -> dict[str, Any]:
         "entry": prepared.entry.model_dump(mode="json") if prepared.entry else None,
         "entry_reference": context.access.entry,
         **context.described(),
-        "provenance": provenance(options, context.spec.threads),
+        "provenance": provenance(options, context.spec),
     }
 
 
-def provenance(options: Options, threads: int) -> dict[str, Any]:
+def provenance(options: Options, spec: RunSpec) -> dict[str, Any]:
     """What the numbers were made with."""
     project = built_in_folder().parent
     return {
-        "versions": {**package_versions(), "attacks": attacks_digest()},
+        "versions": {**package_versions(), **spec.versions},
         "commit": commit_of(project),
         "dirty": is_dirty(project),
         "hardware": hardware_name(options.device),
         "device": options.device,
-        "threads": threads,
+        "threads": spec.threads,
         "date": time.strftime("%Y-%m-%d"),
     }

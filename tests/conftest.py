@@ -1,23 +1,31 @@
 """What several tests need: small models with known answers, and a place without the user's data."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
+from robusteval.plugins import plugins
+from tests.helpers.attacks import record_of
+from tests.helpers.plugins import lay_package
 
 # Workers of pytest-xdist share the cores.
 torch.set_num_threads(
     max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 )
 
+AddAttack = Callable[..., None]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -38,6 +46,33 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def add_attack() -> Iterator[Callable[..., None]]:
+    """Adds an attack of one's own for one test: its name, its function, and what else is known."""
+    with ExitStack() as added:
+
+        def add(name: str, function: Callable[..., Any], **facts: Any) -> None:
+            added.enter_context(OWN.having(name, record_of(name, function, **facts)))
+
+        yield add
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Installs a package for one test: its name, its version, its entry points, its modules."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def add(*given: Any) -> None:
+        lay_package(folder, *given)
+        plugins.cache_clear()
+
+    yield add
+    monkeypatch.undo()
+    plugins.cache_clear()
 
 
 def linear_model(weight: torch.Tensor, bias: torch.Tensor) -> Adapter:

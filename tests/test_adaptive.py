@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.adaptive import Cascade, adaptive, adaptive_told
-from robusteval.attacks.code import attacks_digest, what_runs
+from robusteval.attacks.code import code_of_module, what_runs
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
-from robusteval.attacks.libraries import autoattack
+from robusteval.attacks.libraries.autoattack import autoattack
 from robusteval.attacks.search import MARGIN, Search, cosine
 from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter, PrototypeAdapter
@@ -521,7 +521,7 @@ def test_the_digest_tells_code_from_words() -> None:
     plain = what_runs("def f():\n    return 1\n")
     assert what_runs('"""New."""\n\n\ndef f():\n    """Told."""\n    return 1  # why\n') == plain
     assert what_runs("def f():\n    return 2\n") != plain
-    assert len(attacks_digest()) == 8
+    assert len(code_of_module("robusteval.attacks.adaptive")) == 16
 
 
 def test_the_same_seed_gives_the_same_images() -> None:

@@ -5,19 +5,21 @@ from importlib.metadata import PackageNotFoundError, version
 import pytest
 import torch
 
-from robusteval.attacks import advlib, registry
+from robusteval.attacks import record
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.libraries import advlib
+from robusteval.attacks.registry import find
 from robusteval.attacks.steps import norms
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.evaluation.plan import library_versions
 from robusteval.evaluation.suite import read_suite
 from robusteval.types import Norm
+from tests.helpers.attacks import Call
 from tests.known import linear, margins, nearest_prototypes, threat_of
 
 
-def called(name: str, norm: Norm, **parameters: object) -> AttackCall:
-    call = AttackCall("advlib", name, parameters)
+def called(name: str, norm: Norm, **parameters: object) -> Call:
+    call = Call("advlib", name, parameters)
     call.check((norm,))
     return call
 
@@ -41,7 +43,7 @@ def test_smallest_perturbations(name: str, norm: Norm, parameters: dict[str, obj
     pytest.importorskip("adv_lib")
     known = linear(norm, 4)
     call = called(name, norm, **parameters)
-    assert not call.knows_eps
+    assert not call.record.knows_eps
     counted = as_counted(known.model, known.images)
     found = call(counted, known.images, known.labels, threat_of(norm, 0.01), 0).images
     ratios = known.ratios(found)[margins(known.model, found, known.labels) > -1e-5]
@@ -57,7 +59,7 @@ def test_attacks_that_are_told_eps(name: str, norm: Norm) -> None:
     known = linear(norm, 4)
     radius = float(known.smallest.median())
     call = called(name, norm)
-    assert call.knows_eps
+    assert call.record.knows_eps
     counted = as_counted(known.model, known.images)
     found = call(counted, known.images, known.labels, threat_of(norm, radius), 0).images
     assert norms(found - known.images, norm).max() <= radius + 1e-5
@@ -98,7 +100,7 @@ def test_without_the_extra_only_a_suite_that_uses_it_is_refused(
             raise PackageNotFoundError(package)
         return version(package)
 
-    monkeypatch.setattr(registry, "version", absent)
+    monkeypatch.setattr(record, "version", absent)
     assert "adv-lib" not in library_versions(read_suite("full"))
     with pytest.raises(AttackError, match="adv-lib is not installed"):
         library_versions(read_suite("minimum_norm"))
@@ -106,7 +108,7 @@ def test_without_the_extra_only_a_suite_that_uses_it_is_refused(
 
 def test_parameters_in_the_report_are_plain() -> None:
     pytest.importorskip("adv_lib")
-    shown = AttackCall("advlib", "alma", {"num_steps": 100}).all_parameters()
+    shown = find("advlib", "alma").all_parameters({"num_steps": 100})
     assert shown["num_steps"] == 100
     assert shown["distance"] == "l2"
     assert not {"callback", "penalty", "targeted"} & set(shown)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 import robusteval
 from robusteval import api
 from robusteval.ambient import plain_state
-from robusteval.attacks import own
 from robusteval.attacks.adaptive import Cascade, adaptive
-from robusteval.attacks.advlib import advlib_attack
-from robusteval.attacks.libraries import autoattack, torchattacks_attack
+from robusteval.attacks.gaussian_noise import gaussian_noise
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
@@ -44,9 +46,9 @@ ATTACKS: dict[str, Callable[[], Tensor]] = {
     "adaptive": lambda: adaptive(*GIVEN, passes_per_sample=30),
     "smallest": lambda: smallest(*GIVEN, steps=8),
     "transfer": lambda: transfer(*GIVEN, source=SOURCE, steps=3),
-    "joint_pc": lambda: own.joint_pc(*GIVEN, start=True),
-    "prototype_margin": lambda: own.prototype_margin(*GIVEN, steps=5),
-    "gaussian_noise": lambda: own.gaussian_noise(*GIVEN, draws=2),
+    "joint_pc": lambda: joint_pc(*GIVEN, start=True),
+    "prototype_margin": lambda: prototype_margin(*GIVEN, steps=5),
+    "gaussian_noise": lambda: gaussian_noise(*GIVEN, draws=2),
     "PGD": lambda: by_library("PGD", steps=3),
     "Square": lambda: by_library("Square", n_queries=5),
     "fmn": by_advlib,

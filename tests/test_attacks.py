@@ -7,20 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from robusteval.attacks import own
 from robusteval.attacks.counting import Counted, PositiveLogits, TimeLimitReached, as_counted
-from robusteval.attacks.libraries import autoattack, autoattack_members, torchattacks_attack
+from robusteval.attacks.gaussian_noise import gaussian_noise
+from robusteval.attacks.libraries.autoattack import autoattack, autoattack_members
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
+from robusteval.attacks.registry import find
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
 from robusteval.data.datasets import Dataset
-from robusteval.errors import AttackError
+from robusteval.errors import AttackError, UnknownNameError
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.conftest import linear_model
+from tests.helpers.attacks import Call
 from tests.known import linear, margins, pixel_prototypes, threat_of
 
 THREATS = {
@@ -93,7 +96,7 @@ def test_prototype_margin_breaks_exactly_what_the_closed_form_allows() -> None:
     gap = nearest_prototype_gap(model, images)
     for eps in ("0.02", "0.05", "0.1"):
         threat = ThreatModel("L2", parse_eps(eps))
-        found = own.prototype_margin(model, images, labels, threat, seed=0, start=False)
+        found = prototype_margin(model, images, labels, threat, seed=0, start=False)
         assert norms(found - images, "L2").max() <= threat.radius + 1e-6
         broken = model(found).argmax(1) != labels
         clear = (gap - threat.radius).abs() > 0.02 * threat.radius
@@ -106,7 +109,7 @@ def test_prototype_margin_breaks_exactly_what_the_closed_form_allows() -> None:
 def test_own_attacks_break_undefended_models(
     name: str, norm: str, pcl_digits: Adapter, nearest_digits: Adapter, digits: Dataset
 ) -> None:
-    attack, threat = getattr(own, name), THREATS[norm]
+    attack, threat = find("robusteval", name).function, THREATS[norm]
     for model in (pcl_digits, nearest_digits):
         images, labels = correct_part(model, digits, 60)
         found = attack(model, images, labels, threat, seed=0)
@@ -129,24 +132,24 @@ def test_own_attacks_count_a_pass_per_step_and_drop_broken_samples(
 ) -> None:
     images, labels = correct_part(pcl_digits, digits, 40)
     counted = Counted(pcl_digits)
-    own.joint_pc(counted, images, labels, THREATS["Linf"], seed=0, steps=10)
+    joint_pc(counted, images, labels, THREATS["Linf"], seed=0, steps=10)
     assert counted.forward_passes == counted.backward_passes
     assert len(images) < counted.forward_passes < 10 * len(images)
     tiny = ThreatModel("Linf", parse_eps("1/100000"))
     counted = Counted(pcl_digits)
-    own.prototype_margin(counted, images, labels, tiny, seed=0, steps=7)
+    prototype_margin(counted, images, labels, tiny, seed=0, steps=7)
     assert counted.forward_passes == counted.backward_passes == 7 * len(images)
 
 
 def test_prototype_attacks_refuse_models_without(ce_digits: Adapter, digits: Dataset) -> None:
     with pytest.raises(AttackError, match="no prototypes"):
-        own.joint_pc(ce_digits, digits.images(), digits.labels, THREATS["Linf"], seed=0)
+        joint_pc(ce_digits, digits.images(), digits.labels, THREATS["Linf"], seed=0)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_noise_is_a_weak_control(norm: str, pcl_digits: Adapter, digits: Dataset) -> None:
     images, labels = correct_part(pcl_digits, digits, 100)
-    found = own.gaussian_noise(pcl_digits, images, labels, THREATS[norm], seed=0)
+    found = gaussian_noise(pcl_digits, images, labels, THREATS[norm], seed=0)
     assert norms(found - images, THREATS[norm].norm).max() <= THREATS[norm].radius + 1e-6
     assert (pcl_digits(found).argmax(1) == labels).double().mean() > 0.9
 
@@ -160,13 +163,13 @@ def test_the_first_draw_that_breaks_is_kept_and_only_the_unbroken_are_drawn_for_
     for draws in (1, 8):
         counted = as_counted(model, images)
         before = float(counted.forward_passes.sum())
-        found = own.gaussian_noise(counted, images, labels, threat, draws=draws)
+        found = gaussian_noise(counted, images, labels, threat, draws=draws)
         broken = margins(known.model, found, labels) > 0
         left.append(int((~broken).sum()))
         each = counted.forward_passes - before / len(images)
         assert draws == 1 or (each[~broken] == 8).all()
         assert draws == 1 or (each[broken] < 8).any()
-        assert torch.equal(own.gaussian_noise(model, images, labels, threat, draws=draws), found)
+        assert torch.equal(gaussian_noise(model, images, labels, threat, draws=draws), found)
     assert 0 < left[1] < left[0]
     assert model.training
 
@@ -184,9 +187,9 @@ def test_each_library_attack_breaks_the_undefended_prototype_models(
     images, labels = correct_part(model, digits, 20)
     for norm in spec.norms:
         threat = THREATS[norm]
-        call = AttackCall(spec.library, spec.attack, spec.parameters_for(threat))
+        call = Call(spec.library, spec.attack, spec.parameters_for(threat))
         if spec.name == "square":
-            call = AttackCall(spec.library, spec.attack, {**spec.parameters, "n_queries": 1000})
+            call = Call(spec.library, spec.attack, {**spec.parameters, "n_queries": 1000})
         found = call(Counted(model), images, labels, threat, seed=1).images
         assert torch.isfinite(found).all()
         broken = (model(found).argmax(1) != labels).double().mean()
@@ -297,14 +300,14 @@ def test_autoattacks_warnings_are_kept_not_printed(capsys: pytest.CaptureFixture
 def test_same_seed_same_images(pcl_digits: Adapter, digits: Dataset) -> None:
     images, labels = correct_part(pcl_digits, digits, 20)
     threat = ThreatModel("Linf", parse_eps("0.05"))
-    call = AttackCall("torchattacks", "PGD", {"alpha": 0.01, "steps": 5, "random_start": True})
+    call = Call("torchattacks", "PGD", {"alpha": 0.01, "steps": 5, "random_start": True})
     first, again, other = (
         call(Counted(pcl_digits), images, labels, threat, seed=s).images for s in (3, 3, 4)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     threat = THREATS["Linf"]
-    square = AttackCall("torchattacks", "Square", {"n_queries": 50})
+    square = Call("torchattacks", "Square", {"n_queries": 50})
     first, other = (
         square(Counted(pcl_digits), images, labels, threat, seed=s).images for s in (3, 4)
     )
@@ -313,16 +316,14 @@ def test_same_seed_same_images(pcl_digits: Adapter, digits: Dataset) -> None:
 
 def test_unknown_library_names_and_parameters(pcl_digits: Adapter, digits: Dataset) -> None:
     images, labels = correct_part(pcl_digits, digits, 10)
-    with pytest.raises(AttackError, match="no attack 'PDG'"):
-        AttackCall("torchattacks", "PDG", {})(
-            Counted(pcl_digits), images, labels, THREATS["Linf"], 0
-        )
+    with pytest.raises(UnknownNameError, match="no attack 'PDG'"):
+        Call("torchattacks", "PDG", {})(Counted(pcl_digits), images, labels, THREATS["Linf"], 0)
     with pytest.raises(AttackError, match="step"):
-        AttackCall("torchattacks", "PGD", {"step": 3})(
+        Call("torchattacks", "PGD", {"step": 3})(
             Counted(pcl_digits), images, labels, THREATS["Linf"], 0
         )
     with pytest.raises(AttackError, match="setps"):
-        AttackCall("robusteval", "joint_pc", {"setps": 3})(
+        Call("robusteval", "joint_pc", {"setps": 3})(
             Counted(pcl_digits), images, labels, THREATS["Linf"], 0
         )
 

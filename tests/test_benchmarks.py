@@ -358,8 +358,8 @@ def test_a_contest_says_which_machine_measured_what() -> None:
     here, there = (("adaptive", 50, 100, 1), ("autoattack", 51, 3000, 60)), ("adaptive", 0, 9, 1)
     results = [*(result_of(*one) for one in here), result_of(*there, model="b", hardware="four")]
     assert attacks.machines(results) == "two cores: `ce_at_digits`; four: `b`"
-    by = [replace(result, code=code) for result, code in zip(results, "bca", strict=True)]
-    assert attacks.versions(by) == "`a`, `b`"  # AutoAttack's is its library's
+    by = [replace(result, version=v) for result, v in zip(results, (2, 3, 1), strict=True)]
+    assert attacks.versions(by) == "1, 2"  # AutoAttack's is its library's
 
 
 def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

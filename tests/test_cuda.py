@@ -15,9 +15,10 @@ from torch import Tensor
 
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive
-from robusteval.attacks.advlib import advlib_attack
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.libraries import autoattack, torchattacks_attack
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import norms
 from robusteval.data.datasets import load_dataset

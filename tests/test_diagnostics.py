@@ -20,7 +20,7 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel, parse_eps
-from tests.conftest import linear_model
+from tests.conftest import AddAttack, linear_model
 from tests.known import Misleading
 from tests.test_api_cli import cli
 from tests.test_evaluation import attack_spec, run_suite, suite_of, unprobed
@@ -422,9 +422,8 @@ def test_torchattacks_mode_trap_and_how_it_is_kept_out(digits: Dataset) -> None:
     assert result.complete
 
 
-def test_successes_that_storing_undoes(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_successes_that_storing_undoes(digits: Dataset, add_attack: AddAttack) -> None:
     """A model whose decision hangs on bits below 1/65535."""
-    from robusteval.attacks import registry
 
     class LastBits(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -445,7 +444,7 @@ def test_successes_that_storing_undoes(digits: Dataset, monkeypatch: pytest.Monk
     def nudge(model: Any, images: Tensor, labels: Tensor, threat: Any, *, seed: int) -> Tensor:
         return (images + 0.4 / 65535).clamp(0, 1)
 
-    monkeypatch.setitem(registry.OWN._items, "mine", nudge)
+    add_attack("mine", nudge)
     result = run_suite(Adapter(LastBits(), 2), data, suite_of(attack_spec()))
     assert result.outcomes[0].lost > 10
     assert verdict_of(result, "stored successes").verdict == "suspicious"

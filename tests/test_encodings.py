@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import pytest
+
 import robusteval
-from robusteval.attacks.code import attacks_digest, digest_of
+from robusteval.attacks import code
+from robusteval.attacks.code import code_of_module
 from tests.test_models import write_entry
 from tests.test_training import TRAINING
 
@@ -20,7 +24,7 @@ for ours in ("robusteval", "benchmarks"):
     warnings.filterwarnings("error", category=EncodingWarning, module=ours)
 from pathlib import Path
 from robusteval import api, leaderboards, listing
-from robusteval.attacks.code import attacks_digest
+from robusteval.attacks.code import code_of_module
 from robusteval.hardware import hardware_name, package_versions
 from robusteval.models.entry import read_entry
 from benchmarks import overhead, stored
@@ -36,7 +40,8 @@ rows = {kind: listing.ROWS[kind](None) for kind in ("models", "suites", "attacks
 overhead.plain_suite("quick")
 stored.read(Path("benchmarks/results/stored.csv"), dict)
 hardware_name(), package_versions()
-print(json.dumps({"held": told, "attacks": attacks_digest(), "hardware": hardware_name()}))
+code = code_of_module("robusteval.attacks.adaptive")
+print(json.dumps({"held": told, "attacks": code, "hardware": hardware_name()}))
 """
 
 
@@ -53,7 +58,7 @@ def test_in_a_locale_without_utf8_everything_reads_and_writes_as_elsewhere(tmp_p
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["attacks"] == attacks_digest()
+    assert told["attacks"] == code_of_module("robusteval.attacks.adaptive")
     assert set(told["held"].values()) == {True}
     assert "# ε ≤ 8/255" in (tmp_path / "tiny.toml").read_text("utf-8")
 
@@ -73,13 +78,26 @@ def test_what_other_processes_say_is_read_as_utf8() -> None:
     assert without == []
 
 
-def test_line_ends_of_a_checkout_change_no_digest(tmp_path: Path) -> None:
+def test_line_ends_of_a_checkout_change_no_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As git leaves them on Windows; what runs is the same."""
     source = Path(robusteval.__file__).parent / "attacks"
     shutil.copytree(source, tmp_path / "attacks", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (tmp_path / "attacks").glob("*.py"):
+    for path in (tmp_path / "attacks").rglob("*.py"):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert digest_of(tmp_path / "attacks") == attacks_digest()
-    code = tmp_path / "attacks" / "code.py"
-    code.write_bytes(code.read_bytes() + b"more = 1\r\n")
-    assert digest_of(tmp_path / "attacks") != attacks_digest()
+    here, name = code_of_module.__wrapped__, "robusteval.attacks.adaptive"
+    before, smallest = here(name), here("robusteval.attacks.smallest")
+
+    def copied(module: str) -> ModuleSpec | None:
+        path = tmp_path.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        return ModuleSpec(module, None, origin=str(path)) if path.is_file() else None
+
+    monkeypatch.setattr(code, "find_spec", copied)
+    assert here(name) == before
+    search = tmp_path / "attacks" / "random_search.py"
+    search.write_bytes(search.read_bytes() + b"more = 1\r\n")
+    assert here(name) != before  # which it imports
+    assert here("robusteval.attacks.smallest") == smallest
+    (tmp_path / "attacks" / "new.py").write_text("ATTACKS = ()\n")
+    assert here("robusteval.attacks.smallest") == smallest

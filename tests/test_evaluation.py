@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robusteval import api
-from robusteval.attacks import registry
 from robusteval.attacks.counting import Counted
+from robusteval.attacks.ranges import FLAG
 from robusteval.attacks.results import AttackResult
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
@@ -46,7 +46,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.preparation import Options, Prepared, record_of
 from robusteval.report.summary import summarise
 from robusteval.types import ThreatModel, parse_eps
-from tests.conftest import linear_model
+from tests.conftest import AddAttack, linear_model
+from tests.helpers.attacks import Call
 from tests.known import pixel_prototypes
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
@@ -109,13 +110,9 @@ def run_suite(
 
 
 @pytest.fixture
-def own_attack(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Tensor]], None]:
+def own_attack(add_attack: AddAttack) -> AddAttack:
     """Registers a function as the attack `mine` for one test."""
-
-    def register(function: Callable[..., Tensor]) -> None:
-        monkeypatch.setitem(registry.OWN._items, "mine", function)
-
-    return register
+    return lambda function, **facts: add_attack("mine", function, **facts)
 
 
 # Suites
@@ -269,9 +266,9 @@ def _expected(attack: str, restarts: int = 1, **parameters: object) -> tuple[int
 
 
 def test_restarts_multiply_what_a_sample_can_take() -> None:
-    assert _expected("Square", n_queries=10) == (11, 0)
-    assert _expected("Square", 3, n_queries=10) == (33, 0)
-    assert _expected("Square", n_queries=10, n_restarts=5) == (55, 0)
+    assert _expected("Square", n_queries=10) == (13, 0)
+    assert _expected("Square", 3, n_queries=10) == (39, 0)
+    assert _expected("Square", n_queries=10, n_restarts=5) == (61, 0)
 
 
 def test_mean_gradients_multiply_what_a_sample_can_take() -> None:
@@ -322,7 +319,7 @@ def test_an_eps_that_no_attack_uses_is_refused(digits: Dataset) -> None:
 def test_the_report_tells_defaults_too(pcl_digits: Adapter, digits: Dataset) -> None:
     suite = read_suite("full").only(["prototype_margin", "pgd_l2", "autoattack"])
     plan = plan_of(pcl_digits, digits, suite, [])
-    parameters = {c.spec.name: c.call.all_parameters() for c in plan.cells}
+    parameters = {c.spec.name: c.attack.all_parameters(c.parameters) for c in plan.cells}
     assert parameters["prototype_margin"] == {"steps": 40, "momentum": 0.0, "start": True}
     assert parameters["pgd_l2"]["alpha"] == pytest.approx(0.15)
     assert parameters["pgd_l2"]["random_start"] is True
@@ -392,14 +389,14 @@ def test_worst_case_is_per_sample(
 ) -> None:
     """Two attacks that break different samples: the worst case is neither's accuracy."""
     data = digits.balanced_subset(80)
-    pgd = registry.AttackCall("torchattacks", "PGD", {"alpha": 0.05, "steps": 10})
+    pgd = Call("torchattacks", "PGD", {"alpha": 0.05, "steps": 10})
 
     def half(model, images, labels, threat, *, seed, odd):  # type: ignore[no-untyped-def]
         found = pgd(model, images, labels, threat, seed).images
         keep = (torch.arange(len(images)) % 2 == 1) == odd
         return torch.where(keep.view(-1, 1, 1, 1), found, images)
 
-    own_attack(half)
+    own_attack(half, parameters={"odd": FLAG})
     suite = suite_of(
         attack_spec("a", attack="mine", parameters={"odd": True}),
         attack_spec("b", attack="mine", parameters={"odd": False}),
@@ -490,7 +487,7 @@ def test_restarts_go_to_survivors_only(
 ) -> None:
     sizes: list[int] = []
     seeds: list[int] = []
-    pgd = registry.AttackCall("torchattacks", "PGD", {"alpha": 0.02, "steps": 4})
+    pgd = Call("torchattacks", "PGD", {"alpha": 0.02, "steps": 4})
 
     def spied(model, images, labels, threat, *, seed):  # type: ignore[no-untyped-def]
         sizes.append(len(images))
@@ -679,29 +676,37 @@ def test_an_attack_that_changes_the_model_has_no_number(
     assert found["unchanged model"].verdict == "broken"
 
 
-def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Dataset) -> None:
+def test_a_batch_that_does_not_fit_is_halved(
+    pcl_digits: Adapter, digits: Dataset, own_attack: AddAttack
+) -> None:
     sizes: list[int] = []
 
-    class Call:
-        def __call__(self, model, images, labels, threat, seed):  # type: ignore[no-untyped-def]
-            sizes.append(len(images))
-            if len(images) > 10:
-                raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-            return AttackResult(images + 0.01)
+    def large(model, images, labels, threat, *, seed):  # type: ignore[no-untyped-def]
+        sizes.append(len(images))
+        if len(images) > 10:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return AttackResult(images + 0.01)
 
+    own_attack(large)
     images, labels = digits.images(slice(0, 37)), digits.labels[:37]
     counted = Counted(pcl_digits, len(images))
-    found, notes, _ = _attack(counted, Call(), images, labels, LINF, 0)  # type: ignore[arg-type]
+    cell = Cell(attack_spec(), (LINF,), {})
+    found, notes, _ = _attack(counted, cell, images, labels, LINF, 0)
     torch.testing.assert_close(found, images + 0.01)
     assert max(s for s in sizes if s <= 10) == 10
     assert any("halved" in note for note in notes)
 
-    class Broken(Call):
-        def __call__(self, model, images, labels, threat, seed):  # type: ignore[no-untyped-def]
-            raise RuntimeError("something else")
 
+def test_what_fails_otherwise_is_not_tried_on_half_a_batch(
+    pcl_digits: Adapter, digits: Dataset, own_attack: AddAttack
+) -> None:
+    def broken(*given: object, seed: int) -> Tensor:
+        raise RuntimeError("something else")
+
+    own_attack(broken)
+    images, labels = digits.images(slice(0, 37)), digits.labels[:37]
     with pytest.raises(RuntimeError, match="something else"):
-        _attack(counted, Broken(), images, labels, LINF, 0)  # type: ignore[arg-type]
+        _attack(Counted(pcl_digits, 37), Cell(attack_spec(), (LINF,), {}), images, labels, LINF, 0)
 
 
 def test_images_outside_the_unit_range_are_refused(pcl_digits: Adapter, digits: Dataset) -> None:

@@ -19,7 +19,6 @@ from torch import nn
 from benchmarks.overhead import plain_suite
 from benchmarks.resume import without_times
 from robusteval import api
-from robusteval.attacks import registry
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
@@ -39,6 +38,7 @@ from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.preparation import prepare
 from robusteval.types import Norm, ThreatModel, parse_eps
+from tests.conftest import AddAttack
 from tests.known import linear, margins, threat_of
 from tests.test_api_cli import cli, refused
 from tests.test_evaluation import attack_spec, run_suite, suite_of, unprobed
@@ -174,7 +174,7 @@ def test_a_later_restart_does_not_undo_what_storing_kept(monkeypatch: pytest.Mon
     """The first breaks samples by so little that rounding inward undoes it; the second fails."""
     known, undone = linear("L2", 3), 0
     forms = Forms.of(Adapter(known.model, 3), PLAIN, PLAIN)
-    spec = attack_spec(norms=("L2",), restarts=2)
+    spec = attack_spec(attack="adaptive", norms=("L2",), restarts=2)
     for row in range(20):
         image, label = known.images[row : row + 1], known.labels[row : row + 1]
         threat = threat_of("L2", 1.002 * float(known.smallest[row]))
@@ -469,7 +469,7 @@ def test_a_model_from_python_has_no_workers(pcl_digits: Adapter) -> None:
 
 
 def test_what_failed_is_tried_again(
-    pcl_digits: Adapter, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pcl_digits: Adapter, digits: Dataset, tmp_path: Path, add_attack: AddAttack
 ) -> None:
     broken = True
 
@@ -478,7 +478,7 @@ def test_what_failed_is_tried_again(
             raise ValueError("not today")
         return images
 
-    monkeypatch.setitem(registry.OWN._items, "mine", moody)
+    add_attack("mine", moody)
     data, suite = digits.balanced_subset(20), suite_of(attack_spec())
     first = run_suite(pcl_digits, data, suite, folder=tmp_path)
     assert first.outcomes[0].status == "failed"

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from robusteval import api
-from robusteval.attacks import registry
 from robusteval.data.datasets import Dataset
 from robusteval.evaluation.findings import plausible_accuracy, verification
 from robusteval.evaluation.progress import Silent
@@ -21,7 +20,7 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import all_entries, built_in_folder, find_entry
 from robusteval.models.loading import load_model
 from robusteval.numerics import drawn_alike
-from tests.conftest import linear_model
+from tests.conftest import AddAttack, linear_model
 from tests.test_api_cli import cli
 from tests.test_evaluation import run_suite, unprobed
 
@@ -139,7 +138,7 @@ class Told(Silent):
 
 
 def test_doubt_is_told_before_the_first_attack(
-    pcl_digits: Adapter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pcl_digits: Adapter, add_attack: AddAttack, tmp_path: Path
 ) -> None:
     """Classes in another order; told once more where the run goes on."""
     progress = Told()
@@ -154,7 +153,7 @@ def test_doubt_is_told_before_the_first_attack(
             raise KeyboardInterrupt
         return images
 
-    monkeypatch.setitem(registry.OWN._items, "mine", mine)
+    add_attack("mine", mine)
     suite = tmp_path / "s.toml"
     suite.write_text(
         'name = "s"\n[[attacks]]\nname = "mine"\ntitle = "Mine"\nlibrary = "robusteval"\n'

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 import robusteval
 from robusteval.api import Options
-from robusteval.attacks import own
 from robusteval.attacks.adaptive import adaptive, adaptive_told
-from robusteval.attacks.advlib import advlib_attack
-from robusteval.attacks.libraries import autoattack, square_fits, torchattacks_attack
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.gaussian_noise import gaussian_noise
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
+from robusteval.attacks.squares import square_fits
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
 from robusteval.evaluation.verify import state_digest
@@ -24,6 +26,7 @@ from robusteval.models.acceleration import PLAIN, choose_forms, folded_if_same
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.heads import prototype_distances
 from robusteval.types import Norm
+from tests.helpers.attacks import Call
 from tests.known import Function, images_near_grey, linear, margins, threat_of
 from tests.test_api_cli import cli, refused
 
@@ -45,11 +48,11 @@ def by_advlib(*given: Any) -> Tensor:
 
 
 def by_noise(*given: Any) -> Tensor:
-    return own.gaussian_noise(*given, draws=2)
+    return gaussian_noise(*given, draws=2)
 
 
 OWN: list[Attack] = [adaptive, smallest, by_source]
-OTHERS = [by_torchattacks, by_advlib, by_noise, own.gaussian_noise, autoattack]
+OTHERS = [by_torchattacks, by_advlib, by_noise, gaussian_noise, autoattack]
 
 
 # Randomised modules
@@ -211,7 +214,7 @@ def test_inference_mode_is_refused(attack: Attack) -> None:
 def test_own_attacks_of_the_papers_under_no_grad(pcl_digits: PrototypeAdapter) -> None:
     images, labels = torch.rand(4, 1, 8, 8), torch.arange(4)
     threat = threat_of("Linf", 0.1)
-    for attack in (own.joint_pc, own.prototype_margin):
+    for attack in (joint_pc, prototype_margin):
         expected = attack(pcl_digits, images, labels, threat)
         with torch.no_grad():
             assert torch.equal(attack(pcl_digits, images, labels, threat), expected)
@@ -290,7 +293,7 @@ def test_what_would_be_no_attack_is_refused(
     name: str, parameters: dict[str, object], told: str, pcl_digits: PrototypeAdapter
 ) -> None:
     """Before anything runs, and by the function itself."""
-    call = AttackCall("robusteval", name, parameters)
+    call = Call("robusteval", name, parameters)
     with pytest.raises(AttackError, match=told):
         call.check(("Linf",))
     images, labels = torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)

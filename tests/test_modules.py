@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import robusteval
 from robusteval import api
-from robusteval.attacks import own
 from robusteval.attacks.adaptive import adaptive, adaptive_told
-from robusteval.attacks.advlib import advlib_attack
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
-from robusteval.attacks.libraries import autoattack, torchattacks_attack
+from robusteval.attacks.gaussian_noise import gaussian_noise
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError, RobustevalError
@@ -55,7 +56,7 @@ def test_a_module_that_works_in_place_is_attacked_as_any(norm: Norm, channels: i
     for attack in (
         lambda *given: adaptive(*given, passes_per_sample=20),
         lambda *given: smallest(*given, steps=10),
-        lambda *given: own.gaussian_noise(*given, draws=2),
+        lambda *given: gaussian_noise(*given, draws=2),
         lambda *given: (
             torchattacks_attack(*given, name="Square", seed=0, parameters={"n_queries": 4})
             if norm == "Linf"
@@ -205,7 +206,7 @@ def test_attacks_by_gradients_say_that_there_are_none(how: str) -> None:
     found = autoattack(*flat)
     assert found.notes[-1].startswith("square broke")
     assert f"apgd-ce, apgd-dlr, fab-t can't run: {NO_GRADIENT}" in found.warnings
-    assert own.gaussian_noise(*flat, draws=2).shape == known.images.shape
+    assert gaussian_noise(*flat, draws=2).shape == known.images.shape
     assert transfer(*flat, source=known.model, steps=3).shape == known.images.shape
     square = torchattacks_attack(*flat, name="Square", seed=0, parameters={"n_queries": 3})
     assert square.images.shape == known.images.shape

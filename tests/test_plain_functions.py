@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks import own
 from robusteval.attacks.adaptive import adaptive, adaptive_told
-from robusteval.attacks.advlib import advlib_attack
-from robusteval.attacks.libraries import autoattack, torchattacks_attack
+from robusteval.attacks.gaussian_noise import gaussian_noise
+from robusteval.attacks.libraries.advlib import advlib_attack
+from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
@@ -41,12 +43,12 @@ def by_source(*given: Any) -> Tensor:
 
 
 def by_noise(*given: Any) -> Tensor:
-    return own.gaussian_noise(*given, draws=2)
+    return gaussian_noise(*given, draws=2)
 
 
 PLAIN: list[Attack] = [
-    *(adaptive, adaptive_told, smallest, by_source, own.joint_pc, own.prototype_margin),
-    *(own.gaussian_noise, by_noise, by_torchattacks, by_advlib, autoattack),
+    *(adaptive, adaptive_told, smallest, by_source, joint_pc, prototype_margin),
+    *(gaussian_noise, by_noise, by_torchattacks, by_advlib, autoattack),
 ]
 THREAT = threat_of("Linf", 0.05)
 KNOWN = nearest_prototypes(count=6)
@@ -120,7 +122,7 @@ ODD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a class": (lambda z: z.argmax(1).float(), r"shape \(1,\) for one image"),
     "of the batch": (lambda z: z.mean(0, keepdim=True), r"shape \(1, 5\) for 2 images"),
 }
-NEED_NO_LOGITS = (own.gaussian_noise, own.joint_pc, own.prototype_margin)  # or prototypes
+NEED_NO_LOGITS = (gaussian_noise, joint_pc, prototype_margin)  # or prototypes
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -134,7 +136,7 @@ def test_a_module_that_returns_no_logits_is_refused(attack: Attack, wrapped: boo
             attack(module, IMAGES, LABELS, THREAT)
 
 
-@pytest.mark.parametrize("attack", [a for a in PLAIN if a is not own.gaussian_noise])
+@pytest.mark.parametrize("attack", [a for a in PLAIN if a is not gaussian_noise])
 def test_images_that_the_model_cannot_read(attack: Attack) -> None:
     """Torch's words, and one line."""
     wide = IMAGES.repeat(1, 3, 1, 1)
@@ -154,7 +156,7 @@ def test_float64_images_ask_for_float64_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int16, torch.uint8, torch.uint16])
-@pytest.mark.parametrize("attack", [smallest, own.joint_pc, own.prototype_margin, by_torchattacks])
+@pytest.mark.parametrize("attack", [smallest, joint_pc, prototype_margin, by_torchattacks])
 def test_labels_of_any_integer_type(attack: Attack, kind: torch.dtype) -> None:
     found = attack(KNOWN.model, IMAGES, LABELS.to(kind), THREAT)
     assert torch.equal(found, attack(KNOWN.model, IMAGES, LABELS, THREAT))
@@ -162,15 +164,15 @@ def test_labels_of_any_integer_type(attack: Attack, kind: torch.dtype) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64, True, 1.5, "3", None])
 def test_seeds_are_whole_numbers(seed: Any) -> None:
-    for attack in (adaptive, smallest, own.gaussian_noise):
+    for attack in (adaptive, smallest, gaussian_noise):
         with pytest.raises(AttackError, match=r"seed = .*: choose a whole number from 0 up"):
             attack(KNOWN.model, IMAGES, LABELS, THREAT, seed=seed)
-    own.gaussian_noise(KNOWN.model, IMAGES, LABELS, THREAT, seed=np.int64(3))  # type: ignore[arg-type]
+    gaussian_noise(KNOWN.model, IMAGES, LABELS, THREAT, seed=np.int64(3))  # type: ignore[arg-type]
 
 
 def test_images_and_labels_stay_the_callers() -> None:
     images, labels = IMAGES.clone().requires_grad_(), LABELS.clone()
-    for attack in (smallest, own.joint_pc, by_torchattacks):
+    for attack in (smallest, joint_pc, by_torchattacks):
         assert not attack(KNOWN.model, images, labels, THREAT).requires_grad
     assert torch.equal(images, IMAGES)
     assert torch.equal(labels, LABELS)

@@ -11,21 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from robusteval import api
-from robusteval.attacks import advlib, registry
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.foreign import ADVLIB, REFUSED, TABLES, TORCHATTACKS
-from robusteval.attacks.libraries import torchattacks_attack, torchattacks_module
-from robusteval.attacks.ranges import FROM_THE_HARNESS, RANGES
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.libraries import advlib, torchattacks
+from robusteval.attacks.libraries.torchattacks import (
+    REFUSED,
+    torchattacks_attack,
+    torchattacks_module,
+)
+from robusteval.attacks.ranges import FROM_THE_HARNESS
+from robusteval.attacks.registry import find
 from robusteval.errors import AttackError
 from robusteval.evaluation.plan import check_names
 from robusteval.evaluation.suite import read_suite, suite_names
 from robusteval.types import NORMS, ThreatModel
+from tests.conftest import AddAttack
+from tests.helpers.attacks import Call
 from tests.known import images_near_grey, threat_of
 from tests.test_api_cli import cli, refused
 
 # What no suite can give: starting points, penalties, other forms of the answer.
 LEFT_OUT = {"starting_points", "penalty", "return_unsuccessful", "return_targets"}
+TABLES = {"torchattacks": torchattacks.TABLE.listed, "advlib": advlib.TABLE.listed}
+TORCHATTACKS, ADVLIB = TABLES["torchattacks"], TABLES["advlib"]
 EVERY = [(library, name) for library, table in TABLES.items() for name in table]
 
 
@@ -83,7 +90,7 @@ def test_what_is_no_value_is_refused_for_each_parameter(library: str, name: str)
         for value in bad:
             if value is None and within.optional:
                 continue
-            call = AttackCall(library, name, {parameter: value})
+            call = Call(library, name, {parameter: value})
             with pytest.raises(AttackError, match=f"{name}: {parameter} = .*: choose ") as caught:
                 call.check(told.norms)
             assert "\n" not in str(caught.value)
@@ -95,29 +102,29 @@ def test_other_norms_are_refused(library: str, name: str) -> None:
     told = TABLES[library][name]
     for norm in set(NORMS) - set(told.norms):
         with pytest.raises(AttackError, match=f"{name} doesn't work in {norm}: set its norms to"):
-            AttackCall(library, name, {}).check((norm,))
-    AttackCall(library, name, {}).check(told.norms)
+            Call(library, name, {}).check((norm,))
+    Call(library, name, {}).check(told.norms)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_says_why(name: str) -> None:
     with pytest.raises(AttackError, match=f"{name} can't be run: "):
-        AttackCall("torchattacks", name, {}).check(("Linf",))
+        Call("torchattacks", name, {}).check(("Linf",))
 
 
 @pytest.mark.parametrize("parameter", ["eps", "norm", "seed", "n_classes", "verbose"])
 def test_what_the_run_gives_is_no_parameter(parameter: str) -> None:
     with pytest.raises(AttackError, match=f"{parameter} is given by the run itself"):
-        AttackCall("torchattacks", "APGDT", {parameter: 1}).check(("Linf",))
+        Call("torchattacks", "APGDT", {parameter: 1}).check(("Linf",))
 
 
 def test_unknown_parameters_name_the_near_ones() -> None:
     with pytest.raises(AttackError, match=r"no parameter 'step'.*did you mean steps"):
-        AttackCall("torchattacks", "PGD", {"step": 3}).check(("Linf",))
+        Call("torchattacks", "PGD", {"step": 3}).check(("Linf",))
     with pytest.raises(AttackError, match=r"no parameter 'alpha'.*it has none"):
-        AttackCall("torchattacks", "FGSM", {"alpha": 0.1}).check(("Linf",))
+        Call("torchattacks", "FGSM", {"alpha": 0.1}).check(("Linf",))
     with pytest.raises(AttackError, match=r"no parameter 'setps'.*did you mean steps"):
-        AttackCall("robusteval", "joint_pc", {"setps": 3}).check(("Linf",))
+        Call("robusteval", "joint_pc", {"setps": 3}).check(("Linf",))
 
 
 def test_a_new_class_of_a_library_is_not_run_with_values_that_nobody_saw(
@@ -144,7 +151,7 @@ def test_every_attack_is_one_with_its_defaults(name: str) -> None:
     if name == "Square":
         norm = "Linf"  # its first windows don't fit on such images in L2
     counted = as_counted(model, images)
-    call = AttackCall("torchattacks", name, {})
+    call = Call("torchattacks", name, {})
     found = call(counted, images, labels, threat_of(norm, 0.2 if norm == "Linf" else 2), 0).images
     assert counted.forward_passes.sum() >= len(images)
     assert not torch.equal(found, images)
@@ -152,14 +159,47 @@ def test_every_attack_is_one_with_its_defaults(name: str) -> None:
         assert (model(found).argmax(1) != labels).any()
 
 
+# Enough to tell one factor of an attack's passes from another.
+SMALL = {
+    **{"n_queries": 50, "steps": 12, "max_iterations": 20, "binary_search_steps": 3},
+    **{"num_steps": 24, "n_iter": 12, "nb_iter": 5, "nb_sample": 8, "iter": 12, "search_iter": 4},
+    **{"df_steps": 6, "N": 4, "m": 3, "eot_iter": 2, "n_restarts": 2, "restarts": 2},
+    **{"noise_batch_size": 4, "batch_max": 16, "num_iter_set": 5, "num_targets": 3},
+}
+STOPS_EARLY = {
+    *("CW", "DeepFool", "EADEN", "FAB", "fab", "df", "sdf", "tr"),
+    *("carlini_wagner_l2", "carlini_wagner_linf"),
+}
+
+
+@pytest.mark.parametrize(("library", "name"), EVERY)
+def test_passes_are_those_that_it_states(library: str, name: str) -> None:
+    """At most so many for each sample that isn't broken, and of most attacks hardly fewer."""
+    signature_of(library, name)
+    attack, model = find(library, name), network()
+    images = images_near_grey(4, (3, 8, 8))
+    labels = model(images).argmax(1)
+    given = {k: v for k, v in SMALL.items() if k in attack.parameters}
+    threat = threat_of(attack.norms[0], 1e-5 if attack.knows_eps else 0.1)
+    counted = as_counted(model, images)
+    attack.run(counted, images, labels, threat, 0, given)
+    forward, backward = attack.expected_passes(given, 5)
+    made = counted.forward_passes.mean(), counted.backward_passes.mean()
+    assert made[0] <= forward
+    assert made[1] <= backward
+    if name not in STOPS_EARLY:
+        assert made[0] > 0.85 * forward
+        assert made[1] >= 0.85 * backward
+
+
 def test_the_number_of_classes_is_the_models() -> None:
     """By default APGDT asks for ten, which five are not."""
     model, images = network(), images_near_grey(4, (3, 8, 8))
     labels = model(images).argmax(1)
     given = (as_counted(model, images), images, labels, threat_of("Linf", 0.2), 0)
-    found = AttackCall("torchattacks", "APGDT", {"steps": 5})(*given)
+    found = Call("torchattacks", "APGDT", {"steps": 5})(*given)
     assert (model(found.images).argmax(1) != labels).all()
-    assert "n_classes" not in AttackCall("torchattacks", "APGDT", {}).all_parameters()
+    assert "n_classes" not in find("torchattacks", "APGDT").all_parameters({})
 
 
 def test_images_and_classes_that_an_attack_cannot_take() -> None:
@@ -223,9 +263,10 @@ def test_a_suite_that_would_do_nothing_is_refused_before_the_run(
 
 
 def test_numpys_integers_are_integers() -> None:
-    assert RANGES["smallest"]["steps"].has(np.int64(5))
-    assert RANGES["joint_pc"]["step_size"].has(np.float32(0.5))
-    assert not RANGES["joint_pc"]["start"].has(1)
+    assert find("robusteval", "smallest").parameters["steps"].has(np.int64(5))
+    joint = find("robusteval", "joint_pc").parameters
+    assert joint["step_size"].has(np.float32(0.5))
+    assert not joint["start"].has(1)
 
 
 # What evidence tells of an attack that did nothing
@@ -238,11 +279,9 @@ def idle(
     return images
 
 
-def test_an_attack_that_did_nothing_is_a_finding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attack_that_did_nothing_is_a_finding(tmp_path: Path, add_attack: AddAttack) -> None:
     """Noise that 16 bits round away apart."""
-    monkeypatch.setitem(registry.OWN._items, "idle", idle)
+    add_attack("idle", idle)
     suite = tmp_path / "mine.toml"
     both = 'Linf", "L2'
     lazy = SUITE.format(library="robusteval", attack="idle", norm=both, rest="")
@@ -255,23 +294,6 @@ def test_an_attack_that_did_nothing_is_a_finding(
     assert found["measured"].endswith("no pass: A (L∞ 1e-09), A (L2 0.1)")
     again = api.rebuild_report(report.folder)  # from the evidence alone
     assert found in again.content["findings"]
-
-
-def test_seeds_of_plug_ins_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """32 bits; our own attacks keep all of theirs."""
-    seeds = []
-
-    def mine(model: object, images: Tensor, *_: object, seed: int) -> Tensor:
-        seeds.append(seed)
-        return images
-
-    images = images_near_grey(2)
-    given = (nn.Flatten(), images, torch.zeros(2).long(), threat_of("Linf", 0.1), 2**55 + 3)
-    for name in ("mine", "smallest"):
-        monkeypatch.setitem(registry.OWN._items, name, mine)
-        AttackCall("robusteval", name, {})(*given)  # type: ignore[arg-type]
-    assert seeds == [3, 2**55 + 3]
-    np.random.RandomState(seeds[0])  # which 56 bits are too many for
 
 
 def test_adv_lib_has_the_same_names() -> None:

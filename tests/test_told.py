@@ -13,8 +13,8 @@ import torch
 
 from robusteval import api
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.own import joint_pc, prototype_margin
-from robusteval.attacks.registry import OWN, AttackCall
+from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
+from robusteval.attacks.registry import OWN
 from robusteval.cli import complaint
 from robusteval.data.datasets import Dataset
 from robusteval.evaluation.findings import unprobed
@@ -27,6 +27,7 @@ from robusteval.report.summary import _claim
 from robusteval.report.wording import UNAWARE, found_text, incomplete_text, worst_text
 from robusteval.terminal import _claim_line
 from robusteval.types import ThreatModel, parse_eps
+from tests.helpers.attacks import Call
 from tests.test_api_cli import cli
 
 
@@ -261,12 +262,11 @@ def test_our_ascents_tell_each_samples_passes(
 
 
 def test_which_attacks_tell_passes_by_sample() -> None:
-    assert {n for n in OWN if AttackCall("robusteval", n, {}).by_sample} == {
+    assert {n for n in OWN if Call("robusteval", n, {}).record.by_sample} == {
         *("adaptive", "joint_pc", "prototype_margin", "transfer"),
     }
     for library, name in (("autoattack", "standard"), ("torchattacks", "PGD"), ("advlib", "fmn")):
-        assert not AttackCall(library, name, {}).by_sample
-    assert not AttackCall("torchattacks", "adaptive", {}).by_sample
+        assert not Call(library, name, {}).record.by_sample
 
 
 def test_a_line_only_where_passes_are_told_by_sample(report: api.Report) -> None:

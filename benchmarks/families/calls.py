@@ -99,7 +99,8 @@ def _labels() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
 
 def _attacks() -> dict[str, Callable[..., Any]]:
     from robusteval.attacks.adaptive import adaptive
-    from robusteval.attacks.own import gaussian_noise, joint_pc, prototype_margin
+    from robusteval.attacks.gaussian_noise import gaussian_noise
+    from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
     from robusteval.attacks.smallest import smallest
     from robusteval.attacks.transfer import transfer
 

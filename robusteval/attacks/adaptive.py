@@ -42,14 +42,12 @@ from torch import Tensor, nn
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.inputs import attack
-from robusteval.attacks.libraries import (
-    Version,
-    autoattack,
-    square_fits,
-    torchattacks_attack,
-)
+from robusteval.attacks.libraries.autoattack import Version, autoattack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.random_search import flip_squares
-from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.ranges import require_within, whole
+from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Parameters, defaults_of
 from robusteval.attacks.results import AttackResult
 from robusteval.attacks.search import (
     AIMED,
@@ -68,11 +66,13 @@ from robusteval.attacks.search import (
     shrinking,
 )
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.errors import AttackError
 from robusteval.models.acceleration import cosines
 from robusteval.types import ThreatModel
 
+_RANGES = {"passes_per_sample": whole(3)}
 _MARGIN_STEPS = {"Linf": 20, "L2": 45}
 # Rounds over the wrong classes: the share of survivors, the nearest to breaking, and the steps
 # towards each class.  What is left of the budget goes to all survivors by turns.
@@ -163,7 +163,7 @@ def adaptive_told(
     passes_per_sample: int = 400,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
-    require_parameters("adaptive", passes_per_sample=passes_per_sample)
+    require_within("adaptive", {"passes_per_sample": passes_per_sample}, _RANGES)
     if len(images) == 0:
         return AttackResult(images)
     with seeded(seed, images.device):  # a model may draw from the global generators
@@ -537,3 +537,27 @@ def _steps_cost(samples: int, steps: int) -> int:
 def _flip_cost(samples: int, queries: int, together: int) -> int:
     """The passes of random search, the verdicts on the best included."""
     return samples * (queries + queries // together)
+
+
+def _passes(given: Parameters, classes: int) -> tuple[int, int]:
+    """A backward pass counts as two; random search takes none, nor do the queries on top."""
+    budget = given["passes_per_sample"]
+    return budget + 44, budget // 3
+
+
+ATTACKS = (
+    Attack(
+        name="adaptive",
+        library=ROBUSTEVAL,
+        function=adaptive_told,
+        norms=BOTH,
+        knows_eps=True,
+        needs=ANY_MODEL,
+        gradients="both",
+        by_sample=True,
+        passes=_passes,
+        parameters=_RANGES,
+        defaults=defaults_of(lambda: adaptive_told),
+        version=1,
+    ),
+)

@@ -1,26 +1,62 @@
-"""Which version of this package's attacks runs: a number belongs to the code that found it."""
+"""Which code computes an attack: edited code never goes on with older evidence.
+
+What people are told is an attack's version (see ``record.Attack``); the digests here are for runs.
+"""
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 _HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_HERE = "robusteval.attacks"
 
 
 @cache
-def attacks_digest() -> str:
-    """Eight hex digits for what the modules beside this one do."""
-    return digest_of(Path(__file__).parent)
-
-
-def digest_of(folder: Path) -> str:
-    """The same on every machine, however its locale reads text or its git ends lines."""
+def code_of_module(name: str) -> str:
+    """Sixteen hex digits for what a module does, and all that it imports of this folder: the same
+    on every machine, however its locale reads text or its git ends lines."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        source = path.read_text("utf-8")
-        digest.update(f"{path.name}\n{what_runs(source)}\n".encode())
-    return digest.hexdigest()[:8]
+    for module, code in sorted(_needed(name).items()):
+        digest.update(f"{module}\n{code}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _needed(first: str) -> dict[str, str]:
+    """What runs of a module, and of each one in this folder that it leads to, by name."""
+    found: dict[str, str] = {}
+    left = [first]
+    while left:
+        if (name := left.pop()) in found:
+            continue
+        if (source := _source(name)) is None:
+            continue
+        found[name] = what_runs(source)
+        left += [one for one in imported(ast.parse(source)) if one.startswith(f"{_HERE}.")]
+    return found
+
+
+def _source(name: str) -> str | None:
+    """A module's text; None where it has none, as what is typed at a prompt, or isn't one."""
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin).read_text("utf-8")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a module names in its imports, and what may be one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{one.name}" for one in node.names)
 
 
 def what_runs(source: str) -> str:

@@ -59,21 +59,9 @@ CHANCE = Range(lambda value: 0 <= value <= 1, "from 0 to 1")
 PART = Range(lambda value: 0 < value <= 1, "above 0, 1 at most")
 POSITIVE = Range(lambda value: value > 0, "above 0")
 FROM_0 = Range(lambda value: value >= 0, "0 or more")
+ABOVE_1 = Range(lambda value: value > 1, "above 1")
+FROM_1 = Range(lambda value: value >= 1, "1 or more")
 COUNT = whole(1)
-# Our own attacks'.  A source is text, or a module.
-RANGES: dict[str, dict[str, Range]] = {
-    "adaptive": {"passes_per_sample": whole(3)},
-    "gaussian_noise": {"draws": COUNT},
-    "joint_pc": {"steps": COUNT, "step_size": POSITIVE, "momentum": SHARE, "start": FLAG},
-    "prototype_margin": {"steps": COUNT, "momentum": SHARE, "start": FLAG},
-    "smallest": {"steps": whole(2)},
-    "transfer": {"steps": COUNT, "source": Range(bool, "a model's name, or a module", object)},
-}
-
-
-def require_parameters(attack: str, **parameters: Any) -> None:
-    """Raises AttackError for a parameter of ours that is unknown, or outside of its range."""
-    require_within(attack, parameters, RANGES[attack])
 
 
 def require_within(attack: str, parameters: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.inputs import attack
-from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.ours import ROBUSTEVAL
+from robusteval.attacks.ranges import require_within, whole
+from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
 from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, aims
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
 
+_RANGES = {"steps": whole(2)}
 _MOMENTUM = 0.5
 _FIRST_RATE, _LAST_RATE = 0.2, 0.002  # by which a ball shrinks or grows
 _FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
@@ -57,7 +60,7 @@ def smallest(
     it is broken as far as a linear model would be.  In L2 a fifth of the steps come before, through
     balls that shrink from six times the smallest norm known.
     """
-    require_parameters("smallest", steps=steps)
+    require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:
         return images
     with seeded(seed, images.device):  # a model may draw from the global generators
@@ -158,3 +161,22 @@ def _falling(step: int, steps: int, first: float, last: float) -> float:
 
 def _as_images(values: Tensor, images: Tensor) -> Tensor:
     return values.view(-1, *[1] * (images.dim() - 1))
+
+
+ATTACKS = (
+    Attack(
+        name="smallest",
+        library=ROBUSTEVAL,
+        function=smallest,
+        norms=BOTH,
+        knows_eps=False,
+        needs=ANY_MODEL,
+        gradients="uses",
+        by_sample=False,
+        # Each success is looked at once more.
+        passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
+        parameters=_RANGES,
+        defaults=defaults_of(lambda: smallest),
+        version=1,
+    ),
+)

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import as_adapter, as_counted
 from robusteval.attacks.inputs import attack
-from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.ours import ROBUSTEVAL
+from robusteval.attacks.ranges import COUNT, Range, require_within
+from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
 from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
@@ -15,6 +17,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.types import ThreatModel
+
+_RANGES = {"steps": COUNT, "source": Range(bool, "a model's name, or a module", object)}
 
 
 @attack
@@ -41,7 +45,7 @@ def transfer(
     doesn't fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference
     mode.
     """
-    require_parameters("transfer", steps=steps)
+    require_within("transfer", {"steps": steps}, _RANGES)
     if not isinstance(source, str | nn.Module):
         raise AttackError(f"the source is {kind_of(source)}: pass a model's name, or a module")
     if len(images) == 0:
@@ -97,3 +101,22 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
     if not reaches_images(adapter, images):
         raise AttackError(f"the transfer's source can't lead: {NO_GRADIENT}")
     return adapter
+
+
+ATTACKS = (
+    Attack(
+        name="transfer",
+        library=ROBUSTEVAL,
+        function=transfer,
+        norms=BOTH,
+        knows_eps=True,
+        needs=ANY_MODEL,
+        gradients="both",  # another model's
+        by_sample=True,
+        # By its source, and by the model itself.
+        passes=lambda given, classes: (4 * given["steps"], 2 * given["steps"]),
+        parameters=_RANGES,
+        defaults=defaults_of(lambda: transfer),
+        version=1,
+    ),
+)

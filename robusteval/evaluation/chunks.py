@@ -10,7 +10,6 @@ from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import require_finite
-from robusteval.attacks.registry import AttackCall
 from robusteval.evaluation.images import Stored, decode, encode, encode_within
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, in_threat, judge, predict
@@ -76,10 +75,10 @@ def run_job(
     where it runs past ``deadline`` (a time of ``time.monotonic``).
     """
     model = forms.plain
-    seen = model if cell.call.library == "robusteval" else forms.libraries
+    seen = forms.libraries if cell.attack.library.accelerated else model
     counted = Counted(seen, len(chunk.images), deadline, on_pass, forms.gradients)
     threat = cell.threats[0]
-    known = cell.call.knows_eps
+    known = cell.attack.knows_eps
     notes, warnings, kept = [], [], None
     alive = torch.arange(len(chunk.images), device=chunk.images.device)
     for restart in range(cell.spec.restarts):
@@ -87,7 +86,7 @@ def run_job(
             break
         clean, labels = chunk.images[alive], chunk.labels[alive]
         with counted.attending(alive):
-            found, told, warned = _attack(counted, cell.call, clean, labels, threat, seeds(restart))
+            found, told, warned = _attack(counted, cell, clean, labels, threat, seeds(restart))
         notes += told
         warnings += warned
         found = in_threat(found, clean, threat if known else None)
@@ -147,7 +146,7 @@ def settle(
 
 def _attack(
     model: Counted,
-    call: AttackCall,
+    cell: Cell,
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
@@ -155,7 +154,7 @@ def _attack(
 ) -> tuple[Tensor, list[str], list[str]]:
     """Calls the attack; a batch that doesn't fit in memory is halved and tried again."""
     try:
-        result = call(model, images, labels, threat, seed)
+        result = cell.attack.run(model, images, labels, threat, seed, cell.parameters)
         return result.images, result.notes, result.warnings
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(images) == 1:
@@ -165,7 +164,7 @@ def _attack(
     for rows, part_seed in ((half, seed), (~half, seed + 1)):
         with model.attending(torch.nonzero(rows)[:, 0]):
             found, told, warned = _attack(
-                model, call, images[rows], labels[rows], threat, part_seed
+                model, cell, images[rows], labels[rows], threat, part_seed
             )
         parts.append(found)
         notes += told

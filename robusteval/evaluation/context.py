@@ -72,8 +72,9 @@ class Context:
             "dataset": {"classes": list(self.data.class_names)},
             "attacks": {
                 cell.key: {
-                    "library_version": cell.call.library_version,
-                    "parameters": cell.call.all_parameters(),
+                    "library_version": cell.attack.library.version,
+                    "version": cell.attack.version,
+                    "parameters": cell.attack.all_parameters(cell.parameters),
                 }
                 for cell in self.plan.cells
             },

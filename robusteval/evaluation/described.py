@@ -7,7 +7,7 @@ said here to be the run's own word.
 import json
 from typing import Any
 
-from robusteval.attacks.code import attacks_digest
+from robusteval.attacks.versions import others, version_then
 from robusteval.evaluation.context import Access, Context, open_entry
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import RunSpec, library_versions
@@ -21,9 +21,13 @@ AS_IT_SAYS = "commit, versions, hardware, date, seconds"
 def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
     """Of the model's outputs, the data's classes, the attacks, and its entry if it has one."""
     now = json.loads(json.dumps(context.described()))
-    now["versions"] = sorted(library_versions(context.suite))
-    stored = {key: record.get(key) for key in now}
-    stored["versions"] = sorted(context.spec.versions)
+    stored: dict[str, Any] = {key: record.get(key) for key in now}
+    # Which version of an attack it was is the run's word.
+    stored["attacks"], now["attacks"] = (
+        {key: {**about, "version": None} for key, about in side["attacks"].items()}
+        for side in (stored, now)
+    )
+    stored["versions"], now["versions"] = _packages(context)
     checks = [_same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")]
     if context.access.entry:
         checks.append(entry_holds(context.spec, context.access, record))
@@ -43,13 +47,30 @@ def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Ch
     return Check(name, not differ, said)
 
 
+def _packages(context: Context) -> tuple[list[str], list[str]]:
+    """The names of packages whose versions the run holds, and of those that it should; runs from
+    before attacks had versions held none of pytorch-ood, and one digest for all attacks."""
+    told, due = set(context.spec.versions), set(library_versions(context.suite))
+    if not context.spec.code:
+        told, due = told - {"attacks"}, due - {"pytorch-ood"}
+    return sorted(told), sorted(due)
+
+
+def _other_attacks(result: RunResult) -> list[str]:
+    """Names of the attacks that this version has other versions of."""
+    about = result.record["attacks"]
+    older = version_then(result.spec.versions.get("attacks", ""))
+    then = {key: told.get("version", older) for key, told in about.items()}
+    return others(then, {cell.key: cell.attack for cell in result.plan.cells})
+
+
 def as_the_run_says(result: RunResult) -> list[Check]:
     """What can't be checked against anything: where it was run, and a suite of the user's own."""
     about = result.record["provenance"]
     versions = " ".join(f"{k} {v}" for k, v in about["versions"].items())
     state = {True: " with changes", False: "", None: ""}[about["dirty"]]
-    if (now := attacks_digest()) != about["versions"]["attacks"]:
-        versions += f" (this version's: {now})"
+    if others := _other_attacks(result):
+        versions += f" (by other attacks than this version's: {', '.join(others)})"
     told = (
         f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
         f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"

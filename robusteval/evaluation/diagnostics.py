@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.libraries import torchattacks_attack
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.search import cosine
 from robusteval.attacks.steps import (

@@ -20,13 +20,6 @@ from robusteval.numerics import drawn_alike, wilson
 from robusteval.types import Norm, Rate, ThreatModel
 
 MASKED_SHARE = 0.002  # of all samples: AutoAttack's own bound for what Square alone may break
-# Attacks that ask for no gradient: (library, attack).
-WITHOUT_GRADIENT = {
-    ("robusteval", "gaussian_noise"),
-    *(("torchattacks", n) for n in ("Square", "GN", "OnePixel", "Pixle", "SPSA", "VANILA")),
-}
-# And those that take both, as AutoAttack does: what they break tells nothing of gradients.
-MIXED = {("robusteval", "adaptive"), ("robusteval", "transfer"), ("torchattacks", "AutoAttack")}
 MASKED = f"gradients may be masked, or the model randomised: {MORE}"
 STEADY, UNCHANGED = "steady predictions", "unchanged model"
 AS_TRAINED = (
@@ -257,8 +250,8 @@ def _of_storing(result: RunResult, norm: Norm) -> float:
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     """Carlini: gradient-free attacks must break no more than gradient-based ones do."""
     meant = [o for o in result.outcomes if threat in o.cell.threats and o.status == "done"]
-    free = [o for o in meant if _is_free(o)]
-    based = [o for o in meant if not _is_free(o) and not _is_mixed(o)]
+    free = [o for o in meant if o.cell.attack.gradients == "none"]
+    based = [o for o in meant if o.cell.attack.gradients == "uses"]
     if not free or not based:
         return []
     by_gradient = np.logical_or.reduce([o.success(threat) for o in based])
@@ -270,16 +263,6 @@ def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     if worst <= max(1, MASKED_SHARE * len(result.labels)):
         return [Finding(name, "ok", measured, threat=threat)]
     return [Finding(name, "suspicious", measured, f"gradients may be masked: {MORE}", threat)]
-
-
-def _is_free(outcome: CellOutcome) -> bool:
-    return (outcome.cell.spec.library, outcome.cell.spec.attack) in WITHOUT_GRADIENT
-
-
-def _is_mixed(outcome: CellOutcome) -> bool:
-    """Whether it has gradient-free stages of its own, or another model's gradients."""
-    spec = outcome.cell.spec
-    return spec.library == "autoattack" or (spec.library, spec.attack) in MIXED
 
 
 def stored_successes(result: RunResult) -> Finding:

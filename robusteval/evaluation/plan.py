@@ -18,8 +18,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from robusteval.attacks.code import attacks_digest
-from robusteval.attacks.registry import LIBRARIES, NEEDS_PROTOTYPES, AttackCall, version_of
+from robusteval.attacks.record import Attack
+from robusteval.attacks.registry import code_of, find
 from robusteval.data.datasets import Dataset
 from robusteval.data.readers import Shape
 from robusteval.detection.detectors import DETECTORS, detectors_for
@@ -51,13 +51,14 @@ class Cell:
     parameters: dict[str, Any]
 
     @property
-    def call(self) -> AttackCall:
-        return AttackCall(self.spec.library, self.spec.attack, self.parameters)
+    def attack(self) -> Attack:
+        """The record of its attack."""
+        return find(self.spec.library, self.spec.attack)
 
     @property
     def key(self) -> str:
         """A stable name: the attack, and the threat unless it knows none."""
-        if not self.call.knows_eps:
+        if not self.attack.knows_eps:
             return f"{self.spec.name}/{self.threats[0].norm}"
         return f"{self.spec.name}/{self.threats[0]}"
 
@@ -78,7 +79,8 @@ class RunSpec:
     adversarials the diagnostics transfer, empty where there is none.  ``forms``: how the model
     computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
-    images that are taken of outlier sets and folders.
+    images that are taken of outlier sets and folders.  ``code``: digests of what computes each
+    attack; empty in runs from before attacks had versions.
     """
 
     # What ``from_json`` asks of a file.
@@ -106,6 +108,7 @@ class RunSpec:
     transfer_source: tuple[()] | tuple[str, Digest] = ()
     forms: tuple[str, str] = ("float32", "float32")
     sources: dict[str, Digest] = field(default_factory=dict)
+    code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -121,6 +124,8 @@ class RunSpec:
     def to_json(self) -> dict[str, Any]:
         """Plain data that JSON gives back unchanged."""
         plain: dict[str, Any] = json.loads(json.dumps(self.__dict__))
+        if not self.code:  # so that the digests of older runs stay theirs
+            del plain["code"]
         return plain
 
     @classmethod
@@ -263,8 +268,8 @@ def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
         DETECTORS.get(detector)
     for attack in suite.attacks:
         for threat in (t for t in threats if t.norm in attack.norms):
-            parameters = attack.parameters_for(threat)
-            AttackCall(attack.library, attack.attack, parameters).check((threat.norm,))
+            record = find(attack.library, attack.attack)
+            record.check((threat.norm,), attack.parameters_for(threat))
 
 
 def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
@@ -272,8 +277,7 @@ def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
     threats = spec.threat_models()
     cells, left_out = [], {}
     for attack in suite.attacks:
-        own = attack.library == "robusteval"
-        if own and attack.attack in NEEDS_PROTOTYPES and not has_prototypes:
+        if find(attack.library, attack.attack).needs.prototypes and not has_prototypes:
             left_out[attack.name] = "the model has no prototypes"
             continue
         cells += _cells_of(attack, threats)
@@ -288,7 +292,7 @@ def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:
     """A cell per threat model, or one for all of a norm's where the attack knows no ε."""
-    knows_eps = AttackCall(attack.library, attack.attack, {}).knows_eps
+    knows_eps = find(attack.library, attack.attack).knows_eps
     cells = []
     for norm in attack.norms:
         meant = [t for t in threats if t.norm == norm]
@@ -310,47 +314,28 @@ def job_stream(seed: int, job: Job) -> int:
 
 
 def library_versions(suite: Suite) -> dict[str, str]:
-    """Versions of the libraries whose attacks run, and of our own."""
-    libraries = sorted({"robusteval", *(a.library for a in suite.attacks)})
-    versions = {LIBRARIES[name]: version_of(name) for name in libraries}
-    return {"torch": version("torch"), **versions, "attacks": attacks_digest()}
+    """Versions of the packages whose attacks and detectors run, and of our own."""
+    packages = {a.library.package: a.library.version for a in records_of(suite)}
+    if suite.detection.detectors:
+        packages["pytorch-ood"] = version("pytorch-ood")
+    packages |= {name: version(name) for name in ("robusteval", "torch")}
+    return dict(sorted(packages.items()))
+
+
+def attack_code(suite: Suite) -> dict[str, str]:
+    """Digests of the code that computes each attack of a suite, by its key."""
+    return {attack.key: code_of(attack) for attack in records_of(suite)}
+
+
+def records_of(suite: Suite) -> list[Attack]:
+    """The records of a suite's attacks, each once, in its order."""
+    return list({(a.library, a.attack): find(a.library, a.attack) for a in suite.attacks}.values())
 
 
 def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
     """The most forward and backward passes that a batch's samples take on average.
 
-    By the attacks of the project's suites, where gradients aren't masked; broken samples stop
-    earlier.
+    Where gradients aren't masked; broken samples stop earlier.
     """
-    forward, backward = _once(cell, classes)
-    parameters = cell.call.all_parameters()
-    times = cell.spec.restarts * _number(parameters, "n_restarts", 1)
-    return forward * times, backward * times
-
-
-def _once(cell: Cell, classes: int) -> tuple[int, int]:
-    """The same of one restart, the harness's or the attack's."""
-    if cell.spec.library == "autoattack":
-        targets = min(9, classes - 1)
-        apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
-        fab = 100 * targets
-        return apgd + 4 * fab + 5000, apgd + fab
-    parameters = cell.call.all_parameters()
-    steps, budget = _number(parameters, "steps", 1), _number(parameters, "passes_per_sample", 0)
-    known = {
-        "DeepFool": (steps, steps * classes),  # a gradient per class and round
-        "Square": (_number(parameters, "n_queries", 0) + 1, 0),
-        "gaussian_noise": (0, 0),
-        # A backward pass counts as two; random search takes none, nor do the queries on top.
-        "adaptive": (budget + 44, budget // 3),
-        "smallest": (2 * steps + 8, steps),  # each success is looked at once more
-        "transfer": (4 * steps, 2 * steps),  # by its source, and by the model itself
-    }
-    averaged = steps * _number(parameters, "eot_iter", 1)  # each gradient a mean of so many
-    return known.get(cell.spec.attack, (averaged, averaged))
-
-
-def _number(parameters: dict[str, Any], name: str, default: int) -> int:
-    """A parameter that is a number; a library will say what is wrong with another."""
-    value = parameters.get(name, default)
-    return int(value) if isinstance(value, int | float) else default
+    forward, backward = cell.attack.expected_passes(cell.parameters, classes)
+    return forward * cell.spec.restarts, backward * cell.spec.restarts

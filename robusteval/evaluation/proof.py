@@ -185,7 +185,7 @@ def rows_hold(context: Context, store: Store, result: RunResult) -> Seen:
         cell = context.plan.cells[job.part]
         mispredicted = columns["prediction"] != columns["label"]
         inside = np.ones(len(mispredicted), bool)
-        if cell.call.knows_eps:  # then every image was put in the ball before it counted
+        if cell.attack.knows_eps:  # then every image was put in the ball before it counted
             inside = columns["norm"] <= cell.threats[0].radius + TOLERANCE
         margin = columns["margin"]
         agree = ((margin > 0) == mispredicted) | (np.abs(margin) <= result.tie)
@@ -220,7 +220,7 @@ def balls_hold(context: Context, store: Store, result: RunResult) -> Seen:
         distance = norms(batch.images.double() - batch.clean.double(), threat.norm).cpu()
         claimed = torch.from_numpy(batch.columns["norm"][batch.places].copy())
         bad = (distance - claimed).abs() > TOLERANCE
-        if cell.call.knows_eps:
+        if cell.attack.knows_eps:
             bad |= distance > threat.radius + TOLERANCE
             largest = max(largest, float(distance.max() / threat.radius))
         bad |= ((batch.images < 0) | (batch.images > 1)).flatten(1).any(1).cpu()

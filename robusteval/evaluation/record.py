@@ -3,7 +3,7 @@
 import datetime
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -44,6 +44,7 @@ class _Dataset(TypedDict):
 class _Attack(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     library_version: _Version
+    version: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]  # older runs have none
     parameters: dict[_Name, Any]
 
 
@@ -73,8 +74,8 @@ class _Record(TypedDict):
 
 
 _FORM = TypeAdapter(_Record)
-_ALWAYS = {"python", "torch", "attacks"}
-_KNOWN = {"python", *PACKAGES, "attacks"}
+_ALWAYS = {"python", "torch"}
+_KNOWN = {"python", *PACKAGES}
 # What a spec and a record of any content may raise where they are read.
 _MALFORMED = (
     TypeError,
@@ -148,7 +149,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
-        "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN
+        "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()
         or any(
             versions[name] != spec.versions[name] for name in versions.keys() & spec.versions.keys()
         ),

@@ -4,10 +4,11 @@ import os
 import re
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
+from robusteval.attacks.libraries import NAMES
 from robusteval.catalogue import near_names
 from robusteval.errors import SuiteError, UnknownNameError, shown
 from robusteval.reading import named, named_path, read_toml
@@ -31,6 +32,12 @@ def _a_suite_name(value: str) -> str:
     return short(value)
 
 
+def _a_library(value: str) -> str:
+    if value not in (known := [*NAMES, "robusteval"]):
+        raise ValueError(f"names no library: {near_names(value, known)}")
+    return value
+
+
 class AttackSpec(_Table):
     """One attack, by its library's own names.
 
@@ -40,7 +47,7 @@ class AttackSpec(_Table):
 
     name: Annotated[str, AfterValidator(_an_attack_name)]
     title: str
-    library: Literal["torchattacks", "autoattack", "advlib", "robusteval"]
+    library: Annotated[str, AfterValidator(_a_library)]
     attack: str
     norms: list[Norm] = Field(min_length=1)
     restarts: int = Field(default=1, ge=1)

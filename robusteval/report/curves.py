@@ -27,7 +27,7 @@ def curves_of(result: RunResult) -> dict[str, Any]:
 def _distance(result: RunResult, norm: Norm) -> dict[str, Any] | None:
     """Of each minimum-norm attack, and of the best of all attacks in that norm."""
     outcomes = [o for o in result.outcomes if o.cell.threats[0].norm == norm]
-    free = [o for o in outcomes if o.status == "done" and not o.cell.call.knows_eps]
+    free = [o for o in outcomes if o.status == "done" and not o.cell.attack.knows_eps]
     if not free:
         return None
     found = {outcome.cell.key: distances(result, outcome) for outcome in outcomes}
@@ -93,7 +93,7 @@ def _cost(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         if not passes[outcome.attacked].any():
             continue
         broken = outcome.success(threat)
-        told = outcome.cell.call.by_sample
+        told = outcome.cell.attack.by_sample
         order = np.sort(passes[broken]) if told else np.empty(0)
         left = int(result.clean_correct.sum()) - np.arange(1, len(order) + 1)
         rows.append(

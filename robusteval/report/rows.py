@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robusteval.attacks.versions import version_then
 from robusteval.errors import EvidenceError
 from robusteval.inert import cell
 from robusteval.report.wording import claimed_by, lowest_claim
@@ -45,6 +46,7 @@ BACKING = (
     "weights_sha256",
     "evidence_sha256",
 )
+LATER = ("revisions",)  # columns that tables of earlier versions lack
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
 _ATTACKS = re.compile(rf"{ATTACK}[a-z0-9_]+")
@@ -87,6 +89,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "entry_sha256": model["digest"],
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
+        "revisions": " ".join(f"{a['name']}={a['version']}" for a in here if a["version"]),
     }
     return {name: cell(value) for name, value in row.items()}
 
@@ -110,6 +113,18 @@ def broken(row: Row) -> list[str]:
     return told.removeprefix("broken: ").split(", ") if told else []
 
 
+def attack_versions(row: Row) -> dict[str, int]:
+    """The version of each attack that a row has a number of, by its name in the suite.
+
+    Rows of earlier tables hold one digest for all attacks.
+    """
+    if told := row.get("revisions"):
+        return {name: int(value) for name, _, value in (p.partition("=") for p in told.split())}
+    versions = dict(part.partition("=")[::2] for part in row["versions"].split())
+    then = version_then(versions.get("attacks", ""))
+    return {c.removeprefix(ATTACK): then for c in row if c.startswith(ATTACK) and row[c]}
+
+
 def percent(value: float | None) -> str:
     """A share, such as 32.14; empty where there is none."""
     return "" if value is None else f"{100 * value:.2f}"
@@ -120,7 +135,8 @@ def as_csv(rows: Sequence[Row], first: Sequence[str] = (), last: Sequence[str] =
     that not all have are left empty.  Cells of an older table are made inert, too."""
     rows = [{cell(name): cell(value) for name, value in row.items()} for row in rows]
     attacks = dict.fromkeys(name for row in rows for name in row if name.startswith(ATTACK))
-    columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING, *last]
+    later = [name for name in LATER if any(name in row for row in rows)]
+    columns = [*first, *FOUND, *attacks, DOUBTS, *BACKING, *later, *last]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -141,7 +157,7 @@ def read_rows(path: Path, first: Sequence[str] = (), last: Sequence[str] = ()) -
     known = [*first, *FOUND, DOUBTS, *BACKING]
     if lacking := [name for name in known if name not in names]:
         raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
-    others = [name for name in names if name not in known and name not in last]
+    others = [name for name in names if name not in {*known, *LATER, *last}]
     odd = [name for name in others if not _ATTACKS.fullmatch(name)]
     odd += [name for name, times in Counter(names).items() if times > 1]
     if odd:

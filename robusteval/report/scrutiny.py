@@ -63,7 +63,7 @@ def wrong_origin(row: Row) -> Iterable[str]:
         yield "its suite or versions are missing"
     elif not _SUITE.fullmatch(row["suite"]):
         yield "its suite is no suite's name"
-    elif not _are_versions(row["versions"]):
+    elif not _are_versions(row["versions"], row.get("revisions", "")):
         yield "its versions are not those of a run"
     if int(row["seed"]) >= 2**32:
         yield "its seed is larger than a run's"
@@ -71,17 +71,21 @@ def wrong_origin(row: Row) -> Iterable[str]:
         yield "its findings name no verdict"
 
 
-def _are_versions(text: str) -> bool:
-    """Whether each is ``name=value``, of what a run notes, and none is missing that decides."""
+def _are_versions(text: str, revisions: str) -> bool:
+    """Whether each is ``name=value``, of what a run notes, and none is missing that decides.
+
+    Attacks have one digest, or versions of their own.
+    """
     pairs = [part.partition("=") for part in text.split(" ")]
     versions = {name: value for name, _, value in pairs}
     known = {"python", *PACKAGES, "attacks"}
     attacks = versions.pop("attacks", "")
     return (
-        len(pairs) == len(versions) + 1
+        len(pairs) == len(versions) + bool(attacks)
         and {"robusteval", "torch"} <= set(versions) <= known
         and all(_VERSION.fullmatch(value) for value in versions.values())
-        and re.fullmatch("[0-9a-f]{8}", attacks) is not None
+        and re.fullmatch("[0-9a-f]{8}" if not revisions else "", attacks) is not None
+        and re.fullmatch("([a-z0-9_]+=[1-9][0-9]{0,5}( |$))*", revisions) is not None
     )
 
 

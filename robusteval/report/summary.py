@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from robusteval.attacks.registry import AttackCall
+from robusteval.attacks.record import Attack
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.evaluation.findings import findings_of
 from robusteval.evaluation.outcomes import (
@@ -134,18 +134,19 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
 
 
 def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) -> dict[str, Any]:
-    spec, call, correct = outcome.cell.spec, outcome.cell.call, result.clean_correct
+    spec, attack, correct = outcome.cell.spec, outcome.cell.attack, result.clean_correct
     about = result.record["attacks"][outcome.cell.key]
     success = outcome.success(threat)
     done = outcome.status == "done"
     row: dict[str, Any] = {
         "name": spec.name,
         "title": spec.title,
-        "library": call.library,
+        "library": attack.library.name,
         "library_version": about["library_version"],
         "attack": spec.attack,
+        "version": about.get("version"),
         "threat": threat.to_json(),
-        "parameters": {**_told_eps(call, threat), **about["parameters"]},
+        "parameters": {**_told_eps(attack, threat), **about["parameters"]},
         "restarts": spec.restarts,
         "status": outcome.status,
         "reason": outcome.reason,
@@ -161,13 +162,13 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "note": spec.note,
         "findings": [*outcome.notes, *outcome.warnings],
     }
-    if not call.knows_eps:
+    if not attack.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)
     return row
 
 
-def _told_eps(call: AttackCall, threat: ThreatModel) -> dict[str, Any]:
-    return {"eps": threat.eps_text} if call.knows_eps else {}
+def _told_eps(attack: Attack, threat: ThreatModel) -> dict[str, Any]:
+    return {"eps": threat.eps_text} if attack.knows_eps else {}
 
 
 def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, Any]:

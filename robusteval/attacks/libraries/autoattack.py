@@ -1,43 +1,33 @@
-"""torchattacks and AutoAttack by name, with their own parameter names.
+"""AutoAttack by its authors, unmodified, its members one by one on survivors.
 
-Both are imported when first used.  Each returned image is judged again by the harness: a
-library's own word for success is never taken.
+It is imported when first used.  Each returned image is judged again by the harness: a library's
+own word for success is never taken.
 """
 
-import inspect
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
-from io import StringIO
-from types import ModuleType
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.blindness import NO_GRADIENT, gradients_needed, reaches_images
+from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.counting import Counted, PositiveLogits, as_counted
-from robusteval.attacks.foreign import Told, check
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import one_of
+from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Library, Parameters
 from robusteval.attacks.results import AttackResult
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project
-from robusteval.errors import AttackError, UnknownNameError
+from robusteval.errors import AttackError
 from robusteval.hardware import is_out_of_memory
-from robusteval.types import Norm, ThreatModel
-from robusteval.vision import torchvision
+from robusteval.types import ThreatModel
 
 Version = Literal["standard", "rand"]
 _WORDS = {"standard": 1, "rand": 20}  # passes that decide what a member broke, as many as its own
-# Its last steps are as small as the logits' last bits: a shift coarsens those, and costs it half
-# as many steps again.  It reads differences only, so it needs none.
-_WITHOUT_SHIFT = ("DeepFool",)
-# Attacks that work in tanh space cannot move a pixel that is exactly 0 or 1.
-_TANH_SPACE = ("CW",)
-
 
 # What the standard version runs, for the report.
 AUTOATTACK_PARAMETERS: dict[str, Any] = {
@@ -48,72 +38,6 @@ AUTOATTACK_PARAMETERS: dict[str, Any] = {
     "square_queries": 5000,
     "restarts": 1,
 }
-
-
-def torchattacks_module() -> ModuleType:
-    """torchattacks, which needs torchvision to be importable."""
-    torchvision()
-    return import_module("torchattacks")
-
-
-@attack
-def torchattacks_attack(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    *,
-    name: str,
-    seed: int,
-    parameters: dict[str, Any],
-) -> AttackResult:
-    """One attack of torchattacks (Kim 2020), by its class name and its own parameters.
-
-    Adversarial images for images (B, C, H, W) in [0, 1] and labels (B,); passes and papers are
-    those of its class there, norms and ranges those of ``foreign.TORCHATTACKS``.  ε, and where it
-    takes them the norm, the seed and the number of classes, are passed to it.  Raises AttackError
-    for an unknown attack, a norm that it can't work in, a parameter that is unknown or out of
-    range, images outside [0, 1] or of a size or of channels that it can't take, too few classes,
-    and where no gradient reaches the images.
-    """
-    try:
-        told = check("torchattacks", name, (threat.norm,), parameters)
-    except UnknownNameError as error:
-        raise AttackError(str(error)) from None
-    if len(images) == 0:
-        return AttackResult(images)
-    counted = as_counted(model, images, labels)
-    require_fit(f"torchattacks' {name}", told, counted.classes, images, parameters)
-    if name == "Square" and not square_fits(images, threat.norm, oblong=False):
-        size = "×".join(str(side) for side in images.shape[-2:])
-        raise AttackError(f"torchattacks' Square can't run in L2 on {size} images: leave it out")
-    kind = getattr(torchattacks_module(), name)
-    given = {"norm": threat.norm, "seed": seed % 2**31, "n_classes": counted.classes}
-    taken = inspect.signature(kind).parameters
-    keywords = parameters | {key: value for key, value in given.items() if key in taken}
-    if told.eps:
-        keywords[told.eps] = threat.radius
-    seen = counted if name in _WITHOUT_SHIFT else PositiveLogits(counted)
-    with redirect_stdout(StringIO()):  # it prints where a model has no parameters
-        called = kind(seen, **keywords)
-    start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
-    called.set_device(images.device)
-    with seeded(seed, images.device), gradients_needed(counted, images, told.by_gradient):
-        adversarial = called(start.contiguous(), labels)
-    if name in _TANH_SPACE:  # what it did not move is the clean image, to the bit
-        adversarial = torch.where(adversarial == start, images, adversarial)
-    return AttackResult(adversarial.detach())
-
-
-def require_fit(
-    whose: str, told: Told, classes: int, images: Tensor, parameters: dict[str, Any]
-) -> None:
-    """Raises AttackError for a model or images that an attack can't work on."""
-    fewest = max(told.classes, 3) if "dlr" in parameters.values() else told.classes
-    if classes < fewest:
-        raise AttackError(f"{whose} needs {fewest} classes: leave it out")
-    if told.channels not in (None, images.shape[1]):
-        raise AttackError(f"{whose} needs images of {told.channels} channels: leave it out")
 
 
 def autoattack_members(classes: int, version: Version = "standard") -> tuple[tuple[str, ...], str]:
@@ -133,21 +57,6 @@ def autoattack_members(classes: int, version: Version = "standard") -> tuple[tup
             "apgd-t is left out, since targeted DLR needs 4 classes; apgd-dlr stands in for it",
         )
     return ("apgd-ce", "fab-t", "square"), "apgd-t is left out, since DLR needs 3 classes"
-
-
-def square_fits(images: Tensor, norm: Norm, oblong: bool = True) -> bool:
-    """Whether Square's windows fit on such images: in L2 its first tiles are a fifth as high.
-
-    Both libraries would fail there.  torchattacks' fails on oblong images, too.
-    """
-    height, width = images.shape[-2:]
-    side = height // 5
-    if norm == "Linf":
-        return True
-    if side == 0 or (height != width and not oblong):
-        return False
-    first = (height - 5 * side) // 2
-    return side == 1 or all(first + length // side * side <= length for length in (height, width))
 
 
 @attack
@@ -285,3 +194,35 @@ def _warnings_of(name: str) -> Iterator[set[str]]:
         logger.propagate, logger.disabled, level, off = held
         logger.setLevel(level)
         logging.disable(off)
+
+
+def _passes(given: Parameters, classes: int) -> tuple[int, int]:
+    """Of a survivor; FAB asks four times as often as it goes back."""
+    targets = min(9, classes - 1)
+    apgd = 100 * (1 + (targets if classes >= 4 else 1 if classes == 3 else 0))
+    fab = 100 * targets
+    return apgd + 4 * fab + 5000, apgd + fab
+
+
+AUTOATTACK = Library(
+    name="autoattack",
+    package="pyautoattack",
+    install="pip install pyautoattack",
+    accelerated=True,
+)
+ATTACKS = (
+    Attack(
+        name="standard",
+        library=AUTOATTACK,
+        function=autoattack,
+        norms=BOTH,
+        knows_eps=True,
+        needs=ANY_MODEL,
+        gradients="both",
+        by_sample=False,
+        passes=_passes,
+        parameters={},
+        defaults=lambda: dict(AUTOATTACK_PARAMETERS),
+        version=1,
+    ),
+)

@@ -1,27 +1,26 @@
-"""The project's own attacks.  Each is a plain function
+"""Ascents on losses of prototypes: ``joint_pc`` and ``prototype_margin``.
 
-    attack(model, images, labels, threat, *, seed, **parameters) -> adversarial images
-
-on images (B, C, H, W) in [0, 1], with one forward and one backward pass per step and sample not
-yet broken.  They return the first misclassified image they meet, else the last one tried.
+One forward and one backward pass per step and sample not yet broken.  They return the first
+misclassified image they meet, else the last one tried.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.blindness import NO_GRADIENT
-from robusteval.attacks.counting import Counted, as_counted, try_out
+from robusteval.attacks.counting import Counted, try_out
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
-from robusteval.attacks.ranges import require_parameters
+from robusteval.attacks.ours import ROBUSTEVAL
+from robusteval.attacks.ranges import COUNT, FLAG, POSITIVE, SHARE, Range, require_within
+from robusteval.attacks.record import BOTH, Attack, Needs, defaults_of, stepwise
 from robusteval.attacks.search import cosine
 from robusteval.attacks.steps import (
     ascent_direction,
     input_gradient,
-    norms,
     project,
     random_start,
 )
@@ -29,6 +28,8 @@ from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
+_MARGIN_RANGES = {"steps": COUNT, "momentum": SHARE, "start": FLAG}
+_JOINT_RANGES = {**_MARGIN_RANGES, "step_size": POSITIVE}
 Objective = Callable[[Adapter, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -54,7 +55,7 @@ def joint_pc(
     """
     _need_prototypes(model)
     given = {"steps": steps, "step_size": step_size, "momentum": momentum, "start": start}
-    require_parameters("joint_pc", **given)
+    require_within("joint_pc", given, _JOINT_RANGES)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits, squared = adapter.logits_and_distances(moved)
@@ -86,7 +87,8 @@ def prototype_margin(
     Raises AttackError for a model without prototypes, and for images outside [0, 1].
     """
     _need_prototypes(model)
-    require_parameters("prototype_margin", steps=steps, momentum=momentum, start=start)
+    given = {"steps": steps, "momentum": momentum, "start": start}
+    require_within("prototype_margin", given, _MARGIN_RANGES)
 
     def objective(adapter: Adapter, moved: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # One pass for both: the network's logits and the distances share its layers.
@@ -96,43 +98,6 @@ def prototype_margin(
 
     sizes = [step.size for step in cosine(threat.radius, steps)]
     return _ascend(model, images, labels, threat, objective, sizes, momentum, start, seed)
-
-
-@attack
-def gaussian_noise(
-    model: Adapter,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    *,
-    seed: int = 0,
-    draws: int = 1,
-) -> Tensor:
-    """The control: noise that knows nothing of the model, and of no paper.
-
-    L∞: N(0, (ε/2)²) per pixel, cut at ε.  L2: a uniform direction of length ε.  Of ``draws``, from
-    1 up, the first that breaks its sample, else the last: where there are several, a forward pass
-    for each of them; none for a single one.  Raises AttackError for images outside [0, 1].
-    """
-    require_parameters("gaussian_noise", draws=draws)
-    generator = torch.Generator().manual_seed(seed)
-    if len(images) == 0:
-        return images
-    counted = as_counted(model, images, labels) if draws > 1 else None
-    best = images.clone()
-    alive = torch.arange(len(images), device=images.device)
-    for _ in range(draws):
-        noise = torch.randn(images.shape, generator=generator).to(images.device)
-        if threat.norm == "L2":
-            noise = threat.radius * noise / norms(noise, "L2").view(-1, 1, 1, 1)
-        else:
-            noise = (threat.radius / 2) * noise
-        moved = project(images + noise, images, threat)
-        best[alive] = moved[alive]
-        if counted is not None and len(alive):
-            with torch.no_grad(), counted.attending(alive):
-                alive = alive[counted(moved[alive]).argmax(1) == labels[alive]]
-    return best
 
 
 def _need_prototypes(model: nn.Module) -> None:
@@ -178,3 +143,26 @@ def _ascend(
         step = ascent_direction(velocity[alive], threat.norm) if momentum else direction
         result[alive] = project(moved + size * step, images[alive], threat)
     return result.detach()
+
+
+def _record(name: str, function: Callable[..., Tensor], ranges: Mapping[str, Range]) -> Attack:
+    return Attack(
+        name=name,
+        library=ROBUSTEVAL,
+        function=function,
+        norms=BOTH,
+        knows_eps=True,
+        needs=Needs(prototypes=True, classes=2, channels=None, square_images=()),
+        gradients="uses",
+        by_sample=True,
+        passes=stepwise(),
+        parameters=ranges,
+        defaults=defaults_of(lambda: function),
+        version=1,
+    )
+
+
+ATTACKS = (
+    _record("joint_pc", joint_pc, _JOINT_RANGES),
+    _record("prototype_margin", prototype_margin, _MARGIN_RANGES),
+)
