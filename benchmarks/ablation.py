@@ -27,7 +27,7 @@ from benchmarks.attacks import VERSION, weights_of
 from robusteval import zoo
 from robusteval.attacks.adaptive import Cascade, Round
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.losses import joint_loss
+from robusteval.attacks.prototype_ascents import JOINT
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen, cosine
 from robusteval.attacks.steps import random_start, striped_start
 from robusteval.data.datasets import Dataset, load_dataset
@@ -41,7 +41,6 @@ from robusteval.types import Norm, ThreatModel
 
 MOMENTUM = 0.75
 _PAIRS = 3  # own prototypes that features are driven from by turns
-JOINT = Objective(lambda seen: joint_loss(seen.logits, seen.squared, seen.labels), distances=True)
 
 
 class WithPull(Cascade):
