@@ -35,8 +35,8 @@ from robusteval.evaluation.plan import default_batch
 from robusteval.evaluation.verify import predict
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import Norm, ThreatModel
 
 MOMENTUM = 0.75

@@ -49,8 +49,9 @@ from robusteval.evaluation.verify import in_threat, judge, predict
 from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import Entry, find_entry
+from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.numerics import wilson
 from robusteval.types import ThreatModel
 

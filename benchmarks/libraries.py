@@ -36,8 +36,8 @@ from robusteval.evaluation.verify import near_tie
 from robusteval.hardware import exact_float32, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.numerics import mcnemar
 from robusteval.types import ThreatModel
 

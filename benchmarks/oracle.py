@@ -25,8 +25,8 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.hardware import keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import ThreatModel, parse_eps
 
 TINY = ThreatModel("Linf", parse_eps("1/100000"))

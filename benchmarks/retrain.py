@@ -16,7 +16,8 @@ from pathlib import Path
 import tomlkit
 
 from robusteval import api, zoo
-from robusteval.models.entry import Trained, find_entry, read_entry
+from robusteval.models.entry import Trained, read_entry
+from robusteval.models.registry import find_entry
 from robusteval.numerics import wilson
 
 

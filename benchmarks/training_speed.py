@@ -31,9 +31,10 @@ from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.hardware import keep_freed_memory
-from robusteval.models.entry import Entry, Training, find_entry
+from robusteval.models.entry import Entry, Training
 from robusteval.models.loading import build_network
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.registry import find_entry
 from robusteval.training.batches import batches
 from robusteval.training.loop import Trainer, accuracy_of
 from robusteval.training.recipe import RECIPES

@@ -39,8 +39,9 @@ from robusteval.evaluation.verify import predict, state_digest
 from robusteval.hardware import best_seconds, check_device
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry, find_entry, readable_entries
+from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
+from robusteval.models.registry import find_entry, readable_entries
 from robusteval.options import Options
 from robusteval.preparation import Prepared, prepare, record_of
 from robusteval.reading import named, named_path

@@ -416,7 +416,8 @@ def train(
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
     from robusteval import api, terminal
-    from robusteval.models.entry import find_entry, read_entry
+    from robusteval.models.entry import read_entry
+    from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
     with terminal.epoch_progress(entry) as (on_epoch, progress):
@@ -508,7 +509,7 @@ def show(
 ) -> None:
     """Show one model's entry: what it is, what its paper claims, how it was trained."""
     from robusteval import terminal
-    from robusteval.models.entry import find_entry
+    from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
     if as_json:

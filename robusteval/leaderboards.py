@@ -14,7 +14,8 @@ from robusteval.evaluation.plan import RunSpec
 from robusteval.evaluation.proof import Check
 from robusteval.evaluation.record import open_store
 from robusteval.evaluation.suite import Suite, read_suite, suite_names
-from robusteval.models.entry import Entry, find_entry, readable_entries
+from robusteval.models.entry import Entry
+from robusteval.models.registry import find_entry, readable_entries
 from robusteval.report import board
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, attack_versions, broken, rows_of

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from robusteval.errors import RobustevalError
-from robusteval.models.entry import Entry, all_entries, weights_content
+from robusteval.models.entry import Entry, weights_content
+from robusteval.models.registry import all_entries
 from robusteval.report.wording import claimed_by, lowest_claim
 
 Rows = list[dict[str, Any]]

@@ -111,6 +111,12 @@ def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def _progress(value: Any) -> Progress:
+    if not isinstance(value, Progress):
+        raise ValueError("give an object with the methods of robusteval.evaluation.progress")
+    return value
+
+
 _READ: dict[str, Callable[[Any], Any]] = {
     "samples": _count,
     "seed": parse_whole,
@@ -129,6 +135,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "download": _flag,
     "allow_code": _flag,
     "at_most": _flag,
+    "progress": _progress,
 }
 
 

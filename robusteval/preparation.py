@@ -40,14 +40,9 @@ from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import commit_of, cores, hardware_name, is_dirty, package_versions
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter, require_answers
-from robusteval.models.entry import (
-    Entry,
-    built_in_folder,
-    entry_paths,
-    find_entry,
-    readable_entries,
-)
+from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import built_in_folder, entry_paths, find_entry, readable_entries
 from robusteval.options import Options, check_options
 from robusteval.schema import LONGEST_NAME
 from robusteval.storage import require_possible
@@ -83,9 +78,9 @@ def prepare(
     whole = read_suite(suite)
     entry = find_entry(model) if isinstance(model, str | Path) else None
     chosen = _chosen(whole, options, entry)
+    if not isinstance(dataset, str | None):
+        raise DataError(f"data set {shown(dataset)}: give its name")
     set_name = dataset or (entry.dataset if entry else None)
-    if not isinstance(set_name, str | None):
-        raise DataError(f"data set {shown(set_name)}: give its name")
     if set_name is None:
         raise DataError("a model from Python needs a data set: pass dataset=…")
     DATASETS.get(set_name)

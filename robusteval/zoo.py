@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from robusteval import api
 from robusteval.errors import RobustevalError, UnknownNameError
-from robusteval.models.entry import entry_paths, read_entry
+from robusteval.models.entry import read_entry
+from robusteval.models.registry import entry_paths
 from robusteval.report.files import write_table
 from robusteval.report.rows import as_csv, rows_of
 

@@ -13,9 +13,9 @@ from torch import nn
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.models.adapter import Adapter, PrototypeAdapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package

@@ -20,7 +20,7 @@ from robusteval.cli import app, expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
 from robusteval.evaluation.run import Run
-from robusteval.models.entry import built_in_folder
+from tests.helpers.models import file_of
 from tests.test_models import with_weights, write_entry
 
 RUNNER = CliRunner()
@@ -288,9 +288,9 @@ def test_listed_weights_are_checked_by_their_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("altered", "missing"):
-        text = (built_in_folder() / "ce_digits.toml").read_text().replace("ce_digits", name)
+        text = file_of("ce_digits.toml").read_text().replace("ce_digits", name)
         (tmp_path / f"{name}.toml").write_text(text)
-    content = bytearray((built_in_folder() / "ce_digits.safetensors").read_bytes())
+    content = bytearray(file_of("ce_digits.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "altered.safetensors").write_bytes(content)
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
@@ -395,14 +395,13 @@ def test_a_module_from_python() -> None:
 
 
 def test_a_nearest_prototype_reading_is_a_model_of_its_own(tmp_path: Path) -> None:
-    from robusteval.models.entry import built_in_folder
 
-    text = (built_in_folder() / "pcl_digits.toml").read_text()
+    text = file_of("pcl_digits.toml").read_text()
     text = text.replace('name = "pcl_digits"', 'name = "pcl_digits_nearest"')
     text = text.replace('reading = "softmax"', 'reading = "nearest_prototype"')
     path = tmp_path / "pcl_digits_nearest.toml"
     path.write_text(text)
-    content = (built_in_folder() / "pcl_digits.safetensors").read_bytes()
+    content = file_of("pcl_digits.safetensors").read_bytes()
     (tmp_path / "pcl_digits.safetensors").write_bytes(content)
     model = robusteval.load_model(str(path))
     images = load_dataset("digits").images()
@@ -507,7 +506,7 @@ def test_a_damaged_neighbour_does_not_spoil_a_run(
     folder = tmp_path / "models"
     folder.mkdir()
     for name in ("ce_digits.toml", "ce_digits.safetensors"):
-        (folder / name).write_bytes((built_in_folder() / name).read_bytes())
+        (folder / name).write_bytes(file_of(name).read_bytes())
     (folder / "ce_digits.safetensors").write_bytes(b"altered")
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(folder))
     chosen = api.Options(samples=10, only=("fgsm",), out=tmp_path)

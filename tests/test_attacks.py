@@ -19,8 +19,8 @@ from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, UnknownNameError
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.conftest import linear_model
 from tests.helpers.attacks import Call

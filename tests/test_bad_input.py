@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,17 @@ def exits(images: Tensor) -> Tensor:
         (lambda: api.compare("runs"), RobustevalError, "a list of their folders"),
         (lambda: api.compare(1), RobustevalError, "a list of their folders"),
         (lambda: api.estimate("ce_digits", "quick", 1j), DataError, "data set 1j: give its name"),
+        (
+            lambda: api.estimate("ce_digits", "quick", np.zeros(3)),
+            DataError,
+            "data set array.*: give its name",
+        ),
+        (lambda: api.Options(progress="bar"), RobustevalError, "progress = 'bar': give an object"),
+        (
+            lambda: require_answers(Function(lambda x: x.to("meta")), torch.rand(2, 1, 8, 8)),
+            AttackError,
+            "logits on the device meta",
+        ),
         (lambda: api.wrap_module(nn.Flatten(), "x" * 5000), AttackError, "^.{0,120}$"),
         (
             lambda: require_answers(Function(exits), torch.rand(1, 1, 8, 8)),

@@ -27,12 +27,14 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import AIMED, MARGIN, Search, Seen, cosine
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
-from robusteval.models.entry import Trained, built_in_folder, find_entry
+from robusteval.models.entry import Trained
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.preparation import prepare
 from robusteval.report import rows
 from robusteval.report.board import RANK
 from robusteval.types import NORMS, Norm
+from tests.helpers.models import file_of
 
 
 def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +50,7 @@ def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixtu
 
 def test_training_anew_ends_at_the_same_accuracy(tmp_path: Path) -> None:
     """A short training, twice: the same seed gives the same model, whatever is in the folder."""
-    text = (built_in_folder() / "ce_at_digits.toml").read_text()
+    text = file_of("ce_at_digits.toml").read_text()
     text = text.replace("epochs = 30", "epochs = 3", 1).replace("ce_at_digits", "short")
     text = text[: text.index("[training.adversarial]")]
     (tmp_path / "short.toml").write_text(text)

@@ -17,8 +17,8 @@ from robusteval.evaluation.findings import accelerated, findings_of
 from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.evaluation.verdicts import Finding
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import AddAttack, linear_model
 from tests.known import Misleading

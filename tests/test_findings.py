@@ -17,10 +17,11 @@ from robusteval.evaluation.findings import plausible_accuracy, verification
 from robusteval.evaluation.progress import Silent
 from robusteval.evaluation.verify import predict
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import all_entries, built_in_folder, find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import all_entries, built_in_folder, find_entry
 from robusteval.numerics import drawn_alike
 from tests.conftest import AddAttack, linear_model
+from tests.helpers.models import file_of
 from tests.test_api_cli import cli
 from tests.test_evaluation import run_suite, unprobed
 
@@ -113,7 +114,7 @@ def test_no_model_of_the_zoo_is_asked_about(digits: Dataset) -> None:
     sizes = [*range(10, 360, 10), 360]
     indices = [digits.balanced_subset(size).indices.numpy() for size in sizes]
     looked = 0
-    for name in sorted(p.stem for p in built_in_folder().glob("*_digits.toml")):
+    for name in sorted(p.stem for p in built_in_folder().glob("*/*_digits.toml")):
         entry = find_entry(name)
         assert entry.trained is not None
         figure = entry.trained.clean_correct, entry.trained.clean_total
@@ -208,11 +209,10 @@ def test_honest_models_raise_no_doubt(
 )
 def test_the_command_line_asks_first(old: str, new: str, said: str) -> None:
     """Normalised as images in [0, 255] would be; a figure of other weights."""
-    folder = built_in_folder()
-    text = (folder / "pcl_digits.toml").read_text()
+    text = file_of("pcl_digits.toml").read_text()
     assert old in text
     Path("pcl_digits.toml").write_text(text.replace(old, new))
-    weights = (folder / "pcl_digits.safetensors").read_bytes()
+    weights = file_of("pcl_digits.safetensors").read_bytes()
     Path("pcl_digits.safetensors").write_bytes(weights)
     Path("s.toml").write_text(
         'name = "s"\n[[attacks]]\nname = "fgsm"\ntitle = "FGSM"\nlibrary = "torchattacks"\n'

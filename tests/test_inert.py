@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from robusteval import api, inert, terminal
 from robusteval.cli import app
 from robusteval.errors import EvidenceError
-from robusteval.models.entry import find_entry
+from robusteval.models.registry import find_entry
 from robusteval.report.figures import accuracy_bars, cost_curve, distance_curve, score_histograms
 from robusteval.report.files import report_files
 from robusteval.report.page import render_html, render_markdown

@@ -42,21 +42,22 @@ from robusteval.errors import (
 from robusteval.evaluation.plan import threats_for
 from robusteval.evaluation.run import precision
 from robusteval.evaluation.suite import Suite, read_suite
-from robusteval.models.entry import (
-    Entry,
+from robusteval.models.entry import Entry, read_entry
+from robusteval.models.fitting import fill
+from robusteval.models.loading import build_network, load_model
+from robusteval.models.registry import (
     all_entries,
     built_in_folder,
     entry_paths,
     find_entry,
-    read_entry,
     readable_entries,
 )
-from robusteval.models.fitting import fill
-from robusteval.models.loading import build_network, load_model
 from robusteval.options import Options, check_options
 from robusteval.reading import parse_path, read_file
 from robusteval.schema import first_problem
 from robusteval.types import ThreatModel, parse_eps, parse_number, parse_whole
+from tests.helpers.models import file_of
+from tests.helpers.plugins import Install
 from tests.test_models import FACTORY, with_weights, write_entry
 
 RUNNER = CliRunner()
@@ -590,7 +591,7 @@ def test_one_bad_file_is_told_and_the_others_go_on(name: str, folder: Path) -> N
 
 def test_a_run_with_diagnostics_goes_on_beside_a_bad_file(folder: Path) -> None:
     (folder / "bad.toml").write_text("= 3")
-    unknown = (built_in_folder() / "ce_digits.toml").read_text()
+    unknown = file_of("ce_digits.toml").read_text()
     unknown = unknown.replace('"ce_digits"', '"other"').replace('"digits"', '"nothing"')
     (folder / "other.toml").write_text(unknown)
     Path("s.toml").write_text(f"{SUITE}[diagnostics]\nsamples = 4\n")
@@ -605,7 +606,7 @@ def test_a_run_with_diagnostics_goes_on_beside_a_bad_file(folder: Path) -> None:
 def test_a_source_that_cannot_be_loaded_gives_way_to_the_next(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    text = (built_in_folder() / "ce_digits.toml").read_text()
+    text = file_of("ce_digits.toml").read_text()
     (folder / "a_digits.toml").write_text(text.replace('"ce_digits"', '"a_digits"'))
     (folder / "ce_digits.safetensors").write_bytes(b"no weights")
     from robusteval.preparation import prepare
@@ -649,21 +650,16 @@ def test_hidden_files_are_no_entries(folder: Path) -> None:
 
 
 def test_a_package_of_entries_that_leads_nowhere(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    from importlib.metadata import EntryPoint
-
-    (tmp_path / "raising_package").mkdir()
-    (tmp_path / "raising_package" / "__init__.py").write_text("raise OSError('no disk')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    points = [
-        EntryPoint(name, value, "robusteval.models")
-        for name, value in (("a", "no_such_package"), ("b", "raising_package.inner"), ("c", ""))
-    ]
-    monkeypatch.setattr("robusteval.models.entry.entry_points", lambda group: points)
+    (tmp_path / "site" / "raising_package").mkdir()
+    (tmp_path / "site" / "raising_package" / "__init__.py").write_text("raise OSError('no disk')\n")
+    points = {"a": "no_such_package", "b": "raising_package.inner"}
+    install("odd-package", "1.0", {"models": points}, {})
     assert "pcl_digits" in {entry.name for entry in readable_entries()}
-    assert len(caplog.records) == 3
+    assert len(caplog.records) == 2
     assert "no disk" in caplog.text
+    assert all("odd-package" in record.message for record in caplog.records)
 
 
 # What isn't an entry
@@ -992,7 +988,7 @@ def test_a_model_is_tried_on_one_image_before_anything_runs(
 
 
 def test_a_source_is_tried_before_anything_runs(folder: Path) -> None:
-    text = (built_in_folder() / "ce_digits.toml").read_text().replace('"ce_digits"', '"lame"')
+    text = file_of("ce_digits.toml").read_text().replace('"ce_digits"', '"lame"')
     (folder / "lame.toml").write_text(text)
     refused(cli("run", "--model", "pcl_digits", "--suite", "quick", "--source", "lame"), "weights")
     assert not Path("runs").exists()

@@ -16,10 +16,12 @@ from robusteval.data.known import DATASETS
 from robusteval.errors import EvidenceError
 from robusteval.evaluation.suite import read_suite
 from robusteval.evaluation.verdicts import Finding
-from robusteval.models.entry import Entry, all_entries, built_in_folder
+from robusteval.models.entry import Entry
+from robusteval.models.registry import all_entries
 from robusteval.report import board, rows
 from robusteval.report.files import read_report
 from robusteval.types import NORMS, ThreatModel, parse_eps
+from tests.helpers.models import file_of
 from tests.test_api_cli import cli, refused
 from tests.test_evaluation import unprobed
 
@@ -144,8 +146,8 @@ def test_another_model_of_the_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ce_digits", "pcl_digits"):
-        shutil.copy(built_in_folder() / f"{name}.safetensors", tmp_path)
-    text = (built_in_folder() / "ce_digits.toml").read_text()
+        shutil.copy(file_of(f"{name}.safetensors"), tmp_path)
+    text = file_of("ce_digits.toml").read_text()
     entry = tmp_path / "mine.toml"
     entry.write_text(text.replace('name = "ce_digits"', 'name = "pcl_digits"'))
     run = run_of(str(entry), tmp_path / "runs")
@@ -340,8 +342,8 @@ def test_rows_of_another_data_set_than_the_models(folder: Path, runs: list[Path]
 def test_a_run_on_another_data_set_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(built_in_folder() / "ce_digits.safetensors", tmp_path)
-    text = (built_in_folder() / "ce_digits.toml").read_text()
+    shutil.copy(file_of("ce_digits.safetensors"), tmp_path)
+    text = file_of("ce_digits.toml").read_text()
     entry = tmp_path / "mine.toml"
     entry.write_text(text.replace('name = "ce_digits"', 'name = "mine"'))
     run = run_of(str(entry), tmp_path / "runs")

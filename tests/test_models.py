@@ -20,15 +20,10 @@ from robusteval.errors import (
 )
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.backbones import BACKBONES, CNN6, resnet110, resnet_small
-from robusteval.models.entry import (
-    Entry,
-    all_entries,
-    built_in_folder,
-    entry_paths,
-    find_entry,
-    read_entry,
-)
+from robusteval.models.entry import Entry, read_entry
 from robusteval.models.loading import build_network, load_model
+from robusteval.models.registry import all_entries, entry_paths, find_entry
+from tests.helpers.models import file_of
 
 MINIMAL = """
 name = "{name}"
@@ -186,7 +181,7 @@ def test_a_file_cannot_take_another_models_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its name is its file's, wherever entries are looked up."""
-    (tmp_path / "best.toml").write_text((built_in_folder() / "ce_digits.toml").read_text())
+    (tmp_path / "best.toml").write_text(file_of("ce_digits.toml").read_text())
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
     errors = [found for found in all_entries() if not isinstance(found, Entry)]
     assert [str(error) for error in errors] == [
@@ -399,6 +394,6 @@ def test_code_runs_only_with_permission(tmp_path: Path) -> None:
 def test_weights_are_stored_in_float16() -> None:
     from safetensors import safe_open
 
-    path = built_in_folder() / "pcl_digits.safetensors"
+    path = file_of("pcl_digits.safetensors")
     with safe_open(path, "pt") as stream:
         assert {str(stream.get_tensor(k).dtype) for k in stream.keys()} == {"torch.float16"}  # noqa: SIM118

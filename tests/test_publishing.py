@@ -12,8 +12,9 @@ import pytest
 import tomlkit
 
 from robusteval.errors import OutputError, RobustevalError, TrainingError
-from robusteval.models.entry import find_entry, read_entry
+from robusteval.models.entry import read_entry
 from robusteval.models.loading import build_network, load_model, stored_form
+from robusteval.models.registry import find_entry
 from robusteval.storage import locked
 from robusteval.training import publishing
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint

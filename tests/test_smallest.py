@@ -10,8 +10,8 @@ from robusteval.attacks.steps import norms
 from robusteval.data.datasets import Dataset
 from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter, PrototypeAdapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import Norm
 from tests.known import (
     Function,

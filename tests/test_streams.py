@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from robusteval import stops, streams
 from robusteval.cli import app, board, guarded
-from robusteval.models.entry import find_entry
+from robusteval.models.registry import find_entry
 from tests.test_inert import HIDDEN
 
 MODULE = (sys.executable, "-m", "robusteval")

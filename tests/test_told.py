@@ -28,6 +28,7 @@ from robusteval.report.wording import UNAWARE, found_text, incomplete_text, wors
 from robusteval.terminal import _claim_line
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import Call
+from tests.helpers.models import file_of
 from tests.test_api_cli import cli
 
 
@@ -141,7 +142,7 @@ def test_terminal_html_and_markdown_say_the_same_of_claims(report: api.Report) -
 
 def test_the_terminal_compares_each_claim_with_its_own_attack() -> None:
     """Of FGSM at 0.03 it was told what all attacks left at 8/255, without a word on either."""
-    text = Path(__file__).resolve().parents[1] / "models" / "pcl_digits.toml"
+    text = file_of("pcl_digits.toml")
     weights = text.with_suffix(".safetensors")
     Path("pcl_digits.safetensors").write_bytes(weights.read_bytes())
     claims = '\n[[claims]]\nattack = "fgsm"\naccuracy = 67.7\nnorm = "Linf"\neps = "0.03"\n'

@@ -18,9 +18,10 @@ from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
 from robusteval.evaluation.verify import state_digest
 from robusteval.hardware import hardware_name
-from robusteval.models.entry import Adversarial, Training, find_entry, read_entry
+from robusteval.models.entry import Adversarial, Training, read_entry
 from robusteval.models.loading import build_network, load_model
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.registry import find_entry
 from robusteval.training import baselines, pcl  # noqa: F401 - they register their recipes
 from robusteval.training.adversarial import craft
 from robusteval.training.batches import batches, random_crop

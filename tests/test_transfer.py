@@ -14,7 +14,7 @@ from robusteval.errors import AttackError, EvidenceError, SuiteError
 from robusteval.evaluation.context import Access, rebuild
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
+from robusteval.models.registry import find_entry
 from robusteval.preparation import prepare
 from tests.known import Function, images_near_grey, linear, margins, threat_of
 from tests.test_api_cli import cli, refused

@@ -11,8 +11,10 @@ import pytest
 from robusteval import api, zoo
 from robusteval.cli import parse_models
 from robusteval.errors import RobustevalError, UnknownNameError
-from robusteval.models.entry import Entry, all_entries, built_in_folder
-from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
+from robusteval.models.entry import Entry
+from robusteval.models.registry import all_entries
+from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, LATER
+from tests.helpers.models import file_of
 from tests.test_api_cli import cli
 
 QUICK = ("--suite", "quick", "--only", "fgsm", "--samples", "20")
@@ -29,7 +31,7 @@ def test_several_models_make_one_table() -> None:
     path = Path(result.stdout.strip().splitlines()[-1])
     rows = rows_of(path)
     assert path == Path("runs/quick.csv")
-    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", DOUBTS, *BACKING]
+    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", DOUBTS, *BACKING, *LATER]
     assert [(r["model"], r["norm"], r["eps"]) for r in rows] == [
         ("ce_digits", "Linf", "0.1"),
         ("pcl_digits", "Linf", "0.1"),
@@ -79,7 +81,7 @@ def test_all_are_those_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
     assert zoo.models_called(["pcl_digits", "ce_digits"]) == ["pcl_digits", "ce_digits"]
     (tmp_path / "unreadable.toml").write_text("name = ")
-    text = (built_in_folder() / "ce_digits.toml").read_text()
+    text = file_of("ce_digits.toml").read_text()
     untrained = text[: text.index("[weights]")].replace("ce_digits", "untrained_digits")
     (tmp_path / "untrained_digits.toml").write_text(untrained)
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
@@ -98,7 +100,7 @@ def test_one_name_is_one_model_and_a_pattern_is_several() -> None:
 
 def test_a_path_with_a_comma_is_one_model(tmp_path: Path) -> None:
     for name in ("ce_digits.toml", "ce_digits.safetensors"):
-        shutil.copy(built_in_folder() / name, tmp_path / name)
+        shutil.copy(file_of(name), tmp_path / name)
     odd = tmp_path / "a,b.toml"
     os.rename(tmp_path / "ce_digits.toml", odd)
     assert parse_models([str(odd), "c,d"]) == [str(odd), "c", "d"]

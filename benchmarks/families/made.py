@@ -98,9 +98,8 @@ def make(folder: Path) -> Made:
     """Makes all of it in an empty folder; takes some seconds."""
     models = folder / "models"
     models.mkdir()
-    source = boards_folder().parent / "models"
-    for suffix in ("toml", "safetensors"):
-        shutil.copy(source / f"{MODEL}.{suffix}", models)
+    for path in (boards_folder().parent / "models").glob(f"*/{MODEL}.*"):
+        shutil.copy(path, models)
     suite = folder / "suite.toml"
     suite.write_text(TINY, "utf-8")
     asked = ("--model", MODEL, "--suite", str(suite), "--samples", "12", "--threads", "1")
@@ -117,6 +116,6 @@ def texts_of(folder: Path) -> tuple[str, str]:
 
 def boards_folder() -> Path:
     """Where the project's own leaderboards are."""
-    from robusteval.models.entry import built_in_folder
+    from robusteval.models.registry import built_in_folder
 
     return built_in_folder().parent / "leaderboards"

@@ -155,7 +155,7 @@ def _entries(made: Made, text: str, quoted: str) -> Iterator[Case]:
     places = {
         "claim's eps": (
             "[training]\n",
-            f'[[claims]]\nattack = "x"\naccuracy = 1\nnorm = "L2"\neps = {quoted}\n[training]\n',
+            f'[[claims]]\nattack = "x"\naccuracy = 50\nnorm = "L2"\neps = {quoted}\n[training]\n',
         ),
         "training's eps": ('eps = ["0.15", "0.15"]', f'eps = ["1e-9", {quoted}]'),
         "stopping_eps": ("seed = 0\n\n", f"seed = 0\nstopping_eps = {quoted}\n\n"),

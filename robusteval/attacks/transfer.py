@@ -14,8 +14,8 @@ from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError, kind_of, reason
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import find_entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 from robusteval.types import ThreatModel
 
 _RANGES = {"steps": COUNT, "source": Range(bool, "a model's name, or a module", object)}

@@ -15,8 +15,9 @@ from robusteval.evaluation.suite import Suite
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import Entry, find_entry
+from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
 
 
 @dataclass(frozen=True)

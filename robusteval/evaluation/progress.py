@@ -1,11 +1,12 @@
 """Who watches a run: how far each attack is."""
 
 import logging
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from robusteval.evaluation.plan import Cell
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how far a run is: ``within`` a chunk by its share done, and after each chunk.
 

@@ -259,6 +259,9 @@ def as_logits(found: Any, count: int, classes: int | None = None) -> Tensor:
             f"the module returns {kind}: attacks need logits (B, K), so wrap it in a module that "
             "returns them alone"
         )
+    if found.is_meta or found.layout is not torch.strided:
+        kind = "on the device meta" if found.is_meta else str(found.layout)
+        raise AttackError(f"the module returns logits {kind}: return a dense tensor of values")
     wanted = classes or (found.shape[1] if found.dim() == 2 else 0)
     if found.shape != (count, wanted) or wanted < 2:
         images = "one image" if count == 1 else f"{count} images"

@@ -2,33 +2,22 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from robusteval.catalogue import near_names
-from robusteval.data.known import DATASETS
 from robusteval.errors import (
     EntryError,
-    RobustevalError,
-    UnknownNameError,
     WeightsError,
-    reason,
-    shown,
 )
-from robusteval.reading import named, named_path, read_file, read_toml
+from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
-_LOG = logging.getLogger("robusteval")
 _MOST_WEIGHTS = 2**33  # bytes
 LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
 _MOST_EPOCHS = 100_000
@@ -311,7 +300,7 @@ class Entry(_Table):
 
 def read_entry(path: Path) -> Entry:
     """An entry from its TOML file.  Raises EntryError with the file, the field and the mend."""
-    _require_toml(path)
+    require_toml(path)
     content = read_toml(path, "entry file", EntryError)
     entry = checked(Entry, content, str(path), EntryError).model_copy(update={"path": path})
     _require_percent(path, [claim["accuracy"] for claim in content.get("claims", [])])
@@ -346,7 +335,7 @@ _OTHERS = {
 }
 
 
-def _require_toml(path: Path) -> None:
+def require_toml(path: Path) -> None:
     """Raises EntryError for another kind of file, which is told by its name."""
     end = path.suffix.lower()
     if end in _OTHERS:
@@ -374,131 +363,3 @@ def weights_content(entry: Entry) -> bytes:
             f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
         )
     return content
-
-
-def built_in_folder() -> Path:
-    """The models that come with the project: inside the wheel, or beside a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    return inside if (inside := package / "_models").is_dir() else package.parent / "models"
-
-
-def _model_folders() -> Iterator[Path | EntryError]:
-    """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
-
-    One that can't be had is told, and the others go on.
-    """
-    for name in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep):
-        if os.path.isdir(name):
-            yield Path(name)
-        elif name:
-            what = "is no folder" if os.path.exists(name) else "does not exist"
-            yield EntryError(f"model folder {name} of $ROBUSTEVAL_MODELS {what}: correct it")
-    for point in entry_points(group="robusteval.models"):
-        yield from _package_folders(point)
-    yield built_in_folder()
-
-
-def _package_folders(point: EntryPoint) -> list[Path | EntryError]:
-    try:
-        spec = find_spec(point.value)
-    except Exception as error:  # noqa: BLE001 - a package's parents are imported
-        spec, why = None, reason(error)
-    else:
-        why = "there is no such package"
-    if spec is None:
-        said = f"the entry point {point.name} = {point.value} of robusteval.models leads nowhere"
-        return [EntryError(f"{said} ({why}): mend or remove its package")]
-    return [Path(place) for place in spec.submodule_search_locations or []]
-
-
-def _registry() -> tuple[dict[str, Path], list[EntryError]]:
-    """Every entry's name (its file's stem) and path, earlier folders first, and what is wrong.
-
-    A user's entry may stand in for one that comes with the project; any other double is told.
-    """
-    found: dict[str, Path] = {}
-    problems: list[EntryError] = []
-    for folder in _model_folders():
-        if isinstance(folder, EntryError):
-            problems.append(folder)
-            continue
-        for path in _entries_of(folder, problems):
-            first = found.setdefault(path.stem, path)
-            if first != path and folder != built_in_folder():
-                problems.append(
-                    EntryError(f"{path} is not used: {first} has its name and comes first")
-                )
-    return dict(sorted(found.items())), problems
-
-
-def _entries_of(folder: Path, problems: list[EntryError]) -> list[Path]:
-    """The entries of a folder, without hidden files: systems leave such beside a copy."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        problems.append(EntryError(f"model folder {folder} can't be read ({error.strerror})"))
-        return []
-    return [folder / name for name in names if name.endswith(".toml") and name[0] != "."]
-
-
-def entry_paths() -> dict[str, Path]:
-    """Every entry's name (its file's stem) and path; earlier folders come first.
-
-    What is wrong with a folder is logged.
-    """
-    found, problems = _registry()
-    for problem in problems:
-        _LOG.warning("%s", problem)
-    return found
-
-
-def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
-    """An entry by name, or by the path of its TOML file."""
-    name = named(name_or_path, "model", EntryError)
-    if name.lower().endswith(".toml") or os.sep in name:
-        return read_entry(named_path(name, "entry file", EntryError))
-    found, problems = _registry()
-    if name in found:
-        return _read_named(found[name])
-    _require_toml(Path(name))
-    if problems:  # it may be in what could not be read
-        raise EntryError(f"unknown model {shown(name)}, and {problems[0]}")
-    hint = near_names(name, found)
-    raise UnknownNameError(
-        f"unknown model {shown(name)}: {hint} (`robusteval list models` shows all)"
-    )
-
-
-def _read_named(path: Path) -> Entry:
-    """A registered entry, whose name is its file's: two files can't share one."""
-    entry = read_entry(path)
-    if entry.name != path.stem:
-        raise EntryError(f"{path}: name is {entry.name!r}, but the file is {path.name}")
-    return entry
-
-
-def all_entries() -> Iterator[Entry | RobustevalError]:
-    """Every entry, or what is wrong with it, in order of name; folders' problems come first."""
-    found, problems = _registry()
-    yield from problems
-    for path in found.values():
-        try:
-            entry = _read_named(path)
-            DATASETS.get(entry.dataset)
-        except UnknownNameError as error:
-            yield EntryError(f"{path}: {error}")
-        except RobustevalError as error:
-            yield error
-        else:
-            yield entry
-
-
-def readable_entries() -> list[Entry]:
-    """Every entry that can be read; what is wrong with the others is logged."""
-    entries = []
-    for found in all_entries():
-        if isinstance(found, Entry):
-            entries.append(found)
-        else:
-            _LOG.warning("%s", found)
-    return entries

@@ -1,0 +1,141 @@
+"""Which models there are: entries in the user's folders, in plug-ins' and in the project's own.
+
+Imports no torch.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from robusteval.catalogue import near_names
+from robusteval.data.known import DATASETS
+from robusteval.errors import EntryError, PluginError, RobustevalError, UnknownNameError, shown
+from robusteval.models.entry import Entry, read_entry, require_toml
+from robusteval.plugins import plugins
+from robusteval.reading import named, named_path
+
+_LOG = logging.getLogger("robusteval")
+
+
+def built_in_folder() -> Path:
+    """The models that come with the project: inside the wheel, or beside a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return inside if (inside := package / "_models").is_dir() else package.parent / "models"
+
+
+def built_in_folders() -> list[Path]:
+    """One for each data set, whose models are in it."""
+    return sorted(path for path in built_in_folder().glob("*") if path.is_dir())
+
+
+def _model_folders() -> Iterator[Path | EntryError]:
+    """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
+
+    One that can't be had is told, and the others go on.
+    """
+    for name in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep):
+        if os.path.isdir(name):
+            yield Path(name)
+        elif name:
+            what = "is no folder" if os.path.exists(name) else "does not exist"
+            yield EntryError(f"model folder {name} of $ROBUSTEVAL_MODELS {what}: correct it")
+    for plugin in plugins("models"):
+        try:
+            yield from plugin.folders()
+        except PluginError as error:
+            yield EntryError(str(error))
+    yield from built_in_folders()
+
+
+def _registry() -> tuple[dict[str, Path], list[EntryError]]:
+    """Every entry's name (its file's stem) and path, earlier folders first, and what is wrong.
+
+    A user's entry may stand in for one that comes with the project; any other double is told.
+    """
+    found: dict[str, Path] = {}
+    problems: list[EntryError] = []
+    for folder in _model_folders():
+        if isinstance(folder, EntryError):
+            problems.append(folder)
+            continue
+        for path in _entries_of(folder, problems):
+            first = found.setdefault(path.stem, path)
+            if first != path and folder.parent != built_in_folder():
+                problems.append(
+                    EntryError(f"{path} is not used: {first} has its name and comes first")
+                )
+    return dict(sorted(found.items())), problems
+
+
+def _entries_of(folder: Path, problems: list[EntryError]) -> list[Path]:
+    """The entries of a folder, without hidden files: systems leave such beside a copy."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        problems.append(EntryError(f"model folder {folder} can't be read ({error.strerror})"))
+        return []
+    return [folder / name for name in names if name.endswith(".toml") and name[0] != "."]
+
+
+def entry_paths() -> dict[str, Path]:
+    """Every entry's name (its file's stem) and path; earlier folders come first.
+
+    What is wrong with a folder is logged.
+    """
+    found, problems = _registry()
+    for problem in problems:
+        _LOG.warning("%s", problem)
+    return found
+
+
+def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
+    """An entry by name, or by the path of its TOML file."""
+    name = named(name_or_path, "model", EntryError)
+    if name.lower().endswith(".toml") or os.sep in name:
+        return read_entry(named_path(name, "entry file", EntryError))
+    found, problems = _registry()
+    if name in found:
+        return _read_named(found[name])
+    require_toml(Path(name))
+    if problems:  # it may be in what could not be read
+        raise EntryError(f"unknown model {shown(name)}, and {problems[0]}")
+    hint = near_names(name, found)
+    raise UnknownNameError(
+        f"unknown model {shown(name)}: {hint} (`robusteval list models` shows all)"
+    )
+
+
+def _read_named(path: Path) -> Entry:
+    """A registered entry, whose name is its file's: two files can't share one."""
+    entry = read_entry(path)
+    if entry.name != path.stem:
+        raise EntryError(f"{path}: name is {entry.name!r}, but the file is {path.name}")
+    return entry
+
+
+def all_entries() -> Iterator[Entry | RobustevalError]:
+    """Every entry, or what is wrong with it, in order of name; folders' problems come first."""
+    found, problems = _registry()
+    yield from problems
+    for path in found.values():
+        try:
+            entry = _read_named(path)
+            DATASETS.get(entry.dataset)
+        except UnknownNameError as error:
+            yield EntryError(f"{path}: {error}")
+        except RobustevalError as error:
+            yield error
+        else:
+            yield entry
+
+
+def readable_entries() -> list[Entry]:
+    """Every entry that can be read; what is wrong with the others is logged."""
+    entries = []
+    for found in all_entries():
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            _LOG.warning("%s", found)
+    return entries
