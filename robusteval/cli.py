@@ -27,7 +27,7 @@ from robusteval.arguments import (
     split_list,
     whole_option,
 )
-from robusteval.errors import RobustevalError, cut
+from robusteval.errors import RobustevalError, cut, shown
 from robusteval.storage import LEADERBOARDS, require_replaceable
 
 if TYPE_CHECKING:
@@ -491,7 +491,9 @@ def list_things(
     from robusteval.errors import UnknownNameError
 
     if kind not in KINDS:
-        raise UnknownNameError(f"nothing called {kind!r} can be listed: {near_names(kind, KINDS)}")
+        raise UnknownNameError(
+            f"nothing called {shown(kind)} can be listed: {near_names(kind, KINDS)}"
+        )
     rows = listing.ROWS[kind](data_dir)
     if as_json:
         print_json(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from robusteval.ambient import refuse_inference_mode
 from robusteval.attacks.seeding import seeded
@@ -77,6 +78,8 @@ def prepare(
         _require_name(name)
     whole = read_suite(suite)
     entry = find_entry(model) if isinstance(model, str | Path) else None
+    if entry is None:
+        _require_adapter(model)
     chosen = _chosen(whole, options, entry)
     if not isinstance(dataset, str | None):
         raise DataError(f"data set {shown(dataset)}: give its name")
@@ -128,6 +131,19 @@ def _require_name(name: str) -> None:
         raise RobustevalError(f"name {shown(name)}: use {LONGEST_NAME} bytes or fewer")
 
 
+def _require_adapter(model: object) -> None:
+    """Raises RobustevalError for what is neither an entry's name or path nor an adapter."""
+    if isinstance(model, nn.Module):
+        if isinstance(model, Adapter):
+            return
+        raise RobustevalError(
+            "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
+        )
+    raise RobustevalError(
+        f"model {shown(model)}: give an entry's name, its path, or wrap_module(module, classes=…)"
+    )
+
+
 def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[str, str]:
     """What computes soonest on this machine."""
     passes = sum(expected_passes(cell, adapter.classes)[1] for cell in plan.cells) * len(data)
@@ -140,11 +156,8 @@ def _forms(adapter: Adapter, data: Dataset, spec: RunSpec, plan: Plan) -> tuple[
 def _adapter(model: str | Path | Adapter, entry: Entry | None, options: Options) -> Adapter:
     if entry is not None:
         return load_model(entry, options.device, options.allow_code)
-    if isinstance(model, Adapter):
-        return model.to(options.device)
-    raise RobustevalError(
-        "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
-    )
+    assert isinstance(model, Adapter), "anything else was refused"
+    return model.to(options.device)
 
 
 def _try_out(model: Adapter, data: Dataset, options: Options) -> None:

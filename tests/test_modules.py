@@ -1,6 +1,7 @@
 """Modules as people have them: that work in place, in half precision, without a graph; and what
 ``wrap_module`` is given."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError, RobustevalError
+from robusteval.evaluation.verify import predict_again
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, threat_of
@@ -426,3 +428,46 @@ def test_a_bad_factory_is_told_before_the_first_attack(tmp_path: Path) -> None:
     options = api.Options(samples=40, allow_code=True, out=tmp_path / "out")
     with pytest.raises(RobustevalError, match=r"returns shape \(10,\) for one image"):
         robusteval.evaluate(str(entry), "quick", options=options)
+
+
+class Ending(nn.Module):
+    """Answers so many times, then calls ``end``."""
+
+    def __init__(self, passes: int, end: Callable[[], object]) -> None:
+        super().__init__()
+        self.left, self.end = passes, end
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left < 0:
+            self.end()
+        return images.flatten(1)[:, :10]
+
+
+def _raise() -> None:
+    raise RuntimeError("too\nlate")
+
+
+def test_a_module_that_exits_does_not_end_the_program() -> None:
+    module = wrap_module(Ending(1, lambda: sys.exit(0)), 10)
+    images = torch.zeros(2, 1, 8, 8)
+    module(images)
+    with pytest.raises(AttackError, match=r"ends the program \(SystemExit: 0\): leave that out"):
+        module(images)
+
+
+def test_a_module_that_fails_at_its_last_passes_is_one_line() -> None:
+    """When all attacks are over, and nothing else would catch it."""
+    module, images = wrap_module(Ending(1, _raise), 10), torch.zeros(2, 1, 8, 8)
+    assert predict_again(module, images, 2).shape == (2, 10)
+    with pytest.raises(AttackError, match=r"predicted again \(RuntimeError: too\): mend it"):
+        predict_again(module, images, 2)
+
+
+@pytest.mark.parametrize("model", [3, None, ["ce_digits"], b"ce_digits"])
+@pytest.mark.parametrize("dataset", [None, "digits"])
+def test_what_is_no_model_is_told_as_it_is(model: Any, dataset: str | None) -> None:
+    with pytest.raises(RobustevalError, match=r"^model .*: give an entry's name, its path, or"):
+        robusteval.evaluate(model, "quick", dataset)
+    with pytest.raises(RobustevalError, match="a plain torch module has no adapter"):
+        robusteval.evaluate(nn.Linear(2, 2), "quick", dataset)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from robusteval.evaluation.images import decode, digests
 from robusteval.evaluation.outcomes import RunResult, to_be_kept
 from robusteval.evaluation.pieces import Piece
 from robusteval.evaluation.plan import Job, Plan
-from robusteval.evaluation.verify import predict
+from robusteval.evaluation.verify import predict_again
 
 PROOF_BATCH = 48  # neither the attack's batch nor the verdict's
 
@@ -137,5 +137,5 @@ def float32_tally(context: Context, batches: Iterable[KeptImages], tie: float) -
     """Every kept image predicted again, at a batch size of its own."""
     tally = Tally(tie)
     for batch in batches:
-        tally = tally.plus(predict(context.model, batch.images, PROOF_BATCH), batch.labels)
+        tally = tally.plus(predict_again(context.model, batch.images, PROOF_BATCH), batch.labels)
     return tally

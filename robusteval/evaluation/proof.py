@@ -33,7 +33,7 @@ from robusteval.evaluation.kept import (
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.pieces import SCORE
 from robusteval.evaluation.plan import Plan
-from robusteval.evaluation.verify import TOLERANCE, VERIFY_BATCH, near_tie, predict, to_8_bits
+from robusteval.evaluation.verify import TOLERANCE, VERIFY_BATCH, near_tie, predict_again, to_8_bits
 from robusteval.storage import is_partial
 
 FLOAT64_SAMPLES = 128
@@ -118,7 +118,7 @@ def near(tie: float, values: Any) -> float:
 def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any, Any]:
     """Predictions (B,) on clean images, the gaps (B,) between their two largest logits, and the
     logits' spreads (B,)."""
-    logits = predict(context.model, context.images(rows), batch_size)
+    logits = predict_again(context.model, context.images(rows), batch_size)
     first, second = logits.topk(2, dim=1).values.T
     found = logits.argmax(1), first - second, first - logits.amin(1)
     return tuple(part.cpu().numpy() for part in found)  # type: ignore[return-value]
@@ -246,7 +246,7 @@ def predictions_hold(context: Context, store: Store, result: RunResult) -> Seen:
     wrong = total = 0
     tie = result.tie
     for batch in kept_images(context, store):
-        logits = predict(context.model, batch.images, PROOF_BATCH)
+        logits = predict_again(context.model, batch.images, PROOF_BATCH)
         margin = logit_margin(logits, batch.labels).cpu().numpy()
         first, second = logits.topk(2, dim=1).values.T.cpu().numpy()
         claimed = batch.columns["margin"][batch.places]
@@ -283,7 +283,7 @@ def eight_bits_hold(context: Context, store: Store, result: RunResult) -> Seen:
     """After rounding to 8 bits as many survive as the run says."""
     survive = total = wrong = 0
     for batch in kept_images(context, store):
-        logits = predict(context.model, to_8_bits(batch.images), PROOF_BATCH)
+        logits = predict_again(context.model, to_8_bits(batch.images), PROOF_BATCH)
         margin = logit_margin(logits, batch.labels).cpu()
         now = (margin > 0).numpy()
         claimed = batch.columns["survives_8_bit"][batch.places]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robusteval.attacks.losses import logit_margin, require_finite
 from robusteval.attacks.steps import norms, project
-from robusteval.errors import AttackError
+from robusteval.errors import AttackError, RobustevalError, reason
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
@@ -61,6 +61,22 @@ def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> T
         if not is_out_of_memory(error) or batch_size == 1:
             raise
     return predict(model, images, batch_size // 2)
+
+
+def predict_again(model: Adapter, images: Tensor, batch_size: int) -> Tensor:
+    """``predict`` outside of jobs, which tell by themselves why they fail.
+
+    Raises AttackError where the model fails: foreign code may raise anything, and at any pass.
+    """
+    try:
+        return predict(model, images, batch_size)
+    except RobustevalError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        raise AttackError(
+            f"the model fails on images that are predicted again ({type(error).__name__}: "
+            f"{reason(error)}): mend it, and run the same command again: what was finished is kept"
+        ) from None
 
 
 def in_threat(images: Tensor, clean: Tensor, threat: ThreatModel | None) -> Tensor:

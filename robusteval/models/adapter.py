@@ -245,6 +245,10 @@ def answer(module: nn.Module, images: Tensor) -> Any:
     except RuntimeError as error:
         if "Can't call numpy() on Tensor that requires grad" not in str(error):
             raise
+    except SystemExit as error:  # else the program would end, and with the module's exit code
+        raise AttackError(
+            f"the module ends the program (SystemExit: {reason(error)}): leave that out"
+        ) from None
     return module(images.detach().clone())
 
 
