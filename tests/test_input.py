@@ -660,7 +660,7 @@ def test_a_package_of_entries_that_leads_nowhere(
         EntryPoint(name, value, "robusteval.models")
         for name, value in (("a", "no_such_package"), ("b", "raising_package.inner"), ("c", ""))
     ]
-    monkeypatch.setattr("robusteval.models.entry.entry_points", lambda group: points)
+    monkeypatch.setattr("robusteval.folders.entry_points", lambda group: points)
     assert "pcl_digits" in {entry.name for entry in readable_entries()}
     assert len(caplog.records) == 3
     assert "no disk" in caplog.text

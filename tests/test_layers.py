@@ -23,6 +23,7 @@ FLOORS = {
     "robusteval.streams": 2,
     "robusteval.reading": 2,
     "robusteval.schema": 2,
+    "robusteval.folders": 2,
     "robusteval.models": 3,
     "robusteval.data": 3,
     "robusteval.attacks": 4,

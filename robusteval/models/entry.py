@@ -6,8 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,11 +18,11 @@ from robusteval.errors import (
     RobustevalError,
     UnknownNameError,
     WeightsError,
-    reason,
     shown,
 )
+from robusteval.folders import named_folders, package_folders, toml_files
 from robusteval.reading import named, named_path, read_file, read_toml
-from robusteval.schema import STRICT, Eps, checked, require_plain, short
+from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
@@ -100,12 +98,6 @@ def _a_sha256(value: str) -> str:
     if not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError("needs 64 hex digits in small letters, as `sha256sum` prints them")
     return value
-
-
-def _a_model_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.\-]*", value):
-        raise ValueError("takes a-z, 0-9, _, . and -, and begins with a letter or a digit")
-    return short(value)
 
 
 class Weights(_Table):
@@ -269,7 +261,7 @@ class Trained(_Table):
 class Entry(_Table):
     """One model of the registry."""
 
-    name: Annotated[str, AfterValidator(_a_model_name)]
+    name: Annotated[str, AfterValidator(plain_name)]
     method: str
     dataset: str
     description: str = ""
@@ -382,44 +374,25 @@ def built_in_folder() -> Path:
     return inside if (inside := package / "_models").is_dir() else package.parent / "models"
 
 
-def _model_folders() -> Iterator[Path | EntryError]:
+def _model_folders() -> Iterator[Path | RobustevalError]:
     """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
 
     One that can't be had is told, and the others go on.
     """
-    for name in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep):
-        if os.path.isdir(name):
-            yield Path(name)
-        elif name:
-            what = "is no folder" if os.path.exists(name) else "does not exist"
-            yield EntryError(f"model folder {name} of $ROBUSTEVAL_MODELS {what}: correct it")
-    for point in entry_points(group="robusteval.models"):
-        yield from _package_folders(point)
+    yield from named_folders("ROBUSTEVAL_MODELS", "model folder", EntryError)
+    yield from package_folders("robusteval.models", EntryError)
     yield built_in_folder()
 
 
-def _package_folders(point: EntryPoint) -> list[Path | EntryError]:
-    try:
-        spec = find_spec(point.value)
-    except Exception as error:  # noqa: BLE001 - a package's parents are imported
-        spec, why = None, reason(error)
-    else:
-        why = "there is no such package"
-    if spec is None:
-        said = f"the entry point {point.name} = {point.value} of robusteval.models leads nowhere"
-        return [EntryError(f"{said} ({why}): mend or remove its package")]
-    return [Path(place) for place in spec.submodule_search_locations or []]
-
-
-def _registry() -> tuple[dict[str, Path], list[EntryError]]:
+def _registry() -> tuple[dict[str, Path], list[RobustevalError]]:
     """Every entry's name (its file's stem) and path, earlier folders first, and what is wrong.
 
     A user's entry may stand in for one that comes with the project; any other double is told.
     """
     found: dict[str, Path] = {}
-    problems: list[EntryError] = []
+    problems: list[RobustevalError] = []
     for folder in _model_folders():
-        if isinstance(folder, EntryError):
+        if isinstance(folder, RobustevalError):
             problems.append(folder)
             continue
         for path in _entries_of(folder, problems):
@@ -431,14 +404,12 @@ def _registry() -> tuple[dict[str, Path], list[EntryError]]:
     return dict(sorted(found.items())), problems
 
 
-def _entries_of(folder: Path, problems: list[EntryError]) -> list[Path]:
-    """The entries of a folder, without hidden files: systems leave such beside a copy."""
+def _entries_of(folder: Path, problems: list[RobustevalError]) -> list[Path]:
     try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        problems.append(EntryError(f"model folder {folder} can't be read ({error.strerror})"))
+        return toml_files(folder, "model folder", EntryError)
+    except EntryError as error:
+        problems.append(error)
         return []
-    return [folder / name for name in names if name.endswith(".toml") and name[0] != "."]
 
 
 def entry_paths() -> dict[str, Path]:
