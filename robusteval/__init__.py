@@ -5,13 +5,32 @@ importing the package loads neither torch nor pandas.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robusteval.api import (
+        Options,
+        Report,
+        compare,
+        estimate,
+        evaluate,
+        list_entries,
+        load_dataset,
+        load_model,
+        rebuild_report,
+        train,
+        verify,
+        wrap_module,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Options",
+    "Report",
     "__version__",
     "compare",
+    "estimate",
     "evaluate",
     "list_entries",
     "load_dataset",
@@ -27,3 +46,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("robusteval.api"), name)
     raise AttributeError(f"module 'robusteval' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

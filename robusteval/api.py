@@ -3,8 +3,8 @@
 For example:
 
     import robusteval
-    report = robusteval.evaluate("pcl_digits", suite="quick")
-    print(report.content["worst_case"])
+    report = robusteval.evaluate("pcl_digits", suite="quick", samples=200)
+    print(report.worst_case)
     assert all(check.held for check in robusteval.verify(report.folder))
 
     adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
@@ -16,7 +16,7 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -42,11 +42,12 @@ from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
-from robusteval.options import Options
+from robusteval.options import OptionKeywords, Options, options_of
 from robusteval.preparation import Prepared, prepare, record_of
 from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
+from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.training.train import train
 
@@ -69,24 +70,6 @@ __all__ = [
 
 
 REPORT_FILES = "report files"  # the check that looks at them
-
-
-@dataclass(frozen=True)
-class Report:
-    """A run's report: its content as plain data, and the folder its files are in."""
-
-    content: dict[str, Any]
-    folder: Path
-
-    @property
-    def complete(self) -> bool:
-        return bool(self.content["status"] == "complete")
-
-    @property
-    def proven(self) -> bool:
-        """Whether every stored image held when it was predicted again."""
-        held = self.content["evidence"]["verification"]
-        return held is not None and held["failed"] == 0
 
 
 @dataclass(frozen=True)
@@ -121,15 +104,22 @@ def evaluate(
     suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
-    options: Options = Options(),
+    options: Options | None = None,
+    **keywords: Unpack[OptionKeywords],
 ) -> Report:
     """Runs a suite against a model and writes its evidence and its report.
 
     ``model``: an entry's name or path, or an adapter (see ``wrap_module``), which needs
-    ``dataset`` and is called ``name`` in its report.  A run that was begun goes on, a finished one
-    is read.  Raises RobustevalError for bad input; a failed or unfinished attack is reported as
-    such and leaves the report incomplete.
+    ``dataset`` and is called ``name`` in its report.  Options are given by keyword, such as
+    ``samples=200, seed=1``, or together as ``options``: see ``Options``.  A run that was begun goes
+    on, a finished one is read.  Raises RobustevalError for bad input; a failed or unfinished attack
+    is reported as such and leaves the report incomplete.
+
+        >>> report = evaluate("pcl_digits", "quick", samples=20, only="fgsm")
+        >>> report.complete, report.proven
+        (True, True)
     """
+    options = options_of(options, keywords)
     prepared = prepare(model, suite, dataset, name, options)
     folder = options.out / prepared.spec.name
     store = Store(folder, prepared.spec.digest)
@@ -289,9 +279,15 @@ def estimate(
     suite: str | Path = "full",
     dataset: str | None = None,
     name: str | None = None,
-    options: Options = Options(),
+    options: Options | None = None,
+    **keywords: Unpack[OptionKeywords],
 ) -> Estimate:
-    """What ``evaluate`` would take at most, from the speed of a few passes made now."""
+    """What ``evaluate`` would take at most, from the speed of a few passes made now.
+
+    >>> estimate("pcl_digits", "quick", samples=20, only="fgsm").jobs
+    6
+    """
+    options = options_of(options, keywords)
     context = prepare(model, suite, dataset, name, options).context
     spec, cells = context.spec, context.plan.cells
     pairs = [expected_passes(cell, context.model.classes) for cell in cells]

@@ -52,9 +52,9 @@ def datasets(data_dir: Path | None) -> Rows:
 
     Raises DataError if a folder that the user named does not exist.
     """
+    from robusteval.data.entry import MADE_TITLES
     from robusteval.data.known import DATASETS
     from robusteval.data.locate import data_root
-    from robusteval.data.outliers import MADE_TITLES
 
     data_root(data_dir)
     rows: Rows = []
@@ -68,6 +68,9 @@ def datasets(data_dir: Path | None) -> Rows:
                 "threats": ", ".join(f"{k} {v}" for k, v in info.threats.items()),
                 **_found(name, data_dir),
                 "title": info.title,
+                "license": info.license,
+                "source": info.source,
+                "path": str(info.path),
             }
         )
     for name, title in MADE_TITLES.items():

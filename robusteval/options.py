@@ -4,14 +4,15 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from robusteval.catalogue import near_names
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder
-from robusteval.errors import OutputError, RobustevalError, shown
+from robusteval.errors import OutputError, RobustevalError, cut, shown
 from robusteval.evaluation.plan import Keep
 from robusteval.evaluation.progress import Progress, Silent
 from robusteval.hardware import check_device, most_threads, most_workers
@@ -63,6 +64,53 @@ class Options:
                 object.__setattr__(self, name, read(given))
             except (TypeError, ValueError, OverflowError) as error:
                 raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The same, as keywords of ``evaluate`` and ``estimate``."""
+
+    samples: int | str | None
+    seed: int
+    eps: str | float | Sequence[str | float]
+    only: str | Sequence[str]
+    batch_size: int | None
+    device: str
+    workers: int
+    threads: int | None
+    keep: Keep
+    sources: str | Sequence[str]
+    time_limit: float | None
+    data_dir: str | Path | None
+    download: bool
+    outlier_folders: str | Path | Sequence[str | Path]
+    allow_code: bool
+    out: str | Path
+    at_most: bool
+    progress: Progress
+
+
+def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
+    """Options given together or by keyword.  Raises RobustevalError for both, and for others.
+
+    >>> options_of(None, {"samples": 200, "seed": 1}).samples
+    200
+    >>> options_of(None, {"sample": 200})
+    Traceback (most recent call last):
+    robusteval.errors.RobustevalError: unknown option sample: did you mean samples?
+    """
+    known = [option.name for option in fields(Options)]
+    if unknown := [name for name in keywords if name not in known]:
+        raise RobustevalError(
+            f"unknown option {cut(unknown[0], 60)}: {near_names(unknown[0], known)}"
+        )
+    if options is None:
+        return Options(**keywords)
+    if keywords:
+        raise RobustevalError(
+            f"options= and {', '.join(f'{name}=' for name in keywords)} were both given: put all "
+            "of them into options, or give each by keyword"
+        )
+    return options
 
 
 def _count(value: Any) -> int | None:

@@ -1,6 +1,7 @@
 """What every table in TOML is checked by, and its problems in our words."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -40,6 +41,13 @@ def short(value: str) -> str:
     if len(value) > LONGEST_NAME:
         raise ValueError(f"has {len(value)} characters: choose {LONGEST_NAME} or fewer")
     return value
+
+
+def plain_name(value: str) -> str:
+    """A name that is also that of its file.  Raises ValueError."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.\-]*", value):
+        raise ValueError("takes a-z, 0-9, _, . and -, and begins with a letter or a digit")
+    return short(value)
 
 
 def require_plain(content: Any) -> Any:

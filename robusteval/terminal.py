@@ -46,7 +46,7 @@ WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
 _LESSER = ("weights", "training")  # what a table can do without
 _WRAPPED = ("claim",)  # columns whose cells may break between words
-_ONLY_IN_JSON = ("path", "title", "clean_count", "class_order")
+_ONLY_IN_JSON = ("path", "title", "clean_count", "class_order", "license", "source")
 _CLASSES_SHOWN = 200  # characters of a data set's class names
 
 

@@ -42,6 +42,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the user's data or models, or writes into the user's cache."""
     monkeypatch.delenv("ROBUSTEVAL_DATA", raising=False)
     monkeypatch.delenv("ROBUSTEVAL_MODELS", raising=False)
+    monkeypatch.delenv("ROBUSTEVAL_DATASETS", raising=False)
     if "ROBUSTEVAL_TEST_CACHE" not in os.environ:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

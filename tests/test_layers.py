@@ -24,6 +24,7 @@ FLOORS = {
     "robusteval.reading": 2,
     "robusteval.schema": 2,
     "robusteval.plugins": 2,
+    "robusteval.folders": 2,
     "robusteval.models": 3,
     "robusteval.data": 3,
     "robusteval.attacks": 4,

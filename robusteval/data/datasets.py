@@ -110,8 +110,8 @@ def load_dataset(
     """
     info = DATASETS.get(str(name))
     _require_split(split)
-    if name == "digits":
-        raw, names = _digits(split)
+    if info.reader == "sklearn_digits":
+        raw, names = _digits(split), _untold_names(info)
     else:
         root = data_root(data_dir)
         source = _source(info, split, root, download)
@@ -134,8 +134,8 @@ def class_order(
     Raises DataError for files that are there and can't be used.  Reads no image.
     """
     info = DATASETS.get(name)
-    if name == "digits":
-        return _digits(split)[1]
+    if info.reader == "sklearn_digits":
+        return _regrouped(info, _untold_names(info))
     root = data_root(data_dir)
     source = None if root is None else _find(info, split, root)
     if source is None:
@@ -161,14 +161,19 @@ def _regrouped(info: DatasetInfo, names: tuple[str, ...]) -> tuple[str, ...]:
 def _names(info: DatasetInfo, split: Split, root: Path | None, source: Source) -> tuple[str, ...]:
     """The class names that a source tells, else numbers.  Raises DataError if they can't be the
     data set's, or aren't those of its other split."""
-    classes, told = _base(info).classes, source.class_names()
+    told = source.class_names()
     if told is None:
-        return tuple(map(str, range(classes)))
+        return _untold_names(info)
     place = shown(source.files[0].parent)
-    check_names(told, classes, place, info.name)
+    check_names(told, _base(info).classes, place, info.name)
     other: Split = "train" if split == "test" else "test"
     check_same_order(told, _told(info, other, root), place, split, other)
     return told
+
+
+def _untold_names(info: DatasetInfo) -> tuple[str, ...]:
+    """The class names where no file tells them: the entry's, else numbers."""
+    return info.class_names or tuple(map(str, range(_base(info).classes)))
 
 
 def _told(info: DatasetInfo, split: Split, root: Path | None) -> tuple[str, ...] | None:
@@ -188,7 +193,7 @@ def is_available(name: str, split: Split = "test", data_dir: str | Path | None =
 
 
 def _find(info: DatasetInfo, split: Split, root: Path) -> Source | None:
-    return find_source(root, info.folders, info.family, split, info.shape)
+    return find_source(root, info.folders, info.torchvision, split, info.shape)
 
 
 def _source(info: DatasetInfo, split: Split, root: Path | None, download: bool) -> Source:
@@ -250,6 +255,6 @@ def _digits_split() -> tuple[RawData, RawData]:
     return parts[0], parts[1]
 
 
-def _digits(split: Split) -> tuple[RawData, tuple[str, ...]]:
+def _digits(split: Split) -> RawData:
     train, test = _digits_split()
-    return (train if split == "train" else test), tuple("0123456789")
+    return train if split == "train" else test

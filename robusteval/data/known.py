@@ -1,167 +1,168 @@
-"""Which data sets are known: shapes, classes, default threats, where their files are looked for."""
+"""Which data sets are known: an entry each, the project's own, the user's and packages'.
 
-from dataclasses import dataclass, replace
+    >>> from robusteval.data.known import DATASETS
+    >>> DATASETS.get("cifar10").default_threat("Linf").title
+    'L∞ 8/255'
 
-from robusteval.catalogue import Catalogue
-from robusteval.data.raw import Shape
-from robusteval.types import Norm, ThreatModel, parse_eps
+Entries are files of ``$ROBUSTEVAL_DATASETS`` and of packages that an entry point of the group
+``robusteval.datasets`` names, besides the project's own (``robusteval/data/sets``).  A name means
+one data set wherever its numbers are read, so the project's own can't be replaced.
+"""
 
-# The usual threats: RobustBench's for 32x32 colour images, Madry's for MNIST and its kin.
-_COLOUR = {"Linf": "8/255", "L2": "0.5"}
-_MNIST = {"Linf": "0.3", "L2": "2"}
-# Where adversarially trained models keep much of their accuracy, and others nothing: see
-# leaderboards/digits_*.csv.
-_DIGITS = {"Linf": "0.15", "L2": "0.6"}
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from robusteval.catalogue import Catalogue, near_names
+from robusteval.data.entry import (
+    DatasetEntry,
+    DatasetInfo,
+    info_of,
+    read_entry,
+    regrouped,
+)
+from robusteval.errors import DataError, RobustevalError, shown
+from robusteval.folders import named_folders, package_folders, toml_files
+
+__all__ = ["DATASETS", "PROVIDERS", "DatasetInfo", "Known"]
+
+KIND, FOLDER = "data set", "data set folder"
+VARIABLE = "ROBUSTEVAL_DATASETS"
+_LOG = logging.getLogger("robusteval")
+
+Places = Iterable[Path | RobustevalError]  # folders of entries, or why one can't be had
+
+
+def _own() -> Places:
+    return [Path(__file__).resolve().parent / "sets"]
+
+
+def _users() -> Places:
+    return named_folders(VARIABLE, FOLDER, DataError)
+
+
+def _packages() -> Places:
+    return package_folders("datasets", DataError)
+
+
+# Who brings folders; of two files of one name, the first one's counts.
+PROVIDERS: list[Callable[[], Places]] = [_own, _users, _packages]
 
 
 @dataclass(frozen=True)
-class DatasetInfo:
-    """A data set's name, shape, classes, default threats and natural outlier sets.
+class _Registry:
+    """What the files say, and what is wrong with others, by the name that they would have."""
 
-    ``test_samples``: of the whole test split.
+    found: Catalogue[DatasetInfo] = field(default_factory=lambda: Catalogue(KIND))
+    broken: dict[str, DataError] = field(default_factory=dict)
+    unused: list[RobustevalError] = field(default_factory=list)
+
+
+Stamp = tuple[Path, int, int]  # a file, when it was changed, its size
+
+
+@lru_cache(maxsize=8)
+def _read(stamps: tuple[Stamp, ...]) -> _Registry:
+    """Every file once; what it says holds until one of them changes."""
+    registry, entries = _Registry(), dict[str, DatasetEntry]()
+    paths: dict[str, Path] = {}
+    for path, *_ in stamps:
+        if paths.setdefault(path.stem, path) != path:
+            first = paths[path.stem]
+            said = f"{path} is not used: {first} has its name and comes first"
+            registry.unused.append(DataError(said))
+    for name, path in paths.items():
+        try:
+            entries[name] = read_entry(path, set(paths))
+        except DataError as error:
+            registry.broken[name] = error
+    for name, entry in entries.items():
+        try:
+            registry.found.add(name, _info(entry, entries, paths, registry.broken))
+        except DataError as error:
+            registry.broken[name] = error
+    return registry
+
+
+def _info(
+    entry: DatasetEntry,
+    entries: dict[str, DatasetEntry],
+    paths: dict[str, Path],
+    broken: dict[str, DataError],
+) -> DatasetInfo:
+    """What an entry says, with what its base does.  Raises DataError if that can't be had."""
+    path, name = paths[entry.name], entry.base
+    if name is None:
+        return info_of(entry, path)
+    if name in broken:
+        raise DataError(f"{path}: its base can't be used: {broken[name]}")
+    plain = {other for other in entries if entries[other].base is None}
+    if name not in plain:
+        what = "groups labels itself" if name in entries else "is unknown"
+        raise DataError(f"{path}: base {shown(name)} {what}: {near_names(name, plain)}")
+    return regrouped(entry, path, info_of(entries[name], paths[name]))
+
+
+class Known:
+    """Every known data set by name, read when one is asked for.
+
+    What is wrong with others is logged once, in a line each; who asks for one of these is told.
     """
 
-    name: str
-    title: str
-    shape: Shape
-    classes: int
-    test_samples: int
-    threats: dict[str, str]
-    folders: tuple[str, ...] = ()
-    family: str = ""
-    torchvision: str | None = None
-    base: str | None = None
-    outliers: tuple[str, ...] = ()
-    note: str = ""
+    def __init__(self) -> None:
+        self._told: set[str] = set()
 
-    def default_threat(self, norm: Norm) -> ThreatModel:
-        return ThreatModel(norm, parse_eps(self.threats[norm]))
+    def get(self, name: str) -> DatasetInfo:
+        """Raises UnknownNameError, naming near names, and DataError for a file that is wrong."""
+        found, problems = _registry()
+        if name in found.broken:
+            raise found.broken[name]
+        self._tell(problems)
+        return found.found.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _registry()[0].found
+
+    def __iter__(self) -> Iterator[str]:
+        found, problems = _registry()
+        self._tell(problems)
+        return iter(found.found)
+
+    def __len__(self) -> int:
+        return len(_registry()[0].found)
+
+    def _tell(self, problems: list[RobustevalError]) -> None:
+        for told in map(str, problems):
+            if told not in self._told:
+                self._told.add(told)
+                _LOG.warning("%s", told)
 
 
-DATASETS: Catalogue[DatasetInfo] = Catalogue("data set")
+def _registry() -> tuple[_Registry, list[RobustevalError]]:
+    """All that is known now, and all that is wrong."""
+    stamps: list[Stamp] = []
+    problems: list[RobustevalError] = []
+    for provide in PROVIDERS:
+        for folder in provide():
+            try:
+                if isinstance(folder, RobustevalError):
+                    raise folder
+                stamps += map(_stamp, toml_files(folder, FOLDER, DataError))
+            except RobustevalError as error:
+                problems.append(error)
+    registry = _read(tuple(dict.fromkeys(stamps)))
+    return registry, [*problems, *registry.unused, *registry.broken.values()]
 
 
-def _register(info: DatasetInfo) -> None:
-    DATASETS.add(info.name, info)
+def _stamp(path: Path) -> Stamp:
+    try:
+        about = os.stat(path)
+    except OSError:  # reading it says why
+        return path, 0, 0
+    return path, about.st_mtime_ns, about.st_size
 
 
-_register(
-    DatasetInfo(
-        "digits",
-        "handwritten digits of scikit-learn (UCI), 8×8",
-        Shape(1, 8, 8),
-        10,
-        360,
-        _DIGITS,
-        outliers=("photo_crops",),
-        note="comes with scikit-learn; a fixed stratified split, 1,437 to train and 360 to test",
-    )
-)
-_register(
-    DatasetInfo(
-        "mnist",
-        "MNIST (LeCun 1998)",
-        Shape(1, 28, 28),
-        10,
-        10_000,
-        _MNIST,
-        folders=("mnist",),
-        family="MNIST",
-        torchvision="MNIST",
-        outliers=("fashion_mnist", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "fashion_mnist",
-        "Fashion-MNIST (Xiao 2017)",
-        Shape(1, 28, 28),
-        10,
-        10_000,
-        _MNIST,
-        folders=("fashion_mnist", "fashion-mnist"),
-        family="FashionMNIST",
-        torchvision="FashionMNIST",
-        outliers=("mnist", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "cifar10",
-        "CIFAR-10 (Krizhevsky 2009)",
-        Shape(3, 32, 32),
-        10,
-        10_000,
-        _COLOUR,
-        folders=("cifar10", "cifar-10"),
-        family="cifar10",
-        torchvision="CIFAR10",
-        outliers=("svhn", "cifar100", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "cifar100",
-        "CIFAR-100 (Krizhevsky 2009), fine labels",
-        Shape(3, 32, 32),
-        100,
-        10_000,
-        _COLOUR,
-        folders=("cifar100", "cifar-100"),
-        family="cifar100",
-        torchvision="CIFAR100",
-        outliers=("svhn", "cifar10", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-_register(
-    DatasetInfo(
-        "svhn",
-        "Street View House Numbers, cropped (Netzer 2011)",
-        Shape(3, 32, 32),
-        10,
-        26_032,
-        _COLOUR,
-        folders=("svhn",),
-        family="svhn",
-        torchvision="SVHN",
-        outliers=("cifar10", "cifar100", "tiny_imagenet_32", "photo_crops"),
-    )
-)
-for _size, _suffix in ((64, ""), (32, "_32")):
-    _register(
-        DatasetInfo(
-            f"tiny_imagenet{_suffix}",
-            f"Tiny ImageNet validation images, {_size}×{_size}",
-            Shape(3, _size, _size),
-            200,
-            10_000,
-            _COLOUR,
-            folders=(
-                f"tiny-imagenet-{_size}",
-                f"tiny_imagenet_{_size}",
-                "tiny-imagenet-200",
-                "tiny_imagenet",
-                "tiny-imagenet",
-            ),
-            family="tiny_imagenet",
-            outliers=("svhn", "photo_crops"),
-            note="no labels of its test part are public: `test` is the validation part",
-        )
-    )
-for _name, _base, _classes in (
-    ("mnist_2", "mnist", 2),
-    ("cifar10_2", "cifar10", 2),
-    ("cifar100_10", "cifar100", 10),
-):
-    _info = DATASETS.get(_base)
-    _register(
-        replace(
-            _info,
-            name=_name,
-            title=f"{_info.title} regrouped into {_classes} classes",
-            classes=_classes,
-            base=_base,
-            note="groups of consecutive labels: the multi-prototype paper lists only MNIST's, "
-            "{0–4} and {5–9}; the others follow the same rule",
-        )
-    )
+DATASETS = Known()

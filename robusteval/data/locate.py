@@ -71,9 +71,11 @@ def data_root(data_dir: str | Path | None) -> Path | None:
 
 
 def find_source(
-    root: Path, folders: Sequence[str], family: str, split: str, shape: Shape
+    root: Path, folders: Sequence[str], archive: str | None, split: str, shape: Shape
 ) -> Source | None:
     """The first layout found below ``root``: Parquet, a folder per class, or torchvision's.
+
+    ``archive``: the name of its class in torchvision, whose layout may be there.
 
     Raises DataError for one that is there in part.
     """
@@ -82,7 +84,7 @@ def find_source(
             if (source := find(place, split, shape)) is not None:
                 return source
     for place in [root, *(root / name for name in folders)]:
-        if (source := _find_torchvision(place, family, split, shape)) is not None:
+        if (source := _find_torchvision(place, archive, split, shape)) is not None:
             return source
     return None
 
@@ -131,23 +133,23 @@ def _find_folders(place: Path, split: str, shape: Shape) -> Source | None:
     return None
 
 
-def _find_torchvision(place: Path, family: str, split: str, shape: Shape) -> Source | None:
+def _find_torchvision(place: Path, archive: str | None, split: str, shape: Shape) -> Source | None:
     train = split == "train"
-    if family == "cifar10":
+    if archive == "CIFAR10":
         names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
         files = tuple(place / "cifar-10-batches-py" / name for name in names)
         return _all_there("CIFAR-10", files, partial(read_cifar_batches, files, "labels"))
-    if family == "cifar100":
+    if archive == "CIFAR100":
         files = (place / "cifar-100-python" / split,)
         return _all_there("CIFAR-100", files, partial(read_cifar_batches, files, "fine_labels"))
-    if family == "svhn":
+    if archive == "SVHN":
         files = (place / f"{split}_32x32.mat",)
         return _all_there("SVHN", files, partial(read_svhn, files[0]))
-    if family in ("MNIST", "FashionMNIST"):
+    if archive in ("MNIST", "FashionMNIST", "KMNIST"):
         stem = f"{'train' if train else 't10k'}-{{}}-ubyte"
         kinds = ("images-idx3", "labels-idx1")
         images, labels = (
-            _plain_or_gz(place / family / "raw" / stem.format(kind)) for kind in kinds
+            _plain_or_gz(place / archive / "raw" / stem.format(kind)) for kind in kinds
         )
         read = partial(read_mnist_idx, images, labels, shape)
         return _all_there("IDX", (images, labels), read)

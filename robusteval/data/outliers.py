@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset, class_order, load_dataset, to_unit_range
+from robusteval.data.entry import MADE_TITLES
 from robusteval.data.files import is_folder, shown
 from robusteval.data.folders import image_files
 from robusteval.data.images import decode_all
@@ -107,7 +108,7 @@ def outlier_digests(
     """
     found = {}
     for name in names:
-        if name not in _MADE:
+        if name not in MADE_TITLES:
             digest = hashlib.sha256()
             for batch in outlier_batches(name, count, shape, seed, data_dir):
                 # As bytes: resizing may differ in a float's last bit from machine to machine.
@@ -127,11 +128,6 @@ def fit_shape(images: Tensor, shape: Shape) -> Tensor:
     return images.clamp(0, 1).contiguous()
 
 
-MADE_TITLES = {
-    "gaussian_noise": "pixels from N(0.5, 1), cut to [0, 1]",
-    "uniform_noise": "pixels from U[0, 1]",
-    "photo_crops": "crops of scikit-learn's sample photographs",
-}
 _MADE: dict[str, Callable[[int, Shape, int], Images]] = {
     "gaussian_noise": gaussian_noise,
     "uniform_noise": uniform_noise,
@@ -145,7 +141,7 @@ def outlier_names(dataset: Dataset, natural: int, data_dir: Path | None) -> list
     Raises DataError for data that are there and can't be used: to leave them out without a word
     would change what is measured.
     """
-    there = (n for n in dataset.info.outliers if n in _MADE or _is_there(n, data_dir))
+    there = (n for n in dataset.info.outliers if n in MADE_TITLES or _is_there(n, data_dir))
     return [*islice(there, natural), *NOISE]
 
 
@@ -165,6 +161,6 @@ def outlier_batches(
     """
     if isinstance(name, Path):
         return folder_images(name, count, shape, seed)
-    if name in _MADE:
+    if name in MADE_TITLES:
         return _MADE[name](count, shape, seed)
     return dataset_images(name, count, shape, seed, data_dir)

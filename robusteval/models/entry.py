@@ -14,7 +14,7 @@ from robusteval.errors import (
     WeightsError,
 )
 from robusteval.reading import read_file, read_toml
-from robusteval.schema import STRICT, Eps, checked, require_plain, short
+from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
@@ -89,12 +89,6 @@ def _a_sha256(value: str) -> str:
     if not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError("needs 64 hex digits in small letters, as `sha256sum` prints them")
     return value
-
-
-def _a_model_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.\-]*", value):
-        raise ValueError("takes a-z, 0-9, _, . and -, and begins with a letter or a digit")
-    return short(value)
 
 
 class Weights(_Table):
@@ -258,7 +252,7 @@ class Trained(_Table):
 class Entry(_Table):
     """One model of the registry."""
 
-    name: Annotated[str, AfterValidator(_a_model_name)]
+    name: Annotated[str, AfterValidator(plain_name)]
     method: str
     dataset: str
     description: str = ""

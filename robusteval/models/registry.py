@@ -10,9 +10,9 @@ from pathlib import Path
 
 from robusteval.catalogue import near_names
 from robusteval.data.known import DATASETS
-from robusteval.errors import EntryError, PluginError, RobustevalError, UnknownNameError, shown
+from robusteval.errors import EntryError, RobustevalError, UnknownNameError, shown
+from robusteval.folders import named_folders, package_folders, toml_files
 from robusteval.models.entry import Entry, read_entry, require_toml
-from robusteval.plugins import plugins
 from robusteval.reading import named, named_path
 
 _LOG = logging.getLogger("robusteval")
@@ -29,34 +29,25 @@ def built_in_folders() -> list[Path]:
     return sorted(path for path in built_in_folder().glob("*") if path.is_dir())
 
 
-def _model_folders() -> Iterator[Path | EntryError]:
+def _model_folders() -> Iterator[Path | RobustevalError]:
     """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
 
     One that can't be had is told, and the others go on.
     """
-    for name in os.environ.get("ROBUSTEVAL_MODELS", "").split(os.pathsep):
-        if os.path.isdir(name):
-            yield Path(name)
-        elif name:
-            what = "is no folder" if os.path.exists(name) else "does not exist"
-            yield EntryError(f"model folder {name} of $ROBUSTEVAL_MODELS {what}: correct it")
-    for plugin in plugins("models"):
-        try:
-            yield from plugin.folders()
-        except PluginError as error:
-            yield EntryError(str(error))
+    yield from named_folders("ROBUSTEVAL_MODELS", "model folder", EntryError)
+    yield from package_folders("models", EntryError)
     yield from built_in_folders()
 
 
-def _registry() -> tuple[dict[str, Path], list[EntryError]]:
+def _registry() -> tuple[dict[str, Path], list[RobustevalError]]:
     """Every entry's name (its file's stem) and path, earlier folders first, and what is wrong.
 
     A user's entry may stand in for one that comes with the project; any other double is told.
     """
     found: dict[str, Path] = {}
-    problems: list[EntryError] = []
+    problems: list[RobustevalError] = []
     for folder in _model_folders():
-        if isinstance(folder, EntryError):
+        if isinstance(folder, RobustevalError):
             problems.append(folder)
             continue
         for path in _entries_of(folder, problems):
@@ -68,14 +59,12 @@ def _registry() -> tuple[dict[str, Path], list[EntryError]]:
     return dict(sorted(found.items())), problems
 
 
-def _entries_of(folder: Path, problems: list[EntryError]) -> list[Path]:
-    """The entries of a folder, without hidden files: systems leave such beside a copy."""
+def _entries_of(folder: Path, problems: list[RobustevalError]) -> list[Path]:
     try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        problems.append(EntryError(f"model folder {folder} can't be read ({error.strerror})"))
+        return toml_files(folder, "model folder", EntryError)
+    except EntryError as error:
+        problems.append(error)
         return []
-    return [folder / name for name in names if name.endswith(".toml") and name[0] != "."]
 
 
 def entry_paths() -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """The report as HTML and Markdown, from its JSON content and the attacked images."""
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -111,6 +112,13 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
             metrics=METRIC_TITLES,
         )
     )
+
+
+def render_fragment(report: dict[str, Any], folder: Path) -> str:
+    """The numbers in short, to stand in another page: no network, no script."""
+    report = inert.each(report, inert.line)
+    template = _environment().get_template("notebook.html")
+    return template.render(report=report, folder=inert.line(folder))
 
 
 def render_markdown(report: dict[str, Any]) -> str:
