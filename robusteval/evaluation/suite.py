@@ -1,8 +1,9 @@
 """A suite: one TOML file that says which attacks and detectors run.  Imports no torch."""
 
+import logging
 import os
 import re
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,13 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 
 from robusteval.attacks.libraries import NAMES
 from robusteval.catalogue import near_names
-from robusteval.errors import SuiteError, UnknownNameError, shown
+from robusteval.errors import RobustevalError, SuiteError, UnknownNameError, shown
+from robusteval.folders import package_folders, toml_files
 from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
+
+_LOG = logging.getLogger("robusteval")
 
 
 class _Table(BaseModel):
@@ -171,14 +175,37 @@ class Suite(_Table):
 
 def suite_names() -> list[str]:
     """The suites that come with the project."""
-    folder = files("robusteval") / "suites"
-    return sorted(
-        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
-    )
+    return [path.stem for path in toml_files(_own_folder(), "suite folder", SuiteError)]
+
+
+def _own_folder() -> Path:
+    return Path(str(files("robusteval") / "suites"))
+
+
+def suite_paths() -> dict[str, Path]:
+    """Every suite's name and file: the project's own, and packages'.
+
+    A package's can't stand in for one of the project's: what is published names those.  What is
+    wrong with a package is logged.
+    """
+    found: dict[str, Path] = {}
+    for folder in (_own_folder(), *package_folders("suites", SuiteError)):
+        try:
+            if isinstance(folder, RobustevalError):
+                raise folder
+            paths = toml_files(folder, "suite folder", SuiteError)
+        except RobustevalError as problem:
+            _LOG.warning("%s", problem)
+            continue
+        for path in paths:
+            if found.setdefault(path.stem, path) != path:
+                first = found[path.stem]
+                _LOG.warning("%s is not used: %s has its name and comes first", path, first)
+    return dict(sorted(found.items()))
 
 
 def suites_with(attack: str) -> list[str]:
-    """Of these suites those that have an attack of that name."""
+    """Of the project's suites those that have an attack of that name."""
     return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
 
 
@@ -193,10 +220,10 @@ def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
         if path.suffix.lower() != ".toml":
             raise SuiteError(f"suite {path} is no TOML file: name one that ends in .toml")
         return _read(path)
-    if name not in suite_names():
-        raise UnknownNameError(f"unknown suite {shown(name)}: {near_names(name, suite_names())}")
-    with as_file(files("robusteval") / "suites" / f"{name}.toml") as path:
-        return _read(path)
+    known = suite_paths()
+    if name not in known:
+        raise UnknownNameError(f"unknown suite {shown(name)}: {near_names(name, known)}")
+    return _read(known[name])
 
 
 def _read(path: Path) -> Suite:
