@@ -28,7 +28,7 @@ from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.executors import Executor
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import RunResult, merge_notes, merge_warnings
+from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.plan import (
     Cell,
     Plan,
@@ -691,10 +691,10 @@ def test_a_batch_that_does_not_fit_is_halved(pcl_digits: Adapter, digits: Datase
 
     images, labels = digits.images(slice(0, 37)), digits.labels[:37]
     counted = Counted(pcl_digits, len(images))
-    found, notes, _ = _attack(counted, Call(), images, labels, LINF, 0)  # type: ignore[arg-type]
-    torch.testing.assert_close(found, images + 0.01)
+    found = _attack(counted, Call(), images, labels, LINF, 0)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.images, images + 0.01)
     assert max(s for s in sizes if s <= 10) == 10
-    assert any("halved" in note for note in notes)
+    assert any("halved" in note for note in found.notes)
 
     class Broken(Call):
         def __call__(self, model, images, labels, threat, seed):  # type: ignore[no-untyped-def]
@@ -776,21 +776,3 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
         assert row["n_out"] == pgd["success_rate"]["k"]
     without = summarise(run_suite(ce_digits, data, unprobed("quick").only(["fgsm"])))
     assert "nearest_prototype" not in {r["detector"] for r in without["outliers"]}
-
-
-def test_notes_of_chunks_add_up() -> None:
-    notes = ["apgd-ce broke 3 of 10", "look out", "apgd-ce broke 1 of 4", "look out"]
-    assert merge_notes(notes) == ["look out", "apgd-ce broke 4 of 14"]
-    assert merge_notes(["it broke most of them"] * 2) == ["it broke most of them"]
-
-
-def test_chunks_warn_with_one_voice() -> None:
-    said = "a: {} % of samples; went on with L2"
-    chunks = [[said.format(64)], [said.format(9.5), "b"], [said.format(64)]]
-    assert merge_warnings(chunks) == [
-        "a: 9.5 to 64 % of samples; went on with L2",
-        "b (in 1 of 3 chunks)",
-    ]
-    assert merge_warnings([[said.format(1), said.format(3)]]) == [said.format("1 to 3")]
-    assert merge_warnings([["b", said.format(1)]]) == [said.format(1), "b"]
-    assert merge_warnings([[], []]) == merge_warnings([]) == []

@@ -21,6 +21,7 @@ from benchmarks.resume import without_times
 from robusteval import api
 from robusteval.attacks import registry
 from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
@@ -56,7 +57,7 @@ def evidence_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / "evidence").iterdir()):
         if path.suffix == ".parquet":
-            columns, about = unsealed(path.read_bytes())
+            columns, about, _ = unsealed(path.read_bytes())
             about.pop("seconds")
             found[path.name] = ({name: v.tolist() for name, v in columns.items()}, about)
         elif path.suffix == ".safetensors":
@@ -182,7 +183,7 @@ def test_a_later_restart_does_not_undo_what_storing_kept(monkeypatch: pytest.Mon
         inward = decode(encode(found, image, "inward"))
         undone += int(margins(known.model, inward, label) <= 0)
         tries = iter([found, image])
-        monkeypatch.setattr(chunks, "_attack", lambda *_, t=tries: (next(t), [], []))
+        monkeypatch.setattr(chunks, "_attack", lambda *_, t=tries: AttackResult(next(t)))
         chunk = Chunk(torch.tensor([0]), image, label)
         result = chunks.run_job(forms, Cell(spec, (threat,), {}), chunk, lambda restart: restart)
         assert result.judged.fooled.all()

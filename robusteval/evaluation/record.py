@@ -127,7 +127,8 @@ def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
         _require_together(spec, record)
     except _MALFORMED as error:
         raise _corrupt(folder, error) from None
-    return Store(folder, spec.digest), spec, record
+    schema = int(record["schema"].partition("/")[2])
+    return Store(folder, spec.digest, schema), spec, record
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from robusteval.evaluation.outcomes import (
     Separation,
 )
 from robusteval.evaluation.suite import Suite
+from robusteval.evaluation.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
@@ -159,7 +160,11 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "seconds": round(outcome.seconds, 3),
         "verified": _verified(outcome, success, result.tie),
         "note": spec.note,
-        "findings": [*outcome.notes, *outcome.warnings],
+        "findings": [
+            *outcome.notes,
+            *(stage_text(stage) for stage in outcome.stages),
+            *(str(raised) for raised in outcome.warned),
+        ],
     }
     if not call.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)
