@@ -210,6 +210,15 @@ def test_rows_say_what_the_report_counts(finished: Path) -> None:
         assert broken == attack["success_rate"]["k"]
 
 
+def test_a_reports_row_names_its_evidence(finished: Path) -> None:
+    content, stems = json.loads((finished / "report.json").read_text()), set()
+    for attack in content["attacks"]:
+        assert [name.endswith(".parquet") for name in attack["evidence"]].count(True) == 4
+        assert all((finished / "evidence" / name).is_file() for name in attack["evidence"])
+        stems |= set(attack["evidence"])
+    assert stems == {path.name for path in (finished / "evidence").glob("attack-*")}
+
+
 def test_one_image_for_each_sample_and_threat(finished: Path) -> None:
     """The first in the suite's order that broke it: that proves the worst case, and no more."""
     store, spec, _ = open_store(finished)

@@ -95,6 +95,10 @@ class Store:
         """Whether a job is done."""
         return self.path(job).is_file()
 
+    def files(self, job: Job) -> list[str]:
+        """The names of a finished job's files: its rows, and its kept images if there are some."""
+        return [p.name for p in (self.path(job), self.images_path(job)) if p.is_file()]
+
     def is_empty(self) -> bool:
         """Whether there is no evidence yet."""
         return not any(self.evidence.glob("*.parquet"))

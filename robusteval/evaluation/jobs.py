@@ -24,11 +24,12 @@ from robusteval.evaluation.images import Stored, decode, digests
 from robusteval.evaluation.pieces import SCORE, Piece
 from robusteval.evaluation.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.evaluation.verify import (
-    TOLERANCE,
     VERIFY_BATCH,
+    first_successes,
     near_tie,
     predict,
     state_digest,
+    success,
 )
 from robusteval.hardware import give_memory_back, keep_freed_memory
 from robusteval.models.adapter import Adapter
@@ -290,13 +291,6 @@ def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any
     return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
 
 
-def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
-    """The rows that an attack broke within a threat model: bool (B,)."""
-    if "fooled" not in columns:  # an attack on a chunk without a correct sample
-        return np.zeros(len(columns["label"]), bool)
-    return columns["fooled"] & (columns["norm"] <= threat.radius + TOLERANCE)
-
-
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
     """How many clean predictions differ after the attack, near-ties apart."""
     correct = clean.columns["prediction"] == clean.columns["label"]
@@ -312,18 +306,13 @@ def _to_keep(context: Context, store: Store, job: Job, columns: dict[str, Any]) 
     """
     if context.spec.keep == "all":
         return columns["fooled"]
-    return first_successes(context, store, job, columns)
 
+    def broke(part: int, threat: ThreatModel) -> Any:
+        if part == job.part:
+            return success(columns, threat)
+        before = context.plan.attack_job(part, job.chunk)
+        if not store.has(before):
+            return np.zeros(len(columns["label"]), bool)
+        return success(store.read(before).columns, threat)
 
-def first_successes(context: Context, store: Store, job: Job, columns: dict[str, Any]) -> Any:
-    """Rows whose first success under a threat model, in the suite's order, is this job's."""
-    cells = context.plan.cells
-    first = np.zeros(len(columns["label"]), bool)
-    for threat in cells[job.part].threats:
-        mine = success(columns, threat)
-        for earlier in range(job.part):
-            before = context.plan.attack_job(earlier, job.chunk)
-            if mine.any() and threat in cells[earlier].threats and store.has(before):
-                mine &= ~success(store.read(before).columns, threat)
-        first |= mine
-    return first
+    return first_successes([c.threats for c in context.plan.cells[: job.part + 1]], broke)

@@ -14,9 +14,8 @@ from robusteval.evaluation.measured import counts
 from robusteval.evaluation.pieces import SCORE, AttackTold, Piece, attack_told, require_classes
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.suite import Suite
 from robusteval.evaluation.telling import Raised, merged_notes, merged_stages, merged_warnings
-from robusteval.evaluation.verify import TOLERANCE, near_tie
+from robusteval.evaluation.verify import first_successes, near_tie, success
 from robusteval.types import ThreatModel
 
 Bools = NDArray[np.bool_]
@@ -49,6 +48,7 @@ class CellOutcome:
     survives_8_bit: Bools  # (N,)
     forward_passes: Scores  # (N,)
     backward_passes: Scores  # (N,)
+    evidence: list[str] = field(default_factory=list)  # its files
     seconds: float = 0.0
     failure: FailureKind | None = None
     stages: list[Stage] = field(default_factory=list)
@@ -74,7 +74,8 @@ class CellOutcome:
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
-        return self.fooled & (self.norm <= threat.radius + TOLERANCE)
+        found: Bools = success(self.__dict__, threat)
+        return found
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,8 @@ class RunResult:
 def load_result(folder: Path) -> RunResult:
     """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
     store, spec, record = open_store(folder)
-    suite = Suite(**spec.suite)
-    return gather(store, spec, make_plan(suite, spec, bool(record["model"]["layers"])), record)
+    plan = make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+    return gather(store, spec, plan, record)
 
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
@@ -218,6 +219,7 @@ def _outcome(
         _fill(outcome, rows, piece.columns)
         for name, values in _scores(piece.columns).items():
             scores.setdefault(name, []).append(values)
+        outcome.evidence += store.files(job)
         outcome.seconds += piece.seconds
         told.append(attack_told(piece.told))
     outcome.stages = merged_stages([chunk["stages"] for chunk in told])
@@ -304,15 +306,12 @@ def _separations(
 
 def first_breaks(result: RunResult, part: int) -> Bools:
     """Samples whose first success under a threat model, in the suite's order, is this cell's."""
-    chosen = result.outcomes[part]
-    first = np.zeros(len(result.labels), bool)
-    for threat in chosen.cell.threats:
-        earlier = np.zeros(len(result.labels), bool)
-        for outcome in result.outcomes[:part]:
-            if threat in outcome.cell.threats:
-                earlier |= outcome.success(threat)
-        first |= chosen.success(threat) & ~earlier
-    return first
+    meant = result.outcomes[: part + 1]
+    found: Bools = first_successes(
+        [outcome.cell.threats for outcome in meant],
+        lambda place, threat: meant[place].success(threat),
+    )
+    return found
 
 
 def to_be_kept(result: RunResult, part: int) -> Bools:

@@ -19,7 +19,6 @@ from robusteval.evaluation.jobs import (
     clean_chunk,
     diagnosed,
     drifted,
-    success,
     told_of,
 )
 from robusteval.evaluation.outcomes import RunResult
@@ -27,7 +26,7 @@ from robusteval.evaluation.pieces import Piece
 from robusteval.evaluation.plan import Job, job_seed, job_stream
 from robusteval.evaluation.proof import Check, near, other_scores
 from robusteval.evaluation.verdicts import probed
-from robusteval.evaluation.verify import TOLERANCE
+from robusteval.evaluation.verify import TOLERANCE, success
 
 UNSEEN = "what was not done again"
 

@@ -14,7 +14,6 @@ from robusteval.evaluation.outcomes import (
     RunResult,
     Separation,
 )
-from robusteval.evaluation.suite import Suite
 from robusteval.evaluation.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
@@ -40,7 +39,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed, suite = result.spec.seed, Suite(**result.spec.suite)
+    seed, suite = result.spec.seed, result.spec.suite
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
@@ -165,6 +164,7 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
             *(stage_text(stage) for stage in outcome.stages),
             *(str(raised) for raised in outcome.warned),
         ],
+        "evidence": outcome.evidence,
     }
     if not call.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)
