@@ -148,7 +148,7 @@ def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
 
 def _require_enough(run: Path, spec: RunSpec) -> None:
     """Raises EvidenceError where rows would not be comparable."""
-    missing = lacking(Suite(**spec.suite), spec.threat_models())
+    missing = lacking(spec.suite, spec.threat_models())
     if missing:
         raise EvidenceError(
             f"{run} lacks {', '.join(missing)} as the suite {REQUIRED} has them: a leaderboard "

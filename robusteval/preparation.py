@@ -96,7 +96,7 @@ def prepare(
         model_digest=entry.digest if entry else state_digest(adapter),
         dataset=set_name,
         data_digest=data.digest,
-        suite=chosen.model_dump(),
+        suite=chosen.spelt_out(),
         threats=[(t.norm, str(t.eps)) for t in threats_for(chosen, data, list(options.eps))],
         samples=len(data),
         seed=options.seed,
@@ -282,7 +282,7 @@ def _threads(workers: int) -> int:
 def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun, and differs only in what the machine chose then: the
     model's forms, and threads unless they were asked for."""
-    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite['name']}-*")):
+    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
         try:
             _, begun, _ = open_store(folder)
         except EvidenceError:

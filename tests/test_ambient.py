@@ -230,7 +230,7 @@ def test_a_warning_of_autoattack_is_heard_where_logging_is_off(silence: str) -> 
         logger.setLevel(logging.CRITICAL if silence == "its level" else logging.NOTSET)
         before = (logging.root.manager.disable, logger.disabled, logger.level)
         found = autoattack(model, images, model(images).argmax(1), threat_of("Linf", 0.3))
-        assert any("probability distribution" in said for said in found.warnings)
+        assert any("probability distribution" in warned.text for warned in found.warned)
         assert (logging.root.manager.disable, logger.disabled, logger.level) == before
     finally:
         logging.disable(logging.NOTSET)

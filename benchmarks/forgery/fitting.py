@@ -25,7 +25,6 @@ from robusteval.evaluation.kept import float32_tally, kept_images
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.plan import Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.suite import Suite
 
 # Kept images
 
@@ -154,7 +153,7 @@ def plan_of(record: Any) -> Plan | None:
     """What a record plans; None where that makes no sense."""
     try:
         spec = RunSpec.from_json(record["spec"])
-        return make_plan(Suite(**spec.suite), spec, bool(record["model"]["layers"]))
+        return make_plan(spec.suite, spec, bool(record["model"]["layers"]))
     except Exception:  # noqa: BLE001  # whatever is wrong with it is the tool's to say
         return None
 

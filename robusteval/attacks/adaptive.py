@@ -39,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
+from robusteval.attacks.blindness import reaches_images
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.libraries.autoattack import Version, autoattack
@@ -48,7 +48,7 @@ from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Parameters, defaults_of
-from robusteval.attacks.results import AttackResult
+from robusteval.attacks.results import AttackResult, Stage, Warned, said
 from robusteval.attacks.search import (
     AIMED,
     DRAWS,
@@ -147,8 +147,8 @@ def adaptive(
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
     found = adaptive_told(model, images, labels, threat, **parameters)
-    for said in found.warnings:
-        warnings.warn(said, stacklevel=2)
+    for warned in found.warned:
+        warnings.warn(said(warned), stacklevel=2)
     return found.images
 
 
@@ -180,7 +180,7 @@ class Round(NamedTuple):
 
 
 class Cascade:
-    """One attack on one batch; ``notes`` tell what each stage broke.
+    """One attack on one batch; ``stages`` tell what each of its own broke.
 
     ``left_out``: stages to do without, to see what each is worth.
     """
@@ -204,9 +204,10 @@ class Cascade:
         self.aim = AIMED  # what samples are driven by, towards a class or a prototype
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
-        self.reason = ""  # why strength alone counts, if it does
+        self.reason: Warned | None = None  # why strength alone counts, if it does
+        self.stages: list[Stage] = []
+        self.warned: list[Warned] = []
         self.notes: list[str] = []
-        self.warnings: list[str] = []
 
     def run(self) -> AttackResult:
         """All stages, in order."""
@@ -223,10 +224,8 @@ class Cascade:
         self.stage("polish", self._polish)
         self.stage("square", self._query)
         if self.reason:
-            went_on = self._escalate()
-            told = f"; went on with {', '.join(went_on)}" if went_on else ""
-            self.warnings.append(f"adaptive: {self.reason}{told}")
-        return AttackResult(self.search.best, self.notes, self.warnings)
+            self.warned.append(replace(self.reason, stages=tuple(self._escalate())))
+        return AttackResult(self.search.best, self.stages, self.warned, self.notes)
 
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
         """Runs a stage on the survivors, if there are some, and notes what it broke; whether it
@@ -239,7 +238,7 @@ class Cascade:
         if self._spent().sum() == before:  # there was no budget for it
             return False
         broken = len(rows) - len(self.search.alive())
-        self.notes.append(f"{name} broke {broken} of {len(rows)}")
+        self.stages.append(Stage(name, broken, len(rows)))
         return True
 
     @property
@@ -344,7 +343,7 @@ class Cascade:
         way, left = -before, -self.search.margin[near].clamp(max=0)
         closed = torch.where(way > 0, 1 - left / way, 0.0)
         if float(closed.median()) > _CLOSED[len(rows) < self.correct]:
-            self.reason = self.reason or "random search found the way that gradients did not"
+            self.reason = self.reason or Warned("searched")
 
     def _polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""
@@ -424,29 +423,29 @@ class Cascade:
             )
         self.search.judge(some, project(found.images, images, self.threat))
         if len(self.search.alive(some)) < len(some) and self.budget >= self._margin_cost:
-            self.reason = self.reason or "a few gradient-free queries broke what gradients did not"
+            self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:
         """Whether outputs are random or gradients masked; clean images are judged on the way."""
         search = self.search
         rows = torch.arange(len(search.images), device=search.images.device)
         if search.beware():
-            self.reason = "outputs change between passes"
+            self.reason = Warned("random")
             self.budget *= DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):
             self.reason = self._masked(some)
 
-    def _masked(self, rows: Tensor) -> str:
-        """Why the model's gradients on the margin look masked, or nothing."""
+    def _masked(self, rows: Tensor) -> Warned | None:
+        """Why the model's gradients on the margin look masked, if they do."""
         images = self.search.images[rows]
         here = self.search.slopes(rows, images, MARGIN).gradients.flatten(1)
         dead = float((here.abs().amax(1) == 0).double().mean())
         if dead == 1 and not reaches_images(self.model, images):
-            return NO_GRADIENT
+            return Warned("no_gradient")
         if dead > _DEAD_SHARE:
-            return f"{100 * dead:.0f} % of samples have no gradient"
+            return Warned("dead", _in_hundredths(dead))
         moved = random_start(images, self.threat, self.generator, share=0.1)
         there = self.search.slopes(rows, moved, MARGIN).gradients.flatten(1)
         cosine_of = float(cosines(here, there).median())
@@ -454,15 +453,15 @@ class Cascade:
             self.search.nearby = lambda points: random_start(
                 points, self.threat, self.generator, share=_SMOOTHED
             )
-            return f"gradients turn at a step of ε/10 (their cosine is {cosine_of:.2f})"
-        return ""
+            return Warned("turning", _in_hundredths(cosine_of))
+        return None
 
-    def _outdone(self, rows: Tensor) -> str:
-        """Why gradients inside the ball look masked, or nothing: what the larger balls of the first
+    def _outdone(self, rows: Tensor) -> Warned | None:
+        """Why gradients inside the ball look masked, if they do: what the larger balls of the first
         stage broke of these samples, ascents that never leave the ball should break, too."""
         broken = rows[self.search.broken[rows]]
         if len(broken) <= _OUTDONE * len(rows):
-            return ""
+            return None
         with self.model.attending(broken):
             inside = Search(
                 self.model, self.search.images[broken], self.search.labels[broken], self.threat
@@ -471,8 +470,8 @@ class Cascade:
             inside.ascend(inside.alive(), inside.images, MARGIN, schedule, _MOMENTUM["L2"][0])
         missed = len(inside.alive()) / len(rows)
         if missed <= _OUTDONE:
-            return ""
-        return f"{100 * missed:.0f} % of samples break only by ascents through larger balls"
+            return None
+        return Warned("outdone", _in_hundredths(missed))
 
     def _escalate(self) -> list[str]:
         """Strength alone: prototypes, longer ascents over averaged gradients, longer random search,
@@ -522,11 +521,17 @@ class Cascade:
                     self.model, images, labels, self.threat, seed=self.seed, version=version
                 )
             except AttackError as error:  # what was found before it stays
-                self.warnings.append(f"AutoAttack can't run: {error}")
+                self.warned.append(Warned("no_autoattack", text=str(error)))
                 return
+        self.stages += [replace(stage, name=f"AutoAttack's {stage.name}") for stage in found.stages]
         self.notes += [f"AutoAttack's {note}" for note in found.notes]
-        self.warnings += found.warnings
+        self.warned += found.warned
         self.search.judge(rows, project(found.images, images, self.threat))
+
+
+def _in_hundredths(measured: float) -> float:
+    """As it is told: the last bits of what was measured are no part of it."""
+    return round(100 * measured) / 100
 
 
 def _steps_cost(samples: int, steps: int) -> int:

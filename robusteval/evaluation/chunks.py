@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.losses import require_finite
+from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.evaluation.images import Stored, decode, encode, encode_within
 from robusteval.evaluation.plan import Cell
 from robusteval.evaluation.verify import Judged, in_threat, judge, predict
@@ -41,8 +42,9 @@ class JobResult:
     lost: int  # successes that storing undid
     forward_passes: Tensor  # (B,) float64
     backward_passes: Tensor  # (B,) float64
+    stages: list[Stage] = field(default_factory=list)
+    warned: list[Warned] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 class Settled(NamedTuple):
@@ -79,17 +81,15 @@ def run_job(
     counted = Counted(seen, len(chunk.images), deadline, on_pass, forms.gradients)
     threat = cell.threats[0]
     known = cell.attack.knows_eps
-    notes, warnings, kept = [], [], None
+    tries, kept = [], None
     alive = torch.arange(len(chunk.images), device=chunk.images.device)
     for restart in range(cell.spec.restarts):
         if len(alive) == 0:
             break
         clean, labels = chunk.images[alive], chunk.labels[alive]
         with counted.attending(alive):
-            found, told, warned = _attack(counted, cell, clean, labels, threat, seeds(restart))
-        notes += told
-        warnings += warned
-        found = in_threat(found, clean, threat if known else None)
+            tries.append(_attack(counted, cell, clean, labels, threat, seeds(restart)))
+        found = in_threat(tries[-1].images, clean, threat if known else None)
         settled = settle(model, found, Chunk(alive, clean, labels), threat, bound=known)
         kept = settled if kept is None else kept.replaced(alive.cpu(), settled)
         alive = alive[~settled.judged.fooled.to(alive.device)]
@@ -100,8 +100,16 @@ def run_job(
         kept.lost,
         counted.forward_passes,
         counted.backward_passes,
-        notes,
-        warnings,
+        *_told(tries),
+    )
+
+
+def _told(results: list[AttackResult]) -> tuple[list[Stage], list[Warned], list[str]]:
+    """What several calls tell, one after the other."""
+    return (
+        [stage for result in results for stage in result.stages],
+        [warned for result in results for warned in result.warned],
+        [note for result in results for note in result.notes],
     )
 
 
@@ -151,22 +159,18 @@ def _attack(
     labels: Tensor,
     threat: ThreatModel,
     seed: int,
-) -> tuple[Tensor, list[str], list[str]]:
+) -> AttackResult:
     """Calls the attack; a batch that doesn't fit in memory is halved and tried again."""
     try:
-        result = cell.attack.run(model, images, labels, threat, seed, cell.parameters)
-        return result.images, result.notes, result.warnings
+        return cell.attack.run(model, images, labels, threat, seed, cell.parameters)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(images) == 1:
             raise
     half = torch.arange(len(images)) < len(images) // 2
-    parts, notes, warnings = [], [f"out of memory at {len(images)} images: halved"], []
+    parts = []
     for rows, part_seed in ((half, seed), (~half, seed + 1)):
         with model.attending(torch.nonzero(rows)[:, 0]):
-            found, told, warned = _attack(
-                model, cell, images[rows], labels[rows], threat, part_seed
-            )
-        parts.append(found)
-        notes += told
-        warnings += warned
-    return torch.cat(parts), notes, warnings
+            parts.append(_attack(model, cell, images[rows], labels[rows], threat, part_seed))
+    stages, warned, notes = _told(parts)
+    halved = f"out of memory at {len(images)} images: halved"
+    return AttackResult(torch.cat([p.images for p in parts]), stages, warned, [halved, *notes])

@@ -128,6 +128,5 @@ def rebuild(spec: RunSpec, access: Access, model: Adapter | None = None) -> Cont
         model = load_model(open_entry(spec, access), device, access.allow_code)
     for name, digest in spec.sources.items():
         unchanged(name, digest)
-    suite = Suite(**spec.suite)
-    plan = make_plan(suite, spec, bool(model.layers))
-    return Context(model, samples_of(spec, access.data_dir), suite, spec, plan, access)
+    plan = make_plan(spec.suite, spec, bool(model.layers))
+    return Context(model, samples_of(spec, access.data_dir), spec.suite, spec, plan, access)

@@ -75,7 +75,7 @@ def as_the_run_says(result: RunResult) -> list[Check]:
         f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
         f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"
     )
-    return [_suite(Suite(**result.spec.suite)), Check(AS_IT_SAYS, True, told, proven=False)]
+    return [_suite(result.spec.suite), Check(AS_IT_SAYS, True, told, proven=False)]
 
 
 def _suite(suite: Suite) -> Check:

@@ -27,6 +27,7 @@ from safetensors.numpy import save as serialise
 
 from robusteval import inert
 from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evaluation import older
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.pieces import (
     Piece,
@@ -41,19 +42,25 @@ from robusteval.hardware import is_out_of_memory
 from robusteval.reading import read_file
 from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
-SCHEMA = 2
+SCHEMA = 3
 VERIFICATION, EXAMPLES = "verification.json", "examples.safetensors"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"
 NoEvidence = Literal["failed", "not_finished"]
+FailureKind = Literal["error", "time_limit", "changed"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no evidence."""
+    """Why a job has no evidence: an ``error``, its ``time_limit``, or that it ``changed`` the
+    model; and that in words."""
 
-    status: NoEvidence
+    kind: FailureKind
     reason: str
+
+    @property
+    def status(self) -> NoEvidence:
+        return "not_finished" if self.kind == "time_limit" else "failed"
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,16 @@ class Kept:
 
 
 class Store:
-    """One run's folder."""
+    """One run's folder.
 
-    def __init__(self, folder: Path, spec_digest: str) -> None:
+    ``schema``: the run's own.  No evidence in it is older, since it was begun by that version.
+    """
+
+    def __init__(self, folder: Path, spec_digest: str, schema: int = older.OLDEST) -> None:
         self.folder = folder
         self.evidence = folder / "evidence"
         self.spec_digest = spec_digest
+        self.schema = schema
 
     def path(self, job: Job) -> Path:
         """The Parquet file that marks a job as done."""
@@ -83,6 +94,10 @@ class Store:
     def has(self, job: Job) -> bool:
         """Whether a job is done."""
         return self.path(job).is_file()
+
+    def files(self, job: Job) -> list[str]:
+        """The names of a finished job's files: its rows, and its kept images if there are some."""
+        return [p.name for p in (self.path(job), self.images_path(job)) if p.is_file()]
 
     def is_empty(self) -> bool:
         """Whether there is no evidence yet."""
@@ -120,10 +135,18 @@ class Store:
 
     def read(self, job: Job) -> Piece:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
+        return self._read(job)[0]
+
+    def _read(self, job: Job) -> tuple[Piece, Any]:
+        """A job's rows, and what it told as it was written."""
         path = self.path(job)
         try:
-            columns, about = unsealed(read_file(path), lambda s: require_readable(s, path))
-            piece = Piece(columns, about.pop("told"), float(about.pop("seconds")))
+            columns, about, schema = unsealed(read_file(path), lambda s: require_readable(s, path))
+            if schema < self.schema:
+                raise ValueError(f"it has schema {schema}, its run {self.schema}")
+            written = about.pop("told")
+            told = older.attack_told(schema, written) if job.kind == "attack" else written
+            piece = Piece(columns, told, float(about.pop("seconds")))
             mine = about == {"spec": self.spec_digest, "job": job.stem}
             if mine:
                 require_form(job, piece)
@@ -133,7 +156,7 @@ class Store:
             raise _corrupt(path, error) from None
         if not mine:
             raise EvidenceError(f"evidence {path} belongs to another run or job: {_DELETE}")
-        return piece
+        return piece, written
 
     def unusable(self, job: Job, reason: str) -> EvidenceError:
         """What to raise for rows that contradict the run, and how to mend that."""
@@ -169,12 +192,13 @@ class Store:
     def failure(self, job: Job) -> Failure | None:
         """Why a job has no evidence, if it was tried."""
         path = self.failure_path(job)
-        if (found := self._read_json(path)) is None:
+        if (content := self._read_json(path)) is None:
             return None
-        sound = found.keys() == {"status", "reason"} and isinstance(found["reason"], str)
-        if not sound or found["status"] not in get_args(NoEvidence):
+        found = older.failure(content)
+        sound = found.keys() == {"kind", "reason"} and isinstance(found["reason"], str)
+        if not sound or found["kind"] not in get_args(FailureKind):
             raise _corrupt(path, ValueError("it tells of no failure"))
-        return Failure(found["status"], found["reason"])
+        return Failure(found["kind"], found["reason"])
 
     def forget_failures(self) -> None:
         """So that what failed is tried again."""
@@ -235,8 +259,8 @@ class Store:
             digest.update(job.stem.encode())
             if not self.has(job):
                 continue
-            piece = self.read(job)
-            digest.update(content_digest(piece.columns, piece.told).encode())
+            piece, written = self._read(job)
+            digest.update(content_digest(piece.columns, written).encode())
         return digest.hexdigest()
 
 
@@ -284,10 +308,10 @@ def require_readable(schema: Any, path: Path) -> None:
     """Raises EvidenceError for what an older or a newer version of the project wrote."""
     if type(schema) is not int or schema > SCHEMA:
         raise EvidenceError(
-            f"{path} has schema {schema}, this version reads schema {SCHEMA}: "
+            f"{path} has schema {schema}, this version reads up to {SCHEMA}: "
             "upgrade robusteval to read this run"
         )
-    if schema < SCHEMA:
+    if schema < older.OLDEST:
         raise EvidenceError(
             f"{path} has schema {schema}, which has no checksums, so that anything could be in it: "
             "run the same command again in another folder"

@@ -206,7 +206,7 @@ class Processes:
             waiting.appendleft(job)
             return
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        failure = Failure("failed", f"its worker died {how}, {ATTEMPTS} times")
+        failure = Failure("error", f"its worker died {how}, {ATTEMPTS} times")
         if job.kind in ("clean", "outliers"):
             raise AttackError(f"{job.stem}: {failure.reason}: see workers.log in the run's folder")
         self.store.fail(job, failure)
@@ -221,7 +221,7 @@ class Processes:
 
 def _found(message: dict[str, Any]) -> Done | Failure:
     if "reason" in message:
-        return Failure(message["status"], message["reason"])
+        return Failure(message["kind"], message["reason"])
     return Done(message["samples"], message["robust"])
 
 

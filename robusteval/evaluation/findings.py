@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from robusteval.data.known import DATASETS
 from robusteval.evaluation.images import LEVELS
-from robusteval.evaluation.jobs import CHANGED
 from robusteval.evaluation.outcomes import NOT_REACHED, CellOutcome, RunResult
 from robusteval.evaluation.plan import RunSpec
+from robusteval.evaluation.telling import stage_text
 from robusteval.evaluation.verdicts import MORE, Finding, Measured, probed
 from robusteval.numerics import drawn_alike, wilson
 from robusteval.types import Norm, Rate, ThreatModel
@@ -145,7 +145,7 @@ def steady_predictions(result: RunResult) -> Finding:
 def unchanged_model(result: RunResult) -> Finding:
     """Parameters, buffers and clean predictions must be the same after every attack."""
     drifted = {o.cell.spec.title: o.drifted for o in result.outcomes if o.drifted}
-    changed = [o.cell.spec.title for o in result.outcomes if CHANGED in o.reason]
+    changed = [o.cell.spec.title for o in result.outcomes if o.failure == "changed"]
     if changed:
         return Finding(
             UNCHANGED,
@@ -170,12 +170,10 @@ def autoattack_checks(result: RunResult) -> list[Finding]:
     meant = [o for o in result.outcomes if o.cell.spec.library == "autoattack" and o.attacked.any()]
     found = []
     for outcome in meant:
-        said = list(outcome.warnings)
-        of_square = [n for n in outcome.notes if n.startswith("square broke ")]
-        for note in of_square:
-            broken = int(note.split()[2])
-            if broken > MASKED_SHARE * len(result.labels):
-                said.append(f"{note} samples that its gradient-based members left")
+        said = [str(raised) for raised in outcome.warned]
+        for stage in outcome.stages:
+            if stage.name == "square" and stage.broke > MASKED_SHARE * len(result.labels):
+                said.append(f"{stage_text(stage)} samples that its gradient-based members left")
         name, threat = "AutoAttack's checks", outcome.cell.threats[0]
         if said:
             found.append(Finding(name, "suspicious", "; ".join(said), MASKED, threat))
@@ -190,13 +188,13 @@ def attacks_warnings(result: RunResult) -> list[Finding]:
         Finding(
             f"{outcome.cell.spec.title}'s checks",
             "suspicious",
-            "; ".join(outcome.warnings),
+            "; ".join(str(raised) for raised in outcome.warned),
             MASKED,
             threat,
         )
         for outcome in result.outcomes
         for threat in outcome.cell.threats
-        if outcome.warnings and outcome.cell.spec.library != "autoattack"
+        if outcome.warned and outcome.cell.spec.library != "autoattack"
     ]
 
 

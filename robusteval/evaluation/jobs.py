@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from robusteval.attacks.seeding import seeded
 from robusteval.data.outliers import outlier_batches
 from robusteval.detection.detectors import scores
 from robusteval.errors import AttackError, RobustevalError
-from robusteval.evaluation.chunks import Chunk, run_job
+from robusteval.evaluation.chunks import Chunk, JobResult, run_job
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
 from robusteval.evaluation.evidence import Failure, Kept, Store
@@ -24,11 +24,12 @@ from robusteval.evaluation.images import Stored, decode, digests
 from robusteval.evaluation.pieces import SCORE, Piece
 from robusteval.evaluation.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.evaluation.verify import (
-    TOLERANCE,
     VERIFY_BATCH,
+    first_successes,
     near_tie,
     predict,
     state_digest,
+    success,
 )
 from robusteval.hardware import give_memory_back, keep_freed_memory
 from robusteval.models.adapter import Adapter
@@ -46,7 +47,6 @@ FAILURES = (
     TypeError,
     ValueError,
 )
-CHANGED = "changed the model's parameters or buffers"
 OTHER_BATCH = 7  # clean predictions are made once more at this batch size
 Within = Callable[[float], None]  # told the share of a job that is done
 
@@ -109,17 +109,18 @@ def _guarded(
             piece = Piece({}, diagnosed(context, store, context.transfer_source()))
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
-        failure = Failure("not_finished", f"the time limit of {limit:g} s was reached")
+        failure = Failure("time_limit", f"the time limit of {limit:g} s was reached")
     except (*FAILURES, RobustevalError) as error:
         if job.kind == "attack" and not isinstance(error, FAILURES):
             raise  # not the attack's: the run's own evidence or data
         reason = str(error) or type(error).__name__
         name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
-        failure = Failure("failed", f"{name}{reason}".splitlines()[0])
+        failure = Failure("error", f"{name}{reason}".splitlines()[0])
     if _digest(context) != digest:
         _restore(context.model, before)
         context.__dict__.pop("forms", None)  # made anew from the model
-        failure = Failure("failed", f"it {CHANGED}; they were put back")
+        reason = "it changed the model's parameters or buffers; they were put back"
+        failure = Failure("changed", reason)
     if failure is not None:
         store.fail(job, failure)
         return failure
@@ -232,6 +233,7 @@ def _attack_chunk(
 ) -> tuple[Piece, Kept, Done]:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     chunk, clean = clean_chunk(context, store, job.chunk)
+    told: dict[str, Any]
     columns: dict[str, Any] = {
         "index": context.data.indices[chunk.rows].numpy(),
         "label": chunk.labels.cpu().numpy(),
@@ -240,7 +242,7 @@ def _attack_chunk(
     if len(chunk.rows) == 0:
         columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
-        told: dict[str, Any] = {"notes": [], "warnings": [], "lost": 0, "drifted": 0}
+        told = {"stages": [], "warned": [], "notes": [], "lost": 0, "drifted": 0}
         return Piece(columns, told), nothing, Done(size, 0)
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
@@ -263,16 +265,22 @@ def _attack_chunk(
         "sha256": digests(result.stored),
     }
     columns |= attacked_scores(context, job, result.stored)
-    told = {
-        "notes": result.notes,
-        "warnings": result.warnings,
-        "lost": result.lost,
-        "drifted": drifted(context, chunk, clean),
-    }
+    told = told_of(result, drifted(context, chunk, clean))
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())
     return Piece(columns, told), kept, Done(size, len(chunk.rows) - broken)
+
+
+def told_of(result: JobResult, drift: int) -> dict[str, Any]:
+    """What an attack tells of its whole chunk, as plain data; ``drift``: see ``drifted``."""
+    return {
+        "stages": [asdict(stage) for stage in result.stages],
+        "warned": [{**asdict(w), "stages": list(w.stages)} for w in result.warned],
+        "notes": result.notes,
+        "lost": result.lost,
+        "drifted": drift,
+    }
 
 
 def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any]:
@@ -281,13 +289,6 @@ def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any
         return {}
     images = decode(stored).to(context.device)
     return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
-
-
-def success(columns: dict[str, Any], threat: ThreatModel) -> Any:
-    """The rows that an attack broke within a threat model: bool (B,)."""
-    if "fooled" not in columns:  # an attack on a chunk without a correct sample
-        return np.zeros(len(columns["label"]), bool)
-    return columns["fooled"] & (columns["norm"] <= threat.radius + TOLERANCE)
 
 
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
@@ -305,18 +306,13 @@ def _to_keep(context: Context, store: Store, job: Job, columns: dict[str, Any]) 
     """
     if context.spec.keep == "all":
         return columns["fooled"]
-    return first_successes(context, store, job, columns)
 
+    def broke(part: int, threat: ThreatModel) -> Any:
+        if part == job.part:
+            return success(columns, threat)
+        before = context.plan.attack_job(part, job.chunk)
+        if not store.has(before):
+            return np.zeros(len(columns["label"]), bool)
+        return success(store.read(before).columns, threat)
 
-def first_successes(context: Context, store: Store, job: Job, columns: dict[str, Any]) -> Any:
-    """Rows whose first success under a threat model, in the suite's order, is this job's."""
-    cells = context.plan.cells
-    first = np.zeros(len(columns["label"]), bool)
-    for threat in cells[job.part].threats:
-        mine = success(columns, threat)
-        for earlier in range(job.part):
-            before = context.plan.attack_job(earlier, job.chunk)
-            if mine.any() and threat in cells[earlier].threats and store.has(before):
-                mine &= ~success(store.read(before).columns, threat)
-        first |= mine
-    return first
+    return first_successes([c.threats for c in context.plan.cells[: job.part + 1]], broke)

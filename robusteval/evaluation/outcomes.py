@@ -1,7 +1,5 @@
 """What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,21 +7,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from robusteval.attacks.results import Stage
 from robusteval.evaluation.diagnostics import NOISE_DRAWS, SQUARE_QUERIES, STEPS
-from robusteval.evaluation.evidence import NoEvidence, Store
+from robusteval.evaluation.evidence import FailureKind, NoEvidence, Store
 from robusteval.evaluation.measured import counts
-from robusteval.evaluation.pieces import SCORE, Piece, require_classes
+from robusteval.evaluation.pieces import SCORE, AttackTold, Piece, attack_told, require_classes
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.suite import Suite
-from robusteval.evaluation.verify import TOLERANCE, near_tie
+from robusteval.evaluation.telling import Raised, merged_notes, merged_stages, merged_warnings
+from robusteval.evaluation.verify import first_successes, near_tie, success
 from robusteval.types import ThreatModel
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
 NOT_REACHED = "it was not reached"
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 _PER_SAMPLE = (
     "fooled",
     "prediction",
@@ -50,9 +48,12 @@ class CellOutcome:
     survives_8_bit: Bools  # (N,)
     forward_passes: Scores  # (N,)
     backward_passes: Scores  # (N,)
+    evidence: list[str] = field(default_factory=list)  # its files
     seconds: float = 0.0
+    failure: FailureKind | None = None
+    stages: list[Stage] = field(default_factory=list)
+    warned: list[Raised] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     drifted: int = 0  # clean predictions that differed after it
     lost: int = 0  # successes that storing undid
     scores: dict[str, Scores] = field(default_factory=dict)  # per detector, of attacked samples
@@ -73,7 +74,8 @@ class CellOutcome:
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
-        return self.fooled & (self.norm <= threat.radius + TOLERANCE)
+        found: Bools = success(self.__dict__, threat)
+        return found
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ class RunResult:
 def load_result(folder: Path) -> RunResult:
     """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
     store, spec, record = open_store(folder)
-    suite = Suite(**spec.suite)
-    return gather(store, spec, make_plan(suite, spec, bool(record["model"]["layers"])), record)
+    plan = make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+    return gather(store, spec, plan, record)
 
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
@@ -206,7 +208,7 @@ def _outcome(
     outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
-    warnings: list[list[str]] = []
+    told: list[AttackTold] = []
     for index, chunk in enumerate(plan.chunks):
         job = plan.attack_job(part, index)
         if not store.has(job):
@@ -217,13 +219,14 @@ def _outcome(
         _fill(outcome, rows, piece.columns)
         for name, values in _scores(piece.columns).items():
             scores.setdefault(name, []).append(values)
+        outcome.evidence += store.files(job)
         outcome.seconds += piece.seconds
-        outcome.notes += piece.told["notes"]
-        warnings.append(piece.told["warnings"])
-        outcome.drifted += piece.told["drifted"]
-        outcome.lost += piece.told["lost"]
-    outcome.notes = merge_notes(outcome.notes)
-    outcome.warnings = merge_warnings(warnings)
+        told.append(attack_told(piece.told))
+    outcome.stages = merged_stages([chunk["stages"] for chunk in told])
+    outcome.warned = merged_warnings([chunk["warned"] for chunk in told])
+    outcome.notes = merged_notes([chunk["notes"] for chunk in told])
+    outcome.drifted = sum(chunk["drifted"] for chunk in told)
+    outcome.lost = sum(chunk["lost"] for chunk in told)
     outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
     return outcome
 
@@ -259,6 +262,7 @@ def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
         outcome.status, outcome.reason = "not_finished", NOT_REACHED
     if failure and outcome.reason == NOT_REACHED:
         outcome.status, outcome.reason = failure.status, failure.reason
+        outcome.failure = failure.kind
 
 
 def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]) -> None:
@@ -302,15 +306,12 @@ def _separations(
 
 def first_breaks(result: RunResult, part: int) -> Bools:
     """Samples whose first success under a threat model, in the suite's order, is this cell's."""
-    chosen = result.outcomes[part]
-    first = np.zeros(len(result.labels), bool)
-    for threat in chosen.cell.threats:
-        earlier = np.zeros(len(result.labels), bool)
-        for outcome in result.outcomes[:part]:
-            if threat in outcome.cell.threats:
-                earlier |= outcome.success(threat)
-        first |= chosen.success(threat) & ~earlier
-    return first
+    meant = result.outcomes[: part + 1]
+    found: Bools = first_successes(
+        [outcome.cell.threats for outcome in meant],
+        lambda place, threat: meant[place].success(threat),
+    )
+    return found
 
 
 def to_be_kept(result: RunResult, part: int) -> Bools:
@@ -318,40 +319,3 @@ def to_be_kept(result: RunResult, part: int) -> Bools:
     if result.spec.keep == "all":
         return result.outcomes[part].fooled
     return first_breaks(result, part)
-
-
-def merge_notes(notes: list[str]) -> list[str]:
-    """Chunks' notes as one: "x broke 3 of 10" adds up, the rest loses its doubles."""
-    counts: dict[str, list[int]] = {}
-    rest: dict[str, None] = {}
-    for note in notes:
-        if share := re.fullmatch("(.+) broke ([0-9]+) of ([0-9]+)", note):
-            total = counts.setdefault(share[1], [0, 0])
-            total[0], total[1] = total[0] + int(share[2]), total[1] + int(share[3])
-        else:
-            rest[note] = None
-    return [*rest, *(f"{name} broke {k} of {n}" for name, (k, n) in counts.items())]
-
-
-def merge_warnings(chunks: Sequence[Sequence[str]]) -> list[str]:
-    """Each chunk's warnings as one list: what differs in numbers alone gives their ranges, and what
-    not all chunks say tells how many do."""
-    alike: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
-    for index, warnings in enumerate(chunks):
-        for warning in warnings:
-            parts = _NUMBER.split(warning)  # words and numbers by turns
-            alike.setdefault(tuple(parts[::2]), []).append((index, parts))
-    merged = []
-    for said in alike.values():
-        told = "".join(_range(texts) for texts in zip(*(parts for _, parts in said), strict=True))
-        count = len({index for index, _ in said})
-        some = count < len(chunks)
-        merged.append(f"{told} (in {count} of {len(chunks)} chunks)" if some else told)
-    return sorted(merged)
-
-
-def _range(texts: Sequence[str]) -> str:
-    """What chunks say in one place: the same words, or numbers, of which the least and the most."""
-    if len(set(texts)) == 1:
-        return texts[0]
-    return f"{min(texts, key=float)} to {max(texts, key=float)}"

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from robusteval.evaluation import measured
+from robusteval.attacks.results import Stage, Warned
+from robusteval.evaluation import measured, older
 from robusteval.evaluation.plan import Job, JobKind
 
 SCORE = "score_"  # and a detector's name: the column of its scores
@@ -37,17 +38,31 @@ class AttackTold(TypedDict):
     """What an attack's job tells of its whole chunk."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
-    notes: list[str]
-    warnings: list[str]
+    stages: list[Stage]  # what each part broke
+    warned: list[Warned]
+    notes: list[str]  # for people
     lost: Annotated[int, Field(ge=0)]  # successes that storing undid
     drifted: Annotated[int, Field(ge=0)]  # clean predictions that differed after it
 
 
 _NOTHING, _OF_ATTACK = TypeAdapter(_Nothing), TypeAdapter(AttackTold)
+
+
+def attack_told(told: dict[str, Any]) -> AttackTold:
+    """What an attack's job tells, as records.
+
+    Raises ValueError (pydantic's too) for what is not written as it is.
+    """
+    found = _OF_ATTACK.validate_json(json.dumps(told))
+    if _OF_ATTACK.dump_python(found, mode="json") != told:
+        raise ValueError("what it tells of the chunk leaves something out")
+    return found
+
+
 _TOLD: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
     "clean": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "outliers": lambda told: _NOTHING.validate_json(json.dumps(told)),
-    "attack": lambda told: _OF_ATTACK.validate_json(json.dumps(told)),
+    "attack": attack_told,
     "diagnostics": measured.require_form,
 }
 
@@ -135,16 +150,21 @@ def require_form(job: Job, piece: Piece) -> None:
     try:
         _TOLD[job.kind](piece.told)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ValueError(f"what it tells of the chunk is no such job's ({where})") from None
+        raise other_form(error) from None
     if job.kind == "attack" and piece.told["drifted"] > rows:
         raise ValueError(f"{piece.told['drifted']} of {rows} predictions drifted")
+
+
+def other_form(error: ValidationError) -> ValueError:
+    """What to raise for told facts that no such job has."""
+    where = ".".join(str(part) for part in error.errors()[0]["loc"])
+    return ValueError(f"what it tells of the chunk is no such job's ({where})")
 
 
 def sealed(columns: dict[str, Column], about: dict[str, Any], schema: int) -> bytes:
     """A Parquet file of columns and what is said about them, with a digest over both."""
     table = pa.table(columns)
-    seal = content_digest({n: table[n].to_numpy() for n in table.column_names}, about)
+    seal = seal_of({n: table[n].to_numpy() for n in table.column_names}, about, schema)
     told = json.dumps({"schema": schema, "sha256": seal, "about": about})
     stream = io.BytesIO()
     pq.write_table(
@@ -158,8 +178,9 @@ def sealed(columns: dict[str, Column], about: dict[str, Any], schema: int) -> by
 
 def unsealed(
     content: bytes, require_schema: Callable[[Any], None] = lambda _: None
-) -> tuple[dict[str, Column], dict[str, Any]]:
-    """Columns, and what is said about them; ``require_schema`` raises for one that can't be read.
+) -> tuple[dict[str, Column], dict[str, Any], int]:
+    """Columns, what is said about them, and their schema; ``require_schema`` raises for one that
+    can't be read.
 
     Raises ValueError, LookupError, TypeError, OSError or pyarrow's errors for a file that holds
     anything else than what was written.
@@ -171,9 +192,14 @@ def unsealed(
     if metadata or told.keys() != {"schema", "sha256", "about"}:
         raise ValueError("it says more of itself than it should")
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    if told["sha256"] != content_digest(columns, told["about"]):
+    if told["sha256"] != seal_of(columns, told["about"], told["schema"]):
         raise ValueError("it is not what was written")
-    return columns, dict(told["about"])
+    return columns, dict(told["about"]), told["schema"]
+
+
+def seal_of(columns: dict[str, Column], about: Any, schema: int) -> str:
+    """SHA-256 over all that a job's file holds, its schema included."""
+    return content_digest(columns, older.sealed_with(schema, about))
 
 
 def content_digest(columns: dict[str, Column], about: Any = None) -> str:

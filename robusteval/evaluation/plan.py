@@ -92,7 +92,7 @@ class RunSpec:
     model_digest: Digest
     dataset: str
     data_digest: Digest
-    suite: dict[str, Any]
+    suite: Suite
     threats: list[tuple[Norm, str]]
     samples: Count
     seed: Annotated[int, Field(ge=0, lt=2**32)]
@@ -119,11 +119,15 @@ class RunSpec:
     @property
     def name(self) -> str:
         """``<model>-<suite>-<8 hex of the spec>``: the run's folder."""
-        return f"{self.model}-{self.suite['name']}-{self.digest[:8]}"
+        return f"{self.model}-{self.suite.name}-{self.digest[:8]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that JSON gives back unchanged."""
-        plain: dict[str, Any] = json.loads(json.dumps(self.__dict__))
+        """Plain data that JSON gives back unchanged.
+
+        Of the suite what was set, so that a field that suites get later leaves old digests alone.
+        """
+        suite = self.suite.model_dump(exclude_unset=True)
+        plain: dict[str, Any] = json.loads(json.dumps({**self.__dict__, "suite": suite}))
         if not self.code:  # so that the digests of older runs stay theirs
             del plain["code"]
         return plain

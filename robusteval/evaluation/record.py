@@ -11,7 +11,6 @@ from typing_extensions import TypedDict
 from robusteval.errors import EvidenceError, RobustevalError, reason
 from robusteval.evaluation.evidence import SCHEMA, Store, json_bytes, require_readable
 from robusteval.evaluation.plan import RunSpec, make_plan
-from robusteval.evaluation.suite import Suite
 from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.entry import Entry
@@ -128,12 +127,13 @@ def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
         _require_together(spec, record)
     except _MALFORMED as error:
         raise _corrupt(folder, error) from None
-    return Store(folder, spec.digest), spec, record
+    schema = int(record["schema"].partition("/")[2])
+    return Store(folder, spec.digest, schema), spec, record
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     """Raises ValueError where parts of a record contradict each other."""
-    suite = Suite(**spec.suite)
+    suite = spec.suite
     plan = make_plan(suite, spec, bool(record["model"]["layers"]))
     entry = Entry(**record["entry"]) if record["entry"] is not None else None
     provenance, classes = record["provenance"], record["model"]["classes"]

@@ -14,13 +14,19 @@ from robusteval.evaluation.chunks import Chunk, JobResult, run_job
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
 from robusteval.evaluation.images import digests
-from robusteval.evaluation.jobs import attacked_scores, clean_chunk, diagnosed, drifted, success
+from robusteval.evaluation.jobs import (
+    attacked_scores,
+    clean_chunk,
+    diagnosed,
+    drifted,
+    told_of,
+)
 from robusteval.evaluation.outcomes import RunResult
 from robusteval.evaluation.pieces import Piece
 from robusteval.evaluation.plan import Job, job_seed, job_stream
 from robusteval.evaluation.proof import Check, near, other_scores
 from robusteval.evaluation.verdicts import probed
-from robusteval.evaluation.verify import TOLERANCE
+from robusteval.evaluation.verify import TOLERANCE, success
 
 UNSEEN = "what was not done again"
 
@@ -98,17 +104,12 @@ def _finds_the_same(
 def _says_the_same(piece: Piece, result: JobResult, drift: int, to_the_bit: bool) -> bool:
     """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
     also in the same words, what its parts broke, what storing undid, and the passes it took."""
-    told = piece.told
-    now: dict[str, Any] = {"warnings": bool(result.warnings), "drifted": bool(drift)}
-    then: dict[str, Any] = {"warnings": bool(told["warnings"]), "drifted": bool(told["drifted"])}
-    if to_the_bit:
-        found = {"notes": result.notes, "warnings": result.warnings, "lost": result.lost}
-        now |= {**found, "drifted": drift}
-        then |= {name: told[name] for name in (*found, "drifted")}
-        for name in ("forward_passes", "backward_passes"):
-            now[name] = True
-            then[name] = np.allclose(piece.columns[name], getattr(result, name).numpy())
-    return now == then
+    then, now = piece.told, told_of(result, drift)
+    if not to_the_bit:
+        return all(bool(then[name]) == bool(now[name]) for name in ("warned", "drifted"))
+    passes = ("forward_passes", "backward_passes")
+    alike = all(np.allclose(piece.columns[name], getattr(result, name).numpy()) for name in passes)
+    return alike and then == now
 
 
 def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:

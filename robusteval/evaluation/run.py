@@ -15,11 +15,12 @@ from robusteval.evaluation.evidence import Failure, Kept, Store
 from robusteval.evaluation.examples import write_examples
 from robusteval.evaluation.executors import Executor, Here, Processes
 from robusteval.evaluation.findings import clean_finding
-from robusteval.evaluation.jobs import Done, success
+from robusteval.evaluation.jobs import Done
 from robusteval.evaluation.kept import counted_images, float32_tally, image_balance
 from robusteval.evaluation.outcomes import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evaluation.plan import Job, RunSpec
 from robusteval.evaluation.progress import Progress, Silent
+from robusteval.evaluation.verify import success
 from robusteval.hardware import most_threads
 
 

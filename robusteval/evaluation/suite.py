@@ -120,6 +120,10 @@ class Suite(_Table):
             raise ValueError(f"{', '.join(sorted(doubled))} stands twice")
         return value
 
+    def spelt_out(self) -> "Suite":
+        """The same with every default set, as a run's spec holds it: a default may change."""
+        return Suite(**self.model_dump())
+
     def only(self, names: list[str]) -> "Suite":
         """The suite with some of its attacks.  Raises UnknownNameError with near names."""
         known = [a.name for a in self.attacks]

@@ -5,6 +5,7 @@ Success is decided by the float32 model alone, on the image as it stands, in the
 """
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,32 @@ def judge(
         distance.cpu(),
         survives.cpu(),
     )
+
+
+def success(rows: Mapping[str, Any], threat: ThreatModel) -> Any:
+    """The rows of an attack's evidence that it broke within a threat model: bool (B,)."""
+    if "fooled" not in rows:  # an attack on a chunk without a correct sample
+        return np.zeros(len(rows["label"]), bool)
+    return rows["fooled"] & (rows["norm"] <= threat.radius + TOLERANCE)
+
+
+def first_successes(
+    threats: Sequence[Sequence[ThreatModel]], broke: Callable[[int, ThreatModel], Any]
+) -> Any:
+    """The rows whose first success under a threat model is the last attack's: bool (B,).
+
+    ``threats``: each attack's, in the suite's order, up to that one.  ``broke``: the rows that the
+    attack at a place broke within a threat model.
+    """
+    last = len(threats) - 1
+    first: Any = False
+    for threat in threats[last]:
+        mine = broke(last, threat)
+        for place in range(last):
+            if threat in threats[place] and mine.any():
+                mine = mine & ~broke(place, threat)
+        first = first | mine
+    return first
 
 
 def to_8_bits(images: Tensor) -> Tensor:

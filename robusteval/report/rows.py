@@ -89,8 +89,9 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "entry_sha256": model["digest"],
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
-        "revisions": " ".join(f"{a['name']}={a['version']}" for a in here if a["version"]),
     }
+    if versions := [f"{a['name']}={a['version']}" for a in here if a["version"]]:
+        row["revisions"] = " ".join(versions)
     return {name: cell(value) for name, value in row.items()}
 
 

@@ -14,7 +14,7 @@ from robusteval.evaluation.outcomes import (
     RunResult,
     Separation,
 )
-from robusteval.evaluation.suite import Suite
+from robusteval.evaluation.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
@@ -39,7 +39,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed, suite = result.spec.seed, Suite(**result.spec.suite)
+    seed, suite = result.spec.seed, result.spec.suite
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
@@ -160,7 +160,12 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "seconds": round(outcome.seconds, 3),
         "verified": _verified(outcome, success, result.tie),
         "note": spec.note,
-        "findings": [*outcome.notes, *outcome.warnings],
+        "findings": [
+            *outcome.notes,
+            *(stage_text(stage) for stage in outcome.stages),
+            *(str(raised) for raised in outcome.warned),
+        ],
+        "evidence": outcome.evidence,
     }
     if not attack.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)
