@@ -15,7 +15,8 @@ import pytest
 from robusteval import api
 from robusteval.attacks.results import said
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.evidence import SCHEMA, json_bytes
+from robusteval.evaluation.columns import SCHEMA
+from robusteval.evaluation.evidence import json_bytes
 from robusteval.evaluation.older import OLDEST
 from robusteval.evaluation.outcomes import load_result
 from robusteval.evaluation.pieces import attack_told, sealed, unsealed

@@ -17,8 +17,8 @@ from torch import nn
 
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evaluation.columns import SCHEMA
 from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import SCHEMA
 from robusteval.evaluation.pieces import sealed, unsealed
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import wrap_module

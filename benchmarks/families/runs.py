@@ -279,7 +279,7 @@ _KEY = b"robusteval"
 
 def _sealed(table: pa.Table, about: Any) -> bytes:
     """With a digest that fits, where one can be made, so that more than the digest is tried."""
-    from robusteval.evaluation.evidence import SCHEMA
+    from robusteval.evaluation.columns import SCHEMA
     from robusteval.evaluation.pieces import seal_of
 
     with suppress(TypeError, ValueError, OverflowError, KeyError):

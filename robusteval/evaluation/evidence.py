@@ -28,6 +28,7 @@ from safetensors.numpy import save as serialise
 from robusteval import inert
 from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evaluation import older
+from robusteval.evaluation.columns import SCHEMA
 from robusteval.evaluation.images import Stored
 from robusteval.evaluation.pieces import (
     Piece,
@@ -42,7 +43,6 @@ from robusteval.hardware import is_out_of_memory
 from robusteval.reading import read_file
 from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
-SCHEMA = 3
 VERIFICATION, EXAMPLES = "verification.json", "examples.safetensors"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"
@@ -149,7 +149,7 @@ class Store:
             piece = Piece(columns, told, float(about.pop("seconds")))
             mine = about == {"spec": self.spec_digest, "job": job.stem}
             if mine:
-                require_form(job, piece)
+                require_form(job, piece, schema)
         except FileNotFoundError:
             raise EvidenceError(f"evidence {path} is missing: run the same command again") from None
         except (OSError, pa.ArrowException, LookupError, *_MALFORMED) as error:

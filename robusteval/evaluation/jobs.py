@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from robusteval.data.outliers import outlier_batches
 from robusteval.detection.detectors import scores
 from robusteval.errors import AttackError, RobustevalError
 from robusteval.evaluation.chunks import Chunk, JobResult, run_job
+from robusteval.evaluation.columns import SCORE, filled, told_by, told_of_all
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.diagnostics import measure
 from robusteval.evaluation.evidence import Failure, Kept, Store
-from robusteval.evaluation.images import Stored, decode, digests
-from robusteval.evaluation.pieces import SCORE, Piece
+from robusteval.evaluation.images import Stored, decode
+from robusteval.evaluation.pieces import Piece
 from robusteval.evaluation.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.evaluation.verify import (
     VERIFY_BATCH,
@@ -57,6 +58,31 @@ class Done:
 
     samples: int
     robust: int
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What fills a clean job's columns: of its samples, (B,), and their logits (B, K)."""
+
+    indices: Tensor
+    labels: Tensor
+    logits: Tensor
+    second: Tensor  # classes at another batch size
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What fills the columns of an attack's job, and what it tells of its chunk."""
+
+    indices: Tensor  # (B,)
+    labels: Tensor  # (B,)
+    result: JobResult | None  # None where no sample of the chunk was right
+    drifted: int  # see ``drifted``
+
+
+def attacked(context: Context, chunk: Chunk, result: JobResult | None, drift: int) -> Attacked:
+    """One attack's outcome on a chunk."""
+    return Attacked(context.data.indices[chunk.rows], chunk.labels, result, drift)
 
 
 def perform(
@@ -156,15 +182,9 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
         )
     if not torch.isfinite(logits).all():
         raise AttackError("the model returns NaN or infinite logits on clean images")
-    largest = logits.topk(2, dim=1).values
-    columns = {
-        "index": context.data.indices[rows.start : rows.stop].numpy(),
-        "label": labels.cpu().numpy(),
-        "prediction": logits.argmax(1).cpu().numpy(),
-        "gap": (largest[:, 0] - largest[:, 1]).cpu().numpy(),
-        "spread": (largest[:, 0] - logits.amin(1)).cpu().numpy(),
-        "second_prediction": predict(context.model, images, OTHER_BATCH).argmax(1).cpu().numpy(),
-    }
+    second = predict(context.model, images, OTHER_BATCH).argmax(1)
+    indices = context.data.indices[rows.start : rows.stop]
+    columns = filled("clean", Predicted(indices, labels, logits, second))
     columns |= clean_scores(context, job)
     store.write(job, Piece(columns, {}, time.perf_counter() - started))
     return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
@@ -233,17 +253,12 @@ def _attack_chunk(
 ) -> tuple[Piece, Kept, Done]:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     chunk, clean = clean_chunk(context, store, job.chunk)
-    told: dict[str, Any]
-    columns: dict[str, Any] = {
-        "index": context.data.indices[chunk.rows].numpy(),
-        "label": chunk.labels.cpu().numpy(),
-    }
     size = len(context.plan.chunks[job.chunk])
     if len(chunk.rows) == 0:
+        columns = filled("attack", attacked(context, chunk, None, 0))
         columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
-        told = {"stages": [], "warned": [], "notes": [], "lost": 0, "drifted": 0}
-        return Piece(columns, told), nothing, Done(size, 0)
+        return Piece(columns, told_of_all([])), nothing, Done(size, 0)
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
         context.forms,
@@ -253,34 +268,12 @@ def _attack_chunk(
         None if budget is None else time.monotonic() + budget,
         lambda passes: within(min(passes / most, 1.0)),
     )
-    judged = result.judged
-    columns |= {
-        "prediction": judged.prediction.numpy(),
-        "fooled": judged.fooled.numpy(),
-        "norm": judged.norm.numpy(),
-        "margin": judged.margin.numpy(),
-        "survives_8_bit": judged.survives_8_bit.numpy(),
-        "forward_passes": result.forward_passes.numpy(),
-        "backward_passes": result.backward_passes.numpy(),
-        "sha256": digests(result.stored),
-    }
-    columns |= attacked_scores(context, job, result.stored)
-    told = told_of(result, drifted(context, chunk, clean))
+    made = attacked(context, chunk, result, drifted(context, chunk, clean))
+    columns = filled("attack", made) | attacked_scores(context, job, result.stored)
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())
-    return Piece(columns, told), kept, Done(size, len(chunk.rows) - broken)
-
-
-def told_of(result: JobResult, drift: int) -> dict[str, Any]:
-    """What an attack tells of its whole chunk, as plain data; ``drift``: see ``drifted``."""
-    return {
-        "stages": [asdict(stage) for stage in result.stages],
-        "warned": [{**asdict(w), "stages": list(w.stages)} for w in result.warned],
-        "notes": result.notes,
-        "lost": result.lost,
-        "drifted": drift,
-    }
+    return Piece(columns, told_by(made)), kept, Done(size, len(chunk.rows) - broken)
 
 
 def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
+from robusteval.evaluation.columns import COLUMNS, SCORE, told_of_all
 from robusteval.evaluation.diagnostics import NOISE_DRAWS, SQUARE_QUERIES, STEPS
 from robusteval.evaluation.evidence import FailureKind, NoEvidence, Store
 from robusteval.evaluation.measured import counts
-from robusteval.evaluation.pieces import SCORE, AttackTold, Piece, attack_told, require_classes
+from robusteval.evaluation.pieces import Piece, attack_told, require_classes
 from robusteval.evaluation.plan import Cell, Job, Plan, RunSpec, make_plan
 from robusteval.evaluation.record import open_store
-from robusteval.evaluation.telling import Raised, merged_notes, merged_stages, merged_warnings
+from robusteval.evaluation.telling import Raised
 from robusteval.evaluation.verify import first_successes, near_tie, success
 from robusteval.types import ThreatModel
 
@@ -22,60 +23,87 @@ Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 
 NOT_REACHED = "it was not reached"
-_PER_SAMPLE = (
-    "fooled",
-    "prediction",
-    "norm",
-    "margin",
-    "survives_8_bit",
-    "forward_passes",
-    "backward_passes",
-)
 
 
 @dataclass
 class CellOutcome:
-    """One attack's outcome over all N samples; rows that it did not reach stay unfooled."""
+    """One attack's outcome over all N samples; rows that it did not reach stay blank.
+
+    ``rows``: (N,) by name, every column of ``columns`` that is spread over samples; ``told``: every
+    fact of it, all chunks' as one.
+    """
 
     cell: Cell
     status: Literal["done"] | NoEvidence
     reason: str
     attacked: Bools  # (N,) initially correct and judged
-    fooled: Bools  # (N,) mispredicted after verification; in the ball where ε was known
-    prediction: NDArray[np.int64]  # (N,) of the counted image; −1 where there is none
-    norm: NDArray[np.float64]  # (N,) of the perturbation
-    margin: NDArray[np.float64]  # (N,) largest wrong logit less the label's
-    survives_8_bit: Bools  # (N,)
-    forward_passes: Scores  # (N,)
-    backward_passes: Scores  # (N,)
+    rows: dict[str, NDArray[Any]]
+    told: dict[str, Any]
     evidence: list[str] = field(default_factory=list)  # its files
     seconds: float = 0.0
     failure: FailureKind | None = None
-    stages: list[Stage] = field(default_factory=list)
-    warned: list[Raised] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    drifted: int = 0  # clean predictions that differed after it
-    lost: int = 0  # successes that storing undid
     scores: dict[str, Scores] = field(default_factory=dict)  # per detector, of attacked samples
 
     @classmethod
     def empty(cls, cell: Cell, count: int) -> "CellOutcome":
         """An outcome to be filled chunk by chunk."""
-
-        def no() -> Bools:
-            return np.zeros(count, bool)
-
-        def unknown() -> NDArray[np.float64]:
-            return np.full(count, np.nan)
-
-        prediction = np.full(count, -1, np.int64)
-        passes = np.zeros(count), np.zeros(count)
-        return cls(cell, "done", "", no(), no(), prediction, unknown(), unknown(), no(), *passes)
+        rows = {c.name: np.full(count, c.blank) for c in COLUMNS if c.blank is not None}
+        return cls(cell, "done", "", np.zeros(count, bool), rows, told_of_all([]))
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
-        found: Bools = success(self.__dict__, threat)
+        found: Bools = success(self.rows, threat)
         return found
+
+    # Those that more than one module reads, by name
+
+    @property
+    def fooled(self) -> Bools:
+        return self.rows["fooled"]
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        return self.rows["prediction"]
+
+    @property
+    def norm(self) -> Scores:
+        return self.rows["norm"]
+
+    @property
+    def margin(self) -> Scores:
+        return self.rows["margin"]
+
+    @property
+    def survives_8_bit(self) -> Bools:
+        return self.rows["survives_8_bit"]
+
+    @property
+    def forward_passes(self) -> Scores:
+        return self.rows["forward_passes"]
+
+    @property
+    def backward_passes(self) -> Scores:
+        return self.rows["backward_passes"]
+
+    @property
+    def stages(self) -> list[Stage]:
+        return list(self.told["stages"])
+
+    @property
+    def warned(self) -> list[Raised]:
+        return list(self.told["warned"])
+
+    @property
+    def notes(self) -> list[str]:
+        return list(self.told["notes"])
+
+    @property
+    def lost(self) -> int:
+        return int(self.told["lost"])
+
+    @property
+    def drifted(self) -> int:
+        return int(self.told["drifted"])
 
 
 @dataclass(frozen=True)
@@ -110,18 +138,37 @@ class RunResult:
     plan: Plan
     record: dict[str, Any]
     evidence_digest: str
-    indices: NDArray[np.int64]  # each sample's index in its split
-    labels: NDArray[np.int64]
-    clean_prediction: NDArray[np.int64]
-    gap: NDArray[np.float64]  # between the two largest clean logits
-    spread: NDArray[np.float64]  # between the largest and the smallest clean logit
-    second_prediction: NDArray[np.int64]  # clean, at another batch size
+    clean: dict[str, NDArray[Any]]  # (N,) by name, every column of clean jobs
     outcomes: list[CellOutcome]
     separations: list[Separation]
     diagnostics: dict[str, Any] | None
     failures: dict[str, str]  # other jobs that failed: name → reason
     verification: dict[str, Any] | None
     seconds: float
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        return self.clean["index"]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.clean["label"]
+
+    @property
+    def clean_prediction(self) -> NDArray[np.int64]:
+        return self.clean["prediction"]
+
+    @property
+    def gap(self) -> NDArray[np.float32]:
+        return self.clean["gap"]
+
+    @property
+    def spread(self) -> NDArray[np.float32]:
+        return self.clean["spread"]
+
+    @property
+    def second_prediction(self) -> NDArray[np.int64]:
+        return self.clean["second_prediction"]
 
     @property
     def tie(self) -> float:
@@ -177,12 +224,7 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         plan,
         record,
         store.digest(plan.jobs(), record),
-        clean["index"],
-        clean["label"],
-        clean["prediction"],
-        clean["gap"],
-        clean["spread"],
-        clean["second_prediction"],
+        clean,
         outcomes,
         _separations(outcomes, clean, outliers),
         diagnostics,
@@ -208,7 +250,7 @@ def _outcome(
     outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
-    told: list[AttackTold] = []
+    told: list[dict[str, Any]] = []
     for index, chunk in enumerate(plan.chunks):
         job = plan.attack_job(part, index)
         if not store.has(job):
@@ -222,11 +264,7 @@ def _outcome(
         outcome.evidence += store.files(job)
         outcome.seconds += piece.seconds
         told.append(attack_told(piece.told))
-    outcome.stages = merged_stages([chunk["stages"] for chunk in told])
-    outcome.warned = merged_warnings([chunk["warned"] for chunk in told])
-    outcome.notes = merged_notes([chunk["notes"] for chunk in told])
-    outcome.drifted = sum(chunk["drifted"] for chunk in told)
-    outcome.lost = sum(chunk["lost"] for chunk in told)
+    outcome.told = told_of_all(told)
     outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
     return outcome
 
@@ -270,8 +308,8 @@ def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]
     if len(rows) == 0:
         return
     outcome.attacked[rows] = True
-    for name in _PER_SAMPLE:
-        getattr(outcome, name)[rows] = columns[name]
+    for name in outcome.rows.keys() & columns.keys():  # some are younger than the evidence
+        outcome.rows[name][rows] = columns[name]
 
 
 def _scores(columns: dict[str, Any]) -> dict[str, Scores]:

@@ -18,6 +18,7 @@ from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
 from robusteval.detection.detectors import scores
 from robusteval.errors import EvidenceError
+from robusteval.evaluation.columns import SCORE
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import EXAMPLES, VERIFICATION, Store
 from robusteval.evaluation.examples import make_pictures, read_pictures
@@ -31,7 +32,6 @@ from robusteval.evaluation.kept import (
     kept_images,
 )
 from robusteval.evaluation.outcomes import RunResult
-from robusteval.evaluation.pieces import SCORE
 from robusteval.evaluation.plan import Plan
 from robusteval.evaluation.verify import TOLERANCE, VERIFY_BATCH, near_tie, predict_again, to_8_bits
 from robusteval.storage import is_partial

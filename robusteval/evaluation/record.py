@@ -9,7 +9,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from typing_extensions import TypedDict
 
 from robusteval.errors import EvidenceError, RobustevalError, reason
-from robusteval.evaluation.evidence import SCHEMA, Store, json_bytes, require_readable
+from robusteval.evaluation.columns import SCHEMA
+from robusteval.evaluation.evidence import Store, json_bytes, require_readable
 from robusteval.evaluation.plan import RunSpec, make_plan
 from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration

@@ -11,22 +11,21 @@ import torch
 from robusteval.attacks.seeding import seeded
 from robusteval.errors import RobustevalError
 from robusteval.evaluation.chunks import Chunk, JobResult, run_job
+from robusteval.evaluation.columns import COLUMNS, FACTS, SCORE, Alike, filled, told_by
 from robusteval.evaluation.context import Context
 from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.images import digests
 from robusteval.evaluation.jobs import (
+    attacked,
     attacked_scores,
     clean_chunk,
     diagnosed,
     drifted,
-    told_of,
 )
 from robusteval.evaluation.outcomes import RunResult
-from robusteval.evaluation.pieces import Piece
-from robusteval.evaluation.plan import Job, job_seed, job_stream
+from robusteval.evaluation.plan import Cell, Job, job_seed, job_stream
 from robusteval.evaluation.proof import Check, near, other_scores
 from robusteval.evaluation.verdicts import probed
-from robusteval.evaluation.verify import TOLERANCE, success
+from robusteval.evaluation.verify import success
 
 UNSEEN = "what was not done again"
 
@@ -57,12 +56,14 @@ def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[
         chunk, clean = clean_chunk(context, store, job.chunk)
         if len(chunk.rows) == 0:
             continue
-        piece, now = store.read(job), _again(context, job, chunk)
-        same = piece.columns["sha256"] == np.array(digests(now.stored), dtype=object)
+        piece, found = store.read(job), _again(context, job, chunk)
+        made = attacked(context, chunk, found, drifted(context, chunk, clean))
+        now = filled("attack", made) | attacked_scores(context, job, found.stored)
+        same = piece.columns["sha256"] == now["sha256"]
         equal, total = equal + int(same.sum()), total + len(same)
-        if not _says_the_same(piece, now, drifted(context, chunk, clean), bool(same.all())):
+        if not _says_the_same(piece.told, told_by(made), bool(same.all())):
             silenced.append(job.stem)
-        if not _finds_the_same(context, job, piece, now, same, result.tie):
+        if not _finds_the_same(context.plan.cells[job.part], piece.columns, now, result.tie):
             wrong.append(job.stem)
     told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
     if wrong:
@@ -80,36 +81,24 @@ def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
         )
 
 
-def _finds_the_same(
-    context: Context, job: Job, piece: Piece, result: JobResult, same: Any, tie: float
-) -> bool:
-    """Whether a job breaks the samples that it broke; where images are the ``same`` (B,), what is
-    told of them, too."""
-    then, judged = piece.columns, result.judged
-    now = {"fooled": judged.fooled.numpy(), "norm": judged.norm.numpy()}
-    threats = context.plan.cells[job.part].threats
-    other = any((success(then, t) != success(now, t)).any() for t in threats)
-    other |= bool((then["fooled"] != now["fooled"]).any())
-    other |= bool((np.abs(then["norm"] - now["norm"])[same] > TOLERANCE).any())
-    margin = judged.margin.numpy()
-    other |= bool((np.abs(then["margin"] - margin)[same] > near(tie, margin)).any())
-    sure = same & (np.abs(margin) > tie)
-    for name in ("prediction", "survives_8_bit"):
-        other |= bool((then[name] != getattr(judged, name).numpy())[sure].any())
-    scored = attacked_scores(context, job, result.stored)
-    other |= any(other_scores(then[name][same], values[same]) for name, values in scored.items())
-    return not other
+def _finds_the_same(cell: Cell, then: dict[str, Any], now: dict[str, Any], tie: float) -> bool:
+    """Whether a job breaks the samples that it broke, and no column contradicts what it finds."""
+    same, margin = then["sha256"] == now["sha256"], now["margin"]
+    alike = Alike(same, same & (np.abs(margin) > tie), near(tie, margin))
+    other = any((success(then, t) != success(now, t)).any() for t in cell.threats)
+    for column in COLUMNS:
+        if column.again is not None and column.name in then:
+            other |= bool(column.again(then[column.name], now[column.name], alike).any())
+    scored = [name for name in now if name.startswith(SCORE)]
+    return not other and not any(other_scores(then[n][same], now[n][same]) for n in scored)
 
 
-def _says_the_same(piece: Piece, result: JobResult, drift: int, to_the_bit: bool) -> bool:
+def _says_the_same(then: dict[str, Any], now: dict[str, Any], to_the_bit: bool) -> bool:
     """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
-    also in the same words, what its parts broke, what storing undid, and the passes it took."""
-    then, now = piece.told, told_of(result, drift)
-    if not to_the_bit:
-        return all(bool(then[name]) == bool(now[name]) for name in ("warned", "drifted"))
-    passes = ("forward_passes", "backward_passes")
-    alike = all(np.allclose(piece.columns[name], getattr(result, name).numpy()) for name in passes)
-    return alike and then == now
+    whether it tells the same altogether."""
+    if to_the_bit:
+        return then == now
+    return all(bool(then[f.name]) == bool(now[f.name]) for f in FACTS if f.roughly)
 
 
 def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:
