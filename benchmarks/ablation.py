@@ -31,12 +31,12 @@ from robusteval.attacks.prototype_ascents import JOINT
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen, cosine
 from robusteval.attacks.steps import random_start, striped_start
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.evaluation.plan import default_batch
-from robusteval.evaluation.verify import predict
+from robusteval.evidence.judge import predict
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.spec import default_batch
 from robusteval.types import Norm, ThreatModel
 
 MOMENTUM = 0.75

@@ -167,7 +167,8 @@ def _warm() -> None:
     import torch
     import torchattacks
 
-    from robusteval import api, leaderboards, listing, terminal, zoo
+    from robusteval import api, listing, terminal, zoo
+    from robusteval.boards import publish as leaderboards
 
     del matplotlib, pandas, torchattacks, leaderboards, terminal, zoo
     torch.set_num_threads(1)

@@ -98,7 +98,7 @@ def _found(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 def attacks(data_dir: Path | None) -> Rows:
     """The attacks of the suite `full`."""
-    from robusteval.evaluation.suite import read_suite
+    from robusteval.plan.suite import read_suite
 
     return [
         {
@@ -124,7 +124,7 @@ def detectors(data_dir: Path | None) -> Rows:
 
 def suites(data_dir: Path | None) -> Rows:
     """The suites that come with the project."""
-    from robusteval.evaluation.suite import read_suite, suite_names
+    from robusteval.plan.suite import read_suite, suite_names
 
     found = []
     for name in suite_names():

@@ -14,7 +14,7 @@ from robusteval import api
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import Counted
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.record import open_store
+from robusteval.evidence.record import open_store
 from robusteval.models.acceleration import (
     PLAIN,
     Acceleration,
@@ -316,7 +316,7 @@ def test_passes_of_a_faster_form_are_counted(model: PrototypeAdapter, images: Te
 def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another machine may find another form faster; a run is finished as it began."""
     told = iter([("float32 folded", "bfloat16 folded"), ("float32", "float32")])
-    monkeypatch.setattr("robusteval.preparation._forms", lambda *_: next(told))
+    monkeypatch.setattr("robusteval.run.prepare._forms", lambda *_: next(told))
     options = api.Options(samples=20, only=("fgsm", "adaptive"), out=tmp_path)
     first = api.evaluate("mpat_at_digits", "full", options=options)
     again = api.evaluate("mpat_at_digits", "full", options=options)

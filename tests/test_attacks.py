@@ -18,10 +18,10 @@ from robusteval.attacks.results import Stage, said
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
 from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, UnknownNameError
-from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.suite import read_suite
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.conftest import linear_model
 from tests.helpers.attacks import Call

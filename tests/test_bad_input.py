@@ -16,9 +16,9 @@ from benchmarks.families.leaving import wrong_csv, wrong_html, wrong_markdown
 from benchmarks.trials import CANARY, Case
 from robusteval import api
 from robusteval.errors import AttackError, DataError, EvidenceError, RobustevalError
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.examples import read_pictures
-from robusteval.evaluation.record import read_record
+from robusteval.evidence.pictures import read_pictures
+from robusteval.evidence.record import read_record
+from robusteval.evidence.store import Store
 from robusteval.models.adapter import require_answers
 from robusteval.report.files import altered_files
 from tests.known import Function

@@ -25,14 +25,14 @@ from robusteval.attacks import adaptive as module_of_adaptive
 from robusteval.attacks.adaptive import Cascade
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import AIMED, MARGIN, Search, Seen, cosine
+from robusteval.boards.board import RANK
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
-from robusteval.preparation import prepare
 from robusteval.report import rows
-from robusteval.report.board import RANK
+from robusteval.run.prepare import prepare
 from robusteval.types import NORMS, Norm
 from tests.helpers.models import file_of
 

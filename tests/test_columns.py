@@ -13,10 +13,12 @@ import torch
 from robusteval import api
 from robusteval.attacks.results import Stage
 from robusteval.errors import EvidenceError
-from robusteval.evaluation import columns, outcomes, pieces, repeat
-from robusteval.evaluation.columns import COLUMNS, FACTS, Column, columns_of, filled, told_of_all
-from robusteval.evaluation.outcomes import load_result
-from robusteval.evaluation.pieces import unsealed
+from robusteval.evidence import columns, pieces
+from robusteval.evidence import results as outcomes
+from robusteval.evidence.columns import COLUMNS, FACTS, Column, columns_of, filled, told_of_all
+from robusteval.evidence.pieces import unsealed
+from robusteval.evidence.results import load_result
+from robusteval.trust import repeat
 from tests.test_evidence import options
 from tests.test_older import SUITE
 from tests.test_proof import change_rows, rows_file

@@ -22,7 +22,7 @@ from robusteval.data.known import DATASETS
 from robusteval.data.outliers import outlier_batches, outlier_names
 from robusteval.data.raw import Shape
 from robusteval.errors import DataError, UnknownNameError
-from robusteval.preparation import prepare
+from robusteval.run.prepare import prepare
 from tests.helpers.plugins import Install
 
 COLOUR, GREY, DIGITS = ("8/255", "0.5"), ("0.3", "2"), ("0.15", "0.6")

@@ -25,34 +25,29 @@ from robusteval.errors import (
     ThreatError,
     UnknownNameError,
 )
-from robusteval.evaluation.chunks import _attack
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Executor
-from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import RunResult
-from robusteval.evaluation.plan import (
-    Cell,
-    Plan,
-    RunSpec,
-    check_names,
-    expected_passes,
-    job_seed,
-    make_plan,
-    threats_for,
-)
-from robusteval.evaluation.run import Run, Settings
-from robusteval.evaluation.suite import AttackSpec, Diagnostics, Suite, read_suite, suite_names
-from robusteval.evaluation.verify import (
+from robusteval.evidence.judge import (
     first_successes,
     in_threat,
     judge,
     state_digest,
     success,
 )
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.store import Store
 from robusteval.models.adapter import Adapter
-from robusteval.preparation import Options, Prepared, record_of
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Cell, Plan, check_names, expected_passes, job_seed, make_plan
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import AttackSpec, Diagnostics, Suite, read_suite, suite_names
+from robusteval.plan.threats import threats_for
 from robusteval.report.summary import summarise
+from robusteval.run.attacking import _attack
+from robusteval.run.executors.base import Executor
+from robusteval.run.options import Options
+from robusteval.run.prepare import Prepared
+from robusteval.run.provenance import record_of
+from robusteval.run.runner import Run, Settings
+from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 from tests.conftest import AddAttack, linear_model
 from tests.helpers.attacks import Call

@@ -24,20 +24,21 @@ from robusteval.attacks.results import AttackResult
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
-from robusteval.evaluation import chunks
-from robusteval.evaluation.chunks import Chunk, settle
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Here, Watch
-from robusteval.evaluation.images import LEVELS, decode, digests, encode, encode_within
-from robusteval.evaluation.outcomes import load_result, to_be_kept
-from robusteval.evaluation.pieces import unsealed
-from robusteval.evaluation.plan import Cell, Job
-from robusteval.evaluation.record import open_store, read_record
-from robusteval.evaluation.suite import Diagnostics, Suite, read_suite
+from robusteval.evidence.images import LEVELS, decode, digests, encode, encode_within
+from robusteval.evidence.pieces import unsealed
+from robusteval.evidence.record import open_store, read_record
+from robusteval.evidence.results import load_result, to_be_kept
+from robusteval.evidence.store import Store
 from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.preparation import prepare
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Cell, Job
+from robusteval.plan.suite import Diagnostics, Suite, read_suite
+from robusteval.run import attacking as chunks
+from robusteval.run.attacking import Chunk, settle
+from robusteval.run.executors.base import Watch
+from robusteval.run.executors.here import Here
+from robusteval.run.prepare import prepare
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.conftest import AddAttack
 from tests.known import linear, margins, threat_of

@@ -21,7 +21,7 @@ from robusteval.attacks.smallest import smallest
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
-from robusteval.evaluation.verify import state_digest
+from robusteval.evidence.judge import state_digest
 from robusteval.models.acceleration import PLAIN, choose_forms, folded_if_same
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.heads import prototype_distances

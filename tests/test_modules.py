@@ -23,7 +23,7 @@ from robusteval.attacks.results import Warned, said
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError, RobustevalError
-from robusteval.evaluation.verify import predict_again
+from robusteval.evidence.judge import predict_again
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm
 from tests.known import Function, images_near_grey, linear, margins, threat_of

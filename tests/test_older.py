@@ -15,12 +15,12 @@ import pytest
 from robusteval import api
 from robusteval.attacks.results import said
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.columns import SCHEMA
-from robusteval.evaluation.evidence import json_bytes
-from robusteval.evaluation.older import OLDEST
-from robusteval.evaluation.outcomes import load_result
-from robusteval.evaluation.pieces import attack_told, sealed, unsealed
-from robusteval.evaluation.telling import stage_text
+from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.older import OLDEST
+from robusteval.evidence.pieces import attack_told, sealed, unsealed
+from robusteval.evidence.results import load_result
+from robusteval.evidence.store import json_bytes
+from robusteval.evidence.telling import stage_text
 from tests.test_evidence import options
 from tests.test_proof import change_told, rows_file
 

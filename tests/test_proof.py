@@ -17,12 +17,12 @@ from torch import nn
 
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
-from robusteval.evaluation.columns import SCHEMA
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.pieces import sealed, unsealed
-from robusteval.evaluation.suite import read_suite
+from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.pieces import sealed, unsealed
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
+from robusteval.plan.context import Context
+from robusteval.plan.suite import read_suite
 from tests.test_api_cli import cli, refused
 from tests.test_evidence import options
 

@@ -3,9 +3,9 @@
 import pytest
 
 from robusteval.attacks.results import WARNED, Stage, Warned, said
-from robusteval.evaluation.older import attack_told, failure
-from robusteval.evaluation.pieces import attack_told as records_of
-from robusteval.evaluation.telling import (
+from robusteval.evidence.older import attack_told, failure
+from robusteval.evidence.pieces import attack_told as records_of
+from robusteval.evidence.telling import (
     merged_notes,
     merged_stages,
     merged_warnings,

@@ -279,8 +279,8 @@ _KEY = b"robusteval"
 
 def _sealed(table: pa.Table, about: Any) -> bytes:
     """With a digest that fits, where one can be made, so that more than the digest is tried."""
-    from robusteval.evaluation.columns import SCHEMA
-    from robusteval.evaluation.pieces import seal_of
+    from robusteval.evidence.columns import SCHEMA
+    from robusteval.evidence.pieces import seal_of
 
     with suppress(TypeError, ValueError, OverflowError, KeyError):
         seal = seal_of({n: table[n].to_numpy() for n in table.column_names}, about, SCHEMA)

@@ -36,8 +36,8 @@ from benchmarks.forgery.rows import (
     read_table,
     with_column,
 )
-from robusteval.evaluation.older import OLDEST
-from robusteval.evaluation.record import RUN_SCHEMA
+from robusteval.evidence.older import OLDEST
+from robusteval.evidence.record import RUN_SCHEMA
 
 
 def named(run: Path, _: random.Random) -> Iterator[Alteration]:

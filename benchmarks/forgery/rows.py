@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.forgery.leaves import SCRIPT, Edit
-from robusteval.evaluation.pieces import seal_of
+from robusteval.evidence.pieces import seal_of
 
 ABOUT = b"robusteval"  # the key of what a Parquet file tells of itself
 

@@ -6,18 +6,18 @@ import numpy as np
 
 from robusteval.attacks.record import Attack
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
-from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import (
+from robusteval.evidence.results import (
     NOT_REACHED,
     Bools,
     CellOutcome,
     RunResult,
     Separation,
 )
-from robusteval.evaluation.telling import stage_text
+from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
+from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 
 SCHEMA = "robusteval.report/1"
