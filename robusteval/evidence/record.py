@@ -22,6 +22,7 @@ from robusteval.storage import replace_file
 
 RUN_SCHEMA = "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_Side = Annotated[int, Field(ge=1, le=10**6)]
 _Name = Annotated[str, Field(max_length=200)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
@@ -40,6 +41,7 @@ class _Model(TypedDict):
 class _Dataset(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: list[str]
+    shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
 
 
 class _Attack(TypedDict):

@@ -67,9 +67,13 @@ class Context:
 
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
+        shape = self.data.info.shape
         return {
             "model": {"classes": self.model.classes, "layers": list(self.model.layers)},
-            "dataset": {"classes": list(self.data.class_names)},
+            "dataset": {
+                "classes": list(self.data.class_names),
+                "shape": [shape.channels, shape.height, shape.width],
+            },
             "attacks": {
                 cell.key: {
                     "library_version": cell.attack.library.version,
