@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import Cascade, adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.code import code_of_module, what_runs
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.libraries.autoattack import autoattack

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import robusteval
 from robusteval import api
 from robusteval.ambient import plain_state
-from robusteval.attacks.adaptive import Cascade, adaptive
+from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack

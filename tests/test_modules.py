@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import robusteval
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive, adaptive_told
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
@@ -22,6 +24,7 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.results import Warned, said
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
+from robusteval.attacks.tuning import TUNING
 from robusteval.errors import AttackError, RobustevalError
 from robusteval.evidence.judge import predict_again
 from robusteval.models.adapter import Adapter, wrap_module
@@ -163,7 +166,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         self.square.n_queries = 20
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", few)
-    monkeypatch.setattr("robusteval.attacks.adaptive._SEARCHED", 40)
+    quicker = {norm: replace(usual, searched=40) for norm, usual in TUNING.items()}
+    monkeypatch.setattr(Cascade, "tunings", quicker)
 
 
 @pytest.mark.usefixtures("short")
