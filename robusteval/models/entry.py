@@ -257,6 +257,7 @@ class Entry(_Table):
     dataset: str
     description: str = ""
     license: str = ""
+    revision: int = Field(default=1, ge=1)  # raised when the entry changes: rows name it
     paper: Paper | None = None
     input: Input
     classes: int | None = Field(default=None, ge=2, le=100_000)
