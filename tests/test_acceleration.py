@@ -29,7 +29,8 @@ from robusteval.models.acceleration import (
 )
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
 from tests.known import Function, Misleading, margins
 
@@ -41,8 +42,8 @@ def model() -> PrototypeAdapter:
     """A residual network with batch statistics of its own."""
     torch.manual_seed(0)
     backbone = resnet_small(3, widths=(8, 16, 16), stem=8, embedding=12)
-    head = HeadConfig("softmax", 5, ("stage2", "fc"))
-    network = PrototypeNetwork(backbone, head, [0.4] * 3, [0.3] * 3)
+    head = Head(layers=["stage2", "fc"])
+    network = PrototypeNetwork(backbone, head, 5, [0.4] * 3, [0.3] * 3)
     with torch.no_grad():
         for _ in range(5):
             network(torch.rand(32, 3, 16, 16))
@@ -316,7 +317,7 @@ def test_passes_of_a_faster_form_are_counted(model: PrototypeAdapter, images: Te
 def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another machine may find another form faster; a run is finished as it began."""
     told = iter([("float32 folded", "bfloat16 folded"), ("float32", "float32")])
-    monkeypatch.setattr("robusteval.run.prepare._forms", lambda *_: next(told))
+    monkeypatch.setattr("robusteval.run.prepare.choose_forms", lambda *_: next(told))
     options = api.Options(samples=20, only=("fgsm", "adaptive"), out=tmp_path)
     first = api.evaluate("mpat_at_digits", "full", options=options)
     again = api.evaluate("mpat_at_digits", "full", options=options)

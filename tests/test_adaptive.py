@@ -14,7 +14,8 @@ from robusteval.attacks.search import MARGIN, Search, cosine
 from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import Norm
 from tests.known import (
     Function,
@@ -214,8 +215,8 @@ def stairs(prototypes: list[list[list[float]]]) -> PrototypeAdapter:
             gap = features[:, 0] - features[:, 1] + 0.05
             return torch.stack([gap.sign(), -gap.sign()], 1) + 0 * features
 
-    head = HeadConfig("softmax", 2, ("fc",), prototypes_per_class=len(prototypes[0]))
-    network = PrototypeNetwork(Halves(), head, [0.0], [1.0])
+    head = Head(layers=["fc"], prototypes_per_class=len(prototypes[0]))
+    network = PrototypeNetwork(Halves(), head, 2, [0.0], [1.0])
     network.classifier = Stairs()  # type: ignore[assignment]
     network.prototypes["fc"].data.copy_(torch.tensor(prototypes))
     model = PrototypeAdapter(network)

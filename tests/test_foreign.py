@@ -24,7 +24,7 @@ from robusteval.errors import AttackError
 from robusteval.evidence.judge import state_digest
 from robusteval.models.acceleration import PLAIN, choose_forms, folded_if_same
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
-from robusteval.models.heads import prototype_distances
+from robusteval.models.prototypes import prototype_distances
 from robusteval.types import Norm
 from tests.helpers.attacks import Call
 from tests.known import Function, images_near_grey, linear, margins, threat_of

@@ -4,14 +4,12 @@ Pure functions of features (B, D) and prototypes (K, M, D): K classes, M prototy
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
-Pooling = Literal["max", "mean", "logsumexp", "softmax"]
+from robusteval.models.head import Pooling, Similarity
 
 _ORDERS = {"l2": 2.0, "sql2": 2.0, "l1": 1.0, "linf": math.inf}
 
