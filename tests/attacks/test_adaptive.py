@@ -14,7 +14,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.types import Norm
-from tests.known import (
+from tests.helpers.known import (
     Function,
     Known,
     Misleading,

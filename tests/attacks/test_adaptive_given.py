@@ -11,7 +11,7 @@ from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.smallest import smallest
 from robusteval.errors import AttackError
 from robusteval.types import Norm
-from tests.known import (
+from tests.helpers.known import (
     Function,
     images_near_grey,
     in_threat,

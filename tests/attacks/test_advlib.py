@@ -15,7 +15,7 @@ from robusteval.evaluation.plan import library_versions
 from robusteval.evaluation.suite import read_suite
 from robusteval.types import Norm
 from tests.helpers.attacks import Call
-from tests.known import linear, margins, nearest_prototypes, threat_of
+from tests.helpers.known import linear, margins, nearest_prototypes, threat_of
 
 
 def called(name: str, norm: Norm, **parameters: object) -> Call:

@@ -22,9 +22,9 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.types import NORMS, ThreatModel, parse_eps
-from tests.conftest import linear_model
 from tests.helpers.attacks import Call
-from tests.known import linear, margins, pixel_prototypes, threat_of
+from tests.helpers.known import linear, margins, pixel_prototypes, threat_of
+from tests.helpers.models import linear_model
 
 THREATS = {
     "Linf": ThreatModel("Linf", parse_eps("0.15")),

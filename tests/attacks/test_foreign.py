@@ -26,9 +26,9 @@ from robusteval.models.acceleration import PLAIN, choose_forms, folded_if_same
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.heads import prototype_distances
 from robusteval.types import Norm
-from tests.commands.test_api_cli import cli, refused
 from tests.helpers.attacks import Call
-from tests.known import Function, images_near_grey, linear, margins, threat_of
+from tests.helpers.commands import cli, refused
+from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
 
 Attack = Callable[..., Tensor]
 

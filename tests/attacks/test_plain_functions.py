@@ -18,7 +18,7 @@ from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
 from robusteval.models.adapter import wrap_module
-from tests.known import (
+from tests.helpers.known import (
     Function,
     margins,
     nearest_prototypes,

@@ -14,7 +14,7 @@ from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, cosine,
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter
-from tests.known import (
+from tests.helpers.known import (
     Function,
     images_near_grey,
     linear,

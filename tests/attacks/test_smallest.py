@@ -13,7 +13,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.types import Norm
-from tests.known import (
+from tests.helpers.known import (
     Function,
     images_near_grey,
     linear,

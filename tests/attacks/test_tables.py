@@ -24,10 +24,9 @@ from robusteval.errors import AttackError
 from robusteval.evaluation.plan import check_names
 from robusteval.evaluation.suite import read_suite, suite_names
 from robusteval.types import NORMS, ThreatModel
-from tests.commands.test_api_cli import cli, refused
-from tests.conftest import AddAttack
-from tests.helpers.attacks import Call
-from tests.known import images_near_grey, threat_of
+from tests.helpers.attacks import AddAttack, Call
+from tests.helpers.commands import cli, refused
+from tests.helpers.known import images_near_grey, threat_of
 
 # What no suite can give: starting points, penalties, other forms of the answer.
 LEFT_OUT = {"starting_points", "penalty", "return_unsuccessful", "return_targets"}

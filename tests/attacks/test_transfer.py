@@ -16,8 +16,8 @@ from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.models.registry import find_entry
 from robusteval.preparation import prepare
-from tests.commands.test_api_cli import cli, refused
-from tests.known import Function, images_near_grey, linear, margins, threat_of
+from tests.helpers.commands import cli, refused
+from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
 
 
 def masked(model: torch.nn.Module) -> Function:

@@ -19,7 +19,7 @@ from robusteval.models.entry import Entry
 from robusteval.report import board
 from robusteval.report.rows import Row, read_rows
 from robusteval.report.scrutiny import wrong_origin
-from tests.commands.test_api_cli import cli, refused
+from tests.helpers.commands import cli, refused
 
 BOARDS = Path(__file__).resolve().parents[2] / "leaderboards"
 NAMES = sorted(path.name for path in BOARDS.glob("*.csv"))

@@ -21,9 +21,9 @@ from robusteval.models.registry import all_entries
 from robusteval.report import board, rows
 from robusteval.report.files import read_report
 from robusteval.types import NORMS, ThreatModel, parse_eps
-from tests.commands.test_api_cli import cli, refused
+from tests.helpers.commands import cli, refused
 from tests.helpers.models import file_of
-from tests.run.test_evaluation import unprobed
+from tests.helpers.runs import unprobed
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "digits_Linf_0.15.csv"

@@ -11,32 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
 import robusteval
 from benchmarks.resume import without_times
 from robusteval import api, terminal
-from robusteval.cli import app, expand_lists, split_list
+from robusteval.cli import expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
 from robusteval.evaluation.run import Run
+from tests.helpers.commands import cli, refused
+from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
-from tests.models.test_models import with_weights, write_entry
-
-RUNNER = CliRunner()
-
-
-def cli(*arguments: str) -> Result:
-    return RUNNER.invoke(app, expand_lists(list(arguments)), catch_exceptions=False)
-
-
-def refused(result: Result, *said: str, code: int = 2) -> None:
-    """Exit code, one line on stderr, no traceback."""
-    assert result.exit_code == code, result.output
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("robusteval: ")
-    for part in said:
-        assert part in result.stderr
 
 
 def test_run_prints_the_table_and_the_path() -> None:

@@ -21,7 +21,7 @@ from robusteval.evaluation.examples import read_pictures
 from robusteval.evaluation.record import read_record
 from robusteval.models.adapter import require_answers
 from robusteval.report.files import altered_files
-from tests.known import Function
+from tests.helpers.known import Function
 
 SAMPLE = 210  # in some 45 seconds on one core
 

@@ -19,12 +19,11 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import load_file, save
 from torch import nn
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import robusteval
 from robusteval import api, hardware, listing
 from robusteval.catalogue import near_names
-from robusteval.cli import app, expand_lists
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import (
     AttackError,
@@ -56,17 +55,13 @@ from robusteval.options import Options, check_options
 from robusteval.reading import parse_path, read_file
 from robusteval.schema import first_problem
 from robusteval.types import ThreatModel, parse_eps, parse_number, parse_whole
+from tests.helpers.commands import cli
+from tests.helpers.entries import FACTORY, with_weights, write_entry
 from tests.helpers.models import file_of
 from tests.helpers.plugins import Install
-from tests.models.test_models import FACTORY, with_weights, write_entry
 
-RUNNER = CliRunner()
 # What schemas and Python say, which nobody asked for.
 FOREIGN = ("Input should", "Extra inputs", "Field required", "Value error", "validation error")
-
-
-def cli(*arguments: str) -> Result:
-    return RUNNER.invoke(app, expand_lists(list(arguments)), catch_exceptions=False)
 
 
 def one_line(text: str, *said: str) -> None:

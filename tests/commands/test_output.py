@@ -10,7 +10,7 @@ import pytest
 from robusteval import api
 from robusteval.cli import guarded
 from robusteval.errors import RobustevalError
-from tests.commands.test_api_cli import cli, refused
+from tests.helpers.commands import cli, refused
 
 FULL = Path("/dev/full")
 

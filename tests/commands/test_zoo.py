@@ -14,7 +14,7 @@ from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import Entry
 from robusteval.models.registry import all_entries
 from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, LATER
-from tests.commands.test_api_cli import cli
+from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
 QUICK = ("--suite", "quick", "--only", "fgsm", "--samples", "20")

@@ -17,7 +17,7 @@ from scipy.io import savemat
 from robusteval.data import readers
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError
-from tests.data.test_readers import idx
+from tests.helpers.layouts import idx
 
 SHAPE = Shape(3, 32, 32)
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

@@ -81,7 +81,7 @@ def test_download_goes_through_torchvision_into_the_data_folder(
 ) -> None:
     """The fetch itself is torchvision's; here a stand-in writes what it would."""
     from robusteval.vision import torchvision
-    from tests.data.test_readers import cifar_batch
+    from tests.helpers.layouts import cifar_batch
 
     content, _, labels = cifar_batch(4, "labels", 10)
 

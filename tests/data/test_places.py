@@ -154,7 +154,7 @@ def test_without_a_home_the_cache_is_not_used(
     assert class_order("digits") == tuple("0123456789")
     with pytest.raises(DataError, match=r"no home folder.*\$ROBUSTEVAL_DATA"):
         load_dataset("mnist")
-    from tests.data.test_readers import write_parquet
+    from tests.helpers.layouts import write_parquet
 
     (tmp_path / "mnist").mkdir()
     path = tmp_path / "mnist" / "test-00000-of-00001.parquet"

@@ -2,11 +2,9 @@
 
 import gzip
 import io
-import json
 import os
 import pickle
 import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,26 +20,10 @@ from robusteval.data.datasets import load_dataset
 from robusteval.data.matlab import read_arrays
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError
+from tests.helpers.layouts import RNG, cifar_batch, idx, png, write_parquet
 
-RNG = np.random.default_rng(0)
 COLOUR = Shape(3, 32, 32)
 GREY = Shape(1, 28, 28)
-
-
-def png(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def write_parquet(
-    path: Path, arrays: list[np.ndarray], labels: list[int], names: list[str]
-) -> None:
-    images = [{"bytes": png(a), "path": f"{i}.png"} for i, a in enumerate(arrays)]
-    feature = {"label": {"names": names, "_type": "ClassLabel"}}
-    meta = {b"huggingface": json.dumps({"info": {"features": feature}}).encode()}
-    table = pa.table({"img": images, "label": pa.array(labels, pa.int64())})
-    pq.write_table(table.replace_schema_metadata(meta), path)
 
 
 def test_parquet_shards(tmp_path: Path) -> None:
@@ -405,11 +387,6 @@ def test_one_folder_per_class(tmp_path: Path) -> None:
     assert (data.pixels[0].numpy().transpose(1, 2, 0) == arrays["ant"]).all()
 
 
-def idx(array: np.ndarray) -> bytes:
-    header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.tobytes()
-
-
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_as_torchvision_stores_it(tmp_path: Path, suffix: str) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
@@ -464,12 +441,6 @@ def test_truncated_idx_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="IDX"):
         readers.read_idx(path)
-
-
-def cifar_batch(count: int, key: str, classes: int) -> tuple[bytes, np.ndarray, list[int]]:
-    rows = RNG.integers(0, 256, (count, 3072), np.uint8)
-    labels = RNG.integers(0, classes, count).tolist()
-    return pickle.dumps({"data": rows, key: labels, "filenames": ["x"] * count}, 2), rows, labels
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from robusteval.detection.detectors import DETECTORS, scores
 from robusteval.detection.metrics import METRICS, bootstrap_intervals, detection_metrics
 from robusteval.vision import torchvision
-from tests.conftest import linear_model
-from tests.known import pixel_prototypes
+from tests.helpers.known import pixel_prototypes
+from tests.helpers.models import linear_model
 
 RNG = np.random.default_rng(0)
 CASES = {

@@ -38,17 +38,12 @@ from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.preparation import prepare
 from robusteval.types import Norm, ThreatModel, parse_eps
-from tests.commands.test_api_cli import cli, refused
-from tests.conftest import AddAttack
-from tests.known import linear, margins, threat_of
-from tests.run.test_evaluation import attack_spec, run_suite, suite_of, unprobed
+from tests.helpers.attacks import AddAttack
+from tests.helpers.commands import cli, refused
+from tests.helpers.known import linear, margins, threat_of
+from tests.helpers.runs import attack_spec, options, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
-
-
-def options(out: Path, **changed: Any) -> api.Options:
-    base: dict[str, Any] = {"samples": 40, "batch_size": 12, "threads": 1, "out": out}
-    return api.Options(**{**base, **changed})
 
 
 def evidence_of(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
-from tests.known import Function, linear, nearest_prototypes, small_network, threat_of
+from tests.helpers.known import Function, linear, nearest_prototypes, small_network, threat_of
 
 KNOWN = nearest_prototypes(count=6)
 SOURCE = linear("Linf", 4).model

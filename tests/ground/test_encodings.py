@@ -14,8 +14,7 @@ import pytest
 import robusteval
 from robusteval.attacks import code
 from robusteval.attacks.code import code_of_module
-from tests.models.test_models import write_entry
-from tests.training.test_training import TRAINING
+from tests.helpers.entries import TRAINING, write_entry
 
 # A text opened without its encoding is an error in our modules and in the benchmarks'.
 PROGRAM = """

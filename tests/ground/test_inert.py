@@ -28,13 +28,11 @@ from robusteval.report.figures import accuracy_bars, cost_curve, distance_curve,
 from robusteval.report.files import report_files
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import BACKING, FOUND, as_csv, read_rows, rows_of
+from tests.helpers.texts import HIDDEN
 
 # What a terminal obeys, what turns the direction of text, and what is no text.
 CONTROLS = (
     "\x00\x07\x08\x0b\x1b\x1c\x7f\x85\x90\x9b\u2028\u202e\u2066\u200b\ufeff\udc80\ud800\ufffe"
-)
-HIDDEN = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b\u2028-\u202e\u2060-\u206f\ufeff\ufffe\ud800-\udfff]"
 )
 PAYLOADS = [
     "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b]8;;http://x\x07link \x9b2J \x08\x08 over\rwritten",

@@ -1,4 +1,4 @@
-"""The house: an import points downwards, and never into a circle."""
+"""The house: an import points downwards, and never into a circle; no test imports a test."""
 
 import ast
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import robusteval
 
 PACKAGE = Path(robusteval.__file__).parent
+TESTS = Path(__file__).parents[1]
 # The longest prefix decides.  What isn't named here fails the test.
 FLOORS = {
     "robusteval.types": 1,
@@ -125,6 +126,32 @@ def test_help_loads_neither_torch_nor_pandas() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--suite" in done.stdout
+
+
+def test_no_test_imports_a_test() -> None:
+    """What tests share stands in tests/helpers, so that each can be moved and run alone."""
+    shared = [
+        f"{path.relative_to(TESTS)} → {name}"
+        for path in TESTS.rglob("*.py")
+        for name in imported(ast.parse(path.read_text("utf-8")))
+        if name.startswith("tests.")
+        and any(part.startswith(("test_", "conftest")) for part in name.split("."))
+    ]
+    assert shared == []
+    helpers = ast.parse((TESTS / "conftest.py").read_text("utf-8"))
+    assert "tests.helpers.plugins.lay_package" in imported(helpers)  # imports are found
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Modules and names in them, by their full names."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "imports are absolute"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
 
 
 def test_public_names_are_there() -> None:

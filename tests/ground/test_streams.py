@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from robusteval import stops, streams
 from robusteval.cli import app, board, guarded
 from robusteval.models.registry import find_entry
-from tests.ground.test_inert import HIDDEN
+from tests.helpers.texts import HIDDEN
 
 MODULE = (sys.executable, "-m", "robusteval")
 

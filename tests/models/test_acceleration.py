@@ -31,7 +31,7 @@ from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
-from tests.known import Function, Misleading, margins
+from tests.helpers.known import Function, Misleading, margins
 
 FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
 

@@ -35,7 +35,7 @@ from robusteval.models.backbones import resnet_small
 from robusteval.models.graphs import GraphedAdapter
 from robusteval.models.network import HeadConfig, PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
-from tests.known import margins
+from tests.helpers.known import margins
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robusteval.models.heads import pool_to_classes, prototype_distances
-from tests.known import pixel_prototypes
+from tests.helpers.known import pixel_prototypes
 
 FEATURE = torch.tensor([[3.0, -4.0]])
 PROTOTYPES = torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]], [[6.0, -8.0]]])  # K = 3, M = 1

@@ -12,7 +12,7 @@ from robusteval.errors import WeightsError
 from robusteval.models.entry import read_entry
 from robusteval.models.fitting import fill
 from robusteval.models.loading import load_model
-from tests.models.test_models import with_weights
+from tests.helpers.entries import with_weights
 
 State = dict[str, Tensor]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from robusteval.data.datasets import Dataset, load_dataset
@@ -23,39 +22,8 @@ from robusteval.models.backbones import BACKBONES, CNN6, resnet110, resnet_small
 from robusteval.models.entry import Entry, read_entry
 from robusteval.models.loading import build_network, load_model
 from robusteval.models.registry import all_entries, entry_paths, find_entry
+from tests.helpers.entries import FACTORY, with_weights, write_entry
 from tests.helpers.models import file_of
-
-MINIMAL = """
-name = "{name}"
-method = "ce"
-dataset = "digits"
-[input]
-mean = [0.3]
-std = [0.4]
-[backbone]
-name = "cnn6"
-widths = [4, 4, 4]
-hidden = [8, 8]
-kernel_size = 3
-"""
-
-
-def write_entry(folder: Path, name: str = "tiny", extra: str = "") -> Path:
-    path = folder / f"{name}.toml"
-    path.write_text(MINIMAL.format(name=name) + extra)
-    return path
-
-
-def with_weights(folder: Path, name: str = "tiny") -> Path:
-    """An entry with random weights beside it."""
-    path = write_entry(folder, name)
-    network = build_network(read_entry(path))
-    tensors = {k: v.half() for k, v in network.state_dict().items() if v.is_floating_point()}
-    save_file(tensors, folder / f"{name}.safetensors")
-    digest = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
-    text = f'[weights]\nfile = "{name}.safetensors"\nsha256 = "{digest}"\n'
-    path.write_text(path.read_text() + text)
-    return path
 
 
 def test_resnet110_is_the_papers() -> None:
@@ -364,18 +332,6 @@ def test_weights_stay_in_their_folder(tmp_path: Path) -> None:
         tmp_path, extra='[weights]\nfile = "../../x.safetensors"\nsha256 = "' + "0" * 64 + '"\n'
     )
     assert read_entry(path).weights_path == tmp_path / "x.safetensors"
-
-
-FACTORY = """
-name = "foreign"
-method = "ce"
-dataset = "digits"
-factory = "torch.nn:Flatten"
-classes = 64
-[input]
-mean = [0.0]
-std = [1.0]
-"""
 
 
 def test_code_runs_only_with_permission(tmp_path: Path) -> None:

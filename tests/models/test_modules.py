@@ -25,7 +25,7 @@ from robusteval.errors import AttackError, RobustevalError
 from robusteval.evaluation.verify import predict_again
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm
-from tests.known import Function, images_near_grey, linear, margins, threat_of
+from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
 
 # In place
 

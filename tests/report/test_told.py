@@ -27,8 +27,8 @@ from robusteval.report.summary import _claim
 from robusteval.report.wording import UNAWARE, found_text, incomplete_text, worst_text
 from robusteval.terminal import _claim_line
 from robusteval.types import ThreatModel, parse_eps
-from tests.commands.test_api_cli import cli
 from tests.helpers.attacks import Call
+from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
 

@@ -1,6 +1,5 @@
 """Suites, plans, verification, and runs that go wrong in every way they can."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.ranges import FLAG
 from robusteval.attacks.results import AttackResult
 from robusteval.data.datasets import Dataset
-from robusteval.data.outliers import outlier_names
 from robusteval.errors import (
     AttackError,
     DataError,
@@ -24,89 +22,28 @@ from robusteval.errors import (
     UnknownNameError,
 )
 from robusteval.evaluation.chunks import _attack
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Executor
 from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import RunResult, merge_notes, merge_warnings
+from robusteval.evaluation.outcomes import merge_notes, merge_warnings
 from robusteval.evaluation.plan import (
     Cell,
     Plan,
     RunSpec,
-    check_names,
     expected_passes,
     job_seed,
-    make_plan,
     threats_for,
 )
-from robusteval.evaluation.run import Run, Settings
-from robusteval.evaluation.suite import AttackSpec, Diagnostics, Suite, read_suite, suite_names
+from robusteval.evaluation.suite import Suite, read_suite, suite_names
 from robusteval.evaluation.verify import in_threat, judge, state_digest
 from robusteval.models.adapter import Adapter
-from robusteval.preparation import Options, Prepared, record_of
+from robusteval.preparation import Options
 from robusteval.report.summary import summarise
 from robusteval.types import ThreatModel, parse_eps
-from tests.conftest import AddAttack, linear_model
-from tests.helpers.attacks import Call
-from tests.known import pixel_prototypes
+from tests.helpers.attacks import AddAttack, Call
+from tests.helpers.known import pixel_prototypes
+from tests.helpers.models import linear_model
+from tests.helpers.runs import attack_spec, context_of, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
-
-
-def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
-    return Suite(name="s", attacks=list(attacks), **tables)  # type: ignore[arg-type]
-
-
-def unprobed(name: str) -> Suite:
-    """A suite without diagnostics, which take longest where samples are few."""
-    return read_suite(name).model_copy(update={"diagnostics": Diagnostics()})
-
-
-def attack_spec(
-    name: str = "mine", norms: tuple[str, ...] = ("Linf",), **fields: object
-) -> AttackSpec:
-    base = {"title": name, "library": "robusteval", "attack": name, "norms": list(norms)}
-    return AttackSpec(name=name, **{**base, **fields})  # type: ignore[arg-type]
-
-
-def context_of(
-    model: Adapter, data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
-) -> Context:
-    spec = spec_of(data, suite, eps, **fields)
-    check_names(suite, spec.threat_models())
-    return Context(model, data, suite, spec, make_plan(suite, spec, bool(model.layers)))
-
-
-def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object) -> RunSpec:
-    base: dict[str, object] = {
-        "model": "m",
-        "model_digest": "d",
-        "dataset": data.info.name,
-        "data_digest": data.digest,
-        "suite": suite.model_dump(),
-        "threats": [[t.norm, str(t.eps)] for t in threats_for(suite, data, eps or [])],
-        "samples": len(data),
-        "seed": 0,
-        "batch_size": 40,
-        "threads": 1,  # workers of pytest-xdist share the cores
-        "outliers": tuple(outlier_names(data, suite.detection.natural, None)),
-    }
-    return RunSpec(**{**base, **fields})  # type: ignore[arg-type]
-
-
-def run_suite(
-    model: Adapter,
-    data: Dataset,
-    suite: Suite,
-    folder: Path | None = None,
-    executor: Callable[[Context, Store], Executor] | None = None,
-    **fields: object,
-) -> RunResult:
-    context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
-    record = record_of(Prepared(context, None), Options())
-    store = Store(folder or Path(tempfile.mkdtemp()), context.spec.digest)
-    run = Run(context, store, record, Settings())
-    return run.execute(executor(context, store) if executor else None)
 
 
 @pytest.fixture

@@ -19,9 +19,8 @@ from robusteval.storage import locked
 from robusteval.training import publishing
 from robusteval.training.checkpoint import read_checkpoint, write_checkpoint
 from robusteval.training.train import train
-from tests.commands.test_api_cli import cli, refused
-from tests.models.test_models import with_weights, write_entry
-from tests.training.test_training import TRAINING
+from tests.helpers.commands import cli, refused
+from tests.helpers.entries import TRAINING, with_weights, write_entry
 
 SHORT = TRAINING.format(recipe="ce", epochs=1, warmup=0)
 

@@ -32,7 +32,7 @@ from robusteval.training.recipe import RECIPES
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
 from robusteval.training.speed import Speed, choose_speed
 from robusteval.training.train import train
-from tests.models.test_models import write_entry
+from tests.helpers.entries import TRAINING, write_entry
 
 FEATURES = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 CENTRES = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
@@ -339,20 +339,6 @@ def test_crops_shift_and_pad_with_zeros() -> None:
         padded[0, 0, i : i + 4, j : j + 4].numpy().tobytes() for i in range(3) for j in range(3)
     }
     assert {c[0].numpy().tobytes() for c in crops} == possible
-
-
-TRAINING = """
-[training]
-recipe = "{recipe}"
-epochs = {epochs}
-warmup_epochs = {warmup}
-batch_size = 64
-lr = 0.01
-warmup_lr = 0.03
-validation = 100
-augment = ["crop"]
-crop_padding = 1
-"""
 
 
 @pytest.mark.parametrize("recipe", ["ce", "pcl"])

@@ -20,10 +20,11 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.types import ThreatModel, parse_eps
-from tests.commands.test_api_cli import cli
-from tests.conftest import AddAttack, linear_model
-from tests.known import Misleading
-from tests.run.test_evaluation import attack_spec, run_suite, suite_of, unprobed
+from tests.helpers.attacks import AddAttack
+from tests.helpers.commands import cli
+from tests.helpers.known import Misleading
+from tests.helpers.models import linear_model
+from tests.helpers.runs import attack_spec, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 Samples = tuple[Tensor, Tensor]

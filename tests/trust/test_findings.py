@@ -20,10 +20,10 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import all_entries, built_in_folder, find_entry
 from robusteval.numerics import drawn_alike
-from tests.commands.test_api_cli import cli
-from tests.conftest import AddAttack, linear_model
-from tests.helpers.models import file_of
-from tests.run.test_evaluation import run_suite, unprobed
+from tests.helpers.attacks import AddAttack
+from tests.helpers.commands import cli
+from tests.helpers.models import file_of, linear_model
+from tests.helpers.runs import run_suite, unprobed
 
 ASKED = ("normalisation", "order", "range of its images")
 

@@ -23,8 +23,8 @@ from robusteval.evaluation.pieces import sealed, unsealed
 from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
-from tests.commands.test_api_cli import cli, refused
-from tests.evidence.test_evidence import options
+from tests.helpers.commands import cli, refused
+from tests.helpers.runs import options
 
 
 @pytest.fixture(scope="module")
