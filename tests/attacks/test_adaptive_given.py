@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -33,12 +34,18 @@ def test_no_empty_batch_reaches_the_model() -> None:
     """Survivors may all have tried a class when those that hadn't broke: ``view`` can't take it."""
     for seed, classes in ((1, 3), (2, 3), (5, 4), (10, 4)):
         torch.manual_seed(seed)
-        first, last = nn.Linear(64, 32), nn.Linear(32, classes)
-        model = Function(
-            lambda x, a=first, b=last: b(torch.tanh(6 * a(x.view(x.size(0), -1) - 0.5)))  # type: ignore[misc]
-        )
-        images = images_near_grey(40)
-        adaptive(model, images, model(images).argmax(1), threat_of("Linf", 0.02))
+        first, last, seen = nn.Linear(64, 32), nn.Linear(32, classes), set()
+
+        def logits(x: Tensor, a: nn.Module = first, b: nn.Module = last, n: set[int] = seen) -> Any:
+            n.add(len(x))
+            return b(torch.tanh(6 * a(x.view(x.size(0), -1) - 0.5)))
+
+        model, images, threat = Function(logits), images_near_grey(40), threat_of("Linf", 0.02)
+        labels = model(images).argmax(1)
+        found = adaptive(model, images, labels, threat)
+        in_threat(found, images, threat)
+        assert 0 < (margins(model, found, labels) > 0).sum() < 40  # some survive each round
+        assert min(seen) >= 1
 
 
 class Normed(nn.Module):

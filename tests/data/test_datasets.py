@@ -109,8 +109,11 @@ def test_download_goes_through_torchvision_into_the_data_folder(
 def test_every_data_set_has_threats_and_known_outliers() -> None:
     for name in DATASETS:
         info = DATASETS.get(name)
-        assert info.default_threat("Linf").radius > 0
-        assert info.default_threat("L2").radius > 0
+        grey, colour = ("0.3", "2"), ("8/255", "0.5")
+        known = (
+            ("0.15", "0.6") if name == "digits" else grey if info.shape.channels == 1 else colour
+        )
+        assert tuple(info.default_threat(norm).eps_text for norm in ("Linf", "L2")) == known, name
         assert all(o == "photo_crops" or o in DATASETS for o in info.outliers)
         assert name not in info.outliers
 

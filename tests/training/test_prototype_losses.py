@@ -152,8 +152,35 @@ def test_gradients_against_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(LOSSES[name], (features, prototypes), eps=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n != "repulsive_fit"])
-def test_losses_stay_finite_far_out(name: str) -> None:
-    for factor in (1e-3, 1e3):
-        value = LOSSES[name](factor * FEATURES, factor * PROTOTYPES)
-        assert torch.isfinite(value)
+# The power of the scale of features and prototypes that a loss grows by.
+POWERS = {
+    **dict.fromkeys(("soft_triple", "soft_triple_regulariser", "proxy_nca", "proxy_anchor"), 0),
+    **{"prototype_norm": 1, "prototype_encoding_cost": 2, "centre": 2},
+}
+
+
+@pytest.mark.parametrize("name", POWERS)
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_losses_grow_as_a_power_of_the_scale(name: str, factor: float) -> None:
+    """Those of directions alone not at all, however small or large features are."""
+    found = LOSSES[name](factor * FEATURES, factor * PROTOTYPES)
+    expected = factor ** POWERS[name] * LOSSES[name](FEATURES, PROTOTYPES)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_cross_entropies_of_distances_far_out_and_close_by() -> None:
+    """Far out the largest gap is all there is; at a point every class has an equal share."""
+    assert POWERS.keys() | {"n_prototype", "distance_cross_entropy", "repulsive_fit"} == set(LOSSES)
+    apart = torch.cdist(FEATURES, PROTOTYPES.flatten(0, 1)).view(12, 4, 3)
+    own, rows = F.one_hot(LABELS, 4).bool(), torch.arange(12)
+    for name, distances in (
+        ("n_prototype", 1e4 * apart[:, :, 0]),
+        ("distance_cross_entropy", 1e6 * apart.square().amin(2)),
+    ):
+        factor = 1e4 if name == "n_prototype" else 1e3
+        found = LOSSES[name](factor * FEATURES, factor * PROTOTYPES)
+        others = distances.masked_fill(own, torch.inf).amin(1)
+        gaps = (distances[rows, LABELS] - others).clamp_min(0)
+        torch.testing.assert_close(found, gaps.mean(), rtol=1e-6, atol=1e-6)
+        shrunk = LOSSES[name](1e-9 * FEATURES, 1e-9 * PROTOTYPES)
+        assert float(shrunk) == pytest.approx(math.log(4), rel=1e-6)

@@ -220,9 +220,53 @@ def test_any_metric_trains_on_clean_and_crafted_images(
     chosen = adversarial("fast", step_size=1.0)  # with_clean is the default
     settings = settings_for("auxiliary", epochs=1, options={"metric": metric}, adversarial=chosen)
     network = network_for(**SOFTMAX)  # type: ignore[arg-type]
-    recipe = RECIPES.get("auxiliary")(network, settings)
-    (line,) = Trainer(network, recipe, *parts, settings).fit(tmp_path / "c.safetensors")
-    assert math.isfinite(line.loss)
+    recipe, expected = RECIPES.get("auxiliary")(network, settings), []
+    loss_of, data = recipe.loss, parts[0].balanced_subset(200)
+
+    def spied(
+        network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        if network.training:  # not while images are crafted
+            features = network.supervised_features(layers)["fc2"].detach()
+            first, second = labels.chunk(2)
+            assert torch.equal(first, second)
+            assert not torch.equal(*features.chunk(2))
+            draws = torch.get_rng_state()
+            metric_loss = by_hand(metric, features, labels, network.prototypes["fc2"][:, 0])
+            torch.set_rng_state(draws)
+            plain = F.cross_entropy(network.logits(layers), labels)
+            expected.append(((plain + 0.1 * metric_loss).item(), len(labels)))
+        return loss_of(network, layers, labels, epoch)
+
+    recipe.loss = spied  # type: ignore[method-assign]
+    (line,) = Trainer(network, recipe, data, parts[1], settings).fit(tmp_path / "c.safetensors")
+    assert [count for _, count in expected] == [128, 128, 128, 16]  # clean and crafted ones
+    mean = sum(loss * count for loss, count in expected) / 400
+    assert line.loss == pytest.approx(mean, rel=1e-4)
+
+
+def by_hand(metric: str, features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
+    """The metric's loss by its definition, over all pairs of a batch."""
+    if metric == "centre":
+        return 0.5 * (features - centres.detach()[labels]).square().sum(1).mean()
+    if metric == "n_pair":  # of each class the first two, in an order that is drawn
+        order = torch.randperm(len(labels))
+        features, labels = features[order], labels[order]
+        pairs = [torch.nonzero(labels == k)[:2, 0] for k in labels.unique()]
+        first, second = torch.stack([pair for pair in pairs if len(pair) == 2]).T
+        products = features[first] @ features[second].T
+        return F.cross_entropy(products, torch.arange(len(first)))
+    unit = F.normalize(features, dim=1)
+    same = labels[:, None] == labels[None]
+    if metric == "triplet":
+        cosines, itself = unit @ unit.T, torch.eye(len(labels)).bool()
+        hardest = cosines.masked_fill(~same | itself, 2).amin(1)
+        gaps = cosines.masked_fill(same, -2).amax(1) - hardest + 0.2
+        gaps = gaps[(hardest < 2) & (gaps > 0)]
+        return gaps.mean() if len(gaps) else gaps.sum()
+    apart = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+    near, far = apart[same & ~torch.eye(len(labels)).bool()], (1 - apart[~same]).clamp_min(0)
+    return near[near > 0].mean() + (far[far > 0].mean() if (far > 0).any() else 0)
 
 
 def pair_loss_of(metric: str, features: Tensor, labels: Tensor, **options: Any) -> float:

@@ -260,19 +260,23 @@ def test_centres_learn_at_their_own_rate(parts: tuple[Dataset, Dataset]) -> None
 
 
 def test_class_means_start_the_centres(parts: tuple[Dataset, Dataset]) -> None:
-    chosen = settings(**PCL)
-    running = trainer(chosen, parts)
-    running.recipe.start_epoch(running.network, parts[0], 0)
-    before = running.network.prototypes["fc2"].clone()
-    running.recipe.start_epoch(running.network, parts[0], 1)
-    after = running.network.prototypes["fc2"]
-    assert not torch.equal(before, after)
-    network = running.network.eval()
-    data = parts[0]
+    """Where joint training begins; epochs of cross-entropy before it leave them as made."""
+    running, data = trainer(settings(**PCL), parts), parts[0]
+    network = running.network
+    made = {name: centres.clone() for name, centres in network.prototypes.items()}
+    running.recipe.start_epoch(network, data, 0)
+    assert all(torch.equal(network.prototypes[name], made[name]) for name in made)
+    running.recipe.start_epoch(network, data, 1)
+    network.eval()
     with torch.no_grad():
-        features = network.supervised_features(network.activations(data.images()))["fc2"]
-    mean = features[data.labels == 3].mean(0)
-    torch.testing.assert_close(after[3, 0].data, mean, rtol=1e-4, atol=1e-4)
+        layers = network.supervised_features(network.activations(data.images()))
+    assert layers.keys() == made.keys()
+    for name, features in layers.items():
+        of = torch.nn.functional.one_hot(data.labels, 10).double()
+        means = (of.T @ features.double()) / of.sum(0)[:, None]
+        torch.testing.assert_close(
+            network.prototypes[name][:, 0].data, means.float(), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
