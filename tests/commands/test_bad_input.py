@@ -99,6 +99,7 @@ def exits(images: Tensor) -> Tensor:
             "SystemExit: 0",
         ),
         (lambda: read_record(Path()), EvidenceError, "NaN is no number of JSON"),
+        (lambda: read_record(Path("other")), EvidenceError, "schema ' ' names no version"),
         (lambda: read_pictures(Store(Path(), "")), EvidenceError, "can't be read .it is a folder"),
     ],
 )
@@ -106,6 +107,8 @@ def test_what_the_long_form_found(
     act: Callable[[], object], error: type[RobustevalError], said: str
 ) -> None:
     Path("run.json").write_text('{"schema": "robusteval.run/2", "spec": NaN}')
+    Path("other").mkdir()
+    Path("other/run.json").write_text('{"schema": " "}')
     Path("evidence/examples.safetensors").mkdir(parents=True)
     with pytest.raises(error, match=said):
         act()
