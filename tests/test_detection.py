@@ -6,8 +6,9 @@ import torch
 from scipy.stats import beta, norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from robusteval.detection.detectors import DETECTORS, scores
 from robusteval.detection.metrics import METRICS, bootstrap_intervals, detection_metrics
+from robusteval.detection.registry import DETECTORS
+from robusteval.detection.scoring import scores
 from robusteval.vision import torchvision
 from tests.conftest import linear_model
 from tests.known import pixel_prototypes

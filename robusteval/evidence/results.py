@@ -12,7 +12,7 @@ from robusteval.evidence.columns import COLUMNS, SCORE, told_of_all
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
 from robusteval.evidence.pieces import Piece, attack_told, require_classes
-from robusteval.evidence.record import open_store
+from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
 from robusteval.plan.plan import Cell, Job, Plan, make_plan
@@ -195,7 +195,7 @@ class RunResult:
 def load_result(folder: Path) -> RunResult:
     """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
     store, spec, record = open_store(folder)
-    plan = make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+    plan = make_plan(spec.suite, spec, parts_of(record))
     return gather(store, spec, plan, record)
 
 

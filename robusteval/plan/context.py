@@ -16,7 +16,7 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
-from robusteval.plan.plan import Plan, make_plan
+from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
 
 
@@ -67,8 +67,15 @@ class Context:
 
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
+        # Only where it matters, so that other runs' records stay as they were.
+        reads = reads_features(self.spec.suite)
+        features = {"features": self.model.has_features} if reads else {}
         return {
-            "model": {"classes": self.model.classes, "layers": list(self.model.layers)},
+            "model": {
+                "classes": self.model.classes,
+                "layers": list(self.model.layers),
+                **features,
+            },
             "dataset": {"classes": list(self.data.class_names)},
             "attacks": {
                 cell.key: {
@@ -135,5 +142,5 @@ def open_context(
         unchanged(name, digest)
     if data is None:
         data = samples_of(spec, access.data_dir)
-    plan = make_plan(spec.suite, spec, bool(model.layers))
+    plan = make_plan(spec.suite, spec, model.parts)
     return Context(model, data, spec, plan, access)

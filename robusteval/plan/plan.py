@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
-from robusteval.detection.detectors import DETECTORS, detectors_for
+from robusteval.detection import registry as detection
+from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import AttackSpec, Suite
 from robusteval.types import ThreatModel
@@ -41,6 +42,7 @@ class Cell:
         return f"{self.spec.name}/{self.threats[0]}"
 
 
+NO_PROTOTYPES = "the model has no prototypes"
 JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
 
 
@@ -76,12 +78,13 @@ class Plan:
     """Cells in the suite's order, what was left out and why, and the chunks' rows."""
 
     cells: list[Cell]
-    left_out: dict[str, str]
+    left_out: dict[str, str]  # attacks
     chunks: list[range]
     threats: list[ThreatModel]
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
     detectors: tuple[str, ...]  # that this model can have
+    detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
 
     def clean_job(self, chunk: int) -> Job:
@@ -123,29 +126,53 @@ def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
     """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
     attacks that can't run in their norms or with their parameters, or whose library is missing."""
     for detector in suite.detection.detectors:
-        DETECTORS.get(detector)
+        detection.find(detector)
     for attack in suite.attacks:
         for threat in (t for t in threats if t.norm in attack.norms):
             record = find(attack.library, attack.attack)
             record.check((threat.norm,), attack.parameters_for(threat))
 
 
-def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
-    """Cells and chunks; attacks that need prototypes are left out of models without."""
+def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
+    """Cells and chunks; what needs more than the model has is left out."""
     threats = spec.threat_models()
     cells, left_out = [], {}
     for attack in suite.attacks:
-        if find(attack.library, attack.attack).needs.prototypes and not has_prototypes:
-            left_out[attack.name] = "the model has no prototypes"
+        if find(attack.library, attack.attack).needs.prototypes and not parts.prototypes:
+            left_out[attack.name] = NO_PROTOTYPES
             continue
         cells += _cells_of(attack, threats)
     size = spec.batch_size
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
     diagnosed = suite.diagnostics.samples if threats else 0
-    detectors = detectors_for(suite.detection.detectors, has_prototypes)
-    detected = frozenset(suite.detection.attacks)
-    return Plan(cells, left_out, chunks, threats, outliers, diagnosed, detectors, detected)
+    reasons = {name: _why_not(name, parts) for name in dict.fromkeys(suite.detection.detectors)}
+    return Plan(
+        cells,
+        left_out,
+        chunks,
+        threats,
+        outliers,
+        diagnosed,
+        detectors=tuple(name for name, reason in reasons.items() if not reason),
+        detectors_left_out={name: reason for name, reason in reasons.items() if reason},
+        detected=frozenset(suite.detection.attacks),
+    )
+
+
+def _why_not(detector: str, parts: Parts) -> str:
+    """Why a model can't have a detector; empty where it can."""
+    record = detection.find(detector)
+    if record.needs_prototypes and not parts.prototypes:
+        return NO_PROTOTYPES
+    if record.reads == "features" and not parts.features:
+        return "the model shows no features, only logits"
+    return ""
+
+
+def reads_features(suite: Suite) -> bool:
+    """Whether it matters for a suite's plan if a model has features of its own."""
+    return any(detection.find(name).reads == "features" for name in suite.detection.detectors)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

@@ -30,7 +30,7 @@ class RunSpec:
     computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
     images that are taken of outlier sets and folders.  ``code``: digests of what computes each
-    attack; empty in runs from before attacks had versions.
+    attack and detector; empty in runs from before attacks had versions.
     """
 
     # What ``from_json`` asks of a file.

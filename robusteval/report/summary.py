@@ -58,7 +58,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
-        "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
+        "left_out": _left_out(result),
         "worst_case": worst,
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
@@ -77,6 +77,16 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "provenance": record["provenance"],
     }
+
+
+def _left_out(result: RunResult) -> list[dict[str, str]]:
+    """What this model can't have, and why."""
+    plan = result.plan
+    return [
+        {"kind": kind, "name": name, "reason": reason}
+        for kind, reasons in (("attack", plan.left_out), ("detector", plan.detectors_left_out))
+        for name, reason in reasons.items()
+    ]
 
 
 def _missing(result: RunResult) -> list[dict[str, Any]]:

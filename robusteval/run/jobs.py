@@ -14,7 +14,7 @@ from torch import Tensor
 from robusteval.attacks.counting import TimeLimitReached
 from robusteval.attacks.seeding import seeded
 from robusteval.data.outliers import outlier_batches
-from robusteval.detection.detectors import scores
+from robusteval.detection.scoring import scores
 from robusteval.errors import AttackError, RobustevalError
 from robusteval.evidence.columns import SCORE, filled, told_by, told_of_all
 from robusteval.evidence.images import Stored, decode

@@ -16,7 +16,7 @@ import torch
 
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
-from robusteval.detection.detectors import scores
+from robusteval.detection.scoring import scores
 from robusteval.errors import EvidenceError
 from robusteval.evidence.columns import SCORE
 from robusteval.evidence.judge import TOLERANCE, VERIFY_BATCH, near_tie, predict_again, to_8_bits
