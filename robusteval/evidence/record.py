@@ -158,6 +158,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.forms": forms != list(spec.forms),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
+        "spec.training": bool(spec.training) != bool(plan.fits),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()

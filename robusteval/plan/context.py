@@ -16,6 +16,7 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
 
@@ -50,6 +51,11 @@ class Context:
         """The model's faster forms.  What counts is decided by ``model`` alone."""
         libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
         return Forms.of(self.model, libraries, gradients)
+
+    @cached_property
+    def fitting_data(self) -> Dataset:
+        """What the run's detectors are fitted to."""
+        return fitting_data_of(self.spec, self.access.data_dir)
 
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""

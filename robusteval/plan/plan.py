@@ -15,6 +15,7 @@ from typing import Any, Literal
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
 from robusteval.detection import registry as detection
+from robusteval.detection.record import Detector
 from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import AttackSpec, Suite
@@ -43,14 +44,14 @@ class Cell:
 
 
 NO_PROTOTYPES = "the model has no prototypes"
-JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
+JobKind = Literal["fit", "clean", "attack", "outliers", "diagnostics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people;
+    ``part``: the fit's, cell's or outlier set's place in the plan; ``label``: its name, for people;
     ``scored_by``: the detectors whose scores stand in its rows.
     """
 
@@ -68,6 +69,8 @@ class Job:
         if self.kind == "diagnostics":
             return "diagnostics"
         slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        if self.kind == "fit":
+            return f"fit-{self.part:02d}-{slug}"
         if self.kind == "outliers":
             return f"outliers-{self.part:02d}"
         return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
@@ -84,8 +87,17 @@ class Plan:
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
     detectors: tuple[str, ...]  # that this model can have
+    fits: tuple[str, ...]  # those of them that are fitted
     detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
+
+    def fit_job(self, detector: str) -> Job:
+        """A detector's fit to the training data."""
+        return Job("fit", self.fits.index(detector), 0, detector)
+
+    def fit_jobs(self) -> list[Job]:
+        """Every detector's that is fitted: what scores build on."""
+        return [self.fit_job(name) for name in self.fits]
 
     def clean_job(self, chunk: int) -> Job:
         """Clean predictions on a chunk: what every other job builds on."""
@@ -119,7 +131,7 @@ class Plan:
 
     def jobs(self) -> list[Job]:
         """Everything, in the order in which one process does it."""
-        return [*self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
+        return [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
 
 
 def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
@@ -146,7 +158,8 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
     diagnosed = suite.diagnostics.samples if threats else 0
-    reasons = {name: _why_not(name, parts) for name in dict.fromkeys(suite.detection.detectors)}
+    reasons = {name: _why_not(name, parts, spec) for name in suite.detection.detectors}
+    detectors = tuple(name for name, reason in reasons.items() if not reason)
     return Plan(
         cells,
         left_out,
@@ -154,20 +167,36 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         threats,
         outliers,
         diagnosed,
-        detectors=tuple(name for name, reason in reasons.items() if not reason),
+        detectors,
+        fits=tuple(name for name in detectors if detection.find(name).needs_training_data),
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},
         detected=frozenset(suite.detection.attacks),
     )
 
 
-def _why_not(detector: str, parts: Parts) -> str:
-    """Why a model can't have a detector; empty where it can."""
+def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:
+    """Why a run can't have a detector; empty where it can."""
     record = detection.find(detector)
-    if record.needs_prototypes and not parts.prototypes:
+    if reason := _lacking(record, parts):
+        return reason
+    if record.needs_training_data and not spec.training:
+        return f"it is fitted to training data, and those of {spec.dataset} are not there"
+    return ""
+
+
+def _lacking(detector: Detector, parts: Parts) -> str:
+    """What a detector needs that a model has not; empty where there is nothing."""
+    if detector.needs_prototypes and not parts.prototypes:
         return NO_PROTOTYPES
-    if record.reads == "features" and not parts.features:
+    if detector.reads == "features" and not parts.features:
         return "the model shows no features, only logits"
     return ""
+
+
+def has_fits(suite: Suite, parts: Parts) -> bool:
+    """Whether a suite has a detector for such a model that is fitted to training data."""
+    records = map(detection.find, suite.detection.detectors)
+    return any(one.needs_training_data and not _lacking(one, parts) for one in records)
 
 
 def reads_features(suite: Suite) -> bool:

@@ -80,11 +80,12 @@ def summarise(result: RunResult) -> dict[str, Any]:
 
 
 def _left_out(result: RunResult) -> list[dict[str, str]]:
-    """What this model can't have, and why."""
-    plan = result.plan
+    """What this model can't have, and why; and detectors whose fit failed."""
+    failed = {name: f"its fit failed: {reason}" for name, reason in result.unfitted.items()}
+    detectors = {**result.plan.detectors_left_out, **failed}
     return [
         {"kind": kind, "name": name, "reason": reason}
-        for kind, reasons in (("attack", plan.left_out), ("detector", plan.detectors_left_out))
+        for kind, reasons in (("attack", result.plan.left_out), ("detector", detectors))
         for name, reason in reasons.items()
     ]
 

@@ -18,8 +18,9 @@ from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.fitting_data import fitting_data
 from robusteval.plan.made_with import code_digests, library_versions
-from robusteval.plan.plan import check_names, expected_passes, make_plan
+from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
@@ -89,7 +90,16 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         keep=options.keep,
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
+        training=_training(suite, subject, options),
     )
+
+
+def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
+    """How many samples detectors are fitted to, and their digest; nothing where there are none."""
+    if not has_fits(suite, subject.model.parts):
+        return ()
+    data = fitting_data(subject.data.info.name, options.data_dir, options.download)
+    return (len(data), data.digest) if data is not None else ()
 
 
 def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
