@@ -12,7 +12,7 @@ from robusteval import api
 from robusteval.attacks.registry import OWN, code_of, find
 from robusteval.errors import PluginError, UnknownNameError
 from robusteval.evidence.record import read_record
-from robusteval.plan.made_with import attack_code, library_versions
+from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.suite import read_suite
 from robusteval.plugins import plugins
 from robusteval.types import ThreatModel
@@ -117,7 +117,7 @@ def test_what_it_states_is_what_counts(install: Install, suite: Path) -> None:
     prepared = api.estimate("ce_digits", suite, options=api.Options(samples=4))
     assert prepared is not None
     chosen = read_suite(suite)
-    assert attack_code(chosen) == {"robusteval.shift": code_of(attack)}
+    assert code_digests(chosen) == {"robusteval.shift": code_of(attack)}
     assert attack.expected_passes({}, 10) == (5000, 0)
 
 
