@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robusteval import api
+from robusteval.evidence.files import Local
 from robusteval.evidence.results import load_result
 from robusteval.evidence.store import Store
 from robusteval.plan.plan import Job, check_names
@@ -39,8 +40,8 @@ def in_reverse(model: str, suite: str, options: api.Options) -> Path:
     from robusteval.evidence.record import write_record
 
     record = record_of(prepared, options)
-    write_record(folder, record)
-    store = Store(folder, prepared.spec.digest)
+    write_record(Local(folder), record)
+    store = Store(Local(folder), prepared.spec.digest)
     Run(prepared.context, store, record, Settings()).execute(Reversed(prepared.context, store))
     return folder
 
@@ -67,7 +68,7 @@ def main() -> int:
         else:
             folder = in_reverse(arguments.model, arguments.suite, options)
         seconds = time.perf_counter() - started
-        result = load_result(folder)
+        result = load_result(Local(folder))
         images = sum(p.stat().st_size for p in folder.glob("evidence/attack*.safetensors"))
         digests.add((result.evidence_digest, images))
         print(f"{name:10s} {seconds:6.1f} s  evidence {result.evidence_digest[:16]}")

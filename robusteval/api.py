@@ -24,10 +24,11 @@ from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
+from robusteval.evidence.files import Files, Local
 from robusteval.evidence.judge import predict, state_digest
 from robusteval.evidence.kept import image_balance
 from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
-from robusteval.evidence.record import open_store, write_record
+from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
 from robusteval.hardware import best_seconds, check_device
@@ -41,7 +42,7 @@ from robusteval.plan.plan import expected_passes
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
-from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
+from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.run.options import OptionKeywords, Options, options_of
@@ -125,17 +126,17 @@ def evaluate(
     """
     options = options_of(options, keywords)
     prepared = prepare(model, suite, dataset, name, options)
-    folder = options.out / prepared.spec.name
-    store = Store(folder, prepared.spec.digest)
+    files = Local(options.out / prepared.spec.name)
+    store = Store(files, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
         return _write(store, done)
-    is_new = not folder.exists()
-    prepare_folder(folder)
+    is_new = not files.folder.exists()
+    files.prepare("", "choose another with --out")
     try:
-        record = _record(prepared, folder, options)
+        record = _record(prepared, files, options)
         settings = Settings(options.workers, options.progress, doubted)
         result = Run(prepared.context, store, record, settings).execute()
     except BaseException:
@@ -150,7 +151,7 @@ def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     if not all(store.has(job) for job in prepared.context.plan.jobs()):
         return None
     try:
-        result = load_result(store.folder)
+        result = load_result(store.files)
         pictures = read_pictures(store)
         balance = image_balance(result.plan, store, result).values()
     except EvidenceError:  # told, or mended, where the run goes on
@@ -160,14 +161,14 @@ def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     return result if concluded and set(balance) <= {(0, 0)} else None
 
 
-def _record(prepared: Prepared, folder: Path, options: Options) -> dict[str, Any]:
+def _record(prepared: Prepared, files: Files, options: Options) -> dict[str, Any]:
     """The run's record, as it was written when the run began."""
-    if not (folder / "run.json").exists():
-        write_record(folder, record_of(prepared, options))
-    _, spec, record = open_store(folder)
+    if not files.has(RECORD):
+        write_record(files, record_of(prepared, options))
+    _, spec, record = open_store(files)
     if spec.digest != prepared.spec.digest:
         raise EvidenceError(
-            f"{folder / 'run.json'} is of another run: name another folder with --out"
+            f"{files.where(RECORD)} is of another run: name another folder with --out"
         )
     return record
 
@@ -176,9 +177,9 @@ def _write(store: Store, result: RunResult) -> Report:
     """The report's files as the evidence gives them; what is so already stays untouched."""
     content = summarise(result)
     files = report_files(content, read_examples(store, result))
-    if altered_files(store.folder, files):
+    if altered_files(store.files, files):
         with store.lock():
-            write_files(store.folder, files)
+            write_files(store.files, files)
     return Report(content, store.folder)
 
 
@@ -188,8 +189,8 @@ def rebuild_report(folder: str | Path) -> Report:
 
     Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
     """
-    store, _, _ = open_store(_run_folder(folder))
-    return _write(store, load_result(store.folder))
+    store, _, _ = open_store(_run(folder))
+    return _write(store, load_result(store.files))
 
 
 @plain_state()
@@ -212,7 +213,7 @@ def verify(
         raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
     if device is not None:
         check_device(device)
-    store, spec, record = open_store(_run_folder(folder))
+    store, spec, record = open_store(_run(folder))
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = model if isinstance(model, Adapter) else None
     if not reference and adapter is None:
@@ -242,8 +243,8 @@ def verify(
     return [*checks, *description_holds(context, record), *as_the_run_says(result)]
 
 
-def _run_folder(folder: str | Path) -> Path:
-    return named_path(named(folder, "run", EvidenceError), "run", EvidenceError)
+def _run(folder: str | Path) -> Local:
+    return Local(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
 
 
 def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
@@ -257,7 +258,7 @@ def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any
 def _report_holds(store: Store, result: RunResult) -> Check:
     """Byte for byte what this version makes of the evidence, whichever version made the run."""
     files = report_files(summarise(result), read_examples(store, result))
-    if not (altered := altered_files(store.folder, files)):
+    if not (altered := altered_files(store.files, files)):
         return Check(REPORT_FILES, True, ", ".join(files))
     told = f"other than the evidence gives: {', '.join(altered)}"
     made_by = result.spec.versions.get("robusteval", "")
@@ -274,8 +275,8 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     if not isinstance(folders, list | tuple) or len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more: give a list of their folders")
-    paths = [_run_folder(folder) for folder in folders]
-    return compare_results([path.name for path in paths], [load_result(path) for path in paths])
+    runs = [_run(folder) for folder in folders]
+    return compare_results([run.folder.name for run in runs], [load_result(run) for run in runs])
 
 
 @plain_state()

@@ -49,6 +49,23 @@ def replace_file(path: Path, content: bytes, advice: str) -> None:
         _sync(path.parent)
 
 
+def create_file(path: Path, content: bytes, advice: str) -> bool:
+    """Writes a file, whole, unless there is something of its name: then False.
+
+    Of several processes one makes it.  Raises OutputError, ending in ``advice``.
+    """
+    with _told(path, advice), _partial_in(path.parent) as (partial, stream):
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        _sync(path.parent)
+        return True
+
+
 def remove_file(path: Path, advice: str) -> None:
     """Removes a file, if it is there.  Raises OutputError."""
     with _told(path, advice, "removed"):

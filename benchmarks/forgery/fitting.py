@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.forgery.leaves import put, read_json, write_json
 from benchmarks.forgery.rows import change_about, change_table, read_table, with_column
+from robusteval.evidence.files import Local
 from robusteval.evidence.kept import float32_tally, kept_images
 from robusteval.evidence.pictures import write_examples
 from robusteval.evidence.record import open_store, parts_of
@@ -97,10 +98,10 @@ def digests_made_to_fit(path: Path) -> None:
 
 def proof_made_to_fit(folder: Path) -> None:
     """The proof at the run's end and the report's pictures, of the images that are there now."""
-    store, spec, record = open_store(folder)
+    store, spec, record = open_store(Local(folder))
     context = open_context(spec, Access(record["entry_reference"]))
     store.forget_conclusions()
-    result = load_result(folder)
+    result = load_result(Local(folder))
     tally = float32_tally(context, kept_images(context, store), result.tie)
     store.write_verification(tally.to_json())
     write_examples(context, store, result)

@@ -14,7 +14,7 @@ from robusteval.evidence.images import decode, digests
 from robusteval.evidence.judge import predict_again
 from robusteval.evidence.pieces import Piece
 from robusteval.evidence.results import RunResult, to_be_kept
-from robusteval.evidence.store import Kept, Store
+from robusteval.evidence.store import Kept, Store, beside_name
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job, Plan
 
@@ -120,9 +120,9 @@ def counted_images(context: Context, store: Store) -> Iterator[KeptImages]:
     for batch in kept_images(context, store):
         if altered(batch):
             raise EvidenceError(
-                f"{store.images_path(batch.job)} holds other images than were counted: delete it "
-                f"and {store.path(batch.job).name}, then run the same command again: all other "
-                "evidence is kept"
+                f"{store.where(beside_name(batch.job))} holds other images than were counted: "
+                f"delete it and {batch.job.stem}.parquet, then run the same command again: all "
+                "other evidence is kept"
             )
         yield batch
 

@@ -1,6 +1,5 @@
 """The report's pictures: a few attacked images, kept apart so that a report needs no data set."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,12 @@ from robusteval.errors import EvidenceError, reason
 from robusteval.evidence.arrays import metadata_of
 from robusteval.evidence.images import decode
 from robusteval.evidence.results import Example, RunResult, to_be_kept
-from robusteval.evidence.store import EXAMPLES, Store
+from robusteval.evidence.store import EVIDENCE, EXAMPLES, Store
 from robusteval.plan.context import Context
-from robusteval.reading import read_file
-from robusteval.storage import replace_file
 
 EXAMPLES_PER_THREAT = 6
+_NAME, _ADVICE = f"{EVIDENCE}/{EXAMPLES}", "free space, then run the same command again"
 Pictures = dict[str, NDArray[np.uint8]]  # clean and adversarial, each (E, C, H, W)
-
-
-def _path(store: Store) -> Path:
-    return store.evidence / EXAMPLES
 
 
 def make_pictures(context: Context, store: Store, result: RunResult) -> Pictures:
@@ -51,16 +45,16 @@ def write_examples(context: Context, store: Store, result: RunResult) -> None:
     """Keeps the pictures beside the evidence."""
     pictures = make_pictures(context, store, result)
     if not pictures:
-        _path(store).unlink(missing_ok=True)
+        store.files.remove(_NAME, _ADVICE)
         return
-    replace_file(_path(store), serialise(pictures), "free space, then run the same command again")
+    store.files.write(_NAME, serialise(pictures), _ADVICE)
 
 
 def read_pictures(store: Store) -> Pictures:
     """The stored pictures.  Raises EvidenceError if they are corrupt."""
-    path = _path(store)
+    path = store.where(_NAME)
     try:
-        content = read_file(path)
+        content = store.files.read(_NAME)
         pictures = load_arrays(content)
         _require_pictures(pictures, metadata_of(content))
     except FileNotFoundError:

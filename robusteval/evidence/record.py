@@ -2,7 +2,6 @@
 
 import datetime
 import json
-from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -10,6 +9,7 @@ from typing_extensions import TypedDict
 
 from robusteval.errors import EvidenceError, RobustevalError, reason, shown
 from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.files import Files
 from robusteval.evidence.store import Store, json_bytes, require_readable
 from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
@@ -17,11 +17,9 @@ from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
-from robusteval.reading import read_file
 from robusteval.schema import told_problem
-from robusteval.storage import replace_file
 
-RUN_SCHEMA = "robusteval.run"
+RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
 _Name = Annotated[str, Field(max_length=200)]
@@ -93,26 +91,26 @@ _MALFORMED = (
 )
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
+def write_record(files: Files, record: dict[str, Any]) -> None:
     """``run.json``.  Raises OutputError where it can't be written."""
     content = {"schema": f"{RUN_SCHEMA}/{SCHEMA}", **record}
-    replace_file(folder / "run.json", json_bytes(content), "choose another with --out")
+    files.write(RECORD, json_bytes(content), "choose another with --out")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(files: Files) -> dict[str, Any]:
     """``run.json``.  Raises EvidenceError for no run, a corrupt one, and one of another schema."""
-    path = folder / "run.json"
+    path = files.where(RECORD)
     try:
-        record = json.loads(read_file(path), parse_constant=_refuse_constant)
+        record = json.loads(files.read(RECORD), parse_constant=_refuse_constant)
         if not isinstance(record, dict):
             raise ValueError("it holds no table")
         name, schema = _schema_of(record["schema"])
     except (FileNotFoundError, NotADirectoryError):
         raise EvidenceError(
-            f"{folder} is no run: name a folder that `robusteval run` made"
+            f"{files.where()} is no run: name a folder that `robusteval run` made"
         ) from None
     except (OSError, *_MALFORMED) as error:
-        raise _corrupt(folder, error) from None
+        raise _corrupt(files, error) from None
     if name != RUN_SCHEMA:
         raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
     require_readable(schema, path)
@@ -131,17 +129,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
+def open_store(files: Files) -> tuple[Store, RunSpec, dict[str, Any]]:
     """A run's store, spec and record.  Raises EvidenceError if they don't belong together."""
-    record = read_record(folder)
+    record = read_record(files)
     try:
         _FORM.validate_json(json.dumps(record))
         spec = RunSpec.from_json(record["spec"])
         _require_together(spec, record)
     except _MALFORMED as error:
-        raise _corrupt(folder, error) from None
+        raise _corrupt(files, error) from None
     schema = int(record["schema"].partition("/")[2])
-    return Store(folder, spec.digest, schema), spec, record
+    return Store(files, spec.digest, schema), spec, record
 
 
 def parts_of(record: dict[str, Any]) -> Parts:
@@ -179,13 +177,13 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
 
 
-def _corrupt(folder: Path, error: Exception) -> EvidenceError:
+def _corrupt(files: Files, error: Exception) -> EvidenceError:
     said = reason(error)
     if isinstance(error, ValidationError):
         said = told_problem(error)
     elif isinstance(error, OSError):
-        return EvidenceError(f"{folder / 'run.json'} can't be read ({error.strerror}): mend that")
+        return EvidenceError(f"{files.where(RECORD)} can't be read ({error.strerror}): mend that")
     return EvidenceError(
-        f"{folder / 'run.json'} is corrupt ({said}): restore it, or run the same command again "
+        f"{files.where(RECORD)} is corrupt ({said}): restore it, or run the same command again "
         "elsewhere"
     )

@@ -1,7 +1,6 @@
 """What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
 from robusteval.evidence.columns import COLUMNS, SCORE, told_of_all
+from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
 from robusteval.evidence.pieces import Piece, attack_told, require_classes
@@ -193,9 +193,9 @@ class RunResult:
         return all(o.status == "done" for o in self.outcomes) and not self.failures
 
 
-def load_result(folder: Path) -> RunResult:
+def load_result(files: Files) -> RunResult:
     """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
-    store, spec, record = open_store(folder)
+    store, spec, record = open_store(files)
     plan = make_plan(spec.suite, spec, parts_of(record))
     return gather(store, spec, plan, record)
 
@@ -270,7 +270,7 @@ def _outcome(
         _fill(outcome, rows, piece.columns)
         for name, values in _scores(piece.columns).items():
             scores.setdefault(name, []).append(values)
-        outcome.evidence += store.files(job)
+        outcome.evidence += store.files_of(job)
         outcome.seconds += piece.seconds
         told.append(attack_told(piece.told))
     outcome.told = told_of_all(told)

@@ -12,7 +12,6 @@ Nothing read here runs as code.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evidence import older
 from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_bytes, state_of
 from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.files import Files
 from robusteval.evidence.images import Stored
 from robusteval.evidence.pieces import (
     Piece,
@@ -40,9 +40,9 @@ from robusteval.evidence.pieces import (
 )
 from robusteval.hardware import is_out_of_memory
 from robusteval.plan.plan import Job
-from robusteval.reading import read_file
-from robusteval.storage import locked, remove_partials, replace_file, require_writable
 
+EVIDENCE = "evidence"  # the folder of what jobs leave
+_FAILED = ".failed.json"
 VERIFICATION, EXAMPLES = "verification.json", "examples.safetensors"
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _DELETE = "delete it and run the same command again: all other evidence is kept"
@@ -72,46 +72,47 @@ class Kept:
 
 
 class Store:
-    """One run's folder.
+    """One run's evidence, in its files.
 
     ``schema``: the run's own.  No evidence in it is older, since it was begun by that version.
     """
 
-    def __init__(self, folder: Path, spec_digest: str, schema: int = older.OLDEST) -> None:
-        self.folder = folder
-        self.evidence = folder / "evidence"
+    def __init__(self, files: Files, spec_digest: str, schema: int = older.OLDEST) -> None:
+        self.files = files
         self.spec_digest = spec_digest
         self.schema = schema
 
-    def path(self, job: Job) -> Path:
-        """The Parquet file that marks a job as done."""
-        return self.evidence / f"{job.stem}.parquet"
+    @property
+    def folder(self) -> Path:
+        """Where the run is."""
+        return Path(self.files.where())
 
-    def images_path(self, job: Job) -> Path:
-        """Where a job's kept images are."""
-        return self.evidence / f"{job.stem}.safetensors"
+    def names(self) -> list[str]:
+        """Of all files of evidence."""
+        return self.files.names(EVIDENCE)
 
     def has(self, job: Job) -> bool:
         """Whether a job is done."""
-        return self.path(job).is_file()
+        return self.files.has(rows_name(job))
 
-    def state_path(self, job: Job) -> Path:
-        """Where the state of a fit is."""
-        return self.images_path(job)
-
-    def files(self, job: Job) -> list[str]:
+    def files_of(self, job: Job) -> list[str]:
         """The names of a finished job's files: its rows, and its kept images if there are some."""
-        return [p.name for p in (self.path(job), self.images_path(job)) if p.is_file()]
+        found = [name for name in (rows_name(job), beside_name(job)) if self.files.has(name)]
+        return [name.removeprefix(f"{EVIDENCE}/") for name in found]
+
+    def where(self, name: str) -> str:
+        """Where a file is: for people."""
+        return self.files.where(name)
 
     def is_empty(self) -> bool:
         """Whether there is no evidence yet."""
-        return not any(self.evidence.glob("*.parquet"))
+        return not any(name.endswith(".parquet") for name in self.names())
 
     def remove_if_empty(self) -> None:
-        """Removes the folder of a run that found nothing, unless another process is at work."""
+        """Removes a run that found nothing, unless another process is at work."""
         with suppress(RobustevalError, OSError), self.lock():
             if self.is_empty():
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self.files.remove_all()
 
     # Jobs
 
@@ -127,19 +128,19 @@ class Store:
             "told": piece.told,
             "seconds": piece.seconds,
         }
-        replace_file(self.path(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
-        self.failure_path(job).unlink(missing_ok=True)
+        self.files.write(rows_name(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
+        self.files.remove(failure_name(job), _ADVICE)
 
     def write_images(self, job: Job, kept: Kept) -> None:
         """Replaces a job's kept images; no file stays where there are none."""
-        path = self.images_path(job)
+        name = beside_name(job)
         if len(kept.rows) == 0:
-            path.unlink(missing_ok=True)
+            self.files.remove(name, _ADVICE)
             return
-        replace_file(path, images_bytes(kept.rows, kept.images, job.stem), _ADVICE)
+        self.files.write(name, images_bytes(kept.rows, kept.images, job.stem), _ADVICE)
 
     def _write_state(self, job: Job, state: Arrays) -> None:
-        replace_file(self.state_path(job), state_bytes(state, job.stem), _ADVICE)
+        self.files.write(beside_name(job), state_bytes(state, job.stem), _ADVICE)
 
     def read(self, job: Job) -> Piece:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
@@ -147,9 +148,10 @@ class Store:
 
     def _read(self, job: Job) -> tuple[Piece, Any]:
         """A job's rows, and what it told as it was written."""
-        path = self.path(job)
+        path = self.where(rows_name(job))
         try:
-            columns, about, schema = unsealed(read_file(path), lambda s: require_readable(s, path))
+            content = self.files.read(rows_name(job))
+            columns, about, schema = unsealed(content, lambda s: require_readable(s, path))
             if schema < self.schema:
                 raise ValueError(f"it has schema {schema}, its run {self.schema}")
             written = about.pop("told")
@@ -168,74 +170,65 @@ class Store:
 
     def unusable(self, job: Job, reason: str) -> EvidenceError:
         """What to raise for rows that contradict the run, and how to mend that."""
-        return _corrupt(self.path(job), ValueError(reason))
+        return _corrupt(self.where(rows_name(job)), ValueError(reason))
 
     def read_images(self, job: Job) -> Kept:
         """A job's kept images.  Raises EvidenceError if they are corrupt."""
-        path = self.images_path(job)
-        if not path.is_file():
+        name = beside_name(job)
+        if not self.files.has(name):
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            return Kept(*images_of(read_file(path), job.stem))
+            return Kept(*images_of(self.files.read(name), job.stem))
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(path, error, self._delete_both(job)) from None
+            raise _corrupt(self.where(name), error, _delete_both(job)) from None
 
     def read_state(self, job: Job) -> Arrays:
         """A fit's state.  Raises EvidenceError if it is missing or corrupt."""
-        told, path = self.read(job).told, self.state_path(job)
+        told, name = self.read(job).told, beside_name(job)
         try:
-            return state_of(read_file(path), job.stem, told["state"])
+            return state_of(self.files.read(name), job.stem, told["state"])
         except FileNotFoundError:
-            mend = self._delete_both(job)
-            raise EvidenceError(f"evidence {path} is missing: {mend}") from None
+            missing = f"evidence {self.where(name)} is missing: {_delete_both(job)}"
+            raise EvidenceError(missing) from None
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(path, error, self._delete_both(job)) from None
-
-    def _delete_both(self, job: Job) -> str:
-        return (
-            f"delete it and {self.path(job).name}, then run the same command again: all other "
-            "evidence is kept"
-        )
+            raise _corrupt(self.where(name), error, _delete_both(job)) from None
 
     # Failures
 
-    def failure_path(self, job: Job) -> Path:
-        """Where it stands why a job has no evidence."""
-        return self.evidence / f"{job.stem}.failed.json"
-
     def fail(self, job: Job, failure: Failure) -> None:
         """Says why a job has no evidence."""
-        replace_file(self.failure_path(job), json_bytes(failure.__dict__), _ADVICE)
+        self.files.write(failure_name(job), json_bytes(failure.__dict__), _ADVICE)
 
     def failure(self, job: Job) -> Failure | None:
         """Why a job has no evidence, if it was tried."""
-        path = self.failure_path(job)
-        if (content := self._read_json(path)) is None:
+        name = failure_name(job)
+        if (content := self._read_json(name)) is None:
             return None
         found = older.failure(content)
         sound = found.keys() == {"kind", "reason"} and isinstance(found["reason"], str)
         if not sound or found["kind"] not in get_args(FailureKind):
-            raise _corrupt(path, ValueError("it tells of no failure"))
+            raise _corrupt(self.where(name), ValueError("it tells of no failure"))
         return Failure(found["kind"], found["reason"])
 
     def forget_failures(self, but: Sequence[Job] = ()) -> None:
         """So that what failed is tried again, ``but`` for some jobs."""
-        settled = [self.failure_path(job) for job in but]
-        for path in self.evidence.glob("*.failed.json"):
-            if path not in settled:
-                path.unlink(missing_ok=True)
+        settled = [failure_name(job) for job in but]
+        for name in (f"{EVIDENCE}/{name}" for name in self.names()):
+            if name.endswith(_FAILED) and name not in settled:
+                self.files.remove(name, _ADVICE)
 
     # What is about the run as a whole
 
     def write_verification(self, content: dict[str, int]) -> None:
         """How many kept images held when they were predicted again."""
-        replace_file(self.evidence / VERIFICATION, json_bytes(content), _ADVICE)
+        self.files.write(f"{EVIDENCE}/{VERIFICATION}", json_bytes(content), _ADVICE)
 
     def read_verification(self) -> dict[str, int] | None:
         """What ``write_verification`` wrote; None if it never did."""
-        path = self.evidence / VERIFICATION
-        if (found := self._read_json(path)) is None:
+        name = f"{EVIDENCE}/{VERIFICATION}"
+        if (found := self._read_json(name)) is None:
             return None
+        path = self.where(name)
         counts = all(type(v) is int and v >= 0 for v in found.values())
         if found.keys() != set(_VERIFIED) or not counts:
             raise _corrupt(path, ValueError(f"it needs the counts {', '.join(_VERIFIED)}"))
@@ -246,11 +239,12 @@ class Store:
     def forget_conclusions(self) -> None:
         """Removes what is made anew from the rest of the evidence."""
         for name in (VERIFICATION, EXAMPLES):
-            (self.evidence / name).unlink(missing_ok=True)
+            self.files.remove(f"{EVIDENCE}/{name}", _ADVICE)
 
-    def _read_json(self, path: Path) -> dict[str, Any] | None:
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.where(name)
         try:
-            content = json.loads(read_file(path).decode())
+            content = json.loads(self.files.read(name).decode())
         except FileNotFoundError:
             return None
         except (OSError, *_MALFORMED) as error:
@@ -262,13 +256,12 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time works on a run.  A kill frees the lock."""
-        require_writable(self.evidence, _ADVICE)
+        self.files.prepare(EVIDENCE, _ADVICE)
         busy = EvidenceError(
             f"another process is at work on {self.folder}: wait for it, or stop it"
         )
-        with locked(self.folder / ".lock", busy, make=True):
-            remove_partials(self.evidence)
-            remove_partials(self.folder)
+        with self.files.lock(busy):
+            self.files.prepare("", _ADVICE)
             yield
 
     def digest(self, jobs: list[Job], record: dict[str, Any]) -> str:
@@ -284,6 +277,28 @@ class Store:
         return digest.hexdigest()
 
 
+def rows_name(job: Job) -> str:
+    """The Parquet file that marks a job as done."""
+    return f"{EVIDENCE}/{job.stem}.parquet"
+
+
+def beside_name(job: Job) -> str:
+    """A job's kept images, or the state of a fit."""
+    return f"{EVIDENCE}/{job.stem}.safetensors"
+
+
+def failure_name(job: Job) -> str:
+    """Why a job has no evidence."""
+    return f"{EVIDENCE}/{job.stem}{_FAILED}"
+
+
+def _delete_both(job: Job) -> str:
+    return (
+        f"delete it and {job.stem}.parquet, then run the same command again: all other evidence is "
+        "kept"
+    )
+
+
 _VERIFIED = ("images", "held", "near_ties", "failed", "batch_size")
 # What parsers raise for content that isn't theirs, deep nesting among it.
 _MALFORMED = (
@@ -296,7 +311,7 @@ _MALFORMED = (
 )
 
 
-def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceError:
+def _corrupt(path: str, error: BaseException, mend: str = _DELETE) -> EvidenceError:
     if is_out_of_memory(error):
         return EvidenceError(f"evidence {path} can't be read: memory ran out; free some")
     if isinstance(error, OSError) and error.errno is not None:
@@ -307,7 +322,7 @@ def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceE
     return EvidenceError(f"evidence {path} is corrupt ({reason}): {mend}")
 
 
-def require_readable(schema: Any, path: Path) -> None:
+def require_readable(schema: Any, path: str) -> None:
     """Raises EvidenceError for what an older or a newer version of the project wrote."""
     if type(schema) is not int or schema > SCHEMA:
         raise EvidenceError(

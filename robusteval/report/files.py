@@ -5,22 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from robusteval import inert
+from robusteval.evidence.files import Files
 from robusteval.evidence.results import Example
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
-from robusteval.storage import (
-    remove_file,
-    remove_partials,
-    replace_file,
-    require_replaceable,
-    require_writable,
-)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Makes the folder, and finds out before the run whether it can be written."""
-    require_writable(folder, "choose another with --out")
+from robusteval.storage import remove_partials, replace_file
 
 
 def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, bytes]:
@@ -35,15 +25,15 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
     return {name: content.encode() for name, content in files.items()}
 
 
-def write_files(folder: Path, files: dict[str, bytes]) -> None:
+def write_files(run: Files, files: dict[str, bytes]) -> None:
     """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
-    remove_partials(folder)
+    run.prepare("", "mend the folder or use --out")
     for name in files:
-        require_replaceable(folder / name, "mend the folder or use --out")
+        run.require_replaceable(name, "mend the folder or use --out")
     # Gone first, back last: an interruption between leaves nothing that looks whole.
-    remove_file(folder / "report.json", "mend the folder or use --out")
+    run.remove("report.json", "mend the folder or use --out")
     for name, content in files.items():
-        replace_file(folder / name, content, "free space or use --out")
+        run.write(name, content, "free space or use --out")
 
 
 def write_table(path: Path, table: str) -> None:
@@ -62,12 +52,10 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     return content if usable else None
 
 
-def altered_files(folder: Path, files: dict[str, bytes]) -> list[str]:
+def altered_files(run: Files, files: dict[str, bytes]) -> list[str]:
     """Names of the files that are not what the evidence gives."""
-    altered = []
-    for name, content in files.items():
-        path = folder / name
-        same_size = path.is_file() and path.stat().st_size == len(content)  # any may be huge
-        if not same_size or path.read_bytes() != content:
-            altered.append(name)
-    return altered
+    return [
+        name
+        for name, content in files.items()  # any may be huge, so that its size is asked first
+        if run.size(name) != len(content) or run.read(name) != content
+    ]

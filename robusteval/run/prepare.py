@@ -12,6 +12,7 @@ from robusteval.ambient import refuse_inference_mode
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
 from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evidence.files import Local
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
@@ -175,7 +176,7 @@ def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     older: list[Path] = []
     for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
         try:
-            _, begun, _ = open_store(folder)
+            _, begun, _ = open_store(Local(folder))
         except EvidenceError:
             continue
         threads = begun.threads if options.threads is None else spec.threads

@@ -28,12 +28,19 @@ from robusteval.evidence.kept import (
 )
 from robusteval.evidence.pictures import make_pictures, read_pictures
 from robusteval.evidence.results import RunResult
-from robusteval.evidence.store import EXAMPLES, VERIFICATION, Store
+from robusteval.evidence.store import (
+    EVIDENCE,
+    EXAMPLES,
+    VERIFICATION,
+    Store,
+    beside_name,
+    failure_name,
+    rows_name,
+)
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
 from robusteval.run.jobs import OTHER_BATCH, clean_chunk
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
-from robusteval.storage import is_partial
 
 FLOAT64_SAMPLES = 128
 _SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
@@ -62,31 +69,28 @@ Seen = tuple[bool, str]  # whether it holds, and what was seen
 def whole(store: Store, plan: Plan) -> Check:
     """Every finished job's files can be read and are this run's."""
     name, problems, done = "evidence can be read", [], 0
-    if not store.evidence.is_dir():
-        told = f"{store.evidence} is missing: run the same command again"
+    if not (there := store.names()):
+        told = f"{store.where(EVIDENCE)} is missing: run the same command again"
         return Check(name, False, told)
-    known = {VERIFICATION, EXAMPLES}
+    known = {f"{EVIDENCE}/{conclusion}" for conclusion in (VERIFICATION, EXAMPLES)}
     for job in plan.jobs():
         if not store.has(job):
-            known.add(store.failure_path(job).name)
+            known.add(failure_name(job))
             continue
         done += 1
-        known.add(store.path(job).name)
+        known.add(rows_name(job))
         try:
             store.read(job)
             if job.kind == "attack" and len(store.read_images(job).rows):
-                known.add(store.images_path(job).name)
+                known.add(beside_name(job))
             if job.kind == "fit":
-                known.add(store.state_path(job).name)
+                known.add(beside_name(job))
                 store.read_state(job)
         except EvidenceError as error:
             problems.append(str(error))
-            known.add(store.images_path(job).name)
-    problems += [
-        f"{path.name} belongs to no job of this run"
-        for path in sorted(store.evidence.iterdir())
-        if path.name not in known and not is_partial(path.name)
-    ]
+            known.add(beside_name(job))
+    strange = [found for found in there if f"{EVIDENCE}/{found}" not in known]
+    problems += [f"{found} belongs to no job of this run" for found in strange]
     told = "; ".join(problems) or f"{done} of {len(plan.jobs())} jobs"
     return Check(name, not problems, told)
 

@@ -16,6 +16,7 @@ from benchmarks.families.leaving import wrong_csv, wrong_html, wrong_markdown
 from benchmarks.trials import CANARY, Case
 from robusteval import api
 from robusteval.errors import AttackError, DataError, EvidenceError, RobustevalError
+from robusteval.evidence.files import Local
 from robusteval.evidence.pictures import read_pictures
 from robusteval.evidence.record import read_record
 from robusteval.evidence.store import Store
@@ -98,9 +99,13 @@ def exits(images: Tensor) -> Tensor:
             AttackError,
             "SystemExit: 0",
         ),
-        (lambda: read_record(Path()), EvidenceError, "NaN is no number of JSON"),
-        (lambda: read_record(Path("other")), EvidenceError, "schema ' ' names no version"),
-        (lambda: read_pictures(Store(Path(), "")), EvidenceError, "can't be read .it is a folder"),
+        (lambda: read_record(Local(Path())), EvidenceError, "NaN is no number of JSON"),
+        (lambda: read_record(Local(Path("other"))), EvidenceError, "schema ' ' names no version"),
+        (
+            lambda: read_pictures(Store(Local(Path()), "")),
+            EvidenceError,
+            "can't be read .it is a folder",
+        ),
     ],
 )
 def test_what_the_long_form_found(
@@ -117,7 +122,7 @@ def test_what_the_long_form_found(
 def test_a_file_in_a_reports_place_is_not_read_whatever_its_size(tmp_path: Path) -> None:
     (tmp_path / "row.csv").touch()
     os.truncate(tmp_path / "row.csv", 2**40)
-    assert altered_files(tmp_path, {"row.csv": b"x"}) == ["row.csv"]
+    assert altered_files(Local(tmp_path), {"row.csv": b"x"}) == ["row.csv"]
 
 
 def computes() -> None:

@@ -14,6 +14,7 @@ from robusteval.detection.record import Detector
 from robusteval.detection.registry import DETECTORS, code_of, find
 from robusteval.detection.scoring import scores
 from robusteval.errors import AttackError, PluginError, UnknownNameError
+from robusteval.evidence.files import Local
 from robusteval.evidence.record import read_record
 from robusteval.evidence.results import load_result
 from robusteval.listing import detectors
@@ -79,9 +80,9 @@ def test_what_a_model_has_not_is_left_out_and_says_why(tmp_path: Path) -> None:
         other = api.evaluate("ce_digits", path, options=api.Options(samples=12, out=tmp_path))
         assert {row["detector"] for row in other.content["outliers"]} == {"energy", "feature_norm"}
         assert [row["name"] for row in other.content["left_out"]] == ["nearest_prototype"]
-        assert read_record(other.folder)["model"]["features"]
+        assert read_record(Local(other.folder))["model"]["features"]
         assert all(check.held for check in api.verify(other.folder))
-        assert load_result(other.folder).plan.detectors == ("energy", "feature_norm")
+        assert load_result(Local(other.folder)).plan.detectors == ("energy", "feature_norm")
 
 
 def test_a_record_has_no_silent_defaults() -> None:
@@ -109,7 +110,7 @@ def test_a_plug_in_without_a_fit(install: Install, tmp_path: Path) -> None:
     path, options = suite_of(tmp_path, "brightness"), api.Options(samples=12, out=tmp_path)
     report = api.evaluate("ce_digits", path, options=options)
     assert {row["detector"] for row in report.content["outliers"]} == {"brightness"}
-    spec = read_record(report.folder)["spec"]
+    spec = read_record(Local(report.folder))["spec"]
     assert spec["versions"].keys() == {"a-package", "robusteval", "torch"}
     assert spec["versions"]["a-package"] == "1.0"
     assert spec["code"] == {"detector.brightness": code_of(find("brightness"))}

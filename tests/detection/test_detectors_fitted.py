@@ -23,6 +23,7 @@ from robusteval.detection.registry import DETECTORS, find
 from robusteval.detection.scoring import scores
 from robusteval.errors import DataError, EvidenceError
 from robusteval.evidence.arrays import digest_of_state
+from robusteval.evidence.files import Local
 from robusteval.evidence.pieces import sealed, unsealed
 from robusteval.evidence.record import open_store, read_record
 from robusteval.evidence.results import load_result
@@ -189,7 +190,7 @@ def options(out: Path, **more: Any) -> api.Options:
 
 
 def digest_of(folder: Path) -> str:
-    return load_result(folder).evidence_digest
+    return load_result(Local(folder)).evidence_digest
 
 
 def unheld(folder: Path, **more: Any) -> list[str]:
@@ -213,7 +214,7 @@ def test_a_fit_is_evidence(finished: Path) -> None:
     files = {path.name for path in (finished / "evidence").iterdir()}
     for stem in ("fit-00-mahalanobis", "fit-01-knn"):
         assert {f"{stem}.parquet", f"{stem}.safetensors"} <= files
-    spec = read_record(finished)["spec"]
+    spec = read_record(Local(finished))["spec"]
     count, digest = spec["training"]
     train = load_dataset("digits", "train")
     assert (count, digest) == (len(train), train.balanced_subset(len(train)).digest)
@@ -233,7 +234,7 @@ def test_scores_are_those_of_the_fit(finished: Path, ce_digits: Adapter, digits:
     images = digits.balanced_subset(24).images()
     for name in ("mahalanobis", "knn"):
         state = find(name).fit(ce_digits, train.images().split(250), train.labels)
-        found = load_result(finished).clean[f"score_{name}"]
+        found = load_result(Local(finished)).clean[f"score_{name}"]
         assert found == pytest.approx(scores(name, ce_digits, images, state).numpy(), rel=1e-4)
 
 
@@ -283,7 +284,7 @@ def test_a_state_that_is_gone_is_fitted_again(
 
 
 def test_workers_give_the_same_evidence(finished: Path, tmp_path: Path) -> None:
-    threads = read_record(finished)["spec"]["threads"]
+    threads = read_record(Local(finished))["spec"]["threads"]
     elsewhere = options(tmp_path, workers=2, threads=threads)
     report = api.evaluate("ce_digits", finished.parent / "mine.toml", options=elsewhere)
     assert digest_of(report.folder) == digest_of(finished)
@@ -345,7 +346,7 @@ def test_more_in_a_state_than_the_fit_gives_is_found(copied: Path) -> None:
 
 
 def test_other_training_data_are_refused(finished: Path) -> None:
-    _, spec, _ = open_store(finished)
+    _, spec, _ = open_store(Local(finished))
     assert training.fitting_data_of(spec, None).digest == spec.training[1]  # type: ignore[misc]
     other = replace(spec, training=(100, spec.training[1]))  # type: ignore[misc]
     with pytest.raises(EvidenceError, match="other training data"):
@@ -374,7 +375,7 @@ def test_without_training_data_they_are_left_out(tmp_path: Path) -> None:
     assert report.content["left_out"] == [
         {"kind": "detector", "name": "mahalanobis", "reason": reason}
     ]
-    assert "training" not in read_record(report.folder)["spec"]
+    assert "training" not in read_record(Local(report.folder))["spec"]
     assert unheld(report.folder) == []
 
 
@@ -415,7 +416,7 @@ def test_a_fit_that_fails_leaves_its_detector_out(
         assert row["reason"].startswith("its fit failed: it changed the model's parameters")
         assert "vain is left out" in caplog.text
         assert unheld(report.folder) == []
-        assert np.isnan(load_result(report.folder).clean["score_vain"]).all()
+        assert np.isnan(load_result(Local(report.folder)).clean["score_vain"]).all()
 
 
 def test_a_failure_stands_once_there_are_scores(
@@ -470,12 +471,12 @@ def test_a_plug_in_with_a_fit(
     report = api.evaluate("ce_digits", path, options=options(tmp_path))
     assert {row["detector"] for row in report.content["outliers"]} == {"centre"}
     assert unheld(report.folder) == []
-    assert read_record(report.folder)["spec"]["versions"]["a-package"] == "1.0"
+    assert read_record(Local(report.folder))["spec"]["versions"]["a-package"] == "1.0"
     (state,) = (report.folder / "evidence").glob("fit-00-centre.safetensors")
     expected = load_dataset("digits", "train").images().mean(0).numpy()
     assert load_file(state)["centre"] == pytest.approx(expected, abs=1e-6)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{Path(api.__file__).parents[1]}")
-    threads = read_record(report.folder)["spec"]["threads"]
+    threads = read_record(Local(report.folder))["spec"]["threads"]
     elsewhere = options(tmp_path / "workers", workers=2, threads=threads)
     other = api.evaluate("ce_digits", path, options=elsewhere)
     assert digest_of(other.folder) == digest_of(report.folder)

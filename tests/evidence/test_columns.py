@@ -16,6 +16,7 @@ from robusteval.errors import EvidenceError
 from robusteval.evidence import columns, pieces
 from robusteval.evidence import results as outcomes
 from robusteval.evidence.columns import COLUMNS, FACTS, Column, columns_of, filled, told_of_all
+from robusteval.evidence.files import Local
 from robusteval.evidence.pieces import unsealed
 from robusteval.evidence.results import load_result
 from robusteval.trust import repeat
@@ -103,7 +104,8 @@ def test_a_new_column_follows_from_its_declaration(
 ) -> None:
     declare(monkeypatch, NEW)
     folder = run(tmp_path)
-    outcome = load_result(folder).outcomes[0]  # FGSM: a pass of each kind for each correct sample
+    outcome = load_result(Local(folder)).outcomes[0]
+    # FGSM takes a pass of each kind for each correct sample.
     assert outcome.rows["passes"].tolist() == (2.0 * outcome.attacked).tolist()
     assert [c for c in api.verify(folder, again=9) if not c.held] == []
     change_rows(rows_file(folder), passes=lambda values: values + 1)
@@ -111,7 +113,7 @@ def test_a_new_column_follows_from_its_declaration(
     assert [c.name for c in api.verify(folder, again=9) if not c.held] == ["jobs done again"]
     change_rows(rows_file(folder), passes=lambda values: values - 9)
     with pytest.raises(EvidenceError, match="no proper column 'passes'"):
-        load_result(folder)
+        load_result(Local(folder))
 
 
 def test_evidence_older_than_a_column_lacks_it(
@@ -119,8 +121,8 @@ def test_evidence_older_than_a_column_lacks_it(
 ) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / finished.name))
     declare(monkeypatch, replace(NEW, since=columns.SCHEMA + 1))
-    assert load_result(folder).outcomes[0].rows["passes"].tolist() == [0.0] * 12
+    assert load_result(Local(folder)).outcomes[0].rows["passes"].tolist() == [0.0] * 12
     assert [c for c in api.verify(folder, again=9) if not c.held] == []
     declare(monkeypatch, NEW)
     with pytest.raises(EvidenceError, match="no column 'passes'"):
-        load_result(folder)
+        load_result(Local(folder))

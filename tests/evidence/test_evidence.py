@@ -24,6 +24,7 @@ from robusteval.attacks.results import AttackResult
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
+from robusteval.evidence.files import Local
 from robusteval.evidence.images import LEVELS, decode, digests, encode, encode_within
 from robusteval.evidence.pieces import unsealed
 from robusteval.evidence.record import open_store, read_record
@@ -191,7 +192,7 @@ def test_a_later_restart_does_not_undo_what_storing_kept(monkeypatch: pytest.Mon
 
 
 def test_rows_say_what_the_report_counts(finished: Path) -> None:
-    result = load_result(finished)
+    result = load_result(Local(finished))
     assert [len(c) for c in result.plan.chunks] == [12, 12, 12, 4]
     content = json.loads((finished / "report.json").read_text())
     for part, attack in enumerate(content["attacks"]):
@@ -217,8 +218,8 @@ def test_a_reports_row_names_its_evidence(finished: Path) -> None:
 
 def test_one_image_for_each_sample_and_threat(finished: Path) -> None:
     """The first in the suite's order that broke it: that proves the worst case, and no more."""
-    store, spec, _ = open_store(finished)
-    result = load_result(finished)
+    store, spec, _ = open_store(Local(finished))
+    result = load_result(Local(finished))
     for threat in result.plan.threats:
         seen: list[int] = []
         for part, outcome in enumerate(result.outcomes):
@@ -234,8 +235,8 @@ def test_one_image_for_each_sample_and_threat(finished: Path) -> None:
 
 def test_keep_all_keeps_every_success(tmp_path: Path, finished: Path) -> None:
     folder = api.evaluate("pcl_digits", "quick", options=options(tmp_path, keep="all")).folder
-    store, _, _ = open_store(folder)
-    result = load_result(folder)
+    store, _, _ = open_store(Local(folder))
+    result = load_result(Local(folder))
     for part, outcome in enumerate(result.outcomes):
         rows = np.concatenate(
             [store.read_images(result.plan.attack_job(part, chunk)).rows for chunk in range(4)]
@@ -276,7 +277,7 @@ def test_a_report_is_rebuilt_byte_for_byte(finished: Path, monkeypatch: pytest.M
 
 
 def test_an_empty_run_is_removed_unless_another_process_is_at_work(tmp_path: Path) -> None:
-    store = Store(tmp_path / "run", "0" * 64)
+    store = Store(Local(tmp_path / "run"), "0" * 64)
     with store.lock():
         store.remove_if_empty()
         assert store.folder.is_dir()
@@ -602,7 +603,7 @@ def test_a_full_disk_keeps_what_is_there(
 
 
 def test_two_processes_do_not_share_a_run(copied: Path) -> None:
-    store, _, _ = open_store(copied)
+    store, _, _ = open_store(Local(copied))
     (copied / "report.json").unlink()
     with store.lock(), pytest.raises(EvidenceError, match="another process"):
         api.evaluate("pcl_digits", "quick", options=options(copied.parent))
@@ -625,7 +626,7 @@ def test_threads_of_a_begun_run_are_kept(finished: Path, copied: Path) -> None:
         "pcl_digits", "quick", options=options(copied.parent, threads=None, workers=1)
     )
     assert again.folder == copied
-    assert read_record(copied)["spec"]["threads"] == 1
+    assert read_record(Local(copied))["spec"]["threads"] == 1
     asked = options(copied.parent, threads=2)
     assert prepare("pcl_digits", "quick", None, None, asked).spec.name != copied.name
 

@@ -16,6 +16,7 @@ from robusteval import api
 from robusteval.attacks.results import said
 from robusteval.errors import EvidenceError
 from robusteval.evidence.columns import COLUMNS, SCHEMA
+from robusteval.evidence.files import Local
 from robusteval.evidence.older import OLDEST
 from robusteval.evidence.pieces import attack_told, sealed, unsealed
 from robusteval.evidence.results import load_result
@@ -60,7 +61,7 @@ def test_a_run_of_schema_2_gives_its_numbers(kept: Path) -> None:
     assert deepfool["reason"] == "returned NaN or infinite pixels in 2 of 2 images"
     assert report["evidence"]["digest"] == DIGEST
     assert (kept / "row.csv").read_bytes() == row
-    assert load_result(kept).outcomes[1].failure == "error"
+    assert load_result(Local(kept)).outcomes[1].failure == "error"
 
 
 def as_old(record: Any) -> Any:
@@ -114,7 +115,7 @@ def test_an_old_run_may_have_gone_on(copied: Path, tmp_path: Path) -> None:
     """Its record is that version's; what was done since is today's."""
     path = copied / "run.json"
     path.write_bytes(json_bytes(as_old(json.loads(path.read_text()))))
-    assert load_result(copied).complete
+    assert load_result(Local(copied)).complete
 
 
 def test_evidence_older_than_its_run_is_refused(old: Path) -> None:
@@ -123,7 +124,7 @@ def test_evidence_older_than_its_run_is_refused(old: Path) -> None:
     today = {**record, "schema": f"robusteval.run/{SCHEMA}"}
     (old / "run.json").write_bytes(json_bytes(today))
     with pytest.raises(EvidenceError, match=f"it has schema {OLDEST}, its run {SCHEMA}"):
-        load_result(old)
+        load_result(Local(old))
     first, *rest = api.verify(old)
     assert not first.held
     assert rest == []
@@ -178,11 +179,11 @@ def test_old_facts_of_another_form_are_refused(old: Path) -> None:
     for told in ({**about["told"], "reviewed": 1}, {"notes": []}, {**about["told"], "lost": -1}):
         path.write_bytes(sealed(columns, {**about, "told": told}, schema))
         with pytest.raises(EvidenceError, match="is no such job's"):
-            load_result(old)
+            load_result(Local(old))
 
 
 def test_todays_facts_are_whole(copied: Path) -> None:
     """What could be left out would be read as something that nobody told."""
     change_told(rows_file(copied), lambda told: told["warned"].append({"kind": "searched"}))
     with pytest.raises(EvidenceError, match="leaves something out"):
-        load_result(copied)
+        load_result(Local(copied))

@@ -11,6 +11,7 @@ from torch import nn
 from robusteval import api
 from robusteval.attacks.registry import OWN, code_of, find
 from robusteval.errors import PluginError, UnknownNameError
+from robusteval.evidence.files import Local
 from robusteval.evidence.record import read_record
 from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.suite import read_suite
@@ -90,7 +91,7 @@ def test_its_version_and_its_source_are_in_the_spec(
     install("a-package", "1.0", points, {"shift_three": ATTACK})
     options = api.Options(samples=4, out=tmp_path)
     first = api.evaluate("ce_digits", suite, options=options)
-    assert read_record(first.folder)["spec"]["versions"]["a-package"] == "1.0"
+    assert read_record(Local(first.folder))["spec"]["versions"]["a-package"] == "1.0"
     assert all(check.held for check in api.verify(first.folder))
     row = first.content["attacks"][0]
     assert (row["library_version"], row["version"]) == ("1.0", 1)

@@ -13,6 +13,7 @@ import pytest
 
 from robusteval import storage
 from robusteval.errors import EvidenceError, OutputError
+from robusteval.evidence.files import Local
 from robusteval.evidence.store import Store
 from robusteval.report import files
 from robusteval.report.files import write_table
@@ -191,12 +192,12 @@ def test_a_report_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     made = {"report.json": b"{}"}
     write_elsewhere(tmp_path / "report.html", "os._exit(9)").communicate()
     assert len(list(tmp_path.iterdir())) == 1
-    files.write_files(tmp_path, made)
+    files.write_files(Local(tmp_path), made)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     (tmp_path / "report.json").unlink()
     (tmp_path / "report.json").mkdir()
     with pytest.raises(OutputError, match=r"report\.json can't be written"):
-        files.write_files(tmp_path, made)
+        files.write_files(Local(tmp_path), made)
 
 
 def test_only_what_was_ours_is_cleared(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_lock_empties_nothing_and_follows_no_link(tmp_path: Path) -> None:
     lock = tmp_path / "run" / ".lock"
     (tmp_path / "run").mkdir()
     lock.symlink_to(kept)
-    store = Store(tmp_path / "run", "")
+    store = Store(Local(tmp_path / "run"), "")
     with pytest.raises(OutputError, match=r"\.lock can't be locked \(it is a link\): remove it"):
         store.lock().__enter__()
     lock.unlink()
@@ -256,7 +257,7 @@ def test_a_lock_empties_nothing_and_follows_no_link(tmp_path: Path) -> None:
 def test_a_lock_that_is_no_file_is_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / ".lock")
     with pytest.raises(OutputError, match=r"\.lock can't be locked \(.*\): remove it"):
-        Store(tmp_path, "").lock().__enter__()
+        Store(Local(tmp_path), "").lock().__enter__()
 
 
 def test_a_log_is_not_written_through_a_link(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from robusteval import api
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
+from robusteval.evidence.files import Local
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
 from robusteval.models.adapter import Adapter
@@ -92,7 +93,7 @@ def run_suite(
 ) -> RunResult:
     context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
     record = record_of(Prepared(context, None), Options())
-    store = Store(folder or Path(tempfile.mkdtemp()), context.spec.digest)
+    store = Store(Local(folder or Path(tempfile.mkdtemp())), context.spec.digest)
     run = Run(context, store, record, Settings())
     return run.execute(executor(context, store) if executor else None)
 

@@ -14,6 +14,7 @@ from robusteval import api
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import Counted
 from robusteval.errors import EvidenceError
+from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
 from robusteval.models.acceleration import (
     PLAIN,
@@ -322,10 +323,10 @@ def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     first = api.evaluate("mpat_at_digits", "full", options=options)
     again = api.evaluate("mpat_at_digits", "full", options=options)
     assert again.folder == first.folder
-    assert open_store(first.folder)[1].forms == ("float32 folded", "bfloat16 folded")
+    assert open_store(Local(first.folder))[1].forms == ("float32 folded", "bfloat16 folded")
     assert all(check.held for check in api.verify(first.folder, again=2))
     with pytest.raises(EvidenceError):
-        open_store(tmp_path / "nowhere")
+        open_store(Local(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("stop", [torch.Tensor.detach, lambda x: (x * 255).round() / 255])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robusteval import api
+from robusteval.evidence.files import Local
 from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
@@ -75,7 +76,7 @@ def test_curves_say_what_the_rows_say(report: api.Report) -> None:
 
 
 def test_the_best_is_never_beyond_any_attack(report: api.Report) -> None:
-    result = load_result(report.folder)
+    result = load_result(Local(report.folder))
     for norm in ("Linf", "L2"):
         outcomes = [o for o in result.outcomes if o.cell.threats[0].norm == norm]
         best = np.min([distances(result, o) for o in outcomes], axis=0)

@@ -12,8 +12,9 @@ import pytest
 
 from robusteval import api
 from robusteval.errors import OutputError
+from robusteval.evidence.files import Local
 from robusteval.report.figures import difference, picture
-from robusteval.report.files import prepare_folder, report_files, write_files
+from robusteval.report.files import report_files, write_files
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, LATER
 from robusteval.report.summary import SCHEMA
@@ -138,7 +139,7 @@ def test_a_failed_attack_shows_no_number(report: api.Report, tmp_path: Path) -> 
     attack["success_rate"] = None
     content["worst_case"][0] |= {"complete": False, "robust_accuracy": None, "success_rate": None}
     content["status"] = "incomplete"
-    write_files(tmp_path, report_files(content, []))
+    write_files(Local(tmp_path), report_files(content, []))
     html = (tmp_path / "report.html").read_text()
     assert "failed: ValueError: x" in html
     assert "unknown: an attack did not finish" in html
@@ -162,7 +163,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OutputError, match="--out"):
-        prepare_folder(blocked / "run")
+        Local(blocked / "run").prepare("", "choose another")
 
 
 def test_claims_stand_beside_what_was_found(report: api.Report) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from robusteval.errors import RobustevalError
+from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.plan import Job
@@ -48,7 +49,7 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
     try:
         how = incoming.get()
         data_dir = Path(how["data_dir"]) if how["data_dir"] else None
-        store, spec, _ = open_store(folder)
+        store, spec, _ = open_store(Local(folder))
         with precision(spec):
             context = open_context(spec, Access(how["entry"], data_dir, how["allow_code"]))
             while True:

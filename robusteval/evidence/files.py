@@ -1,0 +1,116 @@
+"""A run's files, by their names in it: whole or absent, wherever they are kept."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from robusteval.errors import RobustevalError
+from robusteval.reading import read_file
+from robusteval.storage import (
+    create_file,
+    is_partial,
+    locked,
+    remove_file,
+    remove_partials,
+    replace_file,
+    require_replaceable,
+    require_writable,
+)
+
+_LOCK = ".lock"
+
+
+class Files(Protocol):
+    """Where one run is kept.  Names are such as ``run.json`` and ``evidence/clean-0000.parquet``.
+
+    ``advice`` ends what is said where something can't be written, in an OutputError.
+    """
+
+    def read(self, name: str) -> bytes:
+        """A file's content.  Raises OSError, FileNotFoundError where there is none."""
+
+    def write(self, name: str, content: bytes, advice: str) -> None:
+        """Replaces a file: whoever reads it sees the old one or the new one, whole."""
+
+    def create(self, name: str, content: bytes, advice: str) -> bool:
+        """The same, unless there is one of that name: then False."""
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+
+    def size(self, name: str) -> int:
+        """Its bytes; −1 where there is none."""
+
+    def names(self, folder: str) -> list[str]:
+        """Of what is directly in a folder of the run, without what is half written; in order."""
+
+    def remove(self, name: str, advice: str) -> None:
+        """Removes a file, if it is there."""
+
+    def require_replaceable(self, name: str, advice: str) -> None:
+        """Raises OutputError where ``write`` would, for what is there now."""
+
+    def prepare(self, folder: str, advice: str) -> None:
+        """Finds out at once whether a folder of the run can be written, and clears what killed
+        processes had half written there."""
+
+    def lock(self, busy: RobustevalError) -> AbstractContextManager[None]:
+        """One process at a time is within it; a kill frees it.  Raises ``busy``."""
+
+    def remove_all(self) -> None:
+        """Removes the whole run."""
+
+    def where(self, name: str = "") -> str:
+        """Where a file, or the run, is: for people."""
+
+
+class Local:
+    """A run in a folder of a disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, name: str) -> bytes:
+        return read_file(self.folder / name)
+
+    def write(self, name: str, content: bytes, advice: str) -> None:
+        replace_file(self.folder / name, content, advice)
+
+    def create(self, name: str, content: bytes, advice: str) -> bool:
+        return create_file(self.folder / name, content, advice)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def size(self, name: str) -> int:
+        path = self.folder / name
+        return path.stat().st_size if path.is_file() else -1
+
+    def names(self, folder: str) -> list[str]:
+        with suppress(OSError):
+            found = sorted(path.name for path in (self.folder / folder).iterdir())
+            return [name for name in found if not is_partial(name)]
+        return []
+
+    def remove(self, name: str, advice: str) -> None:
+        remove_file(self.folder / name, advice)
+
+    def require_replaceable(self, name: str, advice: str) -> None:
+        require_replaceable(self.folder / name, advice)
+
+    def prepare(self, folder: str, advice: str) -> None:
+        require_writable(self.folder / folder, advice)
+        remove_partials(self.folder / folder)
+
+    @contextmanager
+    def lock(self, busy: RobustevalError) -> Iterator[None]:
+        with locked(self.folder / _LOCK, busy, make=True):
+            yield
+
+    def remove_all(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def where(self, name: str = "") -> str:
+        return str(self.folder / name)
