@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
@@ -25,7 +24,6 @@ torch.set_num_threads(
     max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 )
 
-AddAttack = Callable[..., None]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -74,14 +72,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield add
     monkeypatch.undo()
     plugins.cache_clear()
-
-
-def linear_model(weight: torch.Tensor, bias: torch.Tensor) -> Adapter:
-    """Logits that are linear in the pixels: nearest adversarial examples in closed form."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.weight.data.copy_(weight)
-    layer.bias.data.copy_(bias)
-    return Adapter(nn.Sequential(nn.Flatten(), layer), len(weight))
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from robusteval import api
 from robusteval.attacks.registry import find
-from robusteval.attacks.versions import others
 from robusteval.boards import board
+from robusteval.boards.revisions import EARLIER, Present, other_attacks
 from robusteval.boards.scrutiny import model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
@@ -16,9 +16,9 @@ from robusteval.evidence.results import load_result
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import Suite, read_suite, suite_names
+from robusteval.plan.suite import Suite, read_suite
 from robusteval.report.files import write_table
-from robusteval.report.rows import ATTACK, Row, attack_versions, broken, rows_of
+from robusteval.report.rows import ATTACK, Row, broken, rows_of
 from robusteval.report.summary import summarise
 from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
 from robusteval.trust.verify import Check
@@ -113,11 +113,12 @@ def _rows(
 def _require_sound(run: Path, rows: Sequence[Row]) -> None:
     """Raises EvidenceError for a row that ``check`` would not let stand."""
     entries = _entries()
+    present = Present(entries)
     for row in rows:
         alone = [{**row, "rank": "1"}]
         if wrong := [
             *board.problems(board.file_name(row), alone, entries),
-            *_unfit(alone, entries),
+            *_unfit(alone, present),
         ]:
             raise EvidenceError(f"{run} can't be published: {'; '.join(wrong)}")
 
@@ -190,6 +191,7 @@ def check(folder: Path) -> list[Check]:
     """
     boards, unread = _read(_files_in(folder))
     entries = _entries()
+    present = Present(entries)
     others: dict[str, list[str]] = {}
     for name, problem in board.disagreements(boards):
         others.setdefault(name, []).append(problem)
@@ -197,8 +199,8 @@ def check(folder: Path) -> list[Check]:
     for name, rows in boards.items():
         wrong = [] if rows else ["it holds no row: restore it, or remove it"]
         wrong += [*board.unsealed(rows), *board.problems(name, rows, entries)]
-        wrong += [*_unfit(rows, entries), *others.get(name, ())]
-        checks.append(Check(name, not wrong, _few(wrong) or _told(rows)))
+        wrong += [*_unfit(rows, present), *others.get(name, ())]
+        checks.append(Check(name, not wrong, _few(wrong) or _told(rows, present)))
     return sorted(checks, key=lambda one: one.name)
 
 
@@ -238,21 +240,23 @@ def _few(problems: Sequence[str]) -> str:
 
 def packaged() -> Path | None:
     """The leaderboards inside the wheel, if this is one."""
-    inside = Path(__file__).parent / "_leaderboards"
+    inside = Path(__file__).parent.parent / "_leaderboards"
     return inside if inside.is_dir() else None
 
 
-def _unfit(rows: Sequence[Row], entries: dict[str, Entry]) -> Iterable[str]:
+def _unfit(rows: Sequence[Row], present: Present) -> Iterable[str]:
     """Where ``add`` would not have taken a row: for its samples, its attacks or its findings."""
-    suite = read_suite(REQUIRED)
+    suite = present.suite(REQUIRED)
     for row in rows:
         if refused := broken(row):
             yield f"{model_of(row)}: its numbers can't be trusted ({', '.join(refused)})"
-        entry = entries.get(row["model"])
+        entry = present.entries.get(row["model"])
         if entry is None or [*uncountable(row)]:
             continue  # told already
         if int(row["samples"]) < fewest(entry.dataset):
             yield f"{row['model']}: {row['samples']} samples are too few"
+        if "suite" in present.earlier(row):
+            continue  # an earlier revision, which may have had other attacks
         due = _due(suite, row["norm"], entry)
         if missing := [name for name in due if not row.get(ATTACK + name)]:
             yield f"{row['model']}: lacks {', '.join(missing)}"
@@ -277,19 +281,15 @@ def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
     ]
 
 
-def _told(rows: list[Row]) -> str:
-    """How many models there are; of them, how many other code of ours attacked, or by a suite that
-    isn't ours."""
-    now = {
-        attack.name: find(attack.library, attack.attack) for attack in read_suite(REQUIRED).attacks
-    }
+def _told(rows: list[Row], present: Present) -> str:
+    """How many models there are, and how many of them would be made otherwise today."""
+    full = present.suite(REQUIRED)
     parts = {
-        "by other attacks than this version's": [
-            row for row in rows if others(attack_versions(row), now)
-        ],
+        "by other attacks than this version's": [r for r in rows if other_attacks(r, full)],
         "under a suite that is not the project's": [
-            row for row in rows if row["suite"] not in suite_names()
+            r for r in rows if r["suite"] not in present.suites
         ],
     }
+    parts |= {how: [r for r in rows if p in present.earlier(r)] for p, how in EARLIER.items()}
     told = [f"{len(some)} of them {how}" for how, some in parts.items() if some]
     return ", ".join([f"{len(rows)} model{'s' * (len(rows) > 1)}", *told])

@@ -8,7 +8,7 @@ from robusteval import inert
 from robusteval.hardware import PACKAGES
 from robusteval.models.entry import Entry
 from robusteval.numerics import wilson
-from robusteval.report.rows import ATTACK, DOUBTS, Row, percent
+from robusteval.report.rows import ATTACK, DOUBTS, Row, percent, revisions
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import Rate
 
@@ -154,6 +154,8 @@ class Known:
         if entry is None:
             yield "not in the registry"
             return
+        if revisions(row).get("entry", 1) < entry.revision:
+            return  # it is held to an entry that is no more
         key = row["model"], row["norm"]
         if key not in self.known:
             self.known[key] = _cells_of(entry, row["norm"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from robusteval.errors import EvidenceError, RobustevalError, reason
+from robusteval.errors import EvidenceError, RobustevalError, reason, shown
 from robusteval.evidence.columns import SCHEMA
 from robusteval.evidence.store import Store, json_bytes, require_readable
 from robusteval.hardware import PACKAGES
@@ -23,6 +23,7 @@ from robusteval.storage import replace_file
 
 RUN_SCHEMA = "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_Side = Annotated[int, Field(ge=1, le=10**6)]
 _Name = Annotated[str, Field(max_length=200)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
@@ -42,6 +43,7 @@ class _Model(TypedDict):
 class _Dataset(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: list[str]
+    shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
 
 
 class _Attack(TypedDict):
@@ -104,8 +106,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(read_file(path), parse_constant=_refuse_constant)
         if not isinstance(record, dict):
             raise ValueError("it holds no table")
-        name, _, version = record["schema"].partition("/")
-        schema = int(version)
+        name, schema = _schema_of(record["schema"])
     except (FileNotFoundError, NotADirectoryError):
         raise EvidenceError(
             f"{folder} is no run: name a folder that `robusteval run` made"
@@ -116,6 +117,14 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
     require_readable(schema, path)
     return dict(record)
+
+
+def _schema_of(told: Any) -> tuple[str, int]:
+    """Such as ``robusteval.run/3``, in its parts."""
+    name, _, version = told.partition("/")
+    if not (version.isascii() and version.isdecimal() and len(version) < 10):
+        raise ValueError(f"its schema {shown(told)} names no version")
+    return name, int(version)
 
 
 def _refuse_constant(name: str) -> None:

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from robusteval.errors import AttackError, RobustevalError, kind_of, reason, shown
-from robusteval.models.heads import Similarity, prototype_distances
+from robusteval.models.head import Similarity
 from robusteval.models.network import PrototypeNetwork, precise
+from robusteval.models.prototypes import prototype_distances
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PrototypeAdapter(Adapter):
     module: PrototypeNetwork
 
     def __init__(self, network: PrototypeNetwork) -> None:
-        super().__init__(network, network.head.classes)
+        super().__init__(network, network.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.module(images)
@@ -104,7 +105,7 @@ class PrototypeAdapter(Adapter):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return self.module.head.layers
+        return tuple(self.module.head.layers)
 
     @property
     def has_features(self) -> bool:

@@ -73,6 +73,7 @@ class Context:
 
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
+        shape = self.data.info.shape
         # Only where it matters, so that other runs' records stay as they were.
         reads = reads_features(self.spec.suite)
         features = {"features": self.model.has_features} if reads else {}
@@ -82,7 +83,10 @@ class Context:
                 "layers": list(self.model.layers),
                 **features,
             },
-            "dataset": {"classes": list(self.data.class_names)},
+            "dataset": {
+                "classes": list(self.data.class_names),
+                "shape": [shape.channels, shape.height, shape.width],
+            },
             "attacks": {
                 cell.key: {
                     "library_version": cell.attack.library.version,

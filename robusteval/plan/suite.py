@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, Field, field_validator, model_va
 
 from robusteval.attacks.libraries import NAMES
 from robusteval.catalogue import near_names
-from robusteval.errors import RobustevalError, SuiteError, UnknownNameError, shown
-from robusteval.folders import package_folders, toml_files
+from robusteval.errors import PluginError, SuiteError, UnknownNameError, shown
+from robusteval.folders import toml_files
+from robusteval.plugins import OURS, plugins
 from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
@@ -97,6 +99,7 @@ class Suite(_Table):
 
     name: Annotated[str, AfterValidator(_a_suite_name)]
     description: str = ""
+    revision: int = Field(default=1, ge=1)  # raised when the suite changes: rows name it
     threats: dict[Norm, list[Eps]] = {}
     attacks: list[AttackSpec] = []
     detection: Detection = Detection()
@@ -187,25 +190,32 @@ def _own_folder() -> Path:
 
 
 def suite_paths() -> dict[str, Path]:
-    """Every suite's name and file: the project's own, and packages'.
+    """Every suite's name and file: the project's own, and packages'."""
+    return {name: path for name, (path, _) in suite_sources().items()}
+
+
+def suite_sources() -> dict[str, tuple[Path, str]]:
+    """Every suite's name, its file and the package that it comes from.
 
     A package's can't stand in for one of the project's: what is published names those.  What is
     wrong with a package is logged.
     """
-    found: dict[str, Path] = {}
-    for folder in (_own_folder(), *package_folders("suites", SuiteError)):
-        try:
-            if isinstance(folder, RobustevalError):
-                raise folder
-            paths = toml_files(folder, "suite folder", SuiteError)
-        except RobustevalError as problem:
-            _LOG.warning("%s", problem)
-            continue
-        for path in paths:
-            if found.setdefault(path.stem, path) != path:
-                first = found[path.stem]
-                _LOG.warning("%s is not used: %s has its name and comes first", path, first)
+    found: dict[str, tuple[Path, str]] = {}
+    for package, folder in [(OURS, _own_folder()), *_of_packages()]:
+        for path in toml_files(folder, "suite folder", SuiteError):
+            first, whose = found.setdefault(path.stem, (path, package))
+            if first != path:
+                told = "%s of %s is not used: %s of %s has its name and comes first"
+                _LOG.warning(told, path, package, first, whose)
     return dict(sorted(found.items()))
+
+
+def _of_packages() -> Iterator[tuple[str, Path]]:
+    for plugin in plugins("suites"):
+        try:
+            yield from ((plugin.package, folder) for folder in plugin.folders())
+        except PluginError as problem:
+            _LOG.warning("%s", problem)
 
 
 def suites_with(attack: str) -> list[str]:

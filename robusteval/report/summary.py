@@ -45,7 +45,11 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
         "model": _model(result, entry),
-        "suite": {"name": suite.name, "description": suite.description},
+        "suite": {
+            "name": suite.name,
+            "description": suite.description,
+            "revision": suite.revision,
+        },
         "dataset": {
             "name": result.spec.dataset,
             "split": "test",
@@ -135,6 +139,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
             "prototype_layers": [],
             "digest": digest,
             "weights_sha256": digest,
+            "revision": None,
             "license": "",
             "paper": None,
             "trained": None,
@@ -148,6 +153,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
         "prototype_layers": entry.head.layers,
         "digest": entry.digest,
         "weights_sha256": entry.weights.sha256 if entry.weights else None,
+        "revision": entry.revision,
         "license": entry.license,
         "paper": entry.paper.model_dump() if entry.paper else None,
         "trained": entry.trained.model_dump() if entry.trained else None,

@@ -1,5 +1,6 @@
 """From what a user asks to a run's context: options, subject, spec, context."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from robusteval.run.sources import digests_of_sources, other_models, transfer_so
 from robusteval.run.subject import Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME
 from robusteval.storage import require_possible
+
+_LOG = logging.getLogger("robusteval")
 
 
 @dataclass(frozen=True)
@@ -165,13 +168,22 @@ def _threads(workers: int) -> int:
 
 def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun, and differs only in what the machine chose then: the
-    model's forms, and threads unless they were asked for."""
+    model's forms, and threads unless they were asked for.
+
+    A run that was made with other code is no such one, which is logged.
+    """
+    older: list[Path] = []
     for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
         try:
             _, begun, _ = open_store(folder)
         except EvidenceError:
             continue
         threads = begun.threads if options.threads is None else spec.threads
-        if replace(spec, threads=threads, forms=begun.forms).digest == begun.digest:
+        now = replace(spec, threads=threads, forms=begun.forms)
+        if now.digest == begun.digest:
             return begun
+        if replace(now, code=begun.code, versions=begun.versions).digest == begun.digest:
+            older.append(folder)
+    for folder in older:
+        _LOG.warning("%s was made with other code or versions: this run begins anew", folder)
     return None

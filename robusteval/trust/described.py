@@ -28,6 +28,8 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
         {key: {**about, "version": None} for key, about in side["attacks"].items()}
         for side in (stored, now)
     )
+    if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
+        del now["dataset"]["shape"]
     stored["versions"], now["versions"] = _packages(context)
     checks = [_same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")]
     if context.access.entry:

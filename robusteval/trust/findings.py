@@ -249,11 +249,18 @@ def _called(outcomes: Sequence[CellOutcome]) -> str:
 
 def _of_storing(result: RunResult, norm: Norm) -> float:
     """The norm that an image gets by being stored alone: at most half a level in each pixel."""
-    level, dataset = (0.5 + 1e-6) / LEVELS, result.spec.dataset
-    if norm == "Linf" or dataset not in DATASETS:
-        return level
-    shape = DATASETS.get(dataset).shape
-    return level * math.sqrt(shape.channels * shape.height * shape.width)
+    level = (0.5 + 1e-6) / LEVELS
+    return level if norm == "Linf" else level * math.sqrt(_pixels(result))
+
+
+def _pixels(result: RunResult) -> int:
+    """Of an image, all its channels; 1 where an older run is of data that aren't known here."""
+    if shape := result.record["dataset"].get("shape"):
+        return math.prod(shape)
+    if result.spec.dataset not in DATASETS:
+        return 1
+    known = DATASETS.get(result.spec.dataset).shape
+    return known.channels * known.height * known.width
 
 
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:

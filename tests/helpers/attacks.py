@@ -13,6 +13,8 @@ from robusteval.attacks.registry import find
 from robusteval.attacks.results import AttackResult
 from robusteval.types import Norm, ThreatModel
 
+AddAttack = Callable[..., None]
+
 
 def record_of(name: str, function: Callable[..., Any], **facts: Any) -> Attack:
     """An attack of one pass without parameters, but for what ``facts`` say."""

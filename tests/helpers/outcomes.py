@@ -24,9 +24,9 @@ from robusteval.attacks.registry import LIBRARIES, OWN
 from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter
 from robusteval.types import NORMS, Norm
-from tests.known import margins, pixel_prototypes, threat_of
+from tests.helpers.known import margins, pixel_prototypes, threat_of
 
-PATH = Path(__file__).parents[1] / "data" / "attack_outcomes.json"
+PATH = Path(__file__).parent / "attack_outcomes.json"
 SAMPLES, CLASSES, SHAPE = 4, 5, (3, 8, 8)
 DIGITS = 5
 MOST = 3000  # passes of an attack that is run in one norm only

@@ -1,0 +1,102 @@
+"""Suites, plans and runs of a few samples."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from robusteval import api
+from robusteval.data.datasets import Dataset
+from robusteval.data.outliers import outlier_names
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.store import Store
+from robusteval.models.adapter import Adapter
+from robusteval.plan.context import Context
+from robusteval.plan.plan import check_names, make_plan
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import AttackSpec, Diagnostics, Suite, read_suite
+from robusteval.plan.threats import threats_for
+from robusteval.run.executors.base import Executor
+from robusteval.run.options import Options
+from robusteval.run.prepare import Prepared
+from robusteval.run.provenance import record_of
+from robusteval.run.runner import Run, Settings
+
+# Two attacks, a library's and one of ours.
+FEW = """
+name = "few"
+[[attacks]]
+name = "fgsm"
+title = "FGSM"
+library = "torchattacks"
+attack = "FGSM"
+norms = ["Linf"]
+[[attacks]]
+name = "adaptive"
+title = "Adaptive"
+library = "robusteval"
+attack = "adaptive"
+norms = ["L2"]
+parameters = { passes_per_sample = 20 }
+"""
+
+
+def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
+    return Suite(name="s", attacks=list(attacks), **tables)  # type: ignore[arg-type]
+
+
+def unprobed(name: str) -> Suite:
+    """A suite without diagnostics, which take longest where samples are few."""
+    return read_suite(name).model_copy(update={"diagnostics": Diagnostics()})
+
+
+def attack_spec(
+    name: str = "mine", norms: tuple[str, ...] = ("Linf",), **fields: object
+) -> AttackSpec:
+    base = {"title": name, "library": "robusteval", "attack": name, "norms": list(norms)}
+    return AttackSpec(name=name, **{**base, **fields})  # type: ignore[arg-type]
+
+
+def context_of(
+    model: Adapter, data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object
+) -> Context:
+    spec = spec_of(data, suite, eps, **fields)
+    check_names(suite, spec.threat_models())
+    return Context(model, data, spec, make_plan(suite, spec, model.parts))
+
+
+def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object) -> RunSpec:
+    base: dict[str, object] = {
+        "model": "m",
+        "model_digest": "d",
+        "dataset": data.info.name,
+        "data_digest": data.digest,
+        "suite": suite,
+        "threats": [[t.norm, str(t.eps)] for t in threats_for(suite, data, eps or [])],
+        "samples": len(data),
+        "seed": 0,
+        "batch_size": 40,
+        "threads": 1,  # workers of pytest-xdist share the cores
+        "outliers": tuple(outlier_names(data, suite.detection.natural, None)),
+    }
+    return RunSpec(**{**base, **fields})  # type: ignore[arg-type]
+
+
+def run_suite(
+    model: Adapter,
+    data: Dataset,
+    suite: Suite,
+    folder: Path | None = None,
+    executor: Callable[[Context, Store], Executor] | None = None,
+    **fields: object,
+) -> RunResult:
+    context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
+    record = record_of(Prepared(context, None), Options())
+    store = Store(folder or Path(tempfile.mkdtemp()), context.spec.digest)
+    run = Run(context, store, record, Settings())
+    return run.execute(executor(context, store) if executor else None)
+
+
+def options(out: Path, **changed: Any) -> api.Options:
+    base: dict[str, Any] = {"samples": 40, "batch_size": 12, "threads": 1, "out": out}
+    return api.Options(**{**base, **changed})
