@@ -205,19 +205,14 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
     classes = record["model"]["classes"]
     clean, seconds = clean_columns(store, plan, classes)
     outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
-    unfitted: dict[str, str] = {}
-    for job in plan.fit_jobs():
-        if store.has(job):
-            seconds += store.read(job).seconds
-        else:
-            failure = store.failure(job)
-            unfitted[job.label] = failure.reason if failure else NOT_REACHED
+    fits = [job for job in plan.fit_jobs() if store.has(job)]
+    seconds += sum(store.read(job).seconds for job in fits)
+    unfitted = {job.label: _why(store, job) for job in plan.fit_jobs() if job not in fits}
     outliers, failures, diagnostics = {}, {}, None
     for job in plan.other_jobs():
         name = job.label or job.kind
         if not store.has(job):
-            failure = store.failure(job)
-            failures[name] = failure.reason if failure else NOT_REACHED
+            failures[name] = _why(store, job)
             continue
         piece = store.read(job)
         seconds += piece.seconds
@@ -241,6 +236,12 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         seconds + sum(o.seconds for o in outcomes),
         unfitted,
     )
+
+
+def _why(store: Store, job: Job) -> str:
+    """Why a job has no evidence."""
+    failure = store.failure(job)
+    return failure.reason if failure else NOT_REACHED
 
 
 def clean_columns(store: Store, plan: Plan, classes: int) -> tuple[dict[str, Any], float]:

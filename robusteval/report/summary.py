@@ -66,6 +66,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "worst_case": worst,
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
+        "fitting": _fitting(result),
         # No attack of any suite is told the detector that is to tell its images apart.
         "attack_detection": [
             {**_separation(s, seed), "attacker_knew": False}
@@ -92,6 +93,15 @@ def _left_out(result: RunResult) -> list[dict[str, str]]:
         for kind, reasons in (("attack", result.plan.left_out), ("detector", detectors))
         for name, reason in reasons.items()
     ]
+
+
+def _fitting(result: RunResult) -> dict[str, Any] | None:
+    """What detectors were fitted to; null where none was."""
+    fitted = [name for name in result.plan.fits if name not in result.unfitted]
+    if not result.spec.training or not fitted:
+        return None
+    samples, digest = result.spec.training
+    return {"detectors": fitted, "split": "train", "samples": samples, "digest": digest}
 
 
 def _missing(result: RunResult) -> list[dict[str, Any]]:

@@ -220,6 +220,15 @@ def test_a_fit_is_evidence(finished: Path) -> None:
     assert (count, digest) == (len(train), train.balanced_subset(len(train)).digest)
     assert {"detector.mahalanobis", "detector.knn", "detector.energy"} <= spec["code"].keys()
     report = json.loads((finished / "report.json").read_text())
+    assert report["fitting"] == {
+        "detectors": ["mahalanobis", "knn"],
+        "split": "train",
+        "samples": count,
+        "digest": digest,
+    }
+    for name in ("report.md", "report.html"):
+        told = f"mahalanobis, knn: fitted to {count} samples of the train split."
+        assert told in (finished / name).read_text()
     for kind in ("outliers", "attack_detection"):
         rows = report[kind]
         assert {row["detector"] for row in rows} == {"energy", "mahalanobis", "knn"}
@@ -416,6 +425,7 @@ def test_a_fit_that_fails_leaves_its_detector_out(
         assert row["reason"].startswith("its fit failed: it changed the model's parameters")
         assert "vain is left out" in caplog.text
         assert unheld(report.folder) == []
+        assert report.content["fitting"]["detectors"] == ["knn"]
         assert np.isnan(load_result(Local(report.folder)).clean["score_vain"]).all()
 
 
@@ -480,3 +490,17 @@ def test_a_plug_in_with_a_fit(
     elsewhere = options(tmp_path / "workers", workers=2, threads=threads)
     other = api.evaluate("ce_digits", path, options=elsewhere)
     assert digest_of(other.folder) == digest_of(report.folder)
+
+
+def test_the_worked_example_is_one_module_and_a_name_in_a_suite(tmp_path: Path) -> None:
+    """As CONTRIBUTING tells it, word by word."""
+    text = (Path(api.__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+    section = text.partition("## Add a detector")[2]
+    module: dict[str, Any] = {"__name__": "robusteval.detection.knn"}  # code_of asks for a source
+    exec(section.partition("```python\n")[2].partition("```")[0], module)  # noqa: S102
+    (record,) = module["DETECTORS"]
+    with DETECTORS.having(record.name, record):
+        path = suite_of(tmp_path, record.name)
+        report = api.evaluate("ce_digits", path, options=options(tmp_path))
+        assert report.content["fitting"]["detectors"] == ["mean_image"]
+        assert all(row["status"] == "done" for row in report.content["outliers"])
