@@ -19,10 +19,10 @@ from robusteval.plugins import plugins
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package
 
-# Workers of pytest-xdist share the cores.
-torch.set_num_threads(
-    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-)
+# Workers of pytest-xdist share the cores, threads that wait take processor time, too, and a process
+# that has several can't be forked.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
