@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.inert import line
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
+from robusteval.report import figures
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package
 
@@ -25,6 +28,7 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+DRAW = figures._svg
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,26 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+
+
+def _undrawn(figure: Any, label: str) -> str:
+    return f'<svg role="img" aria-label="{escape(line(label))}"></svg>'
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pages_without_figures() -> Iterator[None]:
+    """Drawing takes a quarter of a small run's time; tests of pages ask for ``drawn``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_svg", _undrawn)
+        yield
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Iterator[None]:
+    """Figures are drawn, as in use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_svg", DRAW)
+        yield
 
 
 @pytest.fixture

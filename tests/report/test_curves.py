@@ -8,6 +8,8 @@ from robusteval.evaluation.outcomes import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def test_optimality_of_known_cases() -> None:
     """Clean accuracy 3/4; the largest best norm 4; A* = (0 + 1 + 2 + 4) / 4."""

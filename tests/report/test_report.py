@@ -18,6 +18,8 @@ from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
 from robusteval.report.summary import SCHEMA
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:
