@@ -13,9 +13,9 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(VENV)/.ready
-	$(BIN)/ruff check robusteval tests benchmarks
+	$(BIN)/ruff check robusteval tests benchmarks examples
 	$(BIN)/ruff check --preview --select PLW1514 robusteval benchmarks  # each text's encoding
-	$(BIN)/ruff format --check robusteval tests benchmarks
+	$(BIN)/ruff format --check robusteval tests benchmarks examples
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,48 +25,54 @@ from torch import Tensor
 from benchmarks import stored
 from benchmarks.attacks import VERSION, weights_of
 from robusteval import zoo
-from robusteval.attacks.adaptive import Cascade, Round
+from robusteval.attacks.cascade import Cascade, Round
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.prototype_ascents import JOINT
-from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen, cosine
+from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
 from robusteval.attacks.steps import random_start, striped_start
+from robusteval.attacks.tuning import TUNING, Tuning
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.evaluation.plan import default_batch
-from robusteval.evaluation.verify import predict
+from robusteval.evidence.judge import predict
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.spec import default_batch
 from robusteval.types import Norm, ThreatModel
 
 MOMENTUM = 0.75
 _PAIRS = 3  # own prototypes that features are driven from by turns
 
 
+def tuned(**changes: Any) -> dict[Norm, Tuning]:
+    """The usual tuning in both norms, with some of it changed."""
+    return {norm: replace(usual, **changes) for norm, usual in TUNING.items()}
+
+
 class WithPull(Cascade):
     """Features pulled to the nearest wrong prototype before targets, masked or not."""
 
-    def _aim(self, rows: Tensor) -> None:
+    def aim(self, rows: Tensor) -> None:
         if self.model.layers:
-            near = self._nearest(rows, math.ceil(len(rows) / 3))
-            self._ascend(near, self.anywhere(near), PULLED, 20)
+            near = self.nearest(rows, math.ceil(len(rows) / 3))
+            self.ascend(near, self.anywhere(near), PULLED, 20)
             rows = self.search.alive()
         if len(rows):
-            super()._aim(rows)
+            super().aim(rows)
 
 
 class WithPairs(Cascade):
     """Features driven from each own prototype to the nearest of another class, pair by pair."""
 
-    def _aim(self, rows: Tensor) -> None:
+    def aim(self, rows: Tensor) -> None:
         if self.model.layers:
             for turn in range(_PAIRS):
-                near = self._nearest(rows, math.ceil(len(rows) / 6))
+                near = self.nearest(rows, math.ceil(len(rows) / 6))
                 if len(near):
-                    self._ascend(near, self.anywhere(near), from_own(turn), 15)
+                    self.ascend(near, self.anywhere(near), from_own(turn), 15)
                 rows = self.search.alive()
         if len(rows):
-            super()._aim(rows)
+            super().aim(rows)
 
 
 def from_own(turn: int) -> Objective:
@@ -91,7 +97,7 @@ class Redirected(Cascade):
         """What takes the place of an objective and its targets (B,)."""
         return objective, targets
 
-    def _ascend(
+    def ascend(
         self,
         rows: Tensor,
         start: Tensor,
@@ -101,7 +107,7 @@ class Redirected(Cascade):
         momentum: float | None = None,
     ) -> None:
         objective, targets = self.instead(objective, targets)
-        super()._ascend(rows, start, objective, steps, targets, momentum)
+        super().ascend(rows, start, objective, steps, targets, momentum)
 
 
 class JointLoss(Redirected):
@@ -148,12 +154,12 @@ class Restarts(Redirected):
 class RankedBySlopes(Cascade):
     """Classes by linearised margins: the logit gap over the dual norm of its gradient."""
 
-    def _ranked(self, rows: Tensor) -> Tensor:
-        tried = super()._ranked(rows)
+    def ranked(self, rows: Tensor) -> Tensor:
+        tried = super().ranked(rows)
         points, dual = self.search.best[rows], 1 if self.threat.norm == "Linf" else 2
         near = []
         for targets in tried[rows].T:
-            slopes = self.search.gradients(rows, points, self.aim, targets)
+            slopes = self.search.gradients(rows, points, self.aimed, targets)
             near.append(slopes.losses / slopes.gradients.flatten(1).norm(dual, 1).clamp_min(1e-12))
         order = torch.stack(near, 1).argsort(1, descending=True)
         tried[rows] = tried[rows].gather(1, order)
@@ -171,7 +177,7 @@ class WithoutMargin(Cascade):
 
     left_out: ClassVar = frozenset({"margin"})
 
-    def _escalate(self) -> list[str]:
+    def escalate(self) -> list[str]:
         """Random search from clean images goes far, which says nothing of gradients here."""
         return []
 
@@ -187,8 +193,8 @@ class RankedByLogits(Cascade):
 class Everywhere(Cascade):
     """Every survivor in every round, not the nearest to breaking first."""
 
-    def _drive(self, targets: Tensor | None, turn: Round) -> bool:
-        return super()._drive(targets, turn._replace(share=1.0))
+    def drive(self, targets: Tensor | None, turn: Round) -> bool:
+        return super().drive(targets, turn._replace(share=1.0))
 
 
 class Unpolished(Cascade):
@@ -200,8 +206,8 @@ class Unpolished(Cascade):
 class LongAscents(Cascade):
     """Forty steps towards each class from the first."""
 
-    def _rounds(self) -> Iterator[Round]:
-        return (turn._replace(steps=40) for turn in super()._rounds())
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(steps=40) for turn in super().rounds())
 
 
 class WithoutFlip(Cascade):
@@ -213,8 +219,7 @@ class WithoutFlip(Cascade):
 class WithMomentum(Cascade):
     """Steps that remember those before, in L∞ as in L2."""
 
-    def _ascend(self, *where: Any, momentum: float | None = None) -> None:
-        super()._ascend(*where[:5], momentum=MOMENTUM)
+    tunings: ClassVar = tuned(momenta=(MOMENTUM,))
 
 
 class RandomStarts(Cascade):
@@ -234,25 +239,13 @@ class StripedStarts(Cascade):
 class InsideBall(Cascade):
     """Ascents that never leave the ball, in L2 as in L∞."""
 
-    def _ascend(
-        self,
-        rows: Tensor,
-        start: Tensor,
-        objective: Objective,
-        steps: int,
-        targets: Tensor | None = None,
-        momentum: float | None = None,
-    ) -> None:
-        schedule = cosine(self.threat.radius, steps)
-        momentum = MOMENTUM if momentum is None else momentum
-        self.search.ascend(rows, start, objective, schedule, momentum, targets)
+    tunings: ClassVar = tuned(balls=(1,))
 
 
 class WithoutMomentum(Cascade):
     """Steps that forget those before."""
 
-    def _ascend(self, *where: Any, momentum: float | None = None) -> None:
-        super()._ascend(*where[:5], momentum=0.0)
+    tunings: ClassVar = tuned(momenta=(0.0,))
 
 
 Place = tuple[str, str, str, int, int]  # model, weights, norm, budget, samples

@@ -44,8 +44,7 @@ from robusteval.attacks.registry import find
 from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import load_dataset
 from robusteval.data.readers import Shape
-from robusteval.evaluation.plan import default_batch
-from robusteval.evaluation.verify import in_threat, judge, predict
+from robusteval.evidence.judge import in_threat, judge, predict
 from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
@@ -53,6 +52,7 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.numerics import wilson
+from robusteval.plan.spec import default_batch
 from robusteval.types import ThreatModel
 
 OURS = "adaptive"  # what the names of the project's own attacks begin with

@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from benchmarks.families import boards, calls, leaving, machines, numbers, paths, runs, tables
+from benchmarks.families import (
+    boards,
+    calls,
+    datasets,
+    leaving,
+    machines,
+    numbers,
+    paths,
+    runs,
+    tables,
+)
 from benchmarks.families.made import Made, make
 from benchmarks.trials import Case, of, try_out
 
@@ -40,6 +50,7 @@ FAMILIES: dict[str, tuple[Generator, ...]] = {
     ),
     "toml": (tables.entry_texts, tables.suite_texts),
     "entries": (tables.entry_values, tables.entry_names),
+    "data sets": (datasets.files,),
     "suites": (tables.suite_values, tables.suite_names, tables.attack_parameters),
     "architectures": (tables.architectures,),
     "models folder": (tables.neighbours,),
@@ -167,7 +178,8 @@ def _warm() -> None:
     import torch
     import torchattacks
 
-    from robusteval import api, leaderboards, listing, terminal, zoo
+    from robusteval import api, listing, terminal, zoo
+    from robusteval.boards import publish as leaderboards
 
     del matplotlib, pandas, torchattacks, leaderboards, terminal, zoo
     torch.set_num_threads(1)

@@ -31,14 +31,14 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_module as tor
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.evaluation.plan import default_batch
-from robusteval.evaluation.verify import near_tie
+from robusteval.evidence.judge import near_tie
 from robusteval.hardware import exact_float32, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.numerics import mcnemar
+from robusteval.plan.spec import default_batch
 from robusteval.types import ThreatModel
 
 SHARE = 1 / 4  # of ε: PGD's step

@@ -23,9 +23,9 @@ from robusteval import api
 from robusteval.attacks.libraries.autoattack import autoattack_members
 from robusteval.attacks.libraries.torchattacks import torchattacks_module
 from robusteval.attacks.results import AttackResult
-from robusteval.evaluation.plan import Cell, job_seed
-from robusteval.evaluation.suite import read_suite
-from robusteval.preparation import Prepared, prepare
+from robusteval.plan.plan import Cell, job_seed
+from robusteval.plan.suite import read_suite
+from robusteval.run.prepare import Prepared, prepare
 
 
 def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: int) -> Tensor:

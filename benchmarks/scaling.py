@@ -24,7 +24,8 @@ from robusteval import api
 from robusteval.attacks.adaptive import adaptive
 from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import resnet_small
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
 
 _THREAT = ThreatModel("Linf", parse_eps("1/1000"))  # so small that most survive
@@ -56,8 +57,10 @@ def seconds_of_classes(classes: int, count: int = 64) -> float:
     """``adaptive`` on a random network's own predictions."""
     torch.manual_seed(0)
     backbone = resnet_small(3, widths=(16, 32), blocks=(1, 1), stem=8, embedding=128)
-    head = HeadConfig("softmax", classes, ("fc",))
-    model = PrototypeAdapter(PrototypeNetwork(backbone, head, [0.5] * 3, [0.25] * 3).eval())
+    head = Head(layers=["fc"])
+    model = PrototypeAdapter(
+        PrototypeNetwork(backbone, head, classes, [0.5] * 3, [0.25] * 3).eval()
+    )
     images = torch.rand((count, 3, 16, 16))
     with torch.no_grad():
         labels = model(images).argmax(1)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks import ablation, attacks, stored
+from robusteval.boards import board
 from robusteval.data.known import DATASETS
-from robusteval.evaluation.suite import read_suite
 from robusteval.models.entry import Claim, Entry
 from robusteval.models.registry import all_entries, find_entry
-from robusteval.report import board
+from robusteval.plan.suite import read_suite
 from robusteval.report.rows import ATTACK, DOUBTS, Row
 from robusteval.report.wording import threat_text
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robusteval import api
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Here, Watch
-from robusteval.evaluation.outcomes import load_result
-from robusteval.evaluation.plan import Job, check_names
-from robusteval.evaluation.run import Run, Settings
-from robusteval.preparation import prepare, record_of
+from robusteval.evidence.results import load_result
+from robusteval.evidence.store import Store
+from robusteval.plan.plan import Job, check_names
+from robusteval.run.executors.base import Watch
+from robusteval.run.executors.here import Here
+from robusteval.run.prepare import prepare
+from robusteval.run.provenance import record_of
+from robusteval.run.runner import Run, Settings
 
 
 class Reversed(Here):
@@ -31,10 +33,10 @@ class Reversed(Here):
 def in_reverse(model: str, suite: str, options: api.Options) -> Path:
     """A run whose jobs are done last first."""
     prepared = prepare(model, suite, None, None, options)
-    check_names(prepared.context.suite, prepared.context.plan.threats)
+    check_names(prepared.context.spec.suite, prepared.context.plan.threats)
     folder = options.out / prepared.spec.name
     folder.mkdir(parents=True)
-    from robusteval.evaluation.record import write_record
+    from robusteval.evidence.record import write_record
 
     record = record_of(prepared, options)
     write_record(folder, record)

@@ -24,32 +24,35 @@ from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
-from robusteval.evaluation.context import Access, rebuild
-from robusteval.evaluation.described import as_the_run_says, description_holds
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.examples import pick_examples, read_examples, read_pictures
-from robusteval.evaluation.kept import image_balance
-from robusteval.evaluation.outcomes import RunResult, gather, load_result
-from robusteval.evaluation.plan import RunSpec, expected_passes
-from robusteval.evaluation.proof import Check, prove, require_same_model, whole
-from robusteval.evaluation.record import open_store, write_record
-from robusteval.evaluation.repeat import repeated
-from robusteval.evaluation.run import Run, Settings, precision
-from robusteval.evaluation.verify import predict, state_digest
+from robusteval.evidence.judge import predict, state_digest
+from robusteval.evidence.kept import image_balance
+from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
+from robusteval.evidence.record import open_store, write_record
+from robusteval.evidence.results import RunResult, gather, load_result
+from robusteval.evidence.store import Store
 from robusteval.hardware import best_seconds, check_device
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
-from robusteval.options import OptionKeywords, Options, options_of
-from robusteval.preparation import Prepared, prepare, record_of
+from robusteval.plan.context import Access, open_context
+from robusteval.plan.plan import expected_passes
+from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, prepare_folder, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
+from robusteval.run.options import OptionKeywords, Options, options_of
+from robusteval.run.prepare import Prepared, prepare
+from robusteval.run.provenance import record_of
+from robusteval.run.runner import Run, Settings, precision
 from robusteval.training.train import train
+from robusteval.trust.described import as_the_run_says, description_holds
+from robusteval.trust.findings import doubted
+from robusteval.trust.repeat import repeated
+from robusteval.trust.verify import Check, prove, require_same_model, whole
 
 __all__ = [
     "Check",
@@ -132,7 +135,7 @@ def evaluate(
     prepare_folder(folder)
     try:
         record = _record(prepared, folder, options)
-        settings = Settings(options.workers, options.progress)
+        settings = Settings(options.workers, options.progress, doubted)
         result = Run(prepared.context, store, record, settings).execute()
     except BaseException:
         if is_new:  # where nothing was found, nothing stays behind
@@ -222,7 +225,7 @@ def verify(
         else named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
     )
     access = Access(reference, place, allow_code, device)
-    context = rebuild(spec, access, adapter)
+    context = open_context(spec, access, adapter)
     checks = [whole(store, context.plan)]
     if not checks[0].held:
         return checks

@@ -460,7 +460,7 @@ def board_add(
     device: OtherDevice = None,
 ) -> None:
     """Verify runs and put their models on the leaderboards of their threat models."""
-    from robusteval import leaderboards
+    from robusteval.boards import publish as leaderboards
 
     for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
         say(path)
@@ -470,7 +470,7 @@ def board_add(
 @guarded
 def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
     """Check published leaderboards: numbers, ranks, and the registry's entries."""
-    from robusteval import leaderboards
+    from robusteval.boards import publish as leaderboards
 
     print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 

@@ -97,10 +97,11 @@ def _found(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 
 def attacks(data_dir: Path | None) -> Rows:
-    """The attacks of the suite `full`."""
-    from robusteval.evaluation.suite import read_suite
+    """The attacks of the suite `full`, and those that packages add; none of these is loaded."""
+    from robusteval.plan.suite import read_suite
+    from robusteval.plugins import plugins
 
-    return [
+    rows: Rows = [
         {
             "name": a.name,
             "title": a.title,
@@ -110,6 +111,11 @@ def attacks(data_dir: Path | None) -> Rows:
         }
         for a in read_suite("full").attacks
     ]
+    of_packages = [
+        {"name": p.name, "library": "robusteval", "attack": p.name, "package": p.package}
+        for p in plugins("attacks")
+    ]
+    return [*rows, *of_packages]
 
 
 def detectors(data_dir: Path | None) -> Rows:
@@ -123,18 +129,25 @@ def detectors(data_dir: Path | None) -> Rows:
 
 
 def suites(data_dir: Path | None) -> Rows:
-    """The suites that come with the project."""
-    from robusteval.evaluation.suite import read_suite, suite_names
+    """The suites that come with the project, and those of packages."""
+    from robusteval.plan.suite import read_suite, suite_sources
 
     found = []
-    for name in suite_names():
+    for name, (_, package) in suite_sources().items():
         try:
             suite = read_suite(name)
         except RobustevalError as error:
-            found.append({"name": name, "attacks": 0, "description": str(error)})
+            found.append(
+                {"name": name, "attacks": 0, "package": package, "description": str(error)}
+            )
             continue
         found.append(
-            {"name": name, "attacks": len(suite.attacks), "description": suite.description}
+            {
+                "name": name,
+                "attacks": len(suite.attacks),
+                "package": package,
+                "description": suite.description,
+            }
         )
     return found
 

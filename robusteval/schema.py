@@ -182,11 +182,17 @@ def _unknown(place: Place, value: Any, schema: type[BaseModel]) -> str:
     """A field that there isn't, and those with near names."""
     table = _table_at(schema, place[:-1])
     fields = {name: field for name, field in table.model_fields.items() if not field.exclude}
-    if len(place) == 1 and isinstance(value, dict | list):
+    if len(place) == 1 and _stands_in_brackets(value):
         tables = [name for name, field in fields.items() if _table_in(field.annotation)]
         name = _dotted(place)
         return f"unknown table [{name}]: {near_names(name, tables, '[{}]')}"
     return f"unknown field {_dotted(place)}: {near_names(str(place[-1]), fields)}"
+
+
+def _stands_in_brackets(value: Any) -> bool:
+    """Whether a value is a table, or a list of tables, and not one of a field."""
+    rows = value if isinstance(value, list) else [value]
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
 
 
 def _table_at(schema: type[BaseModel], place: Place) -> type[BaseModel]:

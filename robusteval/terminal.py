@@ -24,8 +24,8 @@ from robusteval.types import NORM_SIGNS
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Estimate, Options, Report
-    from robusteval.evaluation.plan import Cell
     from robusteval.models.entry import Entry
+    from robusteval.plan.plan import Cell
     from robusteval.training.loop import EpochLog
 
 
@@ -402,7 +402,7 @@ def print_entry(entry: "Entry") -> None:
 
 def _not_run(claim: dict[str, Any]) -> str:
     """What is to be said of a claim of an attack that no suite has."""
-    from robusteval.evaluation.suite import suites_with
+    from robusteval.plan.suite import suites_with
 
     known = claim["attack"] == "clean" or suites_with(claim["attack"])
     return "" if known else " (not run here: no suite has this attack)"

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +279,11 @@ _KEY = b"robusteval"
 
 def _sealed(table: pa.Table, about: Any) -> bytes:
     """With a digest that fits, where one can be made, so that more than the digest is tried."""
-    from robusteval.evaluation.evidence import SCHEMA
-    from robusteval.evaluation.pieces import content_digest
+    from robusteval.evidence.columns import SCHEMA
+    from robusteval.evidence.pieces import seal_of
 
     with suppress(TypeError, ValueError, OverflowError, KeyError):
-        seal = content_digest({n: table[n].to_numpy() for n in table.column_names}, about)
+        seal = seal_of({n: table[n].to_numpy() for n in table.column_names}, about, SCHEMA)
         told = json.dumps({"schema": SCHEMA, "sha256": seal, "about": about})
         return _parquet(table.replace_schema_metadata({_KEY: told}))
     return _parquet(table)
@@ -377,11 +378,12 @@ def evidence_json(made: Made, rng: random.Random) -> Iterator[Case]:
             yield _evidence(
                 made, verb, f"verification: {told}", "evidence/verification.json", content
             )
-    for status in _VALUES:
-        for reason in ("x", None, [], "\x1b[31m", "a\nb\u2028c", "<script>", "x" * 100_000):
-            if status is not _GONE:
-                content = json.dumps({"status": status, "reason": reason}).encode()
-                yield _failure(made, f"{shown(status)}, {shown(reason)}", failed, content)
+    reasons = ("x", None, [], "\x1b[31m", "a\nb\u2028c", "<script>", "x" * 100_000)
+    for why, reason in product((*_VALUES, "error", "failed"), reasons):
+        for key in ("kind", "status"):  # today's, and an earlier version's
+            if why is not _GONE:
+                content = json.dumps({key: why, "reason": reason}).encode()
+                yield _failure(made, f"{key} {shown(why)}, {shown(reason)}", failed, content)
 
 
 def _failure(made: Made, told: str, name: str, content: bytes) -> Case:

@@ -120,15 +120,19 @@ _RUN = ("run", "--model", "ce_digits", "--suite", "given.toml", "--samples", "4"
 
 def entry_values(made: Made, rng: random.Random) -> Iterator[Case]:
     """Each field of an entry with each value."""
-    yield from _values(full_entry(made), "entry", _SHOW, ("paper_training", "options", "backbone"))
+    yield from values_in(
+        full_entry(made), "entry", _SHOW, ("paper_training", "options", "backbone")
+    )
 
 
 def suite_values(made: Made, rng: random.Random) -> Iterator[Case]:
     """Each field of a suite with each value."""
-    yield from _values(full_suite(made), "suite", _RUN, ("parameters",))
+    yield from values_in(full_suite(made), "suite", _RUN, ("parameters",))
 
 
-def _values(table: Any, kind: str, door: tuple[str, ...], free: tuple[str, ...]) -> Iterator[Case]:
+def values_in(
+    table: Any, kind: str, door: tuple[str, ...], free: tuple[str, ...]
+) -> Iterator[Case]:
     for path, old in places(table):
         for raw in _VALUES:
             where = ".".join(map(str, path))
@@ -145,16 +149,16 @@ def entry_names(made: Made, rng: random.Random) -> Iterator[Case]:
     """Fields of an entry that there aren't, and ones that are missing."""
     required = {"name", "method", "dataset", "mean", "std", "recipe", "lr", "validation", "file"}
     required |= {"sha256", "accuracy", "title", "epochs"}
-    yield from _names(full_entry(made), "entry", _SHOW, ("options", "backbone"), required)
+    yield from names_in(full_entry(made), "entry", _SHOW, ("options", "backbone"), required)
 
 
 def suite_names(made: Made, rng: random.Random) -> Iterator[Case]:
     """Fields of a suite that there aren't, and ones that are missing."""
     required = {"name", "title", "library", "attack", "norms"}
-    yield from _names(full_suite(made), "suite", _RUN, ("parameters", "times_eps"), required)
+    yield from names_in(full_suite(made), "suite", _RUN, ("parameters", "times_eps"), required)
 
 
-def _names(
+def names_in(
     table: Any, kind: str, door: tuple[str, ...], free: tuple[str, ...], required: set[str]
 ) -> Iterator[Case]:
     for path, _ in places(table):

@@ -176,7 +176,7 @@ def files(run: Path, _: random.Random) -> Iterator[Alteration]:
             yield Alteration(
                 "files", f"{stem}.failed.json", how, partial(_failed, stem, content, True)
             )
-        said = {"status": "failed", "reason": "it was put aside"}
+        said = {"kind": "error", "reason": "it was put aside"}
         yield Alteration(
             "files", f"{stem}.failed.json", "beside its rows", partial(_failed, stem, said, False)
         )
@@ -190,16 +190,19 @@ def files(run: Path, _: random.Random) -> Iterator[Alteration]:
 
 
 FAILURES: dict[str, Any] = {
-    "said to have failed": {"status": "failed", "reason": "it was put aside"},
-    "said not to have finished": {"status": "not_finished", "reason": "the time was over"},
-    "HTML as its reason": {"status": "failed", "reason": SCRIPT},
-    "control characters as its reason": {"status": "failed", "reason": "\x1b]0;x\x07\r\n=1"},
-    "said to be done": {"status": "done", "reason": ""},
+    "said to have failed": {"kind": "error", "reason": "it was put aside"},
+    "said not to have finished": {"kind": "time_limit", "reason": "the time was over"},
+    "said by an earlier version to have failed": {"status": "failed", "reason": "it was put aside"},
+    "HTML as its reason": {"kind": "error", "reason": SCRIPT},
+    "control characters as its reason": {"kind": "error", "reason": "\x1b]0;x\x07\r\n=1"},
+    "said to be done": {"kind": "done", "reason": ""},
+    "another kind": {"kind": SCRIPT, "reason": "x"},
     "another status": {"status": SCRIPT, "reason": "x"},
-    "a number as its reason": {"status": "failed", "reason": 7},
-    "a table as its reason": {"status": "failed", "reason": {"x": 1}},
-    "a key more": {"status": "failed", "reason": "x", "robust": 40},
-    "no reason": {"status": "failed"},
+    "a number as its reason": {"kind": "error", "reason": 7},
+    "a table as its reason": {"kind": "error", "reason": {"x": 1}},
+    "a key more": {"kind": "error", "reason": "x", "robust": 40},
+    "both a kind and a status": {"kind": "error", "status": "failed", "reason": "x"},
+    "no reason": {"kind": "error"},
     "empty": {},
     "a list": [],
     "null": None,

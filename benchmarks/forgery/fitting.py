@@ -19,13 +19,13 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.forgery.leaves import put, read_json, write_json
 from benchmarks.forgery.rows import change_about, change_table, read_table, with_column
-from robusteval.evaluation.context import Access, rebuild
-from robusteval.evaluation.examples import write_examples
-from robusteval.evaluation.kept import float32_tally, kept_images
-from robusteval.evaluation.outcomes import load_result
-from robusteval.evaluation.plan import Plan, RunSpec, make_plan
-from robusteval.evaluation.record import open_store
-from robusteval.evaluation.suite import Suite
+from robusteval.evidence.kept import float32_tally, kept_images
+from robusteval.evidence.pictures import write_examples
+from robusteval.evidence.record import open_store
+from robusteval.evidence.results import load_result
+from robusteval.plan.context import Access, open_context
+from robusteval.plan.plan import Plan, make_plan
+from robusteval.plan.spec import RunSpec
 
 # Kept images
 
@@ -98,7 +98,7 @@ def digests_made_to_fit(path: Path) -> None:
 def proof_made_to_fit(folder: Path) -> None:
     """The proof at the run's end and the report's pictures, of the images that are there now."""
     store, spec, record = open_store(folder)
-    context = rebuild(spec, Access(record["entry_reference"]))
+    context = open_context(spec, Access(record["entry_reference"]))
     store.forget_conclusions()
     result = load_result(folder)
     tally = float32_tally(context, kept_images(context, store), result.tie)
@@ -154,7 +154,7 @@ def plan_of(record: Any) -> Plan | None:
     """What a record plans; None where that makes no sense."""
     try:
         spec = RunSpec.from_json(record["spec"])
-        return make_plan(Suite(**spec.suite), spec, bool(record["model"]["layers"]))
+        return make_plan(spec.suite, spec, bool(record["model"]["layers"]))
     except Exception:  # noqa: BLE001  # whatever is wrong with it is the tool's to say
         return None
 

@@ -36,6 +36,8 @@ from benchmarks.forgery.rows import (
     read_table,
     with_column,
 )
+from robusteval.evidence.older import OLDEST
+from robusteval.evidence.record import RUN_SCHEMA
 
 
 def named(run: Path, _: random.Random) -> Iterator[Alteration]:
@@ -206,6 +208,21 @@ def _of_diagnostics(value: Any, *place: str) -> Callable[[Path], object]:
     return lambda f: change_about(f / "evidence" / "diagnostics.parquet", edit)
 
 
+def _told_as_before(folder: Path, whole: bool = False) -> None:
+    """Attacks tell nothing, in the form of an earlier version; ``whole``: as the run itself says it
+    is."""
+
+    def edit(content: Any) -> Any:
+        told = content["about"]["told"]
+        sentences = {"notes": [], "warnings": [], "lost": 0, "drifted": told["drifted"]}
+        return put(("about", "told"), sentences, {**content, "schema": OLDEST})
+
+    for path in evidence_files(folder, "attack-*.parquet"):
+        change_about(path, edit)
+    if whole:
+        change_json(folder / RUN, partial(put, ("schema",), f"{RUN_SCHEMA}/{OLDEST}"))
+
+
 def _told_everywhere(name: str, value: Any) -> Callable[[Path], object]:
     def apply(folder: Path) -> None:
         for path in evidence_files(folder, "attack-*.parquet"):
@@ -262,7 +279,17 @@ NAMED: dict[str, Callable[[Path], object]] = {
     "a date that is none": _provenance(date=f"today {SCRIPT}"),
     "a key more in what attacks told": _told_everywhere("reviewed", f"99.9 % {SCRIPT}"),
     "notes of the forger's": _told_everywhere("notes", [f"robust: 99.9 % {SCRIPT}"]),
-    "warnings of the forger's": _told_everywhere("warnings", [SCRIPT]),
+    "stages of the forger's": _told_everywhere(
+        "stages", [{"name": f"nothing {SCRIPT}", "broke": 0, "of": 9}]
+    ),
+    "warnings of the forger's": _told_everywhere(
+        "warned", [{"kind": "library", "number": None, "stages": [], "text": SCRIPT}]
+    ),
+    "warnings of the forger's kind": _told_everywhere(
+        "warned", [{"kind": SCRIPT, "number": None, "stages": [], "text": ""}]
+    ),
+    "told as by an earlier version": _told_as_before,
+    "told as by an earlier version, the run too": partial(_told_as_before, whole=True),
     "fewer lost than none": _told_everywhere("lost", -40),
     "models that drift": _told_everywhere("drifted", 3),
     "a key more in the diagnostics": _of_diagnostics(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.forgery.leaves import SCRIPT, Edit
-from robusteval.evaluation.pieces import content_digest
+from robusteval.evidence.pieces import seal_of
 
 ABOUT = b"robusteval"  # the key of what a Parquet file tells of itself
 
@@ -38,7 +38,7 @@ def _sealed(table: pa.Table, told: Any) -> Any:
     """What a file tells of itself, with the digest of what it holds now, where one can be had."""
     try:
         columns = {name: table[name].to_numpy() for name in table.column_names}
-        return {**told, "sha256": content_digest(columns, told["about"])}
+        return {**told, "sha256": seal_of(columns, told["about"], told["schema"])}
     except Exception:  # noqa: BLE001  # columns or a table that no run writes
         return told
 

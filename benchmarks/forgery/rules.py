@@ -89,8 +89,14 @@ BY_AGAIN = (
     Rule(r"attack-.*\[.*\]", f"({GRADED}), ({UNKEPT})", AGAIN),
     Rule(r"attack-.*\[(margin|score_.*)\]", f"negative, ({UNKEPT})", AGAIN),
     Rule(r"attack-.*\[(forward|backward)_passes\]", f"({GRADED}), .*", AGAIN),
-    Rule(r"attack-.*#about\.told\.(notes|warnings)", LISTS, AGAIN),
-    Rule(r"attack-.*#about\.told\.(notes|warnings)\.\d+", TEXTS, AGAIN),
+    Rule(r"attack-.*#about\.told\.(stages|warned|notes|warned\.\d+\.stages)", LISTS, AGAIN),
+    Rule(r"attack-.*#about\.told\.(notes|warned\.\d+\.stages)\.\d+", TEXTS, AGAIN),
+    Rule(r"attack-.*#about\.told\.(stages\.\d+\.name|warned\.\d+\.(kind|text))", TEXTS, AGAIN),
+    Rule(
+        r"attack-.*#about\.told\.(stages\.\d+\.(broke|of)|warned\.\d+\.number)",
+        "another|(much )?more|less|negative|of another type",
+        AGAIN,
+    ),
     Rule(r"attack-.*#about\.told\.(lost|drifted)", "another|much more", AGAIN),
     Rule(
         r"diagnostics\.parquet#about\.told\.(gradients|logits|passes|attack|wobble|growth|noise|square"
@@ -102,7 +108,8 @@ BY_AGAIN = (
     Rule("run", "successes hidden|one attack's successes hidden", AGAIN),
     Rule("run", "(margins of|another wrong class for) other successes.*", AGAIN),
     Rule("run", "a tenth of the passes|a million passes", AGAIN),
-    Rule("run", "(notes|warnings) of the forger's|models that drift", AGAIN),
+    Rule("run", "(stages|notes|warnings) of the forger's|models that drift", AGAIN),
+    Rule("run", "told as by an earlier version, the run too", AGAIN),
     Rule("run", "better diagnostics, .*", AGAIN),
     Rule("attack-.* and attack-.*", ".* swapped", AGAIN),
 )

@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from robusteval.errors import AttackError, RobustevalError, kind_of, reason, shown
-from robusteval.models.heads import Similarity, prototype_distances
+from robusteval.models.head import Similarity
 from robusteval.models.network import PrototypeNetwork, precise
+from robusteval.models.prototypes import prototype_distances
 
 
 class Adapter(nn.Module):
@@ -77,7 +78,7 @@ class PrototypeAdapter(Adapter):
     module: PrototypeNetwork
 
     def __init__(self, network: PrototypeNetwork) -> None:
-        super().__init__(network, network.head.classes)
+        super().__init__(network, network.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.module(images)
@@ -85,7 +86,7 @@ class PrototypeAdapter(Adapter):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        return self.module.head.layers
+        return tuple(self.module.head.layers)
 
     @property
     def reads_distances(self) -> bool:

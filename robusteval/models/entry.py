@@ -13,15 +13,13 @@ from robusteval.errors import (
     EntryError,
     WeightsError,
 )
+from robusteval.models.head import LARGEST, Head
 from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
-Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 _MOST_WEIGHTS = 2**33  # bytes
-LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
 _MOST_EPOCHS = 100_000
-_LARGEST = 1e6  # of what normalises pixels in float32, and its inverse the smallest
 
 
 class _Table(BaseModel):
@@ -49,7 +47,7 @@ class Input(_Table):
             raise ValueError("mean and std need one number per channel")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
-        if max(map(abs, [*self.mean, *self.std])) > _LARGEST or min(self.std) < 1 / _LARGEST:
+        if max(map(abs, [*self.mean, *self.std])) > LARGEST or min(self.std) < 1 / LARGEST:
             raise ValueError("mean and std are of pixels from 0 to 1: give them in these units")
         return self
 
@@ -63,26 +61,6 @@ class BackboneTable(_Table):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-class Head(_Table):
-    """How features become logits; see ``robusteval.models.heads``."""
-
-    reading: Literal["softmax", "nearest_prototype"] = "softmax"
-    layers: list[str] = []
-    branch_dims: dict[str, Annotated[int, Field(ge=1, le=LARGEST_SIZE)]] = {}
-    similarity: Similarity = "sql2"
-    prototypes_per_class: int = Field(default=1, ge=1, le=LARGEST_SIZE)
-    pooling: Literal["max", "mean", "logsumexp", "softmax"] = "max"
-    temperature: float = Field(default=1.0, ge=1 / _LARGEST, le=_LARGEST)
-
-    @model_validator(mode="after")
-    def _readable(self) -> "Head":
-        if self.reading == "nearest_prototype" and not self.layers:
-            raise ValueError("nearest_prototype needs the layers that carry prototypes")
-        if unknown := set(self.branch_dims) - set(self.layers):
-            raise ValueError(f"branch_dims names {', '.join(sorted(unknown))}, not in layers")
-        return self
 
 
 def _a_sha256(value: str) -> str:
@@ -257,6 +235,7 @@ class Entry(_Table):
     dataset: str
     description: str = ""
     license: str = ""
+    revision: int = Field(default=1, ge=1)  # raised when the entry changes: rows name it
     paper: Paper | None = None
     input: Input
     classes: int | None = Field(default=None, ge=2, le=100_000)

@@ -17,10 +17,11 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import LARGEST_SIZE, BackboneTable, Entry, weights_content
+from robusteval.models.entry import BackboneTable, Entry, weights_content
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import LARGEST_SIZE
+from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -47,18 +48,10 @@ def build_network(entry: Entry) -> PrototypeNetwork:
             f"{entry.path}: head.layers names {', '.join(sorted(unknown))}; "
             f"{entry.backbone.name} has {', '.join(backbone.channels)}"
         )
-    head = HeadConfig(
-        reading=entry.head.reading,
-        classes=classes_of(entry),
-        layers=tuple(entry.head.layers),
-        branch_dims=entry.head.branch_dims,
-        similarity=entry.head.similarity,
-        prototypes_per_class=entry.head.prototypes_per_class,
-        pooling=entry.head.pooling,
-        temperature=entry.head.temperature,
-    )
     try:
-        return PrototypeNetwork(backbone, head, entry.input.mean, entry.input.std)
+        return PrototypeNetwork(
+            backbone, entry.head, classes_of(entry), entry.input.mean, entry.input.std
+        )
     except (TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise EntryError(f"{entry.path}: the head can't be built ({reason(error)})") from None
 

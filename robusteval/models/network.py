@@ -1,32 +1,13 @@
 """The trainable network that an entry describes: backbone, branches, prototypes, classifier."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from robusteval.models.backbones import Backbone
-from robusteval.models.heads import Pooling, Similarity, pool_to_classes, prototype_distances
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """How features become logits.
-
-    ``reading``: by the ``softmax`` classifier, or by the ``nearest_prototype`` of the last
-    supervised layer.  ``layers``: those that carry prototypes, shallow to deep (the last one is
-    read); ``branch_dims``: the output size of a layer's auxiliary branch, where it has one.
-    """
-
-    reading: str
-    classes: int
-    layers: tuple[str, ...] = ()
-    branch_dims: Mapping[str, int] = field(default_factory=dict)
-    similarity: Similarity = "sql2"
-    prototypes_per_class: int = 1
-    pooling: Pooling = "max"
-    temperature: float = 1.0
+from robusteval.models.head import Head
+from robusteval.models.prototypes import pool_to_classes, prototype_distances
 
 
 class AuxiliaryBranch(nn.Module):
@@ -58,11 +39,16 @@ class PrototypeNetwork(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: Backbone, head: HeadConfig, mean: Sequence[float], std: Sequence[float]
+        self,
+        backbone: Backbone,
+        head: Head,
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = head
+        self.head, self.classes = head, classes
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.branches = nn.ModuleDict()
@@ -71,7 +57,7 @@ class PrototypeNetwork(nn.Module):
             branch_dim = head.branch_dims.get(layer)
             self.branches[layer] = AuxiliaryBranch(backbone.channels[layer], branch_dim)
             shape = (
-                head.classes,
+                classes,
                 head.prototypes_per_class,
                 branch_dim or backbone.channels[layer],
             )
@@ -79,7 +65,7 @@ class PrototypeNetwork(nn.Module):
         self.embedding_layer = list(backbone.channels)[-1]
         self.classifier: nn.Linear | None = None
         if head.reading == "softmax":
-            self.classifier = nn.Linear(backbone.channels[self.embedding_layer], head.classes)
+            self.classifier = nn.Linear(backbone.channels[self.embedding_layer], classes)
 
     def activations(self, images: Tensor) -> dict[str, Tensor]:
         """The backbone's named layers for images (B, C, H, W) in [0, 1]."""

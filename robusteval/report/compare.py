@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.outcomes import Bools, CellOutcome, RunResult
+from robusteval.evidence.results import Bools, CellOutcome, RunResult
 from robusteval.numerics import mcnemar
 from robusteval.report.summary import rate_json
 from robusteval.types import ThreatModel

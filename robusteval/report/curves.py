@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from robusteval.attacks.counting import BACKWARD
-from robusteval.evaluation.outcomes import CellOutcome, RunResult, Scores
+from robusteval.evidence.results import CellOutcome, RunResult, Scores
 from robusteval.types import NORMS, Norm, ThreatModel
 
 _POINTS = 80  # of a curve, at most

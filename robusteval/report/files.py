@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robusteval import inert
-from robusteval.evaluation.outcomes import Example
+from robusteval.evidence.results import Example
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA

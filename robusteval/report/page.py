@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from robusteval import inert
-from robusteval.evaluation.outcomes import Example
+from robusteval.evidence.results import Example
 from robusteval.report.figures import (
     accuracy_bars,
     cost_curve,

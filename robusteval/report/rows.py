@@ -47,6 +47,7 @@ BACKING = (
     "evidence_sha256",
 )
 LATER = ("revisions",)  # columns that tables of earlier versions lack
+COLUMNS = 2  # the revision of the columns; 1 had none of ``LATER``
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
 _ATTACKS = re.compile(rf"{ATTACK}[a-z0-9_]+")
@@ -89,8 +90,8 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "entry_sha256": model["digest"],
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
-        "revisions": " ".join(f"{a['name']}={a['version']}" for a in here if a["version"]),
     }
+    row |= _revisions(report, here)
     return {name: cell(value) for name, value in row.items()}
 
 
@@ -113,13 +114,30 @@ def broken(row: Row) -> list[str]:
     return told.removeprefix("broken: ").split(", ") if told else []
 
 
+def _revisions(report: dict[str, Any], attacks: Sequence[dict[str, Any]]) -> Row:
+    """Of the columns, the entry, the suite and each attack; nothing for an older run, whose attacks
+    had no versions."""
+    versions = {f"{ATTACK}{a['name']}": a["version"] for a in attacks if a["version"]}
+    if not versions:
+        return {}
+    parts = {"columns": COLUMNS, "entry": report["model"]["revision"]}
+    parts |= {"suite": report["suite"]["revision"], **versions}
+    return {"revisions": " ".join(f"{name}={value}" for name, value in parts.items() if value)}
+
+
+def revisions(row: Row) -> dict[str, int]:
+    """What a row says of its columns, its entry, its suite and its attacks, by part."""
+    parts = [part.partition("=") for part in row.get("revisions", "").split()]
+    return {name: int(value) for name, _, value in parts}
+
+
 def attack_versions(row: Row) -> dict[str, int]:
     """The version of each attack that a row has a number of, by its name in the suite.
 
     Rows of earlier tables hold one digest for all attacks.
     """
-    if told := row.get("revisions"):
-        return {name: int(value) for name, _, value in (p.partition("=") for p in told.split())}
+    if told := revisions(row):
+        return {k.removeprefix(ATTACK): v for k, v in told.items() if k.startswith(ATTACK)}
     versions = dict(part.partition("=")[::2] for part in row["versions"].split())
     then = version_then(versions.get("attacks", ""))
     return {c.removeprefix(ATTACK): then for c in row if c.startswith(ATTACK) and row[c]}

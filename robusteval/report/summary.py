@@ -6,18 +6,18 @@ import numpy as np
 
 from robusteval.attacks.record import Attack
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
-from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import (
+from robusteval.evidence.results import (
     NOT_REACHED,
     Bools,
     CellOutcome,
     RunResult,
     Separation,
 )
-from robusteval.evaluation.suite import Suite
+from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
+from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 
 SCHEMA = "robusteval.report/1"
@@ -39,13 +39,17 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed, suite = result.spec.seed, Suite(**result.spec.suite)
+    seed, suite = result.spec.seed, result.spec.suite
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
         "model": _model(result, entry),
-        "suite": {"name": suite.name, "description": suite.description},
+        "suite": {
+            "name": suite.name,
+            "description": suite.description,
+            "revision": suite.revision,
+        },
         "dataset": {
             "name": result.spec.dataset,
             "split": "test",
@@ -114,6 +118,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
             "prototype_layers": [],
             "digest": digest,
             "weights_sha256": digest,
+            "revision": None,
             "license": "",
             "paper": None,
             "trained": None,
@@ -127,6 +132,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
         "prototype_layers": entry.head.layers,
         "digest": entry.digest,
         "weights_sha256": entry.weights.sha256 if entry.weights else None,
+        "revision": entry.revision,
         "license": entry.license,
         "paper": entry.paper.model_dump() if entry.paper else None,
         "trained": entry.trained.model_dump() if entry.trained else None,
@@ -160,7 +166,12 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "seconds": round(outcome.seconds, 3),
         "verified": _verified(outcome, success, result.tie),
         "note": spec.note,
-        "findings": [*outcome.notes, *outcome.warnings],
+        "findings": [
+            *outcome.notes,
+            *(stage_text(stage) for stage in outcome.stages),
+            *(str(raised) for raised in outcome.warned),
+        ],
+        "evidence": outcome.evidence,
     }
     if not attack.knows_eps:
         row["unbounded"] = _unbounded(outcome, correct, done)

@@ -32,7 +32,7 @@ _DETECTION = {
 }
 TABLES: dict[str, Columns] = {
     "attacks": {
-        **{"name": TEXT, "title": TEXT, "library": TEXT, "attack": TEXT},
+        **{"name": TEXT, "title": TEXT, "library": TEXT, "attack": TEXT, "version": COUNT},
         **_THREAT,
         "status": TEXT,
         **_ROBUST,

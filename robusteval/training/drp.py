@@ -82,7 +82,7 @@ class DRP(Recipe):
         (layer,) = head.layers
         prototypes = network.prototypes[layer]
         centres = repulsive_prototypes(
-            head.classes,
+            network.classes,
             prototypes.shape[2],
             str(self.options["metric"]),
             self.number("radius"),

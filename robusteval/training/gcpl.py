@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robusteval.models.heads import prototype_distances
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.prototypes import prototype_distances
 from robusteval.training.prototype_losses import (
     closest_own,
     distance_cross_entropy,

@@ -134,7 +134,7 @@ def class_means(
 
     The network is left in eval mode.
     """
-    classes = network.head.classes
+    classes = network.classes
     sample = data.balanced_subset(min(len(data), per_class * classes))
     network.eval()
     device = next(network.parameters()).device

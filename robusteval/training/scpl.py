@@ -20,8 +20,9 @@ from typing import Any, ClassVar, cast, get_args
 
 from torch import Tensor
 
-from robusteval.models.heads import Similarity, prototype_distances
+from robusteval.models.head import Similarity
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.prototypes import prototype_distances
 from robusteval.training.prototype_losses import closest_own, n_prototype, prototype_norm
 from robusteval.training.recipe import RECIPES, Option, Recipe
 

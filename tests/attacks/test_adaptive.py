@@ -4,15 +4,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import Cascade, adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.code import code_of_module, what_runs
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
 from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.results import AttackResult, Stage, Warned, said
 from robusteval.attacks.search import MARGIN, Search, cosine
 from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import Backbone
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import Norm
 from tests.helpers.known import (
     Function,
@@ -87,16 +90,16 @@ def told(
     counted = as_counted(model, images)
     cascade = Cascade(counted, images, labels, threat_of("Linf", eps), 0, passes_per_sample)
     cascade.left_out = frozenset({without})
-    return broken_by_stage(cascade.run().notes)
+    return broken_by_stage(cascade.run().stages)
 
 
-def broken_by_stage(notes: list[str]) -> dict[str, int]:
-    """What each stage broke, from what ``adaptive`` tells."""
-    return {
-        note.split(" broke ")[0]: int(note.split(" broke ")[1].split()[0])
-        for note in notes
-        if " broke " in note and "'s " not in note  # AutoAttack's members are part of its own
-    }
+def broken_by_stage(stages: list[Stage]) -> dict[str, int]:
+    """What each stage broke, from what ``adaptive`` tells; AutoAttack's members are part of it."""
+    return {stage.name: stage.broke for stage in stages if "'s " not in stage.name}
+
+
+def kinds(result: AttackResult) -> list[str]:
+    return [warned.kind for warned in result.warned]
 
 
 def halves(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +181,7 @@ def test_what_random_search_finds_alone_is_masked(side: int, needed: int, count:
     theirs = autoattack(model, images, labels, threat, seed=0).images
     for seed in (0, 1):
         found = adaptive_told(model, images, labels, threat, seed=seed)
-        assert "random search found the way" in " ".join(found.warnings)
+        assert kinds(found)[0] == "searched"
         left = int((margins(model, found.images, labels) <= 0).sum())
         assert left <= min(int((margins(model, theirs, labels) <= 0).sum()), 2)
 
@@ -211,8 +214,8 @@ def stairs(prototypes: list[list[list[float]]]) -> PrototypeAdapter:
             gap = features[:, 0] - features[:, 1] + 0.05
             return torch.stack([gap.sign(), -gap.sign()], 1) + 0 * features
 
-    head = HeadConfig("softmax", 2, ("fc",), prototypes_per_class=len(prototypes[0]))
-    network = PrototypeNetwork(Halves(), head, [0.0], [1.0])
+    head = Head(layers=["fc"], prototypes_per_class=len(prototypes[0]))
+    network = PrototypeNetwork(Halves(), head, 2, [0.0], [1.0])
     network.classifier = Stairs()  # type: ignore[assignment]
     network.prototypes["fc"].data.copy_(torch.tensor(prototypes))
     model = PrototypeAdapter(network)
@@ -256,8 +259,8 @@ def test_a_model_without_gradients_is_told_and_broken() -> None:
     labels = model(images).argmax(1)
     result = adaptive_told(model, images, labels, threat_of("Linf", 0.15))
     assert (margins(model, result.images, labels) > 0).all()
-    assert any("have no gradient" in warning for warning in result.warnings)
-    broken = broken_by_stage(result.notes)
+    assert "dead" in kinds(result)
+    broken = broken_by_stage(result.stages)
     assert broken["margin"] == 0
     assert broken["flip"] + broken["aim"] == 10
 
@@ -277,11 +280,9 @@ def noisy(scale: float, gap: float) -> Function:
 def test_a_random_model_is_told_and_attacked_by_all_means() -> None:
     model, images = noisy(0.02, 0.6), images_near_grey(4)
     result = adaptive_told(model, images, torch.zeros(4, dtype=torch.long), threat_of("Linf", 0.05))
-    (warning,) = result.warnings
-    assert "outputs change" in warning
-    assert "went on with more steps, AutoAttack" in warning
-    assert any("apgd-ce broke" in note for note in result.notes)
-    stages = [note.split(" broke ")[0] for note in result.notes]
+    assert result.warned == [Warned("random", stages=("more steps", "AutoAttack"))]
+    stages = [stage.name for stage in result.stages]
+    assert "AutoAttack's apgd-ce" in stages
     assert stages[:5] == ["margin", "flip", "aim", "polish", "square"]
     assert "square" not in stages[5:]  # AutoAttack's "rand" has none
 
@@ -293,7 +294,7 @@ def test_one_lucky_pass_breaks_no_random_model() -> None:
     found = adaptive_told(model, images, labels, threat)
     fooled = torch.stack([margins(model, found.images, labels) > 0 for _ in range(20)])
     assert fooled.double().mean() > 0.9
-    assert found.warnings == ["adaptive: outputs change between passes"]  # nothing more was needed
+    assert found.warned == [Warned("random")]  # nothing more was needed
 
 
 def test_shattered_gradients_are_told_and_smoothed_over() -> None:
@@ -302,18 +303,19 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
     rippled = Function(lambda x: known.model(x + 0.002 * torch.sin(3000 * x)))
     radius = 1.2 * float(known.smallest.max())
     result = adaptive_told(rippled, known.images, known.labels, threat_of("Linf", radius))
-    (warning,) = result.warnings
-    assert "gradients turn" in warning
+    (warned,) = result.warned
+    assert warned.kind == "turning"
+    assert -1 <= warned.number < 0.6
     assert (margins(rippled, result.images, known.labels) > 0).all()
-    assert result.notes[-1].startswith("more steps broke")  # the last of them, and not a few
-    assert int(result.notes[-1].split()[3]) > 10
+    assert result.stages[-1].name == "more steps"  # the last of them, and not a few
+    assert result.stages[-1].of > 10
 
 
 @pytest.mark.parametrize(
     ("norm", "told_by", "stage"),
     [
-        ("Linf", "random search found", "more search"),
-        ("L2", "gradient-free queries broke", "AutoAttack"),
+        ("Linf", "searched", "more search"),
+        ("L2", "queried", "AutoAttack"),
     ],
 )
 def test_gradients_that_lie_are_told(norm: Norm, told_by: str, stage: str) -> None:
@@ -322,8 +324,8 @@ def test_gradients_that_lie_are_told(norm: Norm, told_by: str, stage: str) -> No
     model = Function(lambda x: known.model(Misleading.apply(x)))
     threat = threat_of(norm, (2 if norm == "Linf" else 6) * float(known.smallest.max()))
     result = adaptive_told(model, known.images, known.labels, threat)
-    assert any(told_by in warning for warning in result.warnings)
-    assert broken_by_stage(result.notes)[stage] > 5
+    assert told_by in kinds(result)
+    assert broken_by_stage(result.stages)[stage] > 5
     assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
 
 
@@ -337,7 +339,7 @@ def test_without_queries_gradients_that_lie_are_believed_in_l2() -> None:
         cascade.left_out = frozenset({without})
         result = cascade.run()
         left = margins(model, result.images, known.labels) <= 0
-        assert bool(result.warnings) is (without == "")
+        assert bool(result.warned) is (without == "")
         if without:
             assert left.double().mean() > 0.6
         else:
@@ -375,17 +377,20 @@ def test_what_only_larger_balls_lead_to_is_masked() -> None:
     assert not inside.broken.any()
     result = adaptive_told(model, images, labels, threat)
     assert (margins(model, result.images, labels) > 0).tolist() == 4 * [False] + 20 * [True]
-    (said,) = result.warnings
-    assert "83 % of samples break only by ascents through larger balls" in said
-    assert said.endswith("; went on with more steps, AutoAttack")
+    (warned,) = result.warned
+    assert warned == Warned("outdone", 0.83, ("more steps", "AutoAttack"))
+    assert said(warned) == (
+        "adaptive: 83 % of samples break only by ascents through larger balls; "
+        "went on with more steps, AutoAttack"
+    )
 
 
 def test_what_both_kinds_of_ascent_break_is_not_masked() -> None:
     known = linear("L2", 3)
     threat = threat_of("L2", 1.2 * float(known.smallest.median()))
     result = adaptive_told(known.model, known.images, known.labels, threat)
-    assert "margin broke" in result.notes[0]
-    assert not result.warnings
+    assert result.stages[0].name == "margin"
+    assert not result.warned
 
 
 def test_a_budget_for_nothing_says_nothing_of_masking() -> None:
@@ -396,7 +401,7 @@ def test_a_budget_for_nothing_says_nothing_of_masking() -> None:
     labels = known.model(images).argmax(1)
     for budget in (3, 30):
         found = adaptive_told(known.model, images, labels, threat, passes_per_sample=budget)
-        assert not found.warnings
+        assert not found.warned
 
 
 def far_class_among_near_ones() -> tuple[PrototypeAdapter, Tensor, float]:
@@ -453,7 +458,7 @@ def test_what_rough_gradients_stall_at_is_polished_by_the_models_own() -> None:
     cascade = Cascade(counted, images, labels, threat, seed=0, passes_per_sample=400)
     cascade.left_out = frozenset({"square", "flip"})
     result = cascade.run()
-    assert "polish broke 8 of" in " ".join(result.notes)
+    assert broken_by_stage(result.stages)["polish"] == 8
     assert (margins(known.model, result.images, labels) > 0).sum() >= 8
 
 
@@ -486,15 +491,15 @@ def test_what_was_spent_before_is_no_reason_to_stop() -> None:
     labels, threat = network(images).argmax(1), threat_of("Linf", 0.01)
     first, second = torch.arange(20), torch.arange(20, 40)
     alone = adaptive_told(network, images[second], labels[second], threat)
-    assert [note.split()[0] for note in alone.notes[:3]] == ["margin", "flip", "aim"]
+    assert [stage.name for stage in alone.stages[:3]] == ["margin", "flip", "aim"]
     counted = Counted(Adapter(network, 5), len(images))
     for rows in (first, second, second):
         with counted.attending(rows):
             found = adaptive_told(counted, images[rows], labels[rows], threat)
-    assert found.notes == alone.notes
+    assert found.stages == alone.stages
     assert torch.equal(found.images, alone.images)
     tallied = adaptive_told(Counted(Adapter(network, 5)), images[second], labels[second], threat)
-    assert tallied.notes[:3] == alone.notes[:3]
+    assert tallied.stages[:3] == alone.stages[:3]
 
 
 @pytest.mark.parametrize(
@@ -562,7 +567,7 @@ def test_small_gradients_are_not_taken_for_shattered_ones() -> None:
     for scale in (1.0, 1e-12):
         model = Function(lambda x, scale=scale: scale * known.model(x))
         results.append(adaptive_told(model, known.images, known.labels, threat))
-    assert results[1].warnings == []
+    assert results[1].warned == []
     broken = [margins(known.model, r.images, known.labels) > 0 for r in results]
     assert torch.equal(*broken)
 

@@ -11,8 +11,8 @@ from robusteval.attacks.libraries import advlib
 from robusteval.attacks.registry import find
 from robusteval.attacks.steps import norms
 from robusteval.errors import AttackError, UnknownNameError
-from robusteval.evaluation.plan import library_versions
-from robusteval.evaluation.suite import read_suite
+from robusteval.plan.made_with import library_versions
+from robusteval.plan.suite import read_suite
 from robusteval.types import Norm
 from tests.helpers.attacks import Call
 from tests.helpers.known import linear, margins, nearest_prototypes, threat_of

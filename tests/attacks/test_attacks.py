@@ -13,13 +13,14 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.registry import find
+from robusteval.attacks.results import Stage, said
 from robusteval.attacks.steps import ascent_direction, norms, project, random_start
 from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, UnknownNameError
-from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.suite import read_suite
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.helpers.attacks import Call
 from tests.helpers.known import linear, margins, pixel_prototypes, threat_of
@@ -279,13 +280,17 @@ def test_autoattack_tells_what_each_member_broke() -> None:
     result = autoattack(Counted(model), images, labels, threat, seed=0)
     broken = model(result.images).argmax(1) != labels
     assert broken.tolist() == (offsets < 0.045).tolist()
-    assert result.notes == [
-        "apgd-ce broke 4 of 8",
-        "apgd-t broke 0 of 4",
-        "fab-t broke 0 of 4",
-        "square broke 0 of 4",
+    assert result.stages == [
+        Stage("apgd-ce", 4, 8),
+        Stage("apgd-t", 0, 4),
+        Stage("fab-t", 0, 4),
+        Stage("square", 0, 4),
     ]
-    assert "zero gradient" in result.warnings[0]  # the library's own warning is kept
+    assert result.warned[0].kind == "zero_gradient"
+    # The library's own warning is kept.
+    assert said(result.warned[0]).startswith(
+        f"there are {result.warned[0].number:.0f} points with zero gradient! This might lead to"
+    )
 
 
 def test_autoattacks_warnings_are_kept_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +302,8 @@ def test_autoattacks_warnings_are_kept_not_printed(capsys: pytest.CaptureFixture
     model = Adapter(Softmaxed(), 2)
     images = torch.rand(4, 1, 4, 4) * 0.2
     result = autoattack(Counted(model), images, model(images).argmax(1), THREATS["Linf"], seed=0)
-    assert any("probability distribution" in note for note in result.warnings)
+    assert [warned.kind for warned in result.warned][-1] == "library"
+    assert any("probability distribution" in warned.text for warned in result.warned)
     assert "probability" not in capsys.readouterr().err
 
 

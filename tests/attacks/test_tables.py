@@ -21,8 +21,8 @@ from robusteval.attacks.libraries.torchattacks import (
 from robusteval.attacks.ranges import FROM_THE_HARNESS
 from robusteval.attacks.registry import find
 from robusteval.errors import AttackError
-from robusteval.evaluation.plan import check_names
-from robusteval.evaluation.suite import read_suite, suite_names
+from robusteval.plan.plan import check_names
+from robusteval.plan.suite import read_suite, suite_names
 from robusteval.types import NORMS, ThreatModel
 from tests.helpers.attacks import AddAttack, Call
 from tests.helpers.commands import cli, refused

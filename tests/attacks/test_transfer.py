@@ -11,11 +11,11 @@ from robusteval.attacks.steps import norms
 from robusteval.attacks.transfer import transfer
 from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, EvidenceError, SuiteError
-from robusteval.evaluation.context import Access, rebuild
-from robusteval.evaluation.suite import read_suite
 from robusteval.models.adapter import Adapter
 from robusteval.models.registry import find_entry
-from robusteval.preparation import prepare
+from robusteval.plan.context import Access, open_context
+from robusteval.plan.suite import read_suite
+from robusteval.run.prepare import prepare
 from tests.helpers.commands import cli, refused
 from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
 
@@ -81,7 +81,7 @@ def test_sources_of_a_run_stand_in_its_spec_and_may_not_change(tmp_path: Path) -
     assert [*spec.sources] == ["ce_digits"]
     changed = spec.from_json({**spec.to_json(), "sources": {"ce_digits": "0" * 64}})
     with pytest.raises(EvidenceError, match="has changed since"):
-        rebuild(changed, Access("pcl_at_digits"))
+        open_context(changed, Access("pcl_at_digits"))
 
 
 def test_a_transfer_can_run_alone_and_sources_may_be_patterns(tmp_path: Path) -> None:

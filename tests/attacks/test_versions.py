@@ -1,12 +1,16 @@
 """An attack's version says what it returns: the one changes with the other, and not without."""
 
+from dataclasses import replace
+
 import pytest
 
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
+from robusteval.attacks.tuning import TUNING
 from tests.helpers.outcomes import attacks, outcomes, stored
 
 STORED = stored()
+FEWER = {norm: replace(usual, margin_steps=12) for norm, usual in TUNING.items()}
 
 
 def test_every_attack_has_its_outcomes_stored() -> None:
@@ -38,7 +42,7 @@ def differing(attack: Attack) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "constant", "value"),
     [
-        ("adaptive", "robusteval.attacks.adaptive._MARGIN_STEPS", {"Linf": 19, "L2": 44}),
+        ("adaptive", "robusteval.attacks.cascade.Cascade.tunings", FEWER),
         ("smallest", "robusteval.attacks.smallest._MOMENTUM", 0.4),
     ],
 )

@@ -21,18 +21,18 @@ from benchmarks import (
     training_speed,
 )
 from robusteval import api
-from robusteval.attacks import adaptive as module_of_adaptive
-from robusteval.attacks.adaptive import Cascade
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.search import AIMED, MARGIN, Search, Seen, cosine
+from robusteval.attacks.tuning import TUNING
+from robusteval.boards.board import RANK
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
 from robusteval.models.entry import Trained
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
-from robusteval.preparation import prepare
 from robusteval.report import rows
-from robusteval.report.board import RANK
+from robusteval.run.prepare import prepare
 from robusteval.types import NORMS, Norm
 from tests.helpers.models import file_of
 
@@ -143,8 +143,9 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
         ascend(self, rows, start, goal, schedule, momentum, targets)
 
     monkeypatch.setattr(Search, "ascend", watched)
-    monkeypatch.setattr(Cascade, "_escalate", lambda _: [])  # full AutoAttack takes a minute
-    monkeypatch.setattr(module_of_adaptive, "_FEWEST", 4)  # else all are the nearest
+    monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
+    fewer = {norm: replace(usual, fewest=4) for norm, usual in TUNING.items()}
+    monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
     count = 20 if norm == "Linf" else 12
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, 400)
@@ -153,17 +154,17 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     for told, variant in ablation.variants_in(norm).items():
         seen.clear()
         cascade = variant(Counted(model, len(data)), *given)
-        notes = cascade.run().notes
-        ran = {note.split(" broke ")[0] for note in notes}
+        stages_told = cascade.run().stages
+        ran = {stage.name for stage in stages_told}
         assert ran & stages == stages - cascade.left_out, told
-        course: list[object] = [notes, *seen]
+        course: list[object] = [stages_told, *seen]
         assert course != whole, told
         whole = whole or course
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_ablation_counts_what_is_left(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cascade, "_escalate", lambda _: [])  # full AutoAttack takes a minute
+    monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
     model, data = ablation.validation_samples("mpat_at_digits", 20, None)
     assert 15 < len(data) <= 20
     forms, threat = Forms(model, model, None), data.info.default_threat(norm)
@@ -195,7 +196,7 @@ def test_in_l2_ascents_are_what_their_variant_says(
     given = (data.images(), data.labels, data.info.default_threat("L2"), 0, 150)
     cascade = ablation.VARIANTS[told](Counted(model, len(data)), *given)
     for start, targets in ((data.images(), None), (data.images(), data.labels)):
-        cascade._ascend(cascade.search.alive(), start, MARGIN, 45, targets)
+        cascade.ascend(cascade.search.alive(), start, MARGIN, 45, targets)
     assert len(taken) == 2
     assert {momentum for momentum, _ in taken} == momenta
     assert {round(wide, 6) for _, wide in taken} == {widest}

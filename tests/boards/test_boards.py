@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from robusteval import leaderboards
+from robusteval.boards import board
+from robusteval.boards import publish as leaderboards
+from robusteval.boards.scrutiny import wrong_origin
 from robusteval.errors import EvidenceError
 from robusteval.models.entry import Entry
-from robusteval.report import board
 from robusteval.report.rows import Row, read_rows
-from robusteval.report.scrutiny import wrong_origin
 from tests.helpers.commands import cli, refused
 
 BOARDS = Path(__file__).resolve().parents[2] / "leaderboards"

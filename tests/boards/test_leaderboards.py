@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks.overhead import plain_suite
-from robusteval import api, leaderboards
+from robusteval import api
 from robusteval.attacks.registry import OWN, find
+from robusteval.boards import board
+from robusteval.boards import publish as leaderboards
 from robusteval.data.known import DATASETS
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.suite import read_suite
-from robusteval.evaluation.verdicts import Finding
 from robusteval.models.entry import Entry
 from robusteval.models.registry import all_entries
-from robusteval.report import board, rows
+from robusteval.plan.suite import read_suite
+from robusteval.report import rows
 from robusteval.report.files import read_report
+from robusteval.trust.verdicts import Finding
 from robusteval.types import NORMS, ThreatModel, parse_eps
 from tests.helpers.commands import cli, refused
 from tests.helpers.models import file_of

@@ -18,7 +18,7 @@ from robusteval import api, terminal
 from robusteval.cli import expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
-from robusteval.evaluation.run import Run
+from robusteval.run.runner import Run
 from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of

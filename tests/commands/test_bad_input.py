@@ -16,9 +16,9 @@ from benchmarks.families.leaving import wrong_csv, wrong_html, wrong_markdown
 from benchmarks.trials import CANARY, Case
 from robusteval import api
 from robusteval.errors import AttackError, DataError, EvidenceError, RobustevalError
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.examples import read_pictures
-from robusteval.evaluation.record import read_record
+from robusteval.evidence.pictures import read_pictures
+from robusteval.evidence.record import read_record
+from robusteval.evidence.store import Store
 from robusteval.models.adapter import require_answers
 from robusteval.report.files import altered_files
 from tests.helpers.known import Function
@@ -101,6 +101,7 @@ def exits(images: Tensor) -> Tensor:
             "SystemExit: 0",
         ),
         (lambda: read_record(Path()), EvidenceError, "NaN is no number of JSON"),
+        (lambda: read_record(Path("other")), EvidenceError, "schema ' ' names no version"),
         (lambda: read_pictures(Store(Path(), "")), EvidenceError, "can't be read .it is a folder"),
     ],
 )
@@ -108,6 +109,8 @@ def test_what_the_long_form_found(
     act: Callable[[], object], error: type[RobustevalError], said: str
 ) -> None:
     Path("run.json").write_text('{"schema": "robusteval.run/2", "spec": NaN}')
+    Path("other").mkdir()
+    Path("other/run.json").write_text('{"schema": " "}')
     Path("evidence/examples.safetensors").mkdir(parents=True)
     with pytest.raises(error, match=said):
         act()

@@ -38,9 +38,6 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.evaluation.plan import threats_for
-from robusteval.evaluation.run import precision
-from robusteval.evaluation.suite import Suite, read_suite
 from robusteval.models.entry import Entry, read_entry
 from robusteval.models.fitting import fill
 from robusteval.models.loading import build_network, load_model
@@ -51,8 +48,11 @@ from robusteval.models.registry import (
     find_entry,
     readable_entries,
 )
-from robusteval.options import Options, check_options
+from robusteval.plan.suite import Suite, read_suite
+from robusteval.plan.threats import threats_for
 from robusteval.reading import parse_path, read_file
+from robusteval.run.options import Options, check_options
+from robusteval.run.runner import precision
 from robusteval.schema import first_problem
 from robusteval.types import ThreatModel, parse_eps, parse_number, parse_whole
 from tests.helpers.commands import cli
@@ -604,7 +604,7 @@ def test_a_source_that_cannot_be_loaded_gives_way_to_the_next(
     text = file_of("ce_digits.toml").read_text()
     (folder / "a_digits.toml").write_text(text.replace('"ce_digits"', '"a_digits"'))
     (folder / "ce_digits.safetensors").write_bytes(b"no weights")
-    from robusteval.preparation import prepare
+    from robusteval.run.prepare import prepare
 
     with caplog.at_level(logging.WARNING, "robusteval"):
         prepared = prepare("pcl_digits", "quick", None, None, Options(samples=10))

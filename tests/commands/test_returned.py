@@ -16,9 +16,9 @@ import pytest
 
 import robusteval
 from robusteval.errors import RobustevalError
-from robusteval.options import OptionKeywords, Options, options_of
 from robusteval.report.returned import Report
 from robusteval.report.tables import TABLES
+from robusteval.run.options import OptionKeywords, Options, options_of
 
 pytestmark = pytest.mark.usefixtures("drawn")
 
@@ -33,6 +33,7 @@ def rate(k: int, n: int) -> dict[str, Any]:
 def attack(name: str, threat: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         **{"name": name, "title": name.upper(), "library": "torchattacks", "attack": "X"},
+        "version": 2,
         **{"library_version": "3.5.1", "threat": threat, "parameters": {"steps": 7, "alpha": 0.25}},
         **{
             "restarts": 2,
@@ -138,6 +139,7 @@ def test_attacks(report: Report) -> None:
     assert values(table, *names)[:2] == [[0.15, 1.0, 0.625, 5, 8], [None] * 5]
     free = ("success_at_any_norm", "success_at_any_norm_high", "median_norm")
     assert values(table, *free) == [[None] * 3, [None] * 3, [0.875, 1.0, 0.75]]
+    assert table.version.to_list()[:2] == [2, 2]
     costs = ("attacked", "restarts", "forward_passes", "backward_passes", "seconds")
     assert values(table, *costs)[0] == [8, 2, 70, 60, 1.5]
     told = ("largest_norm", "near_ties", "survive_8_bit", "parameters", "reason")

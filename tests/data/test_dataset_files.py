@@ -22,7 +22,7 @@ from robusteval.data.known import DATASETS
 from robusteval.data.outliers import outlier_batches, outlier_names
 from robusteval.data.raw import Shape
 from robusteval.errors import DataError, UnknownNameError
-from robusteval.preparation import prepare
+from robusteval.run.prepare import prepare
 from tests.helpers.plugins import Install
 
 COLOUR, GREY, DIGITS = ("8/255", "0.5"), ("0.3", "2"), ("0.15", "0.6")
@@ -255,6 +255,10 @@ WRONG = {
     "no ε": (without("Linf"), "threats.Linf is missing: give it"),
     "no threats": (MINE.partition("[threats]")[0], "threats is missing: give it"),
     "misspelt": (f"titel = 1\n{MINE}", "unknown field titel: did you mean title?"),
+    "a list misspelt": (
+        f'outlier = ["svhn"]\n{MINE}',
+        "unknown field outlier: did you mean outliers",
+    ),
     "two channels": (MINE.replace("[1,", "[2,"), "shape.0 must be 1 or 3, not 2"),
     "flat": (MINE.replace("[1, 8, 8]", "[1, 8]"), "shape.2 is missing"),
     "no size": (MINE.replace("8]", "0]"), "shape.2 must be 1 or more, not 0"),

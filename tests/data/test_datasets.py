@@ -20,7 +20,8 @@ from robusteval.data.outliers import (
 )
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
-from robusteval.preparation import Options, prepare
+from robusteval.run.options import Options
+from robusteval.run.prepare import prepare
 
 
 def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:

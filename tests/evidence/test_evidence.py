@@ -20,23 +20,25 @@ from benchmarks.overhead import plain_suite
 from benchmarks.resume import without_times
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.results import AttackResult
 from robusteval.attacks.steps import norms, project
 from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
-from robusteval.evaluation import chunks
-from robusteval.evaluation.chunks import Chunk, settle
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Here, Watch
-from robusteval.evaluation.images import LEVELS, decode, digests, encode, encode_within
-from robusteval.evaluation.outcomes import load_result, to_be_kept
-from robusteval.evaluation.pieces import unsealed
-from robusteval.evaluation.plan import Cell, Job
-from robusteval.evaluation.record import open_store, read_record
-from robusteval.evaluation.suite import Diagnostics, Suite, read_suite
+from robusteval.evidence.images import LEVELS, decode, digests, encode, encode_within
+from robusteval.evidence.pieces import unsealed
+from robusteval.evidence.record import open_store, read_record
+from robusteval.evidence.results import load_result, to_be_kept
+from robusteval.evidence.store import Store
 from robusteval.models.acceleration import PLAIN, Forms
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.preparation import prepare
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Cell, Job
+from robusteval.plan.suite import Diagnostics, Suite, read_suite
+from robusteval.run import attacking as chunks
+from robusteval.run.attacking import Chunk, settle
+from robusteval.run.executors.base import Watch
+from robusteval.run.executors.here import Here
+from robusteval.run.prepare import prepare
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
@@ -52,7 +54,7 @@ def evidence_of(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted((folder / "evidence").iterdir()):
         if path.suffix == ".parquet":
-            columns, about = unsealed(path.read_bytes())
+            columns, about, _ = unsealed(path.read_bytes())
             about.pop("seconds")
             found[path.name] = ({name: v.tolist() for name, v in columns.items()}, about)
         elif path.suffix == ".safetensors":
@@ -186,7 +188,7 @@ def test_a_later_restart_does_not_undo_what_storing_kept(monkeypatch: pytest.Mon
         inward = decode(encode(found, image, "inward"))
         undone += int(margins(known.model, inward, label) <= 0)
         tries = iter([found, image])
-        monkeypatch.setattr(chunks, "_attack", lambda *_, t=tries: (next(t), [], []))
+        monkeypatch.setattr(chunks, "_attack", lambda *_, t=tries: AttackResult(next(t)))
         chunk = Chunk(torch.tensor([0]), image, label)
         result = chunks.run_job(forms, Cell(spec, (threat,), {}), chunk, lambda restart: restart)
         assert result.judged.fooled.all()
@@ -211,6 +213,15 @@ def test_rows_say_what_the_report_counts(finished: Path) -> None:
             assert set(table) >= {"index", "label", "prediction", "norm", "margin"}
             assert min(table["forward_passes"], default=1) >= 0
         assert broken == attack["success_rate"]["k"]
+
+
+def test_a_reports_row_names_its_evidence(finished: Path) -> None:
+    content, stems = json.loads((finished / "report.json").read_text()), set()
+    for attack in content["attacks"]:
+        assert [name.endswith(".parquet") for name in attack["evidence"]].count(True) == 4
+        assert all((finished / "evidence" / name).is_file() for name in attack["evidence"])
+        stems |= set(attack["evidence"])
+    assert stems == {path.name for path in (finished / "evidence").glob("attack-*")}
 
 
 def test_one_image_for_each_sample_and_threat(finished: Path) -> None:

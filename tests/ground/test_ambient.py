@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import robusteval
 from robusteval import api
 from robusteval.ambient import plain_state
-from robusteval.attacks.adaptive import Cascade, adaptive
+from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
@@ -232,7 +233,7 @@ def test_a_warning_of_autoattack_is_heard_where_logging_is_off(silence: str) -> 
         logger.setLevel(logging.CRITICAL if silence == "its level" else logging.NOTSET)
         before = (logging.root.manager.disable, logger.disabled, logger.level)
         found = autoattack(model, images, model(images).argmax(1), threat_of("Linf", 0.3))
-        assert any("probability distribution" in said for said in found.warnings)
+        assert any("probability distribution" in warned.text for warned in found.warned)
         assert (logging.root.manager.disable, logger.disabled, logger.level) == before
     finally:
         logging.disable(logging.NOTSET)

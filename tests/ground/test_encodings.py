@@ -22,7 +22,8 @@ import json, sys, warnings
 for ours in ("robusteval", "benchmarks"):
     warnings.filterwarnings("error", category=EncodingWarning, module=ours)
 from pathlib import Path
-from robusteval import api, leaderboards, listing
+from robusteval import api, listing
+from robusteval.boards import publish as leaderboards
 from robusteval.attacks.code import code_of_module
 from robusteval.hardware import hardware_name, package_versions
 from robusteval.models.entry import read_entry

@@ -11,9 +11,9 @@ from torch import nn
 from robusteval import api
 from robusteval.attacks.registry import OWN, code_of, find
 from robusteval.errors import PluginError, UnknownNameError
-from robusteval.evaluation.plan import attack_code, library_versions
-from robusteval.evaluation.record import read_record
-from robusteval.evaluation.suite import read_suite
+from robusteval.evidence.record import read_record
+from robusteval.plan.made_with import attack_code, library_versions
+from robusteval.plan.suite import read_suite
 from robusteval.plugins import plugins
 from robusteval.types import ThreatModel
 from tests.helpers.attacks import Call, record_of

@@ -13,7 +13,7 @@ import pytest
 
 from robusteval import storage
 from robusteval.errors import EvidenceError, OutputError
-from robusteval.evaluation.evidence import Store
+from robusteval.evidence.store import Store
 from robusteval.report import files
 from robusteval.report.files import write_table
 from robusteval.storage import append_to, locked, remove_partials, replace_file, require_writable

@@ -14,7 +14,8 @@ from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
 from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import Backbone
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 
@@ -91,10 +92,10 @@ class Pixels(Backbone):
 def pixel_prototypes(prototypes: Tensor, **head: Any) -> PrototypeAdapter:
     """The nearest of prototypes (K, M, D) in pixels decides, and the adapter knows of them."""
     classes, per_class, dim = prototypes.shape
-    config = HeadConfig(
-        "nearest_prototype", classes, ("pixels",), prototypes_per_class=per_class, **head
+    config = Head(
+        reading="nearest_prototype", layers=["pixels"], prototypes_per_class=per_class, **head
     )
-    network = PrototypeNetwork(Pixels(dim), config, [0.0], [1.0])
+    network = PrototypeNetwork(Pixels(dim), config, classes, [0.0], [1.0])
     network.prototypes["pixels"].data.copy_(prototypes)
     return PrototypeAdapter(network)
 

@@ -9,20 +9,37 @@ from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import Store
-from robusteval.evaluation.executors import Executor
-from robusteval.evaluation.outcomes import RunResult
-from robusteval.evaluation.plan import (
-    RunSpec,
-    check_names,
-    make_plan,
-    threats_for,
-)
-from robusteval.evaluation.run import Run, Settings
-from robusteval.evaluation.suite import AttackSpec, Diagnostics, Suite, read_suite
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.store import Store
 from robusteval.models.adapter import Adapter
-from robusteval.preparation import Options, Prepared, record_of
+from robusteval.plan.context import Context
+from robusteval.plan.plan import check_names, make_plan
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import AttackSpec, Diagnostics, Suite, read_suite
+from robusteval.plan.threats import threats_for
+from robusteval.run.executors.base import Executor
+from robusteval.run.options import Options
+from robusteval.run.prepare import Prepared
+from robusteval.run.provenance import record_of
+from robusteval.run.runner import Run, Settings
+
+# Two attacks, a library's and one of ours.
+FEW = """
+name = "few"
+[[attacks]]
+name = "fgsm"
+title = "FGSM"
+library = "torchattacks"
+attack = "FGSM"
+norms = ["Linf"]
+[[attacks]]
+name = "adaptive"
+title = "Adaptive"
+library = "robusteval"
+attack = "adaptive"
+norms = ["L2"]
+parameters = { passes_per_sample = 20 }
+"""
 
 
 def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
@@ -52,7 +69,7 @@ def context_of(
 ) -> Context:
     spec = spec_of(data, suite, eps, **fields)
     check_names(suite, spec.threat_models())
-    return Context(model, data, suite, spec, make_plan(suite, spec, bool(model.layers)))
+    return Context(model, data, spec, make_plan(suite, spec, bool(model.layers)))
 
 
 def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object) -> RunSpec:
@@ -61,7 +78,7 @@ def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields:
         "model_digest": "d",
         "dataset": data.info.name,
         "data_digest": data.digest,
-        "suite": suite.model_dump(),
+        "suite": suite,
         "threats": [[t.norm, str(t.eps)] for t in threats_for(suite, data, eps or [])],
         "samples": len(data),
         "seed": 0,

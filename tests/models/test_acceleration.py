@@ -15,7 +15,7 @@ from robusteval import api
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import Counted
 from robusteval.errors import EvidenceError
-from robusteval.evaluation.record import open_store
+from robusteval.evidence.record import open_store
 from robusteval.models.acceleration import (
     PLAIN,
     Acceleration,
@@ -30,7 +30,8 @@ from robusteval.models.acceleration import (
 )
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import resnet_small
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.known import Function, Misleading, margins
 
@@ -42,8 +43,8 @@ def model() -> PrototypeAdapter:
     """A residual network with batch statistics of its own."""
     torch.manual_seed(0)
     backbone = resnet_small(3, widths=(8, 16, 16), stem=8, embedding=12)
-    head = HeadConfig("softmax", 5, ("stage2", "fc"))
-    network = PrototypeNetwork(backbone, head, [0.4] * 3, [0.3] * 3)
+    head = Head(layers=["stage2", "fc"])
+    network = PrototypeNetwork(backbone, head, 5, [0.4] * 3, [0.3] * 3)
     with torch.no_grad():
         for _ in range(5):
             network(torch.rand(32, 3, 16, 16))
@@ -317,7 +318,7 @@ def test_passes_of_a_faster_form_are_counted(model: PrototypeAdapter, images: Te
 def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another machine may find another form faster; a run is finished as it began."""
     told = iter([("float32 folded", "bfloat16 folded"), ("float32", "float32")])
-    monkeypatch.setattr("robusteval.preparation._forms", lambda *_: next(told))
+    monkeypatch.setattr("robusteval.run.prepare.choose_forms", lambda *_: next(told))
     suite = tmp_path / "plain.toml"
     suite.write_text(plain_suite("full"))
     options = api.Options(samples=16, only=("fgsm", "adaptive"), out=tmp_path)

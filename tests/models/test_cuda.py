@@ -33,7 +33,8 @@ from robusteval.models.acceleration import (
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import resnet_small
 from robusteval.models.graphs import GraphedAdapter
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.known import margins
 
@@ -57,9 +58,7 @@ def model() -> PrototypeAdapter:
     """A residual network with batch statistics of its own, on the processor."""
     torch.manual_seed(0)
     backbone = resnet_small(3, widths=(8, 16, 16), stem=8, embedding=12)
-    network = PrototypeNetwork(
-        backbone, HeadConfig("softmax", 5, ("stage2", "fc")), [0.4] * 3, [0.3] * 3
-    )
+    network = PrototypeNetwork(backbone, Head(layers=["stage2", "fc"]), 5, [0.4] * 3, [0.3] * 3)
     with torch.no_grad():
         for _ in range(5):
             network(torch.rand(32, 3, 16, 16))

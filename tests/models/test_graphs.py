@@ -14,7 +14,8 @@ from robusteval.models.acceleration import Acceleration, accelerated
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import resnet_small
 from robusteval.models.graphs import Function, GraphedAdapter, Recorded
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 
 SIZES = (4, 8)
 
@@ -50,8 +51,8 @@ class Played:
 def model() -> PrototypeAdapter:
     torch.manual_seed(0)
     backbone = resnet_small(3, widths=(4, 8, 8), stem=4, embedding=6)
-    head = HeadConfig("nearest_prototype", 3, ("stage2", "fc"), prototypes_per_class=2)
-    return PrototypeAdapter(PrototypeNetwork(backbone, head, [0.4] * 3, [0.3] * 3))
+    head = Head(reading="nearest_prototype", layers=["stage2", "fc"], prototypes_per_class=2)
+    return PrototypeAdapter(PrototypeNetwork(backbone, head, 3, [0.4] * 3, [0.3] * 3))
 
 
 @pytest.fixture

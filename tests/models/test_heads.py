@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from robusteval.models.heads import pool_to_classes, prototype_distances
+from robusteval.models.prototypes import pool_to_classes, prototype_distances
 from tests.helpers.known import pixel_prototypes
 
 FEATURE = torch.tensor([[3.0, -4.0]])

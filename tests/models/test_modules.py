@@ -3,6 +3,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ import robusteval
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive, adaptive_told
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.results import Warned, said
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
+from robusteval.attacks.tuning import TUNING
 from robusteval.errors import AttackError, RobustevalError
-from robusteval.evaluation.verify import predict_again
+from robusteval.evidence.judge import predict_again
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.types import Norm
 from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
@@ -163,7 +167,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         self.square.n_queries = 20
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "__init__", few)
-    monkeypatch.setattr("robusteval.attacks.adaptive._SEARCHED", 40)
+    quicker = {norm: replace(usual, searched=40) for norm, usual in TUNING.items()}
+    monkeypatch.setattr(Cascade, "tunings", quicker)
 
 
 @pytest.mark.usefixtures("short")
@@ -174,13 +179,14 @@ def test_adaptive_keeps_what_it_found_without_gradients(norm: Norm, how: str) ->
     model = Function(lambda x: BLIND[how](known.model, x))
     threat = threat_of(norm, 3 * float(known.smallest.max()))
     found = adaptive_told(model, known.images, known.labels, threat, passes_per_sample=60)
-    said = " ".join(found.warnings)
-    assert f"adaptive: {NO_GRADIENT}" in said
+    kinds = {warned.kind for warned in found.warned}
+    assert "no_gradient" in kinds
     broken = margins(known.model, found.images, known.labels) > 0
     if norm == "Linf":
         assert broken.any()
     if not broken.all():
-        assert "apgd-ce, apgd-dlr, fab-t can't run" in said or "AutoAttack can't run" in said
+        blind = Warned("blind", stages=("apgd-ce", "apgd-dlr", "fab-t"))
+        assert blind in found.warned or "no_autoattack" in kinds
 
 
 @pytest.mark.usefixtures("short")
@@ -207,8 +213,9 @@ def test_attacks_by_gradients_say_that_there_are_none(how: str) -> None:
         with pytest.raises(AttackError, match="no gradient reaches the images"):
             attack()
     found = autoattack(*flat)
-    assert found.notes[-1].startswith("square broke")
-    assert f"apgd-ce, apgd-dlr, fab-t can't run: {NO_GRADIENT}" in found.warnings
+    assert found.stages[-1].name == "square"
+    (blind,) = [warned for warned in found.warned if warned.kind == "blind"]
+    assert said(blind) == f"apgd-ce, apgd-dlr, fab-t can't run: {NO_GRADIENT}"
     assert gaussian_noise(*flat, draws=2).shape == known.images.shape
     assert transfer(*flat, source=known.model, steps=3).shape == known.images.shape
     square = torchattacks_attack(*flat, name="Square", seed=0, parameters={"n_queries": 3})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robusteval import api
-from robusteval.evaluation.outcomes import load_result
+from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
 

@@ -17,8 +17,7 @@ from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.registry import OWN
 from robusteval.cli import complaint
 from robusteval.data.datasets import Dataset
-from robusteval.evaluation.findings import unprobed
-from robusteval.evaluation.outcomes import NOT_REACHED
+from robusteval.evidence.results import NOT_REACHED
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Claim
 from robusteval.report.figures import BLUE, cost_curve
@@ -26,6 +25,7 @@ from robusteval.report.page import render_html, render_markdown
 from robusteval.report.summary import _claim
 from robusteval.report.wording import UNAWARE, found_text, incomplete_text, worst_text
 from robusteval.terminal import _claim_line
+from robusteval.trust.findings import unprobed
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import Call
 from tests.helpers.commands import cli

@@ -1,6 +1,8 @@
 """Suites, plans, verification, and runs that go wrong in every way they can."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +23,27 @@ from robusteval.errors import (
     ThreatError,
     UnknownNameError,
 )
-from robusteval.evaluation.chunks import _attack
-from robusteval.evaluation.findings import findings_of
-from robusteval.evaluation.outcomes import merge_notes, merge_warnings
-from robusteval.evaluation.plan import (
+from robusteval.evidence.judge import (
+    first_successes,
+    in_threat,
+    judge,
+    state_digest,
+    success,
+)
+from robusteval.models.adapter import Adapter
+from robusteval.plan.plan import (
     Cell,
     Plan,
-    RunSpec,
     expected_passes,
     job_seed,
-    threats_for,
 )
-from robusteval.evaluation.suite import Suite, read_suite, suite_names
-from robusteval.evaluation.verify import in_threat, judge, state_digest
-from robusteval.models.adapter import Adapter
-from robusteval.preparation import Options
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import Suite, read_suite, suite_names
+from robusteval.plan.threats import threats_for
 from robusteval.report.summary import summarise
+from robusteval.run.attacking import _attack
+from robusteval.run.options import Options
+from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack, Call
 from tests.helpers.known import pixel_prototypes
@@ -172,17 +179,63 @@ def test_the_specs_digest_covers_what_decides_the_outcome() -> None:
         "model_digest": "a",
         "dataset": "digits",
         "data_digest": "b",
-        "suite": {},
+        "suite": Suite(name="s"),
         "threats": [],
         "samples": 10,
         "seed": 0,
         "batch_size": 120,
     }
     digest = RunSpec(**base).digest
-    changes = {"model_digest": "c", "data_digest": "c", "suite": {"x": 1}, "seed": 1}
+    changes = {"model_digest": "c", "data_digest": "c", "suite": Suite(name="t"), "seed": 1}
     changes |= {"threats": [["Linf", "8/255"]], "samples": 11, "batch_size": 60}
     assert len({RunSpec(**{**base, k: v}).digest for k, v in changes.items()} | {digest}) == 8
     assert RunSpec(**base).digest == digest
+
+
+def test_what_counts_as_broken_within_a_threat() -> None:
+    rows = {"fooled": np.array([True, True, False]), "norm": np.array([0.15, 0.16, 0.0])}
+    assert success(rows, LINF).tolist() == [True, False, False]
+    assert success({"label": np.arange(2)}, LINF).tolist() == [False, False]
+
+
+def test_first_successes_in_the_suites_order() -> None:
+    """The second and fourth attack know no ε, and work in the norm that the third doesn't."""
+    small, large = (ThreatModel("L2", parse_eps(eps)) for eps in ("0.1", "0.5"))
+    threats = [(small,), (small, large), (LINF,), (small, large)]
+    broke = {
+        (0, small): [True, False, False, False],
+        (1, small): [True, True, False, False],
+        (1, large): [True, True, True, False],
+        (2, LINF): [True, True, True, True],
+        (3, small): [True, True, True, False],
+        (3, large): [True, True, True, True],
+    }
+    firsts = [
+        first_successes(threats[: part + 1], lambda *which: np.array(broke[which])).tolist()
+        for part in range(4)
+    ]
+    assert firsts == [
+        [True, False, False, False],
+        [True, True, True, False],  # the first sample within the larger ball alone
+        [True, True, True, True],
+        [False, False, True, True],  # the third within the smaller, the last within the larger
+    ]
+
+
+def test_a_suite_stands_in_a_spec_as_it_always_did() -> None:
+    """A spec of an earlier version: its digest names a run's folder and stands in its evidence."""
+    stored = Path(__file__).parent / "older" / "schema_2" / "run.json"
+    plain = json.loads(stored.read_text())["spec"]
+    spec = RunSpec.from_json(plain)
+    assert spec.suite.attacks[0].name == "adaptive"
+    assert spec.to_json() == plain
+    assert spec.name == "masked-tiny-410e077e"
+    lacking = {**plain, "suite": {k: v for k, v in plain["suite"].items() if k != "description"}}
+    assert RunSpec.from_json(lacking).to_json() == lacking  # as of suites that had no such field
+    for name in suite_names():
+        suite = read_suite(name)
+        made = replace(spec, suite=suite.spelt_out())
+        assert made.to_json()["suite"] == json.loads(json.dumps(suite.model_dump()))
 
 
 def test_expected_passes_bound_what_is_really_used(pcl_digits: Adapter, digits: Dataset) -> None:
@@ -629,10 +682,10 @@ def test_a_batch_that_does_not_fit_is_halved(
     images, labels = digits.images(slice(0, 37)), digits.labels[:37]
     counted = Counted(pcl_digits, len(images))
     cell = Cell(attack_spec(), (LINF,), {})
-    found, notes, _ = _attack(counted, cell, images, labels, LINF, 0)
-    torch.testing.assert_close(found, images + 0.01)
+    found = _attack(counted, cell, images, labels, LINF, 0)
+    torch.testing.assert_close(found.images, images + 0.01)
     assert max(s for s in sizes if s <= 10) == 10
-    assert any("halved" in note for note in notes)
+    assert any("halved" in note for note in found.notes)
 
 
 def test_what_fails_otherwise_is_not_tried_on_half_a_batch(
@@ -719,21 +772,3 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
         assert row["n_out"] == pgd["success_rate"]["k"]
     without = summarise(run_suite(ce_digits, data, unprobed("quick").only(["fgsm"])))
     assert "nearest_prototype" not in {r["detector"] for r in without["outliers"]}
-
-
-def test_notes_of_chunks_add_up() -> None:
-    notes = ["apgd-ce broke 3 of 10", "look out", "apgd-ce broke 1 of 4", "look out"]
-    assert merge_notes(notes) == ["look out", "apgd-ce broke 4 of 14"]
-    assert merge_notes(["it broke most of them"] * 2) == ["it broke most of them"]
-
-
-def test_chunks_warn_with_one_voice() -> None:
-    said = "a: {} % of samples; went on with L2"
-    chunks = [[said.format(64)], [said.format(9.5), "b"], [said.format(64)]]
-    assert merge_warnings(chunks) == [
-        "a: 9.5 to 64 % of samples; went on with L2",
-        "b (in 1 of 3 chunks)",
-    ]
-    assert merge_warnings([[said.format(1), said.format(3)]]) == [said.format("1 to 3")]
-    assert merge_warnings([["b", said.format(1)]]) == [said.format(1), "b"]
-    assert merge_warnings([[], []]) == merge_warnings([]) == []

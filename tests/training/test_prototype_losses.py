@@ -10,7 +10,7 @@ from pytorch_metric_learning import losses as reference
 from pytorch_metric_learning.regularizers import SparseCentersRegularizer
 from torch import Tensor
 
-from robusteval.models.heads import prototype_distances
+from robusteval.models.prototypes import prototype_distances
 from robusteval.training import prototype_losses as L
 
 GENERATOR = torch.Generator().manual_seed(0)

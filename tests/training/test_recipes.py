@@ -16,7 +16,8 @@ from robusteval.errors import TrainingError
 from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import BACKBONES
 from robusteval.models.entry import Adversarial, Training
-from robusteval.models.network import HeadConfig, PrototypeNetwork
+from robusteval.models.head import Head
+from robusteval.models.network import PrototypeNetwork
 from robusteval.training import train  # noqa: F401 - registers the recipes
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.drp import repulsive_prototypes
@@ -34,7 +35,9 @@ def parts() -> tuple[Dataset, Dataset]:
 def network_for(reading: str, layers: tuple[str, ...], **head: Any) -> PrototypeNetwork:
     torch.manual_seed(0)
     backbone = BACKBONES.get("cnn6")(1, widths=[8, 16, 32], hidden=[32, 16], kernel_size=3)
-    return PrototypeNetwork(backbone, HeadConfig(reading, 10, layers, **head), [0.305], [0.376])
+    return PrototypeNetwork(
+        backbone, Head(reading=reading, layers=list(layers), **head), 10, [0.305], [0.376]
+    )
 
 
 def settings_for(recipe: str, epochs: int = 4, **fields: Any) -> Training:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
-from robusteval.evaluation.verify import state_digest
+from robusteval.evidence.judge import state_digest
 from robusteval.hardware import hardware_name
 from robusteval.models.entry import Adversarial, Training, read_entry
 from robusteval.models.loading import build_network, load_model

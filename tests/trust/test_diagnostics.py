@@ -11,14 +11,14 @@ import torchattacks
 from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
-from robusteval.evaluation import verdicts as probed
-from robusteval.evaluation.diagnostics import ascend, changes, gradients, kind_of_logits, measure
-from robusteval.evaluation.findings import accelerated, findings_of
-from robusteval.evaluation.suite import Suite, read_suite
-from robusteval.evaluation.verdicts import Finding
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
+from robusteval.plan.suite import Suite, read_suite
+from robusteval.run.probes import ascend, changes, gradients, kind_of_logits, measure
+from robusteval.trust import verdicts as probed
+from robusteval.trust.findings import accelerated, findings_of
+from robusteval.trust.verdicts import Finding
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from robusteval import api
 from robusteval.data.datasets import Dataset
-from robusteval.evaluation.findings import plausible_accuracy, verification
-from robusteval.evaluation.progress import Silent
-from robusteval.evaluation.verify import predict
+from robusteval.evidence.judge import predict
 from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import all_entries, built_in_folder, find_entry
 from robusteval.numerics import drawn_alike
+from robusteval.run.progress import Silent
+from robusteval.trust.findings import plausible_accuracy, verification
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli
 from tests.helpers.models import file_of, linear_model

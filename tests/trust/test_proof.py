@@ -17,13 +17,13 @@ from torch import nn
 
 from robusteval import api
 from robusteval.errors import EvidenceError, RobustevalError
-from robusteval.evaluation.context import Context
-from robusteval.evaluation.evidence import SCHEMA
-from robusteval.evaluation.pieces import sealed, unsealed
-from robusteval.evaluation.suite import read_suite
+from robusteval.evidence.pieces import unsealed
 from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
+from robusteval.plan.context import Context
+from robusteval.plan.suite import read_suite
 from tests.helpers.commands import cli, refused
+from tests.helpers.forging import change_rows, change_told, forge, images_file, rows_file
 from tests.helpers.runs import options
 
 
@@ -36,28 +36,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
-
-
-def rows_file(folder: Path, part: str = "fgsm") -> Path:
-    return sorted((folder / "evidence").glob(f"attack-*{part}*.parquet"))[0]
-
-
-def images_file(folder: Path, part: str = "fgsm") -> Path:
-    return sorted((folder / "evidence").glob(f"attack-*{part}*.safetensors"))[0]
-
-
-def forge(path: Path, columns: dict[str, Any] | None = None, **about: Any) -> None:
-    """Rewrites a job's rows, or what it says of itself, with checksums that fit."""
-    rows, said = unsealed(path.read_bytes())
-    path.write_bytes(sealed(rows if columns is None else columns, {**said, **about}, SCHEMA))
-
-
-def change_rows(path: Path, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Rewrites columns of a job's rows, leaving what it says of itself."""
-    changed, _ = unsealed(path.read_bytes())
-    for name, change in columns.items():
-        changed[name] = change(changed[name].copy())
-    forge(path, changed)
 
 
 def change_images(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -242,13 +220,6 @@ def other_version(record: dict[str, Any]) -> None:
     record["provenance"]["versions"]["attacks"] = "00000000"
 
 
-def change_told(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """What a job tells of its whole chunk, rewritten."""
-    _, about = unsealed(path.read_bytes())
-    change(about["told"])
-    forge(path, told=about["told"])
-
-
 def never_trained(record: dict[str, Any]) -> None:
     del record["entry"]["trained"]
 
@@ -331,7 +302,7 @@ def without_backward_passes(folder: Path) -> None:
 def invented_detector(folder: Path) -> None:
     """That tells attacks from clean images always."""
     for path in (folder / "evidence").glob("*.parquet"):
-        columns, _ = unsealed(path.read_bytes())
+        columns, _, _ = unsealed(path.read_bytes())
         if columns:
             score = 0.0 if path.name.startswith("clean") else -1.0
             rows = len(next(iter(columns.values())))
@@ -423,16 +394,16 @@ def test_a_flipped_bit_is_never_read_as_other_content(finished: Path) -> None:
     rng, told = np.random.default_rng(0), 0
     for path in (rows_file(finished), finished / "evidence" / "diagnostics.parquet"):
         content = path.read_bytes()
-        columns, about = unsealed(content)
+        columns, about, schema = unsealed(content)
         for place in rng.integers(8 * len(content), size=400):
             flipped = bytearray(content)
             flipped[place // 8] ^= 1 << (place % 8)
             try:
-                now, said = unsealed(bytes(flipped))
+                now, said, claimed = unsealed(bytes(flipped))
             except (OSError, pa.ArrowException, LookupError, ValueError, TypeError):
                 told += 1
                 continue
-            assert said == about
+            assert (said, claimed) == (about, schema)
             assert now.keys() == columns.keys()
             assert all(np.array_equal(now[name], columns[name]) for name in columns)
     assert told > 400
@@ -581,11 +552,15 @@ def test_hidden_successes_are_found_by_doing_jobs_again(copied: Path) -> None:
     assert not again["jobs done again"]
 
 
+SQUARE = {"name": "square", "broke": 9, "of": 9}
+MASKED = {"kind": "searched", "number": None, "stages": [], "text": ""}
+
+
 def test_what_jobs_told_is_compared_where_they_are_done_again(copied: Path) -> None:
     """It decides findings: warnings, what Square broke alone, what storing undid."""
     change_told(rows_file(copied), lambda told: told.update(lost=told["lost"] + 3))
-    change_told(rows_file(copied, "pgd10"), lambda told: told.update(notes=["square broke 9 of 9"]))
-    change_told(rows_file(copied, "pgd_l2"), lambda told: told.update(warnings=["masked"]))
+    change_told(rows_file(copied, "pgd10"), lambda told: told["stages"].append(SQUARE))
+    change_told(rows_file(copied, "pgd_l2"), lambda told: told["warned"].append(MASKED))
     api.rebuild_report(copied)
     told = {c.name: c for c in api.verify(copied, again=100)}["jobs done again"]
     assert not told.held

@@ -23,6 +23,8 @@ CHOSEN = (
     "a key more in the diagnostics",
     "another version claimed, and a page with a script",
     "numbers of the proof",
+    "warnings of the forger's kind",
+    "told as by an earlier version",
     "a tenth of the passes",  # which jobs done again alone can tell
 )
 

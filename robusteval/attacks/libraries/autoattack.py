@@ -18,7 +18,7 @@ from robusteval.attacks.counting import Counted, PositiveLogits, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import one_of
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Library, Parameters
-from robusteval.attacks.results import AttackResult
+from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project
@@ -88,14 +88,14 @@ def autoattack(
         return AttackResult(images)
     counted = as_counted(model, images, labels)
     members, left_out = autoattack_members(counted.classes, version)
-    notes = [left_out] if left_out else []
+    notes, stages = [left_out] if left_out else [], []
     if "square" in members and not square_fits(images, threat.norm):
         members = tuple(member for member in members if member != "square")
         notes.append("square is left out, since its windows don't fit on these images in L2")
     evaluation = _evaluation(counted, images, threat, seed, version)
     result, blind = images.clone(), []
     alive = torch.arange(len(images), device=images.device)
-    with _warnings_of("auto-attack") as warnings, seeded(seed, images.device), _same_tracing():
+    with _warnings_of("auto-attack") as heard, seeded(seed, images.device), _same_tracing():
         # On the logits as they are: the shift would hide that they are probabilities.
         checks.check_range_output(counted, images, logger=evaluation.logger)
         for member in members:
@@ -112,13 +112,24 @@ def autoattack(
                 logits = torch.stack([counted(result[alive]) for _ in range(_WORDS[version])])
             survives = logits.mean(0).argmax(1) == labels[alive]
             broken = int((~survives).sum())
-            notes.append(f"{member} broke {broken} of {len(alive)}")
+            stages.append(Stage(member, broken, len(alive)))
             alive = alive[survives]
     if len(blind) == len(members):
         raise AttackError(NO_GRADIENT)
-    if blind:
-        warnings.add(f"{', '.join(blind)} can't run: {NO_GRADIENT}")
-    return AttackResult(result, notes, sorted(warnings))
+    warned = [Warned("blind", stages=tuple(blind))] if blind else []
+    warned += [_warned(text) for text in sorted(heard)]
+    return AttackResult(result, stages, warned, notes)
+
+
+def _warned(text: str) -> Warned:
+    """What AutoAttack's checks said, in its words.
+
+    Its count of points without a gradient stands apart, since chunks differ by nothing else.
+    """
+    count, found, rest = text.removeprefix("there are ").partition(" points with zero gradient!")
+    if found and count.isdecimal():
+        return Warned("zero_gradient", float(count), text=rest)
+    return Warned("library", text=text)
 
 
 def _found_by(

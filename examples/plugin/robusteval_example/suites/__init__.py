@@ -1,0 +1,1 @@
+"""TOML files that robusteval finds by an entry point."""

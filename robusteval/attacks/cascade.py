@@ -1,0 +1,364 @@
+"""The cascade of ``adaptive``: stages on survivors, with gradients spent where samples are near.
+
+Its losses are margins of logits and of prototype distances, which cannot saturate as
+cross-entropy on squared distances does; its targets are ranked by what the model says itself.
+Steps are signs or unit vectors, so that no factor by which a sample's loss might be scaled (the gap
+between its largest logits, say) changes one.
+
+1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
+   from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
+   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``), and with momentum,
+   there by turns with none.
+2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
+   it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
+   rule, gradients count as masked.
+3. ``aim``: steps towards one wrong class at a time, and away from the right one, from random
+   starts, for the nearest; classes are ranked by the margin left at their best image.
+4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
+   those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
+5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+   gradients are masked.
+
+Gradients also count as masked where a tenth of the samples have none, where they turn at a step of
+ε/10 (shattered), or where ascents that stay inside ε miss what larger balls led to.  Then the
+cascade says so, and goes on: ``pull`` draws features to the nearest wrong prototypes, which a head
+that hides its slope leaves open; then come longer ascents, along gradients averaged over noise
+where they are shattered, longer random search, and full AutoAttack.  A model whose outputs change
+between passes is judged by mean logits and attacked along mean gradients from the start, and
+AutoAttack is its version for random models.  On such models strength alone counts.  In L∞, on
+honest ones ``pull`` breaks next to nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, cycle, repeat
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import BACKWARD, Counted
+from robusteval.attacks.escalation import escalate
+from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.masking import masked, outdone
+from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.results import AttackResult, Stage, Warned
+from robusteval.attacks.search import (
+    AIMED,
+    DRAWS,
+    MARGIN,
+    PROBED,
+    PULLED_TO,
+    Objective,
+    Search,
+    Step,
+    cosine,
+    nearest_of_several,
+    ranked,
+    ranked_prototypes,
+    shrinking,
+)
+from robusteval.attacks.squares import square_fits
+from robusteval.attacks.steps import project, random_start, striped_start
+from robusteval.attacks.tuning import TUNING, Tuning
+from robusteval.types import Norm, ThreatModel
+
+
+class Round(NamedTuple):
+    """Over the wrong classes: which share of survivors takes how many steps to each, and how."""
+
+    share: float
+    steps: int
+    momentum: float
+
+
+class Cascade:
+    """One attack on one batch; ``stages`` tell what each of its own broke.
+
+    A variant leaves stages out (``left_out``), is tuned otherwise (``tunings``), or puts another
+    method in the place of one without an underscore.
+    """
+
+    left_out: frozenset[str] = frozenset()
+    tunings: ClassVar[Mapping[Norm, Tuning]] = TUNING
+
+    def __init__(
+        self,
+        model: Counted,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        seed: int,
+        passes_per_sample: int,
+    ) -> None:
+        self.search = Search(model, images, labels, threat)
+        self.model, self.threat, self.seed = model, threat, seed
+        self.tuning = self.tunings[threat.norm]
+        self.budget, self.before = passes_per_sample, model.passes(len(images))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.correct = len(images)  # samples to break
+        self.aimed = AIMED  # what samples are driven by, towards a class or a prototype
+        self.vain = 0  # ascents towards a class since the last that broke a sample
+        self.overlooked = False  # whether random search broke what gradients did not
+        self.reason: Warned | None = None  # why strength alone counts, if it does
+        self.stages: list[Stage] = []
+        self.warned: list[Warned] = []
+        self.notes: list[str] = []
+
+    def run(self) -> AttackResult:
+        """All stages, in order."""
+        images = self.search.images
+        steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
+        self._look()
+        correct = self.search.alive()
+        self.stage("margin", lambda rows: self.ascend(rows, images[rows], MARGIN, steps))
+        if len(self.tuning.balls) > 1 and self.budget >= self._margin_cost and not self.reason:
+            self.reason = outdone(self.search, correct[: self.tuning.compared], self.tuning)
+        if self.threat.norm == "Linf":
+            self.stage("flip", self.flip)
+        self.stage("aim", self.aim)
+        self.stage("polish", self.polish)
+        self.stage("square", self.query)
+        if self.reason:
+            self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
+        return AttackResult(self.search.best, self.stages, self.warned, self.notes)
+
+    def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
+        """Runs a stage on the survivors, if there are some, and notes what it broke; whether it
+        ran."""
+        rows = self.search.alive()
+        if len(rows) == 0 or name in self.left_out:
+            return False
+        before = self._spent().sum()
+        attack(rows)
+        if self._spent().sum() == before:  # there was no budget for it
+            return False
+        broken = len(rows) - len(self.search.alive())
+        self.stages.append(Stage(name, broken, len(rows)))
+        return True
+
+    @property
+    def _margin_cost(self) -> int:
+        """The passes of the first stage; what gradients miss for less says nothing of masking."""
+        return _steps_cost(1, self.tuning.margin_steps)
+
+    def _spent(self) -> Tensor:
+        """Each sample's passes (B,), a backward one counted as two."""
+        return self.model.passes(len(self.search.images)) - self.before
+
+    def ascend(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        objective: Objective,
+        steps: int,
+        targets: Tensor | None = None,
+        momentum: float | None = None,
+    ) -> None:
+        momentum = self.tuning.momenta[0] if momentum is None else momentum
+        self.search.ascend(rows, start, objective, self.schedule(steps), momentum, targets)
+
+    def schedule(self, steps: int) -> list[Step]:
+        """Through the norm's balls, one after the other."""
+        return shrinking(self.threat.radius, steps, self.tuning.balls)
+
+    def aim(self, rows: Tensor) -> None:
+        """Towards one wrong class after another, while the budget lasts and some break."""
+        tried = self.ranked(rows)
+        self.vain = 0
+        patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
+        for turn in self.rounds():
+            for place in [*range(tried.shape[1]), None]:
+                targets = None if place is None else tried[:, place]
+                if not self.drive(targets, turn) or self.vain >= patience * self.budget:
+                    return
+
+    def drive(self, targets: Tensor | None, turn: Round) -> bool:
+        """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
+        while that breaks some, the next nearest.  False where the budget has less left."""
+        untried = ~self.search.broken
+        while True:
+            alive = self.search.alive()
+            wanted = max(self.tuning.fewest, math.ceil(turn.share * len(alive)))
+            near = self.nearest(alive[untried[alive]], wanted)
+            passes = _steps_cost(len(near), turn.steps) + self._fine_cost(alive)
+            if len(alive) == 0 or not self._affords(passes, alive):
+                return False
+            if len(near) == 0:
+                return True
+            untried[near] = False
+            objective = MARGIN if targets is None else self.aimed
+            chosen = None if targets is None else targets[near]
+            start = self.anywhere(near)
+            self.ascend(near, start, objective, turn.steps, chosen, turn.momentum)
+            if len(self.search.alive(near)) == len(near):
+                self.vain += max(len(near), self.tuning.fewest)
+                return True
+            self.vain = 0
+
+    def ranked(self, rows: Tensor) -> Tensor:
+        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
+
+        The one with the largest logit comes last: the margin was about it.  Where the nearest of
+        several prototypes decides, it is those.
+        """
+        points = self.search.best[rows]
+        if nearest_of_several(self.model):
+            self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
+            first = order[:, :1]
+        else:
+            logits = self.search.logits(rows, points)
+            order = ranked(self.search, rows, logits)
+            own = self.search.labels[rows][:, None]
+            first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
+        places = min(order.shape[1], self.tuning.most_aims)
+        others = order[order != first].view(len(rows), -1)[:, : places - 1]
+        tried = order.new_zeros((len(self.search.images), places))
+        tried[rows] = torch.cat([others, first], 1)
+        return tried
+
+    def rounds(self) -> Iterator[Round]:
+        """Without end.
+
+        With momentum and without, steps break different samples in L2; in L∞ it only costs some.
+        """
+        rounds = chain(self.tuning.rounds, repeat((1.0, self.tuning.last_steps)))
+        momenta = cycle(self.tuning.momenta)
+        return (Round(*one, momentum) for one, momentum in zip(rounds, momenta, strict=False))
+
+    def flip(self, rows: Tensor) -> None:
+        """Random search on the nearest, for as long as it finds ways up that gradients missed."""
+        near = self.nearest(rows, self._fine_count(rows))
+        before = self.search.margin[near]
+        flips, together = self.tuning.flips, self.tuning.flips_together
+        for _ in range(self.tuning.flip_rounds):
+            left = self.search.alive(near)
+            passes = _flip_cost(len(left), flips, together) + self._fine_cost(rows)
+            if len(left) == 0 or not self._affords(passes, self.search.alive()):
+                break
+            raised = flip_squares(self.search, left, flips, self.generator, together)
+            if raised < self.tuning.raised:
+                break
+        self.overlooked = len(self.search.alive(near)) < len(near)
+        way, left = -before, -self.search.margin[near].clamp(max=0)
+        closed = torch.where(way > 0, 1 - left / way, 0.0)
+        some = len(rows) < self.correct
+        most = self.tuning.closed_of_some if some else self.tuning.closed
+        if len(near) >= self.tuning.fewest_closed and float(closed.median()) > most:
+            self.reason = self.reason or Warned("searched")
+
+    def polish(self, rows: Tensor) -> None:
+        """Small steps from the best images of the nearest, and more random search if it pays."""
+        if self._affords(self._fine_cost(rows), rows):
+            self._sharpen(self.nearest(rows, self._fine_count(rows)))
+        flips, together = self.tuning.turn_flips, self.tuning.turn_together
+        for _ in range(self.tuning.turns if self.overlooked else 0):
+            alive = self.search.alive()
+            near = self.nearest(alive, self.tuning.turn_samples)
+            passes = _flip_cost(len(near), flips, together)
+            passes += _steps_cost(len(near), self.tuning.fine_steps)
+            if len(near) == 0 or not self._affords(passes, alive):
+                return
+            flip_squares(
+                self.search, near, self.tuning.turn_flips, self.generator, self.tuning.turn_together
+            )
+            self._sharpen(self.search.alive(near))
+
+    def _sharpen(self, rows: Tensor) -> None:
+        """Small steps from the best images of ``rows``, by the model's own gradients."""
+        if len(rows) == 0:
+            return
+        coarse = cosine(self.threat.radius, self.tuning.fine_steps)
+        schedule = [replace(step, size=self.tuning.fine_size * step.size) for step in coarse]
+        with self.model.led_by(None):
+            self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
+
+    def _fine_count(self, rows: Tensor) -> int:
+        """How many of the survivors are polished."""
+        return min(
+            len(rows), max(self.tuning.fewest_fine, math.ceil(self.tuning.fine_share * len(rows)))
+        )
+
+    def _fine_cost(self, rows: Tensor) -> int:
+        """The passes that polishing these survivors would take."""
+        return _steps_cost(self._fine_count(rows), self.tuning.fine_steps)
+
+    def _affords(self, passes: int, alive: Tensor) -> bool:
+        """Whether so many more passes keep the survivors' mean within the budget.
+
+        Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
+        """
+        batch = len(self.search.images)
+        spent = float(self._spent()[alive.cpu()].sum()) + passes * self.search.draws
+        few = len(alive) < self.tuning.few * batch
+        return spent <= self.budget * (
+            min(batch, self.tuning.shared * len(alive)) if few else len(alive)
+        )
+
+    def nearest(self, rows: Tensor, wanted: int) -> Tensor:
+        """So many of the rows, those whose best margin is largest."""
+        order = self.search.margin[rows].argsort(descending=True, stable=True)
+        return rows[order[:wanted]].sort().values
+
+    def anywhere(self, rows: Tensor) -> Tensor:
+        """Random starts in the ball; in L∞ striped ones, half of whose pixels are the best image's.
+
+        Stripes break more than uniform noise, and more still where they begin halfway to the best.
+        """
+        images = self.search.images[rows]
+        if self.threat.norm == "L2":
+            return random_start(images, self.threat, self.generator)
+        start = striped_start(images, self.threat, self.generator)
+        known = torch.rand(images[:, :1].shape, generator=self.generator) < 0.5
+        return torch.where(known.to(images.device), self.search.best[rows], start)
+
+    def query(self, rows: Tensor) -> None:
+        """A little of Square (Andriushchenko et al. 2020) on some survivors, where it can run."""
+        if not square_fits(self.search.images, self.threat.norm, oblong=False):
+            return
+        chosen = torch.randperm(len(rows), generator=self.generator)[: self.tuning.queried].to(
+            rows.device
+        )
+        some = rows[chosen.sort().values]
+        images, labels = self.search.images[some], self.search.labels[some]
+        parameters = {"n_queries": self.tuning.queries, "n_restarts": 1, "loss": "margin"}
+        with self.model.attending(some):
+            found = torchattacks_attack(
+                self.model,
+                images,
+                labels,
+                self.threat,
+                name="Square",
+                seed=self.seed,
+                parameters=parameters,
+            )
+        self.search.judge(some, project(found.images, images, self.threat))
+        if len(self.search.alive(some)) < len(some) and self.budget >= self._margin_cost:
+            self.reason = self.reason or Warned("queried")
+
+    def _look(self) -> None:
+        """Whether outputs are random or gradients masked; clean images are judged on the way."""
+        search = self.search
+        rows = torch.arange(len(search.images), device=search.images.device)
+        if search.beware():
+            self.reason = Warned("random")
+            self.budget *= DRAWS  # as many steps as any model gets
+        search.judge(rows, search.images)
+        self.correct = len(search.alive())
+        if not self.reason and len(some := search.alive(rows[:PROBED])):
+            self.reason = masked(search, some, self.generator, self.tuning)
+
+    def escalate(self) -> list[str]:
+        """Where gradients look masked, strength alone counts; the stages that ran."""
+        return escalate(self)
+
+
+def _steps_cost(samples: int, steps: int) -> int:
+    """The passes of so many steps on so many samples, a backward one counted as two."""
+    return (1 + BACKWARD) * samples * steps
+
+
+def _flip_cost(samples: int, queries: int, together: int) -> int:
+    """The passes of random search, the verdicts on the best included."""
+    return samples * (queries + queries // together)

@@ -1,0 +1,97 @@
+"""Where gradients look masked, strength alone counts: what the cascade goes on with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from robusteval.attacks.libraries.autoattack import Version, autoattack
+from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.results import Warned
+from robusteval.attacks.search import (
+    AIMED,
+    DRAWS,
+    MARGIN,
+    PULLED,
+    PULLED_TO,
+    ranked_classes,
+    ranked_prototypes,
+)
+from robusteval.attacks.steps import project
+from robusteval.errors import AttackError
+
+if TYPE_CHECKING:
+    from robusteval.attacks.cascade import Cascade
+
+
+def escalate(cascade: "Cascade") -> list[str]:
+    """Prototypes, longer ascents over averaged gradients, longer random search, full AutoAttack.
+
+    Returns the stages that ran.
+    """
+    search, model = cascade.search, cascade.model
+    if search.nearby is not None:
+        search.draws = DRAWS
+    stages: dict[str, Callable[[Cascade, Tensor], None]] = {}
+    if model.layers and not model.reads_distances:
+        stages["pull"] = _pull
+    stages["more steps"] = _insist
+    if cascade.threat.norm == "Linf" and search.words == 1:
+        stages["more search"] = _search
+    stages["AutoAttack"] = _autoattack
+    return [
+        name
+        for name, attack in stages.items()
+        if cascade.stage(name, lambda rows, attack=attack: attack(cascade, rows))  # type: ignore[misc]
+    ]
+
+
+def _pull(cascade: "Cascade", rows: Tensor) -> None:
+    """To whichever wrong prototype is nearest, then to the nearest ones by turns."""
+    cascade.ascend(rows, cascade.anywhere(rows), PULLED, cascade.tuning.insisting)
+    near = ranked_prototypes(cascade.search, rows, cascade.search.images[rows])
+    for place in range(min(near.shape[1], cascade.tuning.pairs)):
+        left = ~cascade.search.broken[rows]
+        if left.any():
+            start = cascade.anywhere(rows[left])
+            cascade.ascend(
+                rows[left], start, PULLED_TO, cascade.tuning.insisting, near[left, place]
+            )
+
+
+def _insist(cascade: "Cascade", rows: Tensor) -> None:
+    cascade.ascend(rows, cascade.anywhere(rows), MARGIN, cascade.tuning.insisting)
+    for place in range(min(3, cascade.model.classes - 1)):
+        alive = cascade.search.alive(rows)
+        if len(alive):
+            targets = ranked_classes(cascade.search, alive, cascade.search.best[alive])[:, place]
+            cascade.ascend(alive, cascade.anywhere(alive), AIMED, cascade.tuning.insisting, targets)
+
+
+def _search(cascade: "Cascade", rows: Tensor) -> None:
+    """Random search from the best images, where Square begins anew."""
+    flip_squares(
+        cascade.search,
+        rows,
+        cascade.tuning.searched,
+        cascade.generator,
+        cascade.tuning.turn_together,
+    )
+
+
+def _autoattack(cascade: "Cascade", rows: Tensor) -> None:
+    images, labels = cascade.search.images[rows], cascade.search.labels[rows]
+    version: Version = "rand" if cascade.search.words > 1 else "standard"
+    with cascade.model.attending(rows):
+        try:
+            found = autoattack(
+                cascade.model, images, labels, cascade.threat, seed=cascade.seed, version=version
+            )
+        except AttackError as error:  # what was found before it stays
+            cascade.warned.append(Warned("no_autoattack", text=str(error)))
+            return
+    cascade.stages += [replace(stage, name=f"AutoAttack's {stage.name}") for stage in found.stages]
+    cascade.notes += [f"AutoAttack's {note}" for note in found.notes]
+    cascade.warned += found.warned
+    cascade.search.judge(rows, project(found.images, images, cascade.threat))

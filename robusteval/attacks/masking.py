@@ -1,0 +1,54 @@
+"""Whether a model's gradients look masked: by what they are, and by what larger balls find."""
+
+from torch import Generator, Tensor
+
+from robusteval.attacks.blindness import reaches_images
+from robusteval.attacks.results import Warned
+from robusteval.attacks.search import MARGIN, Search, cosine
+from robusteval.attacks.steps import random_start
+from robusteval.attacks.tuning import Tuning
+from robusteval.models.acceleration import cosines
+
+
+def masked(search: Search, rows: Tensor, generator: Generator, tuning: Tuning) -> Warned | None:
+    """Why gradients on the margin look masked at clean images ``rows`` (B,), if they do.
+
+    Where they turn at a small step, the search averages them over noise from then on.
+    """
+    images = search.images[rows]
+    here = search.slopes(rows, images, MARGIN).gradients.flatten(1)
+    dead = float((here.abs().amax(1) == 0).double().mean())
+    if dead == 1 and not reaches_images(search.model, images):
+        return Warned("no_gradient")
+    if dead > tuning.dead_share:
+        return Warned("dead", _in_hundredths(dead))
+    moved = random_start(images, search.threat, generator, share=0.1)
+    there = search.slopes(rows, moved, MARGIN).gradients.flatten(1)
+    cosine_of = float(cosines(here, there).median())
+    if cosine_of >= tuning.turned:
+        return None
+    search.nearby = lambda points: random_start(
+        points, search.threat, generator, share=tuning.smoothed
+    )
+    return Warned("turning", _in_hundredths(cosine_of))
+
+
+def outdone(search: Search, rows: Tensor, tuning: Tuning) -> Warned | None:
+    """Why gradients inside the ball look masked, if they do: what larger balls broke of these
+    samples ``rows`` (B,), ascents that never leave the ball should break, too."""
+    broken = rows[search.broken[rows]]
+    if len(broken) <= tuning.outdone * len(rows):
+        return None
+    with search.model.attending(broken):
+        inside = Search(search.model, search.images[broken], search.labels[broken], search.threat)
+        schedule = cosine(search.threat.radius, tuning.inside_steps)
+        inside.ascend(inside.alive(), inside.images, MARGIN, schedule, tuning.momenta[0])
+    missed = len(inside.alive()) / len(rows)
+    if missed <= tuning.outdone:
+        return None
+    return Warned("outdone", _in_hundredths(missed))
+
+
+def _in_hundredths(measured: float) -> float:
+    """As it is told: the last bits of what was measured are no part of it."""
+    return round(100 * measured) / 100

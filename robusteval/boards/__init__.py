@@ -1,0 +1,1 @@
+"""Leaderboards: rows of runs that verify, one CSV for each data set and threat model."""

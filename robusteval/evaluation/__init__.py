@@ -1,1 +1,0 @@
-"""A suite becomes a plan, a plan becomes jobs, jobs become outcomes."""

@@ -1,0 +1,1 @@
+"""What jobs leave behind, and what is read from it: every number comes from here."""

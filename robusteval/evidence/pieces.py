@@ -1,0 +1,182 @@
+"""What one job found, and its form on disk: a Parquet file that tells when it is not what was
+written.
+
+What it holds is declared in ``columns`` and, of diagnostics, in ``measured``.  Every page has a
+checksum, and the file's metadata a digest of all that it holds, so that no flipped bit reads as
+another number.  Whoever alters a file on purpose can make both fit: what holds against him is
+``verify``.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from typing_extensions import TypedDict
+
+from robusteval.evidence import measured, older
+from robusteval.evidence.columns import (
+    COLUMNS,
+    FACTS,
+    SCHEMA,
+    Column,
+    Values,
+    columns_of,
+    score_column,
+)
+from robusteval.plan.plan import Job, JobKind
+
+_KEY = b"robusteval"
+
+
+class _Nothing(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+
+_NOTHING = TypeAdapter(_Nothing)
+_OF_ATTACK: Any = create_model(
+    "AttackTold",
+    __config__=ConfigDict(extra="forbid", strict=True),
+    **{fact.name: (fact.form, ...) for fact in FACTS},  # type: ignore[call-overload]
+)
+
+
+def attack_told(told: dict[str, Any]) -> dict[str, Any]:
+    """What an attack's job tells of its chunk, each fact as what it is declared to be.
+
+    Raises ValueError (pydantic's too) for what is not written as it is.
+    """
+    found = _OF_ATTACK.model_validate_json(json.dumps(told))
+    if found.model_dump(mode="json") != told:
+        raise ValueError("what it tells of the chunk leaves something out")
+    return {fact.name: getattr(found, fact.name) for fact in FACTS}
+
+
+_TOLD: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
+    "clean": lambda told: _NOTHING.validate_json(json.dumps(told)),
+    "outliers": lambda told: _NOTHING.validate_json(json.dumps(told)),
+    "attack": attack_told,
+    "diagnostics": measured.require_form,
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one job found: columns of equal length, and what it told of the whole chunk.
+
+    ``told`` is the same at each repetition; ``seconds`` is not.
+    """
+
+    columns: dict[str, Values]
+    told: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def expected(job: Job, rows: int, schema: int = SCHEMA) -> dict[str, Column]:
+    """The columns of a job's rows, by the version of that schema."""
+    found = [*columns_of(job.kind, rows, schema), *map(score_column, job.scored_by)]
+    return {column.name: column for column in found}
+
+
+def require_form(job: Job, piece: Piece, schema: int = SCHEMA) -> None:
+    """Raises ValueError for columns, values or told facts that no such job of that schema has."""
+    rows = len(next(iter(piece.columns.values()), ()))
+    wanted = expected(job, rows, schema)
+    if lacking := [name for name in wanted if name not in piece.columns]:
+        raise ValueError(f"no column {lacking[0]!r}")
+    if strange := [name for name in piece.columns if name not in wanted]:
+        raise ValueError(f"a column {strange[0]!r} that this run has not")
+    for name, column in wanted.items():
+        values = piece.columns[name]
+        if values.dtype != column.dtype or not np.all(column.holds(values)):
+            raise ValueError(f"no proper column {name!r}")
+    if not (math.isfinite(piece.seconds) and piece.seconds >= 0):
+        raise ValueError(f"seconds are {piece.seconds}")
+    try:
+        _TOLD[job.kind](piece.told)
+    except ValidationError as error:
+        raise other_form(error) from None
+    if job.kind == "attack" and piece.told["drifted"] > rows:
+        raise ValueError(f"{piece.told['drifted']} of {rows} predictions drifted")
+
+
+def other_form(error: ValidationError) -> ValueError:
+    """What to raise for told facts that no such job has."""
+    where = ".".join(str(part) for part in error.errors()[0]["loc"])
+    return ValueError(f"what it tells of the chunk is no such job's ({where})")
+
+
+def sealed(columns: dict[str, Values], about: dict[str, Any], schema: int) -> bytes:
+    """A Parquet file of columns and what is said about them, with a digest over both."""
+    table = pa.table(columns)
+    seal = seal_of({n: table[n].to_numpy() for n in table.column_names}, about, schema)
+    told = json.dumps({"schema": schema, "sha256": seal, "about": about})
+    stream = io.BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata({_KEY: told}),
+        stream,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    return stream.getvalue()
+
+
+def unsealed(
+    content: bytes, require_schema: Callable[[Any], None] = lambda _: None
+) -> tuple[dict[str, Values], dict[str, Any], int]:
+    """Columns, what is said about them, and their schema; ``require_schema`` raises for one that
+    can't be read.
+
+    Raises ValueError, LookupError, TypeError, OSError or pyarrow's errors for a file that holds
+    anything else than what was written.
+    """
+    table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    metadata = dict(table.schema.metadata or {})
+    told = json.loads(metadata.pop(_KEY))
+    require_schema(told["schema"])
+    if metadata or told.keys() != {"schema", "sha256", "about"}:
+        raise ValueError("it says more of itself than it should")
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    if told["sha256"] != seal_of(columns, told["about"], told["schema"]):
+        raise ValueError("it is not what was written")
+    return columns, dict(told["about"]), told["schema"]
+
+
+def seal_of(columns: dict[str, Values], about: Any, schema: int) -> str:
+    """SHA-256 over all that a job's file holds, its schema included."""
+    return content_digest(columns, older.sealed_with(schema, about))
+
+
+def content_digest(columns: dict[str, Values], about: Any = None) -> str:
+    """SHA-256 over columns, and over plain data about them."""
+    digest = hashlib.sha256(canonical(about))
+    for name, column in sorted(columns.items()):
+        digest.update(f"{name}:{column.dtype.kind}".encode())
+        digest.update(_column_bytes(column))
+    return digest.hexdigest()
+
+
+def canonical(content: Any) -> bytes:
+    """Plain data as JSON, the same bytes for the same data."""
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _column_bytes(column: Values) -> bytes:
+    if column.dtype.kind == "O":  # digests of images
+        return b"".join(bytes(value) for value in column)
+    return np.ascontiguousarray(column).tobytes()
+
+
+def require_classes(piece: Piece, classes: int) -> None:
+    """Raises ValueError for a row that names a class that there isn't."""
+    for name in (column.name for column in COLUMNS if column.names_class):
+        values: Sequence[int] | Values = piece.columns.get(name, ())
+        if len(values) and max(values) >= classes:
+            raise ValueError(f"column {name!r} names class {max(values)} of {classes}")

@@ -1,0 +1,181 @@
+"""A run's record, ``run.json``: its spec, and what a report needs beside the evidence."""
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from robusteval.errors import EvidenceError, RobustevalError, reason, shown
+from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.store import Store, json_bytes, require_readable
+from robusteval.hardware import PACKAGES
+from robusteval.models.acceleration import Acceleration
+from robusteval.models.entry import Entry
+from robusteval.plan.plan import make_plan
+from robusteval.plan.spec import RunSpec
+from robusteval.reading import read_file
+from robusteval.schema import told_problem
+from robusteval.storage import replace_file
+
+RUN_SCHEMA = "robusteval.run"
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_Side = Annotated[int, Field(ge=1, le=10**6)]
+_Name = Annotated[str, Field(max_length=200)]
+_Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
+
+
+def _a_day(text: str) -> str:
+    datetime.date.fromisoformat(text)
+    return text
+
+
+class _Model(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    classes: Annotated[int, Field(ge=2, le=10**6)]
+    layers: list[_Name]
+
+
+class _Dataset(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    classes: list[str]
+    shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
+
+
+class _Attack(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    library_version: _Version
+    version: NotRequired[Annotated[int, Field(ge=1, le=10**6)]]  # older runs have none
+    parameters: dict[_Name, Any]
+
+
+class Provenance(TypedDict):
+    """What the numbers were made with, as the run says: the model and the data can't tell."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    versions: dict[Annotated[str, Field(pattern=r"^[a-z0-9_\-]{1,64}$")], _Version]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{0,40}$")]
+    dirty: bool | None
+    hardware: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,200}$")]
+    device: str
+    threads: int
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), AfterValidator(_a_day)]
+
+
+class _Record(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    schema: str
+    spec: dict[str, Any]
+    entry: dict[str, Any] | None
+    entry_reference: str
+    model: _Model
+    dataset: _Dataset
+    attacks: dict[str, _Attack]
+    provenance: Provenance
+
+
+_FORM = TypeAdapter(_Record)
+_ALWAYS = {"python", "torch"}
+_KNOWN = {"python", *PACKAGES}
+# What a spec and a record of any content may raise where they are read.
+_MALFORMED = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    RobustevalError,
+)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """``run.json``.  Raises OutputError where it can't be written."""
+    content = {"schema": f"{RUN_SCHEMA}/{SCHEMA}", **record}
+    replace_file(folder / "run.json", json_bytes(content), "choose another with --out")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """``run.json``.  Raises EvidenceError for no run, a corrupt one, and one of another schema."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(read_file(path), parse_constant=_refuse_constant)
+        if not isinstance(record, dict):
+            raise ValueError("it holds no table")
+        name, schema = _schema_of(record["schema"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise EvidenceError(
+            f"{folder} is no run: name a folder that `robusteval run` made"
+        ) from None
+    except (OSError, *_MALFORMED) as error:
+        raise _corrupt(folder, error) from None
+    if name != RUN_SCHEMA:
+        raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
+    require_readable(schema, path)
+    return dict(record)
+
+
+def _schema_of(told: Any) -> tuple[str, int]:
+    """Such as ``robusteval.run/3``, in its parts."""
+    name, _, version = told.partition("/")
+    if not (version.isascii() and version.isdecimal() and len(version) < 10):
+        raise ValueError(f"its schema {shown(told)} names no version")
+    return name, int(version)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
+    """A run's store, spec and record.  Raises EvidenceError if they don't belong together."""
+    record = read_record(folder)
+    try:
+        _FORM.validate_json(json.dumps(record))
+        spec = RunSpec.from_json(record["spec"])
+        _require_together(spec, record)
+    except _MALFORMED as error:
+        raise _corrupt(folder, error) from None
+    schema = int(record["schema"].partition("/")[2])
+    return Store(folder, spec.digest, schema), spec, record
+
+
+def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
+    """Raises ValueError where parts of a record contradict each other."""
+    suite = spec.suite
+    plan = make_plan(suite, spec, bool(record["model"]["layers"]))
+    entry = Entry(**record["entry"]) if record["entry"] is not None else None
+    provenance, classes = record["provenance"], record["model"]["classes"]
+    versions = provenance["versions"]
+    forms = [str(Acceleration.parse(text)) for text in spec.forms]
+    contradictions = {
+        "entry.name": entry is not None and entry.name != spec.model,
+        "entry_reference": (entry is None) != (record["entry_reference"] == ""),
+        "dataset.classes": len(record["dataset"]["classes"]) != classes,
+        "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells],
+        "spec.forms": forms != list(spec.forms),
+        "spec.sources": set(spec.sources) != set(suite.sources),
+        "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
+        "provenance.device": provenance["device"] != spec.device,
+        "provenance.threads": provenance["threads"] != spec.threads,
+        "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()
+        or any(
+            versions[name] != spec.versions[name] for name in versions.keys() & spec.versions.keys()
+        ),
+    }
+    if wrong := [name for name, differs in contradictions.items() if differs]:
+        raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _corrupt(folder: Path, error: Exception) -> EvidenceError:
+    said = reason(error)
+    if isinstance(error, ValidationError):
+        said = told_problem(error)
+    elif isinstance(error, OSError):
+        return EvidenceError(f"{folder / 'run.json'} can't be read ({error.strerror}): mend that")
+    return EvidenceError(
+        f"{folder / 'run.json'} is corrupt ({said}): restore it, or run the same command again "
+        "elsewhere"
+    )

@@ -1,0 +1,359 @@
+"""What a run found, per sample, read from its evidence.  Every number is computed from these."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robusteval.attacks.results import Stage
+from robusteval.evidence.columns import COLUMNS, SCORE, told_of_all
+from robusteval.evidence.judge import first_successes, near_tie, success
+from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
+from robusteval.evidence.pieces import Piece, attack_told, require_classes
+from robusteval.evidence.record import open_store
+from robusteval.evidence.store import FailureKind, NoEvidence, Store
+from robusteval.evidence.telling import Raised
+from robusteval.plan.plan import Cell, Job, Plan, make_plan
+from robusteval.plan.spec import RunSpec
+from robusteval.types import ThreatModel
+
+Bools = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+
+NOT_REACHED = "it was not reached"
+
+
+@dataclass
+class CellOutcome:
+    """One attack's outcome over all N samples; rows that it did not reach stay blank.
+
+    ``rows``: (N,) by name, every column of ``columns`` that is spread over samples; ``told``: every
+    fact of it, all chunks' as one.
+    """
+
+    cell: Cell
+    status: Literal["done"] | NoEvidence
+    reason: str
+    attacked: Bools  # (N,) initially correct and judged
+    rows: dict[str, NDArray[Any]]
+    told: dict[str, Any]
+    evidence: list[str] = field(default_factory=list)  # its files
+    seconds: float = 0.0
+    failure: FailureKind | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)  # per detector, of attacked samples
+
+    @classmethod
+    def empty(cls, cell: Cell, count: int) -> "CellOutcome":
+        """An outcome to be filled chunk by chunk."""
+        rows = {c.name: np.full(count, c.blank) for c in COLUMNS if c.blank is not None}
+        return cls(cell, "done", "", np.zeros(count, bool), rows, told_of_all([]))
+
+    def success(self, threat: ThreatModel) -> Bools:
+        """Samples that this attack broke within a threat model."""
+        found: Bools = success(self.rows, threat)
+        return found
+
+    # Those that more than one module reads, by name
+
+    @property
+    def fooled(self) -> Bools:
+        return self.rows["fooled"]
+
+    @property
+    def prediction(self) -> NDArray[np.int64]:
+        return self.rows["prediction"]
+
+    @property
+    def norm(self) -> Scores:
+        return self.rows["norm"]
+
+    @property
+    def margin(self) -> Scores:
+        return self.rows["margin"]
+
+    @property
+    def survives_8_bit(self) -> Bools:
+        return self.rows["survives_8_bit"]
+
+    @property
+    def forward_passes(self) -> Scores:
+        return self.rows["forward_passes"]
+
+    @property
+    def backward_passes(self) -> Scores:
+        return self.rows["backward_passes"]
+
+    @property
+    def stages(self) -> list[Stage]:
+        return list(self.told["stages"])
+
+    @property
+    def warned(self) -> list[Raised]:
+        return list(self.told["warned"])
+
+    @property
+    def notes(self) -> list[str]:
+        return list(self.told["notes"])
+
+    @property
+    def lost(self) -> int:
+        return int(self.told["lost"])
+
+    @property
+    def drifted(self) -> int:
+        return int(self.told["drifted"])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One attacked image for the report, as uint8 (C, H, W)."""
+
+    row: int
+    attack: str
+    threat: ThreatModel
+    label: int
+    prediction: int
+    clean: NDArray[np.uint8]
+    adversarial: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Scores of one detector on in-distribution samples and on what it should tell apart."""
+
+    kind: Literal["outliers", "attack_detection"]
+    detector: str
+    against: str
+    inside: Scores
+    outside: Scores
+
+
+@dataclass
+class RunResult:
+    """All that a report is made of."""
+
+    spec: RunSpec
+    plan: Plan
+    record: dict[str, Any]
+    evidence_digest: str
+    clean: dict[str, NDArray[Any]]  # (N,) by name, every column of clean jobs
+    outcomes: list[CellOutcome]
+    separations: list[Separation]
+    diagnostics: dict[str, Any] | None
+    failures: dict[str, str]  # other jobs that failed: name → reason
+    verification: dict[str, Any] | None
+    seconds: float
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        return self.clean["index"]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.clean["label"]
+
+    @property
+    def clean_prediction(self) -> NDArray[np.int64]:
+        return self.clean["prediction"]
+
+    @property
+    def gap(self) -> NDArray[np.float32]:
+        return self.clean["gap"]
+
+    @property
+    def spread(self) -> NDArray[np.float32]:
+        return self.clean["spread"]
+
+    @property
+    def second_prediction(self) -> NDArray[np.int64]:
+        return self.clean["second_prediction"]
+
+    @property
+    def tie(self) -> float:
+        """The gap between logits up to which a prediction is a near-tie."""
+        return near_tie(self.spread)
+
+    @property
+    def clean_correct(self) -> Bools:
+        return np.asarray(self.clean_prediction == self.labels)
+
+    def robust(self, threat: ThreatModel) -> tuple[Bools, bool]:
+        """Samples that no attack under a threat model broke, and whether all its attacks ran."""
+        robust = self.clean_correct.copy()
+        meant = [o for o in self.outcomes if threat in o.cell.threats]
+        for outcome in meant:
+            robust &= ~outcome.success(threat)
+        return robust, bool(meant) and all(o.status == "done" for o in meant)
+
+    @property
+    def complete(self) -> bool:
+        return all(o.status == "done" for o in self.outcomes) and not self.failures
+
+
+def load_result(folder: Path) -> RunResult:
+    """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
+    store, spec, record = open_store(folder)
+    plan = make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+    return gather(store, spec, plan, record)
+
+
+def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
+    """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
+    classes = record["model"]["classes"]
+    clean, seconds = clean_columns(store, plan, classes)
+    outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
+    outliers, failures, diagnostics = {}, {}, None
+    for job in plan.other_jobs():
+        name = job.label or job.kind
+        if not store.has(job):
+            failure = store.failure(job)
+            failures[name] = failure.reason if failure else NOT_REACHED
+            continue
+        piece = store.read(job)
+        seconds += piece.seconds
+        if job.kind == "diagnostics":
+            correct = int((clean["label"] == clean["prediction"]).sum())
+            _require_fitting(store, job, piece.told, plan, correct)
+            diagnostics = piece.told
+        else:
+            outliers[name] = _scores(piece.columns)
+    return RunResult(
+        spec,
+        plan,
+        record,
+        store.digest(plan.jobs(), record),
+        clean,
+        outcomes,
+        _separations(outcomes, clean, outliers),
+        diagnostics,
+        failures,
+        store.read_verification(),
+        seconds + sum(o.seconds for o in outcomes),
+    )
+
+
+def clean_columns(store: Store, plan: Plan, classes: int) -> tuple[dict[str, Any], float]:
+    """The clean jobs' columns over all N samples, and their seconds."""
+    pieces = [
+        _read(store, job, len(chunk), classes)
+        for job, chunk in zip(plan.clean_jobs(), plan.chunks, strict=True)
+    ]
+    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in pieces[0].columns}
+    return columns, sum(p.seconds for p in pieces)
+
+
+def _outcome(
+    store: Store, plan: Plan, part: int, clean: dict[str, Any], classes: int
+) -> CellOutcome:
+    outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
+    correct = clean["label"] == clean["prediction"]
+    scores: dict[str, list[Scores]] = {}
+    told: list[dict[str, Any]] = []
+    for index, chunk in enumerate(plan.chunks):
+        job = plan.attack_job(part, index)
+        if not store.has(job):
+            _note_failure(outcome, store, job)
+            continue
+        rows = np.flatnonzero(correct[chunk.start : chunk.stop]) + chunk.start
+        piece = _read(store, job, len(rows), classes)
+        _fill(outcome, rows, piece.columns)
+        for name, values in _scores(piece.columns).items():
+            scores.setdefault(name, []).append(values)
+        outcome.evidence += store.files(job)
+        outcome.seconds += piece.seconds
+        told.append(attack_told(piece.told))
+    outcome.told = told_of_all(told)
+    outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
+    return outcome
+
+
+def _read(store: Store, job: Job, due: int, classes: int) -> Piece:
+    """A job's rows.  Raises EvidenceError unless there is one for each sample, of known classes."""
+    piece = store.read(job)
+    try:
+        require_classes(piece, classes)
+        if (found := len(piece.columns["label"])) != due:
+            raise ValueError(f"{found} rows for {due} samples")
+    except ValueError as error:
+        raise store.unusable(job, str(error)) from None
+    return piece
+
+
+def _require_fitting(store: Store, job: Job, told: Any, plan: Plan, correct: int) -> None:
+    """Raises EvidenceError for diagnostics of other samples than this run's, or in another ball."""
+    due = min(plan.diagnosed, correct)
+    fits = told["samples"] == due
+    if fits and due:
+        fits = told["threat"] == plan.threats[0].to_json() and max(counts(told)) <= due
+        made = told["attack"]["steps"], told["noise"]["draws"], told["square"]["queries"]
+        fits &= made == (STEPS, NOISE_DRAWS, SQUARE_QUERIES)
+    if not fits:
+        raise store.unusable(job, "it measures other samples or threats than this run's")
+
+
+def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:
+    """The first failure speaks for the cell; a chunk that was not reached is none of its own."""
+    failure = store.failure(job)
+    if outcome.status == "done":
+        outcome.status, outcome.reason = "not_finished", NOT_REACHED
+    if failure and outcome.reason == NOT_REACHED:
+        outcome.status, outcome.reason = failure.status, failure.reason
+        outcome.failure = failure.kind
+
+
+def _fill(outcome: CellOutcome, rows: NDArray[np.int64], columns: dict[str, Any]) -> None:
+    """Writes a job's columns into its samples' rows."""
+    if len(rows) == 0:
+        return
+    outcome.attacked[rows] = True
+    for name in outcome.rows.keys() & columns.keys():  # some are younger than the evidence
+        outcome.rows[name][rows] = columns[name]
+
+
+def _scores(columns: dict[str, Any]) -> dict[str, Scores]:
+    return {n.removeprefix(SCORE): v for n, v in columns.items() if n.startswith(SCORE)}
+
+
+def _separations(
+    outcomes: list[CellOutcome], clean: dict[str, Any], outliers: dict[str, dict[str, Scores]]
+) -> list[Separation]:
+    """What the detectors are asked: attacked or clean, outlier or not."""
+    inside = _scores(clean)
+    correct = clean["label"] == clean["prediction"]
+    found = []
+    for outcome in outcomes:
+        broken = outcome.success(outcome.cell.threats[0])[outcome.attacked]
+        for name, values in outcome.scores.items():
+            if outcome.status == "done":
+                found.append(
+                    Separation(
+                        "attack_detection",
+                        name,
+                        outcome.cell.key,
+                        inside[name][correct],
+                        values[broken],
+                    )
+                )
+    for against, by_detector in outliers.items():
+        for name, values in by_detector.items():
+            found.append(Separation("outliers", name, against, inside[name], values))
+    return found
+
+
+def first_breaks(result: RunResult, part: int) -> Bools:
+    """Samples whose first success under a threat model, in the suite's order, is this cell's."""
+    meant = result.outcomes[: part + 1]
+    found: Bools = first_successes(
+        [outcome.cell.threats for outcome in meant],
+        lambda place, threat: meant[place].success(threat),
+    )
+    return found
+
+
+def to_be_kept(result: RunResult, part: int) -> Bools:
+    """Samples whose adversarial image by this cell is stored."""
+    if result.spec.keep == "all":
+        return result.outcomes[part].fooled
+    return first_breaks(result, part)

@@ -1,0 +1,40 @@
+"""A prototype network's head, as its entry describes it.  Imports no torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from robusteval.schema import STRICT
+
+Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
+Pooling = Literal["max", "mean", "logsumexp", "softmax"]
+LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
+LARGEST = 1e6  # of what is computed with in float32, and its inverse the smallest
+
+
+class Head(BaseModel):
+    """How features become logits.
+
+    ``reading``: by the ``softmax`` classifier, or by the ``nearest_prototype`` of the last
+    supervised layer.  ``layers``: those that carry prototypes, shallow to deep (the last one is
+    read); ``branch_dims``: the output size of a layer's auxiliary branch, where it has one.
+    ``similarity``, ``pooling`` and ``temperature``: see ``robusteval.models.prototypes``.
+    """
+
+    model_config = STRICT
+
+    reading: Literal["softmax", "nearest_prototype"] = "softmax"
+    layers: list[str] = []
+    branch_dims: dict[str, Annotated[int, Field(ge=1, le=LARGEST_SIZE)]] = {}
+    similarity: Similarity = "sql2"
+    prototypes_per_class: int = Field(default=1, ge=1, le=LARGEST_SIZE)
+    pooling: Pooling = "max"
+    temperature: float = Field(default=1.0, ge=1 / LARGEST, le=LARGEST)
+
+    @model_validator(mode="after")
+    def _readable(self) -> "Head":
+        if self.reading == "nearest_prototype" and not self.layers:
+            raise ValueError("nearest_prototype needs the layers that carry prototypes")
+        if unknown := set(self.branch_dims) - set(self.layers):
+            raise ValueError(f"branch_dims names {', '.join(sorted(unknown))}, not in layers")
+        return self

@@ -1,0 +1,143 @@
+"""What every job of a run needs at hand: the model, the data, the plan."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.errors import DataError, EvidenceError
+from robusteval.hardware import check_device
+from robusteval.models.acceleration import Acceleration, Forms
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import Entry
+from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
+from robusteval.plan.plan import Plan, make_plan
+from robusteval.plan.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a run reaches its model and its data; of an outcome it decides last bits at most."""
+
+    entry: str = ""  # name or path; empty for a model given from Python
+    data_dir: Path | None = None
+    allow_code: bool = False
+    device: str | None = None  # instead of the run's own
+
+
+@dataclass(frozen=True)
+class Context:
+    """A model, its samples, and what is to be done with them."""
+
+    model: Adapter
+    data: Dataset  # the chosen samples
+    spec: RunSpec
+    plan: Plan
+    access: Access = Access()
+
+    @property
+    def device(self) -> str:
+        """Where the model computes."""
+        return self.access.device or self.spec.device
+
+    @cached_property
+    def forms(self) -> Forms:
+        """The model's faster forms.  What counts is decided by ``model`` alone."""
+        libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
+        return Forms.of(self.model, libraries, gradients)
+
+    def images(self, rows: Tensor | range) -> Tensor:
+        """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
+        images = self.data.images(torch.as_tensor(rows)).to(self.device)
+        if images.min() < 0 or images.max() > 1 or not torch.isfinite(images).all():
+            raise DataError(
+                f"{self.data.info.name} has pixels outside [0, 1]: scale its images to [0, 1] "
+                "(normalisation belongs into the model)"
+            )
+        return images
+
+    def labels(self, rows: Tensor | range) -> Tensor:
+        """Labels (B,) on the model's device."""
+        return self.data.labels[torch.as_tensor(rows)].to(self.device)
+
+    def described(self) -> dict[str, Any]:
+        """What a report tells of the model, the data and the attacks beside the evidence."""
+        shape = self.data.info.shape
+        return {
+            "model": {"classes": self.model.classes, "layers": list(self.model.layers)},
+            "dataset": {
+                "classes": list(self.data.class_names),
+                "shape": [shape.channels, shape.height, shape.width],
+            },
+            "attacks": {
+                cell.key: {
+                    "library_version": cell.attack.library.version,
+                    "version": cell.attack.version,
+                    "parameters": cell.attack.all_parameters(cell.parameters),
+                }
+                for cell in self.plan.cells
+            },
+        }
+
+    def transfer_source(self) -> Adapter | None:
+        """The zoo's model whose adversarials the diagnostics transfer, if there is one."""
+        if not self.spec.transfer_source:
+            return None
+        return load_model(unchanged(*self.spec.transfer_source), self.device)
+
+
+def unchanged(name: str, digest: str) -> Entry:
+    """An entry that a run names beside its own.  Raises EvidenceError if it has changed."""
+    entry = find_entry(name)
+    if entry.digest != digest:
+        raise EvidenceError(f"{entry.path} has changed since this run began: start a new one")
+    return entry
+
+
+def open_entry(spec: RunSpec, access: Access) -> Entry:
+    """The entry that a run is about.  Raises EvidenceError if it isn't the same any more."""
+    entry = find_entry(access.entry)
+    if entry.digest != spec.model_digest:
+        raise EvidenceError(
+            f"{entry.path} is not the model of this run: its entry or weights have changed since; "
+            "name the right one with --model"
+        )
+    return entry
+
+
+def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
+    """The run's samples.  Raises EvidenceError if the data differ from the run's."""
+    data = load_dataset(spec.dataset, "test", data_dir)
+    if spec.samples < len(data):
+        data = data.balanced_subset(spec.samples)
+    if data.digest != spec.data_digest:
+        raise EvidenceError(
+            f"{spec.dataset} holds other images or labels than those of this run: "
+            "name the right copy with --data-dir"
+        )
+    return data
+
+
+def open_context(
+    spec: RunSpec, access: Access, model: Adapter | None = None, data: Dataset | None = None
+) -> Context:
+    """A run's context, from its spec: the only way to one.
+
+    ``model``: where it has no entry, or was loaded already; ``data``: its samples, where they were.
+    Raises EvidenceError where a model or the data aren't the run's any more.
+    """
+    device = access.device or spec.device
+    check_device(device)
+    if model is None:
+        model = load_model(open_entry(spec, access), device, access.allow_code)
+    for name, digest in spec.sources.items():
+        unchanged(name, digest)
+    if data is None:
+        data = samples_of(spec, access.data_dir)
+    plan = make_plan(spec.suite, spec, bool(model.layers))
+    return Context(model, data, spec, plan, access)

@@ -1,0 +1,180 @@
+"""What a run will do: its cells, its chunks and its jobs.
+
+A cell is one attack under one threat model (an attack that knows no ε has one cell for all of its
+norm's threats).  A chunk is a fixed slice of the samples; a job is one cell on one chunk.  Every
+random stream comes from (seed, cell, chunk, restart), so neither order, interruption nor the number
+of workers changes a result.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from robusteval.attacks.record import Attack
+from robusteval.attacks.registry import find
+from robusteval.detection.detectors import DETECTORS, detectors_for
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import AttackSpec, Suite
+from robusteval.types import ThreatModel
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack under one threat model, or under several where the attack knows no ε."""
+
+    spec: AttackSpec
+    threats: tuple[ThreatModel, ...]
+    parameters: dict[str, Any]
+
+    @property
+    def attack(self) -> Attack:
+        """The record of its attack."""
+        return find(self.spec.library, self.spec.attack)
+
+    @property
+    def key(self) -> str:
+        """A stable name: the attack, and the threat unless it knows none."""
+        if not self.attack.knows_eps:
+            return f"{self.spec.name}/{self.threats[0].norm}"
+        return f"{self.spec.name}/{self.threats[0]}"
+
+
+JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work, of evidence and of resume.
+
+    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people;
+    ``scored_by``: the detectors whose scores stand in its rows.
+    """
+
+    kind: JobKind
+    part: int
+    chunk: int
+    label: str = field(default="", compare=False)
+    scored_by: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files."""
+        if self.kind == "clean":
+            return f"clean-{self.chunk:04d}"
+        if self.kind == "diagnostics":
+            return "diagnostics"
+        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        if self.kind == "outliers":
+            return f"outliers-{self.part:02d}"
+        return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in the suite's order, what was left out and why, and the chunks' rows."""
+
+    cells: list[Cell]
+    left_out: dict[str, str]
+    chunks: list[range]
+    threats: list[ThreatModel]
+    outliers: list[str]
+    diagnosed: int  # samples that the diagnostics look at
+    detectors: tuple[str, ...]  # that this model can have
+    detected: frozenset[str]  # attacks whose images they score
+
+    def clean_job(self, chunk: int) -> Job:
+        """Clean predictions on a chunk: what every other job builds on."""
+        return Job("clean", 0, chunk, scored_by=self.detectors)
+
+    def attack_job(self, part: int, chunk: int) -> Job:
+        """A cell on a chunk."""
+        cell = self.cells[part]
+        scored_by = self.detectors if cell.spec.name in self.detected else ()
+        return Job("attack", part, chunk, cell.key, scored_by)
+
+    def clean_jobs(self) -> list[Job]:
+        """Clean predictions on every chunk."""
+        return [self.clean_job(chunk) for chunk in range(len(self.chunks))]
+
+    def attack_jobs(self) -> list[Job]:
+        """Every cell on every chunk, cell by cell."""
+        return [
+            self.attack_job(part, chunk)
+            for part in range(len(self.cells))
+            for chunk in range(len(self.chunks))
+        ]
+
+    def other_jobs(self) -> list[Job]:
+        """Outlier scores, and the diagnostics."""
+        jobs = [
+            Job("outliers", part, 0, name, self.detectors)
+            for part, name in enumerate(self.outliers)
+        ]
+        return [*jobs, *([Job("diagnostics", 0, 0)] if self.diagnosed else [])]
+
+    def jobs(self) -> list[Job]:
+        """Everything, in the order in which one process does it."""
+        return [*self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
+
+
+def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
+    """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
+    attacks that can't run in their norms or with their parameters, or whose library is missing."""
+    for detector in suite.detection.detectors:
+        DETECTORS.get(detector)
+    for attack in suite.attacks:
+        for threat in (t for t in threats if t.norm in attack.norms):
+            record = find(attack.library, attack.attack)
+            record.check((threat.norm,), attack.parameters_for(threat))
+
+
+def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
+    """Cells and chunks; attacks that need prototypes are left out of models without."""
+    threats = spec.threat_models()
+    cells, left_out = [], {}
+    for attack in suite.attacks:
+        if find(attack.library, attack.attack).needs.prototypes and not has_prototypes:
+            left_out[attack.name] = "the model has no prototypes"
+            continue
+        cells += _cells_of(attack, threats)
+    size = spec.batch_size
+    chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
+    outliers = [*spec.outliers, *spec.outlier_folders]
+    diagnosed = suite.diagnostics.samples if threats else 0
+    detectors = detectors_for(suite.detection.detectors, has_prototypes)
+    detected = frozenset(suite.detection.attacks)
+    return Plan(cells, left_out, chunks, threats, outliers, diagnosed, detectors, detected)
+
+
+def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:
+    """A cell per threat model, or one for all of a norm's where the attack knows no ε."""
+    knows_eps = find(attack.library, attack.attack).knows_eps
+    cells = []
+    for norm in attack.norms:
+        meant = [t for t in threats if t.norm == norm]
+        groups = [(t,) for t in meant] if knows_eps else [tuple(meant)] if meant else []
+        cells += [Cell(attack, group, attack.parameters_for(group[0])) for group in groups]
+    return cells
+
+
+def job_seed(seed: int, cell: Cell, chunk: int, restart: int) -> int:
+    """The seed of one job, the same whatever runs before, beside or after it."""
+    digest = hashlib.sha256(f"{seed}/{cell.key}/{chunk}/{restart}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def job_stream(seed: int, job: Job) -> int:
+    """The seed of the global generators that a randomised model may draw from in a job."""
+    digest = hashlib.sha256(f"{seed}/{job.stem}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
+    """The most forward and backward passes that a batch's samples take on average.
+
+    Where gradients aren't masked; broken samples stop earlier.
+    """
+    forward, backward = cell.attack.expected_passes(cell.parameters, classes)
+    return forward * cell.spec.restarts, backward * cell.spec.restarts

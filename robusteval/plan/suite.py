@@ -1,0 +1,245 @@
+"""A suite: one TOML file that says which attacks and detectors run.  Imports no torch."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
+
+from robusteval.attacks.libraries import NAMES
+from robusteval.catalogue import near_names
+from robusteval.errors import PluginError, SuiteError, UnknownNameError, shown
+from robusteval.folders import toml_files
+from robusteval.plugins import OURS, plugins
+from robusteval.reading import named, named_path, read_toml
+from robusteval.schema import STRICT, Eps, checked, require_plain, short
+from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
+
+_LOG = logging.getLogger("robusteval")
+
+
+class _Table(BaseModel):
+    model_config = STRICT
+
+
+def _an_attack_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]+", value):
+        raise ValueError("takes a-z, 0-9 and _")
+    return short(value)
+
+
+def _a_suite_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", value):
+        raise ValueError("takes letters, digits, _, . and -, and begins with none of the last two")
+    return short(value)
+
+
+def _a_library(value: str) -> str:
+    if value not in (known := [*NAMES, "robusteval"]):
+        raise ValueError(f"names no library: {near_names(value, known)}")
+    return value
+
+
+class AttackSpec(_Table):
+    """One attack, by its library's own names.
+
+    ``times_eps`` gives parameters as multiples of ε; ``restarts`` are the harness's, on samples
+    not yet broken.  ε itself comes from the threat model.
+    """
+
+    name: Annotated[str, AfterValidator(_an_attack_name)]
+    title: str
+    library: Annotated[str, AfterValidator(_a_library)]
+    attack: str
+    norms: list[Norm] = Field(min_length=1)
+    restarts: int = Field(default=1, ge=1)
+    parameters: dict[str, int | float | bool | str] = {}
+    times_eps: dict[str, Eps] = {}
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _transfer_has_a_source(self) -> "AttackSpec":
+        if self.attack == "transfer" and not self.parameters.get("source"):
+            raise ValueError('transfer needs a model: parameters = { source = "a name" }')
+        return self
+
+    @model_validator(mode="after")
+    def _autoattack_is_standard(self) -> "AttackSpec":
+        changed = self.attack != "standard" or self.parameters or self.times_eps
+        if self.library == "autoattack" and changed:
+            raise ValueError('autoattack runs unmodified: attack = "standard", no parameters')
+        return self
+
+    def parameters_for(self, threat: ThreatModel) -> dict[str, Any]:
+        """The attack's parameters at a threat's ε."""
+        scaled = {k: float(parse_eps(v) * threat.eps) for k, v in self.times_eps.items()}
+        return {**self.parameters, **scaled}
+
+
+class Detection(_Table):
+    """Outlier and attack detection: which detectors, against what."""
+
+    detectors: list[str] = []
+    natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
+    attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+
+
+class Diagnostics(_Table):
+    """Is the gradient masked?  How many initially correct samples are probed; 0 for none."""
+
+    samples: int = Field(default=0, ge=0, le=512)
+
+
+class Suite(_Table):
+    """Attacks and detectors, and threats where the data set's own aren't meant."""
+
+    name: Annotated[str, AfterValidator(_a_suite_name)]
+    description: str = ""
+    revision: int = Field(default=1, ge=1)  # raised when the suite changes: rows name it
+    threats: dict[Norm, list[Eps]] = {}
+    attacks: list[AttackSpec] = []
+    detection: Detection = Detection()
+    diagnostics: Diagnostics = Diagnostics()
+
+    _all_is_plain = model_validator(mode="before")(require_plain)
+
+    @field_validator("threats")
+    @classmethod
+    def _eps_fit_their_norms(cls, value: dict[Norm, list[Eps]]) -> dict[Norm, list[Eps]]:
+        for norm, radii in value.items():
+            for eps in radii:
+                ThreatModel(norm, parse_eps(eps))
+        return value
+
+    @field_validator("attacks")
+    @classmethod
+    def _names_differ(cls, value: list[AttackSpec]) -> list[AttackSpec]:
+        names = [a.name for a in value]
+        if doubled := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"{', '.join(sorted(doubled))} stands twice")
+        return value
+
+    def spelt_out(self) -> "Suite":
+        """The same with every default set, as a run's spec holds it: a default may change."""
+        return Suite(**self.model_dump())
+
+    def only(self, names: list[str]) -> "Suite":
+        """The suite with some of its attacks.  Raises UnknownNameError with near names."""
+        known = [a.name for a in self.attacks]
+        for name in names:
+            if name not in known:
+                elsewhere = " or ".join(n for n in suites_with(name) if n != self.name)
+                hint = f"it is in {elsewhere}" if elsewhere else near_names(name, known)
+                raise UnknownNameError(f"suite {self.name} has no attack {shown(name)}: {hint}")
+        chosen = [a for a in self.attacks if a.name in names]
+        detected = [n for n in self.detection.attacks if n in names]
+        detection = self.detection.model_copy(update={"attacks": detected})
+        return self.model_copy(update={"attacks": chosen, "detection": detection})
+
+    def with_sources(self, sources: list[str]) -> "Suite":
+        """The suite with a transfer attack from each of these models, in all of its norms.
+
+        Raises SuiteError where one stands twice.
+        """
+        added = [
+            AttackSpec(
+                name="transfer_" + re.sub(r"[^a-z0-9_]+", "_", Path(source).stem.lower()),
+                title=f"Transfer from {Path(source).stem}",
+                library="robusteval",
+                attack="transfer",
+                norms=self.norms,
+                parameters={"source": source},
+                note="its gradients, this model's word on success",
+            )
+            for source in dict.fromkeys(sources)
+        ]
+        content = {**self.model_dump(), "attacks": [*self.attacks, *added]}
+        return checked(Suite, content, f"suite {self.name} with its sources", SuiteError)
+
+    @property
+    def sources(self) -> list[str]:
+        """The models that its transfer attacks name."""
+        named = [a.parameters.get("source") for a in self.attacks if a.attack == "transfer"]
+        return [str(name) for name in dict.fromkeys(named) if name]
+
+    @model_validator(mode="after")
+    def _detected_attacks_are_there(self) -> "Suite":
+        if unknown := set(self.detection.attacks) - {a.name for a in self.attacks}:
+            raise ValueError(
+                f"detection.attacks names {', '.join(sorted(unknown))}, not an attack here"
+            )
+        return self
+
+    @property
+    def norms(self) -> list[Norm]:
+        """The norms that its attacks use, in the usual order."""
+        return [n for n in NORMS if any(n in a.norms for a in self.attacks)]
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the project."""
+    return [path.stem for path in toml_files(_own_folder(), "suite folder", SuiteError)]
+
+
+def _own_folder() -> Path:
+    return Path(str(files("robusteval") / "suites"))
+
+
+def suite_paths() -> dict[str, Path]:
+    """Every suite's name and file: the project's own, and packages'."""
+    return {name: path for name, (path, _) in suite_sources().items()}
+
+
+def suite_sources() -> dict[str, tuple[Path, str]]:
+    """Every suite's name, its file and the package that it comes from.
+
+    A package's can't stand in for one of the project's: what is published names those.  What is
+    wrong with a package is logged.
+    """
+    found: dict[str, tuple[Path, str]] = {}
+    for package, folder in [(OURS, _own_folder()), *_of_packages()]:
+        for path in toml_files(folder, "suite folder", SuiteError):
+            first, whose = found.setdefault(path.stem, (path, package))
+            if first != path:
+                told = "%s of %s is not used: %s of %s has its name and comes first"
+                _LOG.warning(told, path, package, first, whose)
+    return dict(sorted(found.items()))
+
+
+def _of_packages() -> Iterator[tuple[str, Path]]:
+    for plugin in plugins("suites"):
+        try:
+            yield from ((plugin.package, folder) for folder in plugin.folders())
+        except PluginError as problem:
+            _LOG.warning("%s", problem)
+
+
+def suites_with(attack: str) -> list[str]:
+    """Of the project's suites those that have an attack of that name."""
+    return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
+
+
+def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
+    """A suite by name, or by the path of its TOML file.
+
+    Raises UnknownNameError or SuiteError with the file, the field and the mend.
+    """
+    name = named(name_or_path, "suite", SuiteError)
+    if name.lower().endswith(".toml") or os.sep in name:
+        path = named_path(name, "suite file", SuiteError)
+        if path.suffix.lower() != ".toml":
+            raise SuiteError(f"suite {path} is no TOML file: name one that ends in .toml")
+        return _read(path)
+    known = suite_paths()
+    if name not in known:
+        raise UnknownNameError(f"unknown suite {shown(name)}: {near_names(name, known)}")
+    return _read(known[name])
+
+
+def _read(path: Path) -> Suite:
+    content = read_toml(path, "suite file", SuiteError)
+    return checked(Suite, content, f"suite {path}", SuiteError)

@@ -1,0 +1,91 @@
+"""A worker: ``python -m robusteval.run.executors.worker RUN`` reads jobs and does them.
+
+It speaks JSON lines on stdin and stdout: first how to reach model and data, then one job a line;
+for each it says how far it is, and what became of it.  It ends when its stdin does.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from queue import Queue
+from typing import Any, TextIO
+
+import torch
+
+from robusteval.errors import RobustevalError
+from robusteval.evidence.record import open_store
+from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.plan import Job
+from robusteval.run.jobs import perform
+from robusteval.run.runner import precision
+
+_PAUSE = 0.2  # seconds between two words on how far a job is
+
+
+def _lines(stream: TextIO) -> "Queue[dict[str, Any]]":
+    """What comes in.  Whoever gave us work and is gone takes no answer: then we end at once."""
+    queue: Queue[dict[str, Any]] = Queue()
+
+    def read() -> None:
+        for line in stream:
+            queue.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return queue
+
+
+def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> None:
+    """Does jobs until there are none."""
+
+    def say(message: dict[str, Any]) -> None:
+        outgoing.write(json.dumps(message) + "\n")
+        outgoing.flush()
+
+    try:
+        how = incoming.get()
+        data_dir = Path(how["data_dir"]) if how["data_dir"] else None
+        store, spec, _ = open_store(folder)
+        with precision(spec):
+            context = open_context(spec, Access(how["entry"], data_dir, how["allow_code"]))
+            while True:
+                message = incoming.get()
+                job = _job(context, message)
+                found = perform(context, store, job, message["budget"], _throttled(say))
+                say(dict(found.__dict__))
+    except RobustevalError as error:
+        say({"error": str(error), "exit_code": error.exit_code})
+
+
+def _job(context: Context, message: dict[str, Any]) -> Job:
+    """The plan's own job of that kind and place."""
+    wanted = Job(message["kind"], message["part"], message["chunk"])
+    return next(job for job in context.plan.jobs() if job == wanted)
+
+
+def _throttled(say: Any) -> Any:
+    last = 0.0
+
+    def within(share: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > _PAUSE:
+            last = now
+            say({"within": share})
+
+    return within
+
+
+def main() -> None:
+    """What libraries print must not mix with what we say: their stdout is our stderr."""
+    outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    torch.set_num_interop_threads(1)
+    serve(Path(sys.argv[1]), _lines(sys.stdin), outgoing)
+
+
+if __name__ == "__main__":
+    main()

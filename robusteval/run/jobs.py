@@ -1,0 +1,311 @@
+"""One job: clean predictions, one attack, outlier scores or diagnostics, written as evidence."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import TimeLimitReached
+from robusteval.attacks.seeding import seeded
+from robusteval.data.outliers import outlier_batches
+from robusteval.detection.detectors import scores
+from robusteval.errors import AttackError, RobustevalError
+from robusteval.evidence.columns import SCORE, filled, told_by, told_of_all
+from robusteval.evidence.images import Stored, decode
+from robusteval.evidence.judge import (
+    VERIFY_BATCH,
+    first_successes,
+    near_tie,
+    predict,
+    state_digest,
+    success,
+)
+from robusteval.evidence.pieces import Piece
+from robusteval.evidence.store import Failure, Kept, Store
+from robusteval.hardware import give_memory_back, keep_freed_memory
+from robusteval.models.adapter import Adapter
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Job, expected_passes, job_seed, job_stream
+from robusteval.run.attacking import Chunk, JobResult, run_job
+from robusteval.run.probes import measure
+from robusteval.types import ThreatModel
+
+# What a third-party attack may raise: its cell fails, the run goes on.
+FAILURES = (
+    AttackError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+OTHER_BATCH = 7  # clean predictions are made once more at this batch size
+Within = Callable[[float], None]  # told the share of a job that is done
+
+
+@dataclass(frozen=True)
+class Done:
+    """What progress is told of a job: how many samples, how many of them are still robust."""
+
+    samples: int
+    robust: int
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What fills a clean job's columns: of its samples, (B,), and their logits (B, K)."""
+
+    indices: Tensor
+    labels: Tensor
+    logits: Tensor
+    second: Tensor  # classes at another batch size
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What fills the columns of an attack's job, and what it tells of its chunk."""
+
+    indices: Tensor  # (B,)
+    labels: Tensor  # (B,)
+    result: JobResult | None  # None where no sample of the chunk was right
+    drifted: int  # see ``drifted``
+
+
+def attacked(context: Context, chunk: Chunk, result: JobResult | None, drift: int) -> Attacked:
+    """One attack's outcome on a chunk."""
+    return Attacked(context.data.indices[chunk.rows], chunk.labels, result, drift)
+
+
+def perform(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> Done | Failure:
+    """Does one job and writes its evidence; ``budget`` is in seconds.
+
+    An attack that fails leaves a failure behind and the model as it was.  Raises RobustevalError
+    where the model or the data can't be used at all.
+    """
+    keep_freed_memory()
+    try:
+        with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+            if job.kind not in ("clean", "outliers"):
+                return _guarded(context, store, job, budget, within)
+            with _models_errors(job):
+                return (_clean if job.kind == "clean" else _outliers)(context, store, job)
+    finally:
+        give_memory_back()
+
+
+@contextmanager
+def _models_errors(job: Job) -> Iterator[None]:
+    """What a foreign model raises on images that nobody attacked is bad input."""
+    try:
+        yield
+    except RobustevalError:
+        raise
+    except FAILURES as error:
+        what = "clean images" if job.kind == "clean" else f"the outliers {job.label}"
+        reason = (str(error) or "no reason given").splitlines()[0]
+        raise AttackError(
+            f"the model or a detector fails on {what} ({type(error).__name__}: {reason}): mend it"
+        ) from error
+
+
+def _guarded(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> Done | Failure:
+    """An attack or the diagnostics: foreign code, which may fail or change the model."""
+    started = time.perf_counter()
+    before = {name: value.clone() for name, value in _state(context.model).items()}
+    digest = _digest(context)
+    failure: Failure | None = None
+    piece, kept, done = Piece({}), None, Done(0, 0)
+    try:
+        if job.kind == "attack":
+            piece, kept, done = _attack_chunk(context, store, job, budget, within)
+        else:
+            piece = Piece({}, diagnosed(context, store, context.transfer_source()))
+    except TimeLimitReached:  # what it had so far is not counted
+        limit = context.spec.time_limit
+        failure = Failure("time_limit", f"the time limit of {limit:g} s was reached")
+    except (*FAILURES, RobustevalError) as error:
+        if job.kind == "attack" and not isinstance(error, FAILURES):
+            raise  # not the attack's: the run's own evidence or data
+        reason = str(error) or type(error).__name__
+        name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
+        failure = Failure("error", f"{name}{reason}".splitlines()[0])
+    if _digest(context) != digest:
+        _restore(context.model, before)
+        context.__dict__.pop("forms", None)  # made anew from the model
+        reason = "it changed the model's parameters or buffers; they were put back"
+        failure = Failure("changed", reason)
+    if failure is not None:
+        store.fail(job, failure)
+        return failure
+    store.write(job, Piece(piece.columns, piece.told, time.perf_counter() - started), kept)
+    return done
+
+
+def _digest(context: Context) -> str:
+    """Of the model and of its forms, which share nothing with it."""
+    forms = {id(f): f for f in (context.model, context.forms.libraries, context.forms.gradients)}
+    return "".join(state_digest(form) for form in forms.values() if form is not None)
+
+
+def _state(model: Adapter) -> dict[str, Tensor]:
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def _restore(model: Adapter, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in _state(model).items():
+            value.copy_(state[name])
+
+
+def _clean(context: Context, store: Store, job: Job) -> Done:
+    """Predictions on clean images, twice: the second time at another batch size."""
+    started = time.perf_counter()
+    rows = context.plan.chunks[job.chunk]
+    images, labels = context.images(rows), context.labels(rows)
+    logits = predict(context.model, images)
+    if logits.dim() != 2 or logits.shape[1] != context.model.classes:
+        raise AttackError(
+            f"the model returns shape {tuple(logits.shape)}, not (B, {context.model.classes})"
+        )
+    if not torch.isfinite(logits).all():
+        raise AttackError("the model returns NaN or infinite logits on clean images")
+    second = predict(context.model, images, OTHER_BATCH).argmax(1)
+    indices = context.data.indices[rows.start : rows.stop]
+    columns = filled("clean", Predicted(indices, labels, logits, second))
+    columns |= clean_scores(context, job)
+    store.write(job, Piece(columns, {}, time.perf_counter() - started))
+    return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
+
+
+def clean_scores(context: Context, job: Job) -> dict[str, Any]:
+    """Each detector's scores on a chunk's clean images, by the column's name."""
+    images = context.images(context.plan.chunks[job.chunk])
+    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
+
+
+def _outliers(context: Context, store: Store, job: Job) -> Done:
+    """Each detector's scores on one outlier set."""
+    started = time.perf_counter()
+    store.write(job, Piece(outlier_scores(context, job), {}, time.perf_counter() - started))
+    return Done(0, 0)
+
+
+def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
+    """Each detector's scores on a set of outliers, by the column's name."""
+    name: str | Path = job.label
+    if job.part >= len(context.spec.outliers):
+        name = Path(job.label)
+    spec, shape = context.spec, context.data.info.shape
+    parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in job.scored_by}
+    for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
+        images = batch.to(context.device)
+        for detector in job.scored_by:
+            parts[SCORE + detector].append(scores(detector, context.model, images).numpy())
+    return {column: np.concatenate(found) for column, found in parts.items()}
+
+
+def diagnosed(context: Context, store: Store, source: Adapter | None) -> dict[str, Any]:
+    """The diagnostics' measurements on the first initially correct samples; ``source``: the model
+    whose adversarials are transferred."""
+    wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
+    for index in range(len(context.plan.chunks)):
+        if len(rows) < wanted:
+            chunk, _ = clean_chunk(context, store, index)
+            rows = torch.cat([rows, chunk.rows])[:wanted]
+    if len(rows) == 0:
+        return {"samples": 0}
+    return measure(
+        context.model,
+        context.images(rows),
+        context.labels(rows),
+        context.plan.threats[0],
+        context.spec.seed,
+        source,
+    )
+
+
+def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piece]:
+    """A chunk's initially correct samples, and its clean evidence."""
+    clean = store.read(context.plan.clean_job(chunk))
+    correct = clean.columns["prediction"] == clean.columns["label"]
+    rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
+    if len(rows) == 0:
+        empty = torch.empty(0, device=context.device)
+        return Chunk(rows, empty, empty.long()), clean
+    return Chunk(rows, context.images(rows), context.labels(rows)), clean
+
+
+def _attack_chunk(
+    context: Context, store: Store, job: Job, budget: float | None, within: Within
+) -> tuple[Piece, Kept, Done]:
+    cell, seed = context.plan.cells[job.part], context.spec.seed
+    chunk, clean = clean_chunk(context, store, job.chunk)
+    size = len(context.plan.chunks[job.chunk])
+    if len(chunk.rows) == 0:
+        columns = filled("attack", attacked(context, chunk, None, 0))
+        columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
+        nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
+        return Piece(columns, told_of_all([])), nothing, Done(size, 0)
+    most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
+    result = run_job(
+        context.forms,
+        cell,
+        chunk,
+        lambda restart: job_seed(seed, cell, job.chunk, restart),
+        None if budget is None else time.monotonic() + budget,
+        lambda passes: within(min(passes / most, 1.0)),
+    )
+    made = attacked(context, chunk, result, drifted(context, chunk, clean))
+    columns = filled("attack", made) | attacked_scores(context, job, result.stored)
+    keep = _to_keep(context, store, job, columns)
+    kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
+    broken = int(success(columns, cell.threats[0]).sum())
+    return Piece(columns, told_by(made)), kept, Done(size, len(chunk.rows) - broken)
+
+
+def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any]:
+    """Each detector's scores on a job's attacked images, by the column's name."""
+    if not job.scored_by:
+        return {}
+    images = decode(stored).to(context.device)
+    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
+
+
+def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:
+    """How many clean predictions differ after the attack, near-ties apart."""
+    correct = clean.columns["prediction"] == clean.columns["label"]
+    sure = torch.from_numpy(clean.columns["gap"][correct] > near_tie(clean.columns["spread"]))
+    now = predict(context.model, chunk.images, VERIFY_BATCH).argmax(1)
+    return int(((now != chunk.labels).cpu() & sure).sum())
+
+
+def _to_keep(context: Context, store: Store, job: Job, columns: dict[str, Any]) -> Any:
+    """Which images to store: all successes, or those that no earlier attack broke.
+
+    Earlier attacks that are not done yet are left out of account here; ``prune`` puts that right.
+    """
+    if context.spec.keep == "all":
+        return columns["fooled"]
+
+    def broke(part: int, threat: ThreatModel) -> Any:
+        if part == job.part:
+            return success(columns, threat)
+        before = context.plan.attack_job(part, job.chunk)
+        if not store.has(before):
+            return np.zeros(len(columns["label"]), bool)
+        return success(store.read(before).columns, threat)
+
+    return first_successes([c.threats for c in context.plan.cells[: job.part + 1]], broke)

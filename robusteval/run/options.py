@@ -1,0 +1,228 @@
+"""How a run is asked for: every option by its kind, before anything is loaded."""
+
+import errno
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+from robusteval.catalogue import near_names
+from robusteval.data.locate import data_root
+from robusteval.data.outliers import check_folder
+from robusteval.errors import OutputError, RobustevalError, cut, shown
+from robusteval.hardware import check_device, most_threads, most_workers
+from robusteval.plan.spec import Keep
+from robusteval.reading import parse_path
+from robusteval.run.progress import Progress, Silent
+from robusteval.types import parse_float, parse_number, parse_whole
+
+LARGEST_BATCH = 100_000  # images
+SHORTEST_LIMIT = 1e-9  # seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    ``samples`` None means all; ``eps`` as text or numbers, L∞ unless written ``L2:0.5``;
+    ``batch_size`` None goes by the images' size.  ``workers`` are processes with ``threads`` each,
+    by default the machine's cores shared among them.  ``keep``: which adversarial images are
+    stored, the ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where
+    the data set has fewer than ``samples``, all of it is taken.  ``sources``: models whose
+    adversarials are tried as well; the attacked one among others is left out.
+
+    Numbers and paths may be text, and a single value stand where several are taken.  Raises
+    RobustevalError for a value of another kind.
+    """
+
+    samples: int | None = None
+    seed: int = 0
+    eps: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    batch_size: int | None = None
+    device: str = "cpu"
+    workers: int = 1
+    threads: int | None = None
+    keep: Keep = "first"
+    sources: tuple[str, ...] = ()
+    time_limit: float | None = None
+    data_dir: Path | None = None
+    download: bool = False
+    outlier_folders: tuple[Path, ...] = ()
+    allow_code: bool = False
+    out: Path = Path("runs")
+    at_most: bool = False
+    progress: Progress = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        for name, read in _READ.items():
+            given = getattr(self, name)
+            try:
+                object.__setattr__(self, name, read(given))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The same, as keywords of ``evaluate`` and ``estimate``."""
+
+    samples: int | str | None
+    seed: int
+    eps: str | float | Sequence[str | float]
+    only: str | Sequence[str]
+    batch_size: int | None
+    device: str
+    workers: int
+    threads: int | None
+    keep: Keep
+    sources: str | Sequence[str]
+    time_limit: float | None
+    data_dir: str | Path | None
+    download: bool
+    outlier_folders: str | Path | Sequence[str | Path]
+    allow_code: bool
+    out: str | Path
+    at_most: bool
+    progress: Progress
+
+
+def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
+    """Options given together or by keyword.  Raises RobustevalError for both, and for others.
+
+    >>> options_of(None, {"samples": 200, "seed": 1}).samples
+    200
+    >>> options_of(None, {"sample": 200})
+    Traceback (most recent call last):
+    robusteval.errors.RobustevalError: unknown option sample: did you mean samples?
+    """
+    known = [option.name for option in fields(Options)]
+    if unknown := [name for name in keywords if name not in known]:
+        raise RobustevalError(
+            f"unknown option {cut(unknown[0], 60)}: {near_names(unknown[0], known)}"
+        )
+    if options is None:
+        return Options(**keywords)
+    if keywords:
+        raise RobustevalError(
+            f"options= and {', '.join(f'{name}=' for name in keywords)} were both given: put all "
+            "of them into options, or give each by keyword"
+        )
+    return options
+
+
+def _count(value: Any) -> int | None:
+    return (
+        None if value is None or (isinstance(value, str) and value == "all") else parse_whole(value)
+    )
+
+
+def _some(value: Any) -> int | None:
+    return None if value is None else parse_whole(value)
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None or isinstance(value, float):  # its range is checked with the others'
+        return value
+    return parse_float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("choose True or False")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ValueError("give a name")
+    return str(value)
+
+
+def _eps(value: Any) -> str:
+    """A number as people write it; text is read with its norm, later."""
+    if not isinstance(value, str):
+        parse_number(value)
+    return str(value)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """A single value stands for one, None for none."""
+    if value is None:
+        return ()
+    if isinstance(value, str | os.PathLike) or not isinstance(value, Iterable):
+        return (value,)
+    if isinstance(value, bytes | dict):
+        raise ValueError("give a list")
+    return tuple(value)
+
+
+def _progress(value: Any) -> Progress:
+    if not isinstance(value, Progress):
+        raise ValueError("give an object with the methods of robusteval.run.progress")
+    return value
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "samples": _count,
+    "seed": parse_whole,
+    "eps": lambda value: tuple(map(_eps, _several(value))),
+    "only": lambda value: tuple(map(_text, _several(value))),
+    "keep": _text,
+    "sources": lambda value: tuple(map(_text, _several(value))),
+    "batch_size": _some,
+    "device": str,
+    "workers": parse_whole,
+    "threads": _some,
+    "time_limit": _seconds,
+    "data_dir": lambda value: None if value is None else parse_path(value),
+    "outlier_folders": lambda value: tuple(map(parse_path, _several(value))),
+    "out": parse_path,
+    "download": _flag,
+    "allow_code": _flag,
+    "at_most": _flag,
+    "progress": _progress,
+}
+
+
+def check_options(options: Options) -> None:
+    """Raises RobustevalError for what makes no sense, before anything is loaded."""
+    if not isinstance(options, Options):
+        raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
+    if not 0 <= options.seed < 2**32:
+        raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
+    if options.samples is not None and options.samples < 1:
+        raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
+    limits = {
+        "batch-size": (options.batch_size, LARGEST_BATCH),
+        "threads": (options.threads, most_threads()),
+        "workers": (options.workers, most_workers()),
+    }
+    for name, (value, most) in limits.items():
+        if value is not None and not 1 <= value <= most:
+            raise RobustevalError(f"--{name} {value}: choose 1 to {most} on this machine")
+    if options.keep not in ("first", "all"):
+        raise RobustevalError(f"--keep {shown(options.keep)}: choose first or all")
+    limit = options.time_limit
+    if limit is not None and not (math.isfinite(limit) and limit >= SHORTEST_LIMIT):
+        raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
+    check_device(options.device)
+    _require_usable(options.out)
+    data_root(options.data_dir)
+    for folder in options.outlier_folders:
+        check_folder(folder)
+
+
+def _require_usable(out: Path) -> None:
+    """Raises OutputError for what can't be looked into; a folder that isn't there will be made."""
+    try:
+        if not stat.S_ISDIR(os.stat(out).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(
+            f"folder {out} can't be used ({error.strerror}): choose another with --out"
+        ) from None

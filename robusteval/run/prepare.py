@@ -1,0 +1,167 @@
+"""From what a user asks to a run's context: options, subject, spec, context."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robusteval.ambient import refuse_inference_mode
+from robusteval.data.datasets import Dataset
+from robusteval.data.outliers import outlier_digests, outlier_names
+from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evidence.judge import state_digest
+from robusteval.evidence.record import open_store
+from robusteval.hardware import cores
+from robusteval.models.acceleration import choose_forms, static_batch
+from robusteval.models.adapter import Adapter
+from robusteval.models.entry import Entry
+from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.made_with import attack_code, library_versions
+from robusteval.plan.plan import check_names, expected_passes, make_plan
+from robusteval.plan.spec import RunSpec, default_batch
+from robusteval.plan.suite import Suite, read_suite
+from robusteval.plan.threats import threats_for
+from robusteval.run.options import Options, check_options
+from robusteval.run.runner import precision
+from robusteval.run.sources import digests_of_sources, other_models, transfer_source
+from robusteval.run.subject import Subject, entry_of, subject_of, try_out
+from robusteval.schema import LONGEST_NAME
+from robusteval.storage import require_possible
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could begin: its context, and the model's entry if it has one."""
+
+    context: Context
+    entry: Entry | None
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.context.spec
+
+
+def prepare(
+    model: str | Path | Adapter,
+    suite: str | Path,
+    dataset: str | None,
+    name: str | None,
+    options: Options,
+) -> Prepared:
+    """Everything a run needs.  Raises RobustevalError for what can't be run."""
+    refuse_inference_mode()
+    check_options(options)
+    require_possible(options.out, "choose another with --out")
+    if name is not None:
+        _require_name(name)
+    whole, entry = read_suite(suite), entry_of(model)
+    chosen = _chosen(whole, options, entry)
+    subject = subject_of(model, entry, dataset, options)
+    asked = _spec(chosen, subject, name or "model", options)
+    spec = _as_begun(asked, options) or _with_forms(asked, subject)
+    access = Access(subject.reference, options.data_dir, options.allow_code)
+    return Prepared(open_context(spec, access, subject.model, subject.data), entry)
+
+
+def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpec:
+    """All that decides the outcome but the model's forms; ``name``: of a model without entry."""
+    model, entry, data = subject.model, subject.entry, subject.data
+    outliers = _outliers(suite, data, options)
+    try_out(model, data, options)
+    return RunSpec(
+        model=entry.name if entry else name,
+        model_digest=entry.digest if entry else state_digest(model),
+        dataset=data.info.name,
+        data_digest=data.digest,
+        suite=suite.spelt_out(),
+        threats=[(t.norm, str(t.eps)) for t in threats_for(suite, data, list(options.eps))],
+        samples=len(data),
+        seed=options.seed,
+        batch_size=options.batch_size or default_batch(data.info.shape, options.device),
+        time_limit=options.time_limit,
+        **outliers,
+        versions=library_versions(suite),
+        code=attack_code(suite),
+        device=options.device,
+        threads=options.threads or _threads(options.workers),
+        keep=options.keep,
+        transfer_source=transfer_source(suite, subject, options),
+        sources=digests_of_sources(suite, subject, options),
+    )
+
+
+def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
+    """A new run's, with what computes soonest on this machine; its attacks are checked.
+
+    That loads their libraries, which a run that was begun need not.
+    """
+    plan = make_plan(spec.suite, spec, bool(subject.model.layers))
+    check_names(spec.suite, plan.threats)
+    model, data = subject.model, subject.data
+    passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
+    images = data.images(slice(0, static_batch(spec.device))).to(spec.device)
+    with precision(spec):
+        libraries, gradients = choose_forms(model, images, passes)
+    return replace(spec, forms=(str(libraries), str(gradients)))
+
+
+def _require_name(name: str) -> None:
+    """Raises RobustevalError unless it can be a folder's."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.\-]*", name):
+        raise RobustevalError(
+            f"name {shown(name)}: use letters, digits, _, . and -, a dot or dash not first"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise RobustevalError(f"name {shown(name)}: use {LONGEST_NAME} bytes or fewer")
+
+
+def _chosen(suite: Suite, options: Options, attacked: Entry | None) -> Suite:
+    """The suite with its sources, and what the user wants of it.
+
+    Transfers that were asked for run beside the attacks that ``only`` names, unless it names some
+    of them.
+    """
+    wanted, sources = list(options.only), other_models(options.sources, attacked)
+    whole = suite.with_sources(sources)
+    if not wanted:
+        return whole
+    transfers = {a.name for a in whole.attacks} - {a.name for a in suite.attacks}
+    if transfers & set(wanted):
+        return whole.only(wanted)
+    return suite.only(wanted).with_sources(sources)
+
+
+def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:
+    """The suite's outlier sets and the user's folders, with what they hold: they are read once
+    before any attack."""
+    detection = suite.detection
+    names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
+    folders = [folder.resolve() for folder in dict.fromkeys(options.outlier_folders)]
+    every: list[str | Path] = [*names, *folders]
+    shape = data.info.shape
+    return {
+        "outliers": tuple(names),
+        "outlier_folders": tuple(map(str, folders)),
+        "outlier_digests": outlier_digests(every, len(data), shape, options.seed, options.data_dir),
+    }
+
+
+def _threads(workers: int) -> int:
+    """The cores that this process may use, shared among workers."""
+    return max(1, min(cores(), torch.get_num_threads()) // workers)
+
+
+def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
+    """The spec of a run that was begun, and differs only in what the machine chose then: the
+    model's forms, and threads unless they were asked for."""
+    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
+        try:
+            _, begun, _ = open_store(folder)
+        except EvidenceError:
+            continue
+        threads = begun.threads if options.threads is None else spec.threads
+        if replace(spec, threads=threads, forms=begun.forms).digest == begun.digest:
+            return begun
+    return None

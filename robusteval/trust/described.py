@@ -1,0 +1,99 @@
+"""What a run's record says of its model, its data, its attacks and its machine, checked.
+
+What neither the model nor the data can tell is checked for its form when the record is read, and
+said here to be the run's own word.
+"""
+
+import json
+from typing import Any
+
+from robusteval.attacks.versions import others, version_then
+from robusteval.evidence.results import RunResult
+from robusteval.models.entry import Entry
+from robusteval.plan.context import Access, Context, open_entry
+from robusteval.plan.made_with import library_versions
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import Suite, read_suite, suite_names
+from robusteval.trust.verify import Check
+
+AS_IT_SAYS = "commit, versions, hardware, date, seconds"
+
+
+def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
+    """Of the model's outputs, the data's classes, the attacks, and its entry if it has one."""
+    now = json.loads(json.dumps(context.described()))
+    stored: dict[str, Any] = {key: record.get(key) for key in now}
+    # Which version of an attack it was is the run's word.
+    stored["attacks"], now["attacks"] = (
+        {key: {**about, "version": None} for key, about in side["attacks"].items()}
+        for side in (stored, now)
+    )
+    if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
+        del now["dataset"]["shape"]
+    stored["versions"], now["versions"] = _packages(context)
+    checks = [_same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")]
+    if context.access.entry:
+        checks.append(entry_holds(context.spec, context.access, record))
+    return checks
+
+
+def entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
+    """What the run says of its model is what the entry says."""
+    now = open_entry(spec, access).model_dump(mode="json")
+    told = Entry(**record["entry"] or {}).model_dump(mode="json") if record["entry"] else {}
+    return _same("the model's entry", told, now, spec.model)
+
+
+def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Check:
+    differ = [key for key in now if told.get(key) != now[key]]
+    said = f"{', '.join(differ)} of run.json differ from what is found now" if differ else fine
+    return Check(name, not differ, said)
+
+
+def _packages(context: Context) -> tuple[list[str], list[str]]:
+    """The names of packages whose versions the run holds, and of those that it should; runs from
+    before attacks had versions held none of pytorch-ood, and one digest for all attacks."""
+    told, due = set(context.spec.versions), set(library_versions(context.spec.suite))
+    if not context.spec.code:
+        told, due = told - {"attacks"}, due - {"pytorch-ood"}
+    return sorted(told), sorted(due)
+
+
+def _other_attacks(result: RunResult) -> list[str]:
+    """Names of the attacks that this version has other versions of."""
+    about = result.record["attacks"]
+    older = version_then(result.spec.versions.get("attacks", ""))
+    then = {key: told.get("version", older) for key, told in about.items()}
+    return others(then, {cell.key: cell.attack for cell in result.plan.cells})
+
+
+def as_the_run_says(result: RunResult) -> list[Check]:
+    """What can't be checked against anything: where it was run, and a suite of the user's own."""
+    about = result.record["provenance"]
+    versions = " ".join(f"{k} {v}" for k, v in about["versions"].items())
+    state = {True: " with changes", False: "", None: ""}[about["dirty"]]
+    if others := _other_attacks(result):
+        versions += f" (by other attacks than this version's: {', '.join(others)})"
+    told = (
+        f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
+        f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"
+    )
+    return [_suite(result.spec.suite), Check(AS_IT_SAYS, True, told, proven=False)]
+
+
+def _suite(suite: Suite) -> Check:
+    """Whether attacks, diagnostics and texts are those of the project's suite of that name."""
+    if suite.name not in suite_names():
+        return Check("suite", True, f"{suite.name}, which is not the project's", proven=False)
+    own = read_suite(suite.name)
+    known = {attack.name: attack for attack in own.attacks}
+    differ = [a.name for a in suite.attacks if known.get(a.name) != a and a.attack != "transfer"]
+    for part in ("description", "diagnostics"):
+        differ += [part] if getattr(suite, part) != getattr(own, part) else []
+    differ += ["detection"] if suite.detection.detectors != own.detection.detectors else []
+    if differ:
+        told = f"{suite.name}, with other {', '.join(differ)} than the project's suite of that name"
+        return Check("suite", True, told, proven=False)
+    left_out = len(known) - sum(a.name in known for a in suite.attacks)
+    some = f", {left_out} of its {len(known)} attacks left out" if left_out else ""
+    return Check("suite", True, f"the project's {suite.name}{some}")

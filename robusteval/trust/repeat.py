@@ -1,0 +1,162 @@
+"""Jobs and diagnostics done once more: the only proof of what attacks failed to break."""
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from robusteval.attacks.seeding import seeded
+from robusteval.errors import RobustevalError
+from robusteval.evidence.columns import COLUMNS, FACTS, SCORE, Alike, filled, told_by
+from robusteval.evidence.judge import success
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.store import Store
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Cell, Job, job_seed, job_stream
+from robusteval.run.attacking import Chunk, JobResult, run_job
+from robusteval.run.jobs import (
+    attacked,
+    attacked_scores,
+    clean_chunk,
+    diagnosed,
+    drifted,
+)
+from robusteval.trust.verdicts import probed
+from robusteval.trust.verify import Check, near, other_scores
+
+UNSEEN = "what was not done again"
+
+
+def repeated(context: Context, store: Store, result: RunResult, again: int) -> list[Check]:
+    """So many jobs, chosen anew each time, and the diagnostics with them; and what was not."""
+    jobs = [job for job in context.plan.attack_jobs() if store.has(job)]
+    chosen = random.sample(jobs, min(again, len(jobs)))
+    checks: list[Check] = []
+    if chosen:
+        checks = [jobs_repeat(context, store, result, chosen)]
+        checks += probes_repeat(context, store, result)
+    if len(chosen) < len(jobs):
+        probes = "" if chosen or result.diagnostics is None else ", and the diagnostics"
+        told = (
+            f"what {len(jobs) - len(chosen)} of {len(jobs)} jobs failed to break, successes "
+            f"without a stored image and their scores, passes and notes{probes}: --again "
+            f"{len(jobs)} does all again"
+        )
+        checks.append(Check(UNSEEN, True, told, proven=False))
+    return checks
+
+
+def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[Job]) -> Check:
+    """Jobs done again find the same successes, and, where images are the same, the same rows."""
+    wrong, silenced, equal, total = [], [], 0, 0
+    for job in chosen:
+        chunk, clean = clean_chunk(context, store, job.chunk)
+        if len(chunk.rows) == 0:
+            continue
+        piece, found = store.read(job), _again(context, job, chunk)
+        made = attacked(context, chunk, found, drifted(context, chunk, clean))
+        now = filled("attack", made) | attacked_scores(context, job, found.stored)
+        same = piece.columns["sha256"] == now["sha256"]
+        equal, total = equal + int(same.sum()), total + len(same)
+        if not _says_the_same(piece.told, told_by(made), bool(same.all())):
+            silenced.append(job.stem)
+        if not _finds_the_same(context.plan.cells[job.part], piece.columns, now, result.tie):
+            wrong.append(job.stem)
+    told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
+    if wrong:
+        told += f"; other successes or rows in {', '.join(wrong)}"
+    if silenced:
+        told += f"; other notes or warnings in {', '.join(silenced)}"
+    return Check("jobs done again", not wrong and not silenced, told)
+
+
+def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
+    cell, seed = context.plan.cells[job.part], context.spec.seed
+    with seeded(job_stream(seed, job), torch.device(context.device)):
+        return run_job(
+            context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+        )
+
+
+def _finds_the_same(cell: Cell, then: dict[str, Any], now: dict[str, Any], tie: float) -> bool:
+    """Whether a job breaks the samples that it broke, and no column contradicts what it finds."""
+    same, margin = then["sha256"] == now["sha256"], now["margin"]
+    alike = Alike(same, same & (np.abs(margin) > tie), near(tie, margin))
+    other = any((success(then, t) != success(now, t)).any() for t in cell.threats)
+    for column in COLUMNS:
+        if column.again is not None and column.name in then:
+            other |= bool(column.again(then[column.name], now[column.name], alike).any())
+    scored = [name for name in now if name.startswith(SCORE)]
+    return not other and not any(other_scores(then[n][same], now[n][same]) for n in scored)
+
+
+def _says_the_same(then: dict[str, Any], now: dict[str, Any], to_the_bit: bool) -> bool:
+    """Whether a job warns, and of a model that drifts, as it did; where all images are the same,
+    whether it tells the same altogether."""
+    if to_the_bit:
+        return then == now
+    return all(bool(then[f.name]) == bool(now[f.name]) for f in FACTS if f.roughly)
+
+
+def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Check]:
+    """The diagnostics measured anew give the same verdicts, and numbers about the same; nothing
+    where there are none.
+
+    Where the model that they transfer from is gone or another by now, that one probe is left out.
+    """
+    if not context.plan.diagnosed or result.diagnostics is None:
+        return []
+    (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
+    told, source, lacking = result.diagnostics, None, ""
+    try:
+        source = context.transfer_source()
+    except RobustevalError as error:
+        told, lacking = {**told, "transfer": None}, f"; no transfer: {error}"
+    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
+        now = diagnosed(context, store, source)
+    verdicts = {finding.check: finding.verdict for finding in probed(now)}
+    differ = _differ(told, now, verdicts)
+    return [
+        Check(
+            "diagnostics done again", not differ, (differ or f"{len(verdicts)} verdicts") + lacking
+        )
+    ]
+
+
+def _differ(told: dict[str, Any], now: dict[str, Any], verdicts: Mapping[str, str]) -> str:
+    """Where measurements tell other things than those made now, whose verdicts are given."""
+    then = {finding.check: finding.verdict for finding in probed(told)}
+    if other := [check for check in {**then, **verdicts} if then.get(check) != verdicts.get(check)]:
+        return f"other verdicts on {', '.join(other)}"
+    if verdicts.get("same outputs") not in (None, "ok"):
+        return ""  # of a random model numbers differ each time
+    slack = max(1, math.ceil(_SLACK * now["samples"]))
+    apart = sorted(set(_apart(told, now, slack)))
+    return f"other numbers of {', '.join(apart)}" if apart else ""
+
+
+_SLACK = 0.05  # of samples: those that kernels' last bits may turn, and of what is measured
+_NOTHING = 1e-6  # changes of logits between passes that are rounding and nothing else
+
+
+def _apart(told: Any, now: Any, slack: int, name: str = "") -> Iterator[str]:
+    """The measurements that differ by more than chance and other kernels explain."""
+    if isinstance(now, dict) and isinstance(told, dict) and told.keys() == now.keys():
+        for key, value in now.items():
+            yield from _apart(told[key], value, slack, name or key)
+    elif isinstance(now, list | tuple) and isinstance(told, list | tuple):
+        if len(told) != len(now):
+            yield name
+        for one, other in zip(told, now, strict=False):
+            yield from _apart(one, other, slack, name)
+    elif isinstance(now, float) and isinstance(told, float | int):
+        if not math.isclose(told, now, rel_tol=_SLACK, abs_tol=_NOTHING) and name != "passes":
+            yield name
+    elif type(now) is int and type(told) is int:
+        if abs(told - now) > slack:
+            yield name
+    elif told != now:
+        yield name

@@ -1,0 +1,175 @@
+"""What attacks tell: records of their stages and warnings, added up, and said in words."""
+
+import pytest
+
+from robusteval.attacks.results import WARNED, Stage, Warned, said
+from robusteval.evidence.older import attack_told, failure
+from robusteval.evidence.pieces import attack_told as records_of
+from robusteval.evidence.telling import (
+    merged_notes,
+    merged_stages,
+    merged_warnings,
+    stage_text,
+)
+
+BLIND = "no gradient reaches the images: the model detaches, or leaves torch, on the way"
+# Each warning as a record, and in the words of schema 2.
+IN_WORDS = [
+    (Warned("random"), "adaptive: outputs change between passes"),
+    (
+        Warned("random", stages=("more steps", "AutoAttack")),
+        "adaptive: outputs change between passes; went on with more steps, AutoAttack",
+    ),
+    (Warned("no_gradient"), f"adaptive: {BLIND}"),
+    (Warned("no_gradient", stages=("pull",)), f"adaptive: {BLIND}; went on with pull"),
+    (Warned("dead", 0.64), "adaptive: 64 % of samples have no gradient"),
+    (Warned("dead", 1.0), "adaptive: 100 % of samples have no gradient"),
+    (
+        Warned("turning", -0.05, ("more steps",)),
+        "adaptive: gradients turn at a step of ε/10 (their cosine is -0.05); "
+        "went on with more steps",
+    ),
+    (Warned("searched"), "adaptive: random search found the way that gradients did not"),
+    (Warned("queried"), "adaptive: a few gradient-free queries broke what gradients did not"),
+    (
+        Warned("outdone", 0.83),
+        "adaptive: 83 % of samples break only by ascents through larger balls",
+    ),
+    (Warned("no_autoattack", text=BLIND), f"AutoAttack can't run: {BLIND}"),
+    (Warned("blind", stages=("apgd-ce", "fab-t")), f"apgd-ce, fab-t can't run: {BLIND}"),
+    (
+        Warned("zero_gradient", 3, text=" This might lead to …"),
+        "there are 3 points with zero gradient! This might lead to …",
+    ),
+    (
+        Warned("library", text="it seems to be a dynamic defense!"),
+        "it seems to be a dynamic defense!",
+    ),
+]
+
+
+def test_every_kind_of_warning_is_told() -> None:
+    assert {warned.kind for warned, _ in IN_WORDS} == set(WARNED)
+
+
+@pytest.mark.parametrize(("warned", "words"), IN_WORDS)
+def test_a_warning_in_words_and_back(warned: Warned, words: str) -> None:
+    """The words are those of schema 2, whose evidence tells nothing else."""
+    assert said(warned) == words
+    told = attack_told(2, {"notes": [], "warnings": [words], "lost": 0, "drifted": 0})
+    assert records_of(told)["warned"] == [warned]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Warned("masked"),
+        lambda: Warned("dead"),
+        lambda: Warned("searched", 0.5),
+        lambda: Warned("searched", text="by me"),
+        lambda: Stage("square", 9, 3),
+    ],
+)
+def test_what_is_no_record(made: object) -> None:
+    with pytest.raises(ValueError, match=r"kind|broke"):
+        made()  # type: ignore[operator]
+
+
+def test_stages_of_chunks_add_up() -> None:
+    chunks = [
+        [Stage("apgd-ce", 3, 10), Stage("square", 0, 7)],
+        [],
+        [Stage("square", 2, 9), Stage("apgd-ce", 1, 4)],
+    ]
+    assert merged_stages(chunks) == [Stage("apgd-ce", 4, 14), Stage("square", 2, 16)]
+    assert [stage_text(s) for s in merged_stages(chunks)] == [
+        "apgd-ce broke 4 of 14",
+        "square broke 2 of 16",
+    ]
+    assert merged_stages([]) == merged_stages([[]]) == []
+
+
+def test_notes_lose_their_doubles() -> None:
+    assert merged_notes([["look out", "it broke most"], ["look out"]]) == [
+        "look out",
+        "it broke most",
+    ]
+
+
+def test_chunks_warn_with_one_voice() -> None:
+    def dead(*shares: float) -> list[Warned]:
+        return [Warned("dead", share, ("more steps",)) for share in shares]
+
+    def words(chunks: list[list[Warned]]) -> list[str]:
+        return [str(raised) for raised in merged_warnings(chunks)]
+
+    some, ended = "adaptive: {} % of samples have no gradient", "; went on with more steps"
+    text = Warned("library", text="b")
+    assert words([dead(0.64), [*dead(0.09), text], dead(0.64)]) == [
+        some.format("9 to 64") + ended,
+        "b (in 1 of 3 chunks)",
+    ]
+    assert words([dead(0.01, 0.03)]) == [some.format("1 to 3") + ended]
+    assert words([[text, *dead(0.5)]]) == [some.format("50") + ended, "b"]
+    assert words([dead(0.5), [Warned("dead", 0.5)]]) == [
+        some.format("50") + " (in 1 of 2 chunks)",
+        some.format("50") + ended + " (in 1 of 2 chunks)",
+    ]
+    points = [[Warned("zero_gradient", count, text=" So?")] for count in (9, 10)]
+    assert words(points) == ["there are 9 to 10 points with zero gradient! So?"]
+    assert words([[], []]) == words([]) == []
+
+
+# What earlier versions wrote
+
+
+def test_sentences_of_schema_2_are_records() -> None:
+    notes = [
+        "margin broke 3 of 10",
+        "apgd-t is left out, since …",
+        "AutoAttack's square broke 0 of 7",
+    ]
+    told = {"notes": notes, "warnings": ["odd"], "lost": 1, "drifted": 2}
+    assert records_of(attack_told(2, told)) == {
+        "stages": [Stage("margin", 3, 10), Stage("AutoAttack's square", 0, 7)],
+        "warned": [Warned("library", text="odd")],
+        "notes": ["apgd-t is left out, since …"],
+        "lost": 1,
+        "drifted": 2,
+    }
+    assert attack_told(3, told) == told
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lost": -1},
+        {"lost": True},
+        {"drifted": 0.5},
+        {"notes": "margin broke 3 of 10"},
+        {"warnings": [3]},
+        {"reviewed": "99.9 %"},
+        {"stages": []},
+    ],
+)
+def test_schema_2_is_held_to_its_form(changed: dict[str, object]) -> None:
+    told = {"notes": [], "warnings": [], "lost": 0, "drifted": 0}
+    with pytest.raises(ValueError, match="is no such job's"):
+        attack_told(2, {**told, **changed})
+    with pytest.raises(ValueError, match="is no such job's"):
+        attack_told(2, {k: v for k, v in told.items() if k != "drifted"})
+
+
+def test_failures_of_schema_2_have_a_kind() -> None:
+    changed = "it changed the model's parameters or buffers; they were put back"
+    for status, reason, kind in (
+        ("failed", "ValueError: x", "error"),
+        ("failed", changed, "changed"),
+        ("failed", f"ValueError: {changed}", "error"),
+        ("not_finished", "the time limit of 3 s was reached", "time_limit"),
+        ("time_limit", "x", ""),
+        (None, "x", ""),
+    ):
+        assert failure({"status": status, "reason": reason}) == {"kind": kind, "reason": reason}
+    for today in ({"kind": "error", "reason": "x"}, {}, {"status": "failed", "reason": 7}):
+        assert failure(today) == today
