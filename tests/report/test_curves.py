@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
+from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
 
 pytestmark = pytest.mark.usefixtures("drawn")
+SAMPLES = 32
 
 
 def test_optimality_of_known_cases() -> None:
@@ -50,15 +52,18 @@ def test_thinned_curves_keep_their_ends() -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:
     out = tmp_path_factory.mktemp("runs")
+    suite = tmp_path_factory.mktemp("suite") / "plain.toml"
+    suite.write_text(plain_suite("full"))
     only = ("smallest", "adaptive", "bim")
-    return api.evaluate("pcl_at_digits", options=api.Options(samples=60, out=out, only=only))
+    options = api.Options(samples=SAMPLES, out=out, only=only)
+    return api.evaluate("pcl_at_digits", str(suite), options=options)
 
 
 def test_curves_say_what_the_rows_say(report: api.Report) -> None:
     curves = report.content["curves"]
     rows = {(a["name"], a["threat"]["norm"]): a for a in report.content["attacks"]}
     for curve in curves["cost"]:
-        assert curve["samples"] == 60
+        assert curve["samples"] == SAMPLES
         norm = curve["threat"]["norm"]
         for attack in curve["attacks"]:
             row = rows[attack["name"], norm]
