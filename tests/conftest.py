@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import torch
 
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.inert import line
+from robusteval.detection.metrics import bootstrap_intervals
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
-from robusteval.report import figures
+from robusteval.report import figures, page
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package
 
@@ -28,7 +27,8 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-DRAW = figures._svg
+FIGURES = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")
+RESAMPLES = bootstrap_intervals.__kwdefaults__["resamples"]
 
 
 @pytest.fixture(scope="session")
@@ -51,23 +51,24 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     torch.manual_seed(0)
 
 
-def _undrawn(figure: Any, label: str) -> str:
-    return f'<svg role="img" aria-label="{escape(line(label))}"></svg>'
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _pages_without_figures() -> Iterator[None]:
-    """Drawing takes a quarter of a small run's time; tests of pages ask for ``drawn``."""
+def _quick_reports() -> Iterator[None]:
+    """Drawing and resampling take half of a small run's time: here figures are empty, and intervals
+    of detection are of few resamples, but where tests ask for reports ``as_in_use``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_svg", _undrawn)
+        for name in FIGURES:
+            patch.setattr(page, name, lambda *_: "<svg></svg>")
+        patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", 20)
         yield
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Iterator[None]:
-    """Figures are drawn, as in use."""
+def as_in_use() -> Iterator[None]:
+    """Figures are drawn, and intervals are of as many resamples as elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_svg", DRAW)
+        for name in FIGURES:
+            patch.setattr(page, name, getattr(figures, name))
+        patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", RESAMPLES)
         yield
 
 

@@ -23,7 +23,7 @@ from robusteval.models.adapter import require_answers
 from robusteval.report.files import altered_files
 from tests.helpers.known import Function
 
-pytestmark = pytest.mark.usefixtures("drawn")
+pytestmark = pytest.mark.usefixtures("as_in_use")
 
 SAMPLE = 210  # in some 45 seconds on one core
 

@@ -30,7 +30,7 @@ from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import BACKING, FOUND, as_csv, read_rows, rows_of
 from tests.helpers.texts import HIDDEN
 
-pytestmark = pytest.mark.usefixtures("drawn")
+pytestmark = pytest.mark.usefixtures("as_in_use")
 
 # What a terminal obeys, what turns the direction of text, and what is no text.
 CONTROLS = (

@@ -9,7 +9,7 @@ from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
 
-pytestmark = pytest.mark.usefixtures("drawn")
+pytestmark = pytest.mark.usefixtures("as_in_use")
 SAMPLES = 32
 
 

@@ -31,7 +31,7 @@ from tests.helpers.attacks import Call
 from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
-pytestmark = pytest.mark.usefixtures("drawn")
+pytestmark = pytest.mark.usefixtures("as_in_use")
 
 
 @pytest.fixture(scope="module")

@@ -585,7 +585,7 @@ def test_a_model_driven_to_nan_is_not_fooled_but_failed(
     assert not outcome.fooled.any()
 
 
-@pytest.mark.usefixtures("drawn")
+@pytest.mark.usefixtures("as_in_use")
 def test_a_model_driven_to_nan_still_gets_its_report(pcl_digits: Adapter, tmp_path: Path) -> None:
     """Diagnostics look at noisy images, too, and JSON knows no NaN."""
     chosen = Options(samples=20, threads=1, out=tmp_path, only=("fgsm",))
