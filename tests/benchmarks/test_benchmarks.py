@@ -36,6 +36,8 @@ from robusteval.run.prepare import prepare
 from robusteval.types import NORMS, Norm
 from tests.helpers.models import file_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_loops_of_training_speed_learn_the_same(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -121,7 +123,6 @@ def test_exponents_of_known_growth(capsys: pytest.CaptureFixture[str]) -> None:
     assert "to the power 1.00" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     norm: Norm, monkeypatch: pytest.MonkeyPatch

@@ -323,7 +323,7 @@ def whole_evidence(
     return evidence_of(folder)
 
 
-@pytest.mark.parametrize("every", [1, 3, 7])
+@pytest.mark.parametrize("every", [1, 7])
 def test_an_interrupted_run_goes_on(
     every: int,
     pcl_digits: Adapter,
@@ -363,6 +363,7 @@ def test_order_changes_nothing(
     assert evidence_of(tmp_path) == whole_evidence
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(hasty: str, finished: Path, tmp_path: Path) -> None:
     """Two processes; the run goes on with the threads that it was begun with."""
     report = api.evaluate("pcl_digits", hasty, options=options(tmp_path, workers=2))
@@ -449,6 +450,7 @@ def test_sigkill_at_any_moment_loses_at_most_a_chunk(dying: Path, tmp_path: Path
     assert not list(second.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_then_its_job_fails(dying: Path, tmp_path: Path) -> None:
     """Images far off the grid of sixteenths kill the process: such attacks have no number."""
     suite = tmp_path / "bright.toml"

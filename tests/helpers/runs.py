@@ -51,6 +51,13 @@ def unprobed(name: str) -> Suite:
     return read_suite(name).model_copy(update={"diagnostics": Diagnostics()})
 
 
+def plain_suite_in(folder: Path, name: str = "full") -> str:
+    """The path of that suite's attacks, without detection and diagnostics."""
+    path = folder / "plain.toml"
+    path.write_text(plain_suite(name), "utf-8")
+    return str(path)
+
+
 def hasty_suite() -> str:
     """The attacks of ``quick``, with one detector and diagnostics of four samples, as TOML."""
     rest = '[detection]\ndetectors = ["max_logit"]\nnatural = 1\nattacks = ["pgd10"]\n'

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
+from tests.helpers.runs import plain_suite_in
 
 pytestmark = pytest.mark.usefixtures("as_in_use")
 SAMPLES = 32
@@ -52,11 +52,10 @@ def test_thinned_curves_keep_their_ends() -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:
     out = tmp_path_factory.mktemp("runs")
-    suite = tmp_path_factory.mktemp("suite") / "plain.toml"
-    suite.write_text(plain_suite("full"))
+    suite = plain_suite_in(out)
     only = ("smallest", "adaptive", "bim")
     options = api.Options(samples=SAMPLES, out=out, only=only)
-    return api.evaluate("pcl_at_digits", str(suite), options=options)
+    return api.evaluate("pcl_at_digits", suite, options=options)
 
 
 def test_curves_say_what_the_rows_say(report: api.Report) -> None:

@@ -26,6 +26,8 @@ from robusteval.training.mpat import merge_prototypes
 from robusteval.training.prototype_losses import repulsion
 from robusteval.training.recipe import RECIPES, class_means
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[Dataset, Dataset]:
