@@ -51,6 +51,7 @@ from robusteval.run.runner import Run, Settings, precision
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
+from robusteval.trust.refitted import fits_hold
 from robusteval.trust.repeat import repeated
 from robusteval.trust.verify import Check, prove, require_same_model, whole
 
@@ -233,6 +234,7 @@ def verify(
         try:
             result = gather(store, spec, context.plan, record)
             checks += prove(context, store, result)
+            checks += fits_hold(context, store)
             checks += repeated(context, store, result, again)
             checks.append(_report_holds(store, result))
         except EvidenceError as error:

@@ -119,13 +119,26 @@ def attacks(data_dir: Path | None) -> Rows:
 
 
 def detectors(data_dir: Path | None) -> Rows:
-    """Every detector."""
-    from robusteval.detection.detectors import DETECTORS, NEEDS_PROTOTYPES
+    """Every detector: whose it is, what it reads and needs; a broken plug-in with what is wrong."""
+    from robusteval.detection.registry import DETECTORS
 
-    return [
-        {"name": name, "needs prototypes": "yes" if name in NEEDS_PROTOTYPES else "no"}
-        for name in DETECTORS
-    ]
+    return [_detector(name) for name in DETECTORS]
+
+
+def _detector(name: str) -> dict[str, Any]:
+    from robusteval.detection.registry import find
+
+    try:
+        record = find(name)
+    except RobustevalError as error:
+        return {"name": name, "problem": str(error)}
+    return {
+        "name": name,
+        "package": record.package,
+        "reads": record.reads,
+        "needs prototypes": "yes" if record.needs_prototypes else "no",
+        "needs training data": "yes" if record.needs_training_data else "no",
+    }
 
 
 def suites(data_dir: Path | None) -> Rows:

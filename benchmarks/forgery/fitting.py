@@ -21,7 +21,7 @@ from benchmarks.forgery.leaves import put, read_json, write_json
 from benchmarks.forgery.rows import change_about, change_table, read_table, with_column
 from robusteval.evidence.kept import float32_tally, kept_images
 from robusteval.evidence.pictures import write_examples
-from robusteval.evidence.record import open_store
+from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.results import load_result
 from robusteval.plan.context import Access, open_context
 from robusteval.plan.plan import Plan, make_plan
@@ -154,7 +154,7 @@ def plan_of(record: Any) -> Plan | None:
     """What a record plans; None where that makes no sense."""
     try:
         spec = RunSpec.from_json(record["spec"])
-        return make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+        return make_plan(spec.suite, spec, parts_of(record))
     except Exception:  # noqa: BLE001  # whatever is wrong with it is the tool's to say
         return None
 

@@ -1,4 +1,4 @@
-"""Which code computes an attack: edited code never goes on with older evidence.
+"""Which code computes an attack or a detector: edited code never goes on with older evidence.
 
 What people are told is an attack's version (see ``record.Attack``); the digests here are for runs.
 """
@@ -11,13 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _HAVE_DOCSTRINGS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-_HERE = "robusteval.attacks"
+_HERE = ("robusteval.attacks.", "robusteval.detection.")
 
 
 @cache
 def code_of_module(name: str) -> str:
-    """Sixteen hex digits for what a module does, and all that it imports of this folder: the same
-    on every machine, however its locale reads text or its git ends lines."""
+    """Sixteen hex digits for what a module does, and all that it imports of attacks and detectors.
+
+    They are the same on every machine, however its locale reads text or its git ends lines.
+    """
     digest = hashlib.sha256()
     for module, code in sorted(_needed(name).items()):
         digest.update(f"{module}\n{code}\n".encode())
@@ -25,7 +27,7 @@ def code_of_module(name: str) -> str:
 
 
 def _needed(first: str) -> dict[str, str]:
-    """What runs of a module, and of each one in this folder that it leads to, by name."""
+    """What runs of a module, and of each attack's or detector's that it leads to, by name."""
     found: dict[str, str] = {}
     left = [first]
     while left:
@@ -34,7 +36,7 @@ def _needed(first: str) -> dict[str, str]:
         if (source := _source(name)) is None:
             continue
         found[name] = what_runs(source)
-        left += [one for one in imported(ast.parse(source)) if one.startswith(f"{_HERE}.")]
+        left += [one for one in imported(ast.parse(source)) if one.startswith(_HERE)]
     return found
 
 

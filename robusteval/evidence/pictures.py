@@ -11,9 +11,10 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as serialise
 
 from robusteval.errors import EvidenceError, reason
+from robusteval.evidence.arrays import metadata_of
 from robusteval.evidence.images import decode
 from robusteval.evidence.results import Example, RunResult, to_be_kept
-from robusteval.evidence.store import EXAMPLES, Store, metadata_of
+from robusteval.evidence.store import EXAMPLES, Store
 from robusteval.plan.context import Context
 from robusteval.reading import read_file
 from robusteval.storage import replace_file

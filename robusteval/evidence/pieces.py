@@ -13,12 +13,12 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict
 
 from robusteval.evidence import measured, older
@@ -59,7 +59,16 @@ def attack_told(told: dict[str, Any]) -> dict[str, Any]:
     return {fact.name: getattr(found, fact.name) for fact in FACTS}
 
 
+class _Fit(TypedDict):
+    """What a fit tells: the digest of the state that stands beside it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    state: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+_FIT = TypeAdapter(_Fit)
 _TOLD: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
+    "fit": lambda told: _FIT.validate_json(json.dumps(told)),
     "clean": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "outliers": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "attack": attack_told,

@@ -13,8 +13,9 @@ from robusteval.evidence.columns import SCHEMA
 from robusteval.evidence.store import Store, json_bytes, require_readable
 from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
+from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
-from robusteval.plan.plan import make_plan
+from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import read_file
 from robusteval.schema import told_problem
@@ -36,6 +37,7 @@ class _Model(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
+    features: NotRequired[bool]  # where a detector reads them
 
 
 class _Dataset(TypedDict):
@@ -142,10 +144,16 @@ def open_store(folder: Path) -> tuple[Store, RunSpec, dict[str, Any]]:
     return Store(folder, spec.digest, schema), spec, record
 
 
+def parts_of(record: dict[str, Any]) -> Parts:
+    """What a run's model has beside logits, as the run's record says."""
+    model = record["model"]
+    return Parts(bool(model["layers"]), model.get("features", False))
+
+
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     """Raises ValueError where parts of a record contradict each other."""
     suite = spec.suite
-    plan = make_plan(suite, spec, bool(record["model"]["layers"]))
+    plan = make_plan(suite, spec, parts_of(record))
     entry = Entry(**record["entry"]) if record["entry"] is not None else None
     provenance, classes = record["provenance"], record["model"]["classes"]
     versions = provenance["versions"]
@@ -154,10 +162,12 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "entry.name": entry is not None and entry.name != spec.model,
         "entry_reference": (entry is None) != (record["entry_reference"] == ""),
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
+        "model.features": ("features" in record["model"]) != reads_features(suite),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells],
         "spec.forms": forms != list(spec.forms),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
+        "spec.training": bool(spec.training) != bool(plan.fits),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()

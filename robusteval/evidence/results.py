@@ -12,7 +12,7 @@ from robusteval.evidence.columns import COLUMNS, SCORE, told_of_all
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
 from robusteval.evidence.pieces import Piece, attack_told, require_classes
-from robusteval.evidence.record import open_store
+from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
 from robusteval.plan.plan import Cell, Job, Plan, make_plan
@@ -145,6 +145,7 @@ class RunResult:
     failures: dict[str, str]  # other jobs that failed: name → reason
     verification: dict[str, Any] | None
     seconds: float
+    unfitted: dict[str, str]  # detectors whose fit failed: name → reason
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -195,7 +196,7 @@ class RunResult:
 def load_result(folder: Path) -> RunResult:
     """A run's result from its evidence alone.  Raises EvidenceError if it is not readable."""
     store, spec, record = open_store(folder)
-    plan = make_plan(spec.suite, spec, bool(record["model"]["layers"]))
+    plan = make_plan(spec.suite, spec, parts_of(record))
     return gather(store, spec, plan, record)
 
 
@@ -204,6 +205,13 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
     classes = record["model"]["classes"]
     clean, seconds = clean_columns(store, plan, classes)
     outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
+    unfitted: dict[str, str] = {}
+    for job in plan.fit_jobs():
+        if store.has(job):
+            seconds += store.read(job).seconds
+        else:
+            failure = store.failure(job)
+            unfitted[job.label] = failure.reason if failure else NOT_REACHED
     outliers, failures, diagnostics = {}, {}, None
     for job in plan.other_jobs():
         name = job.label or job.kind
@@ -226,11 +234,12 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         store.digest(plan.jobs(), record),
         clean,
         outcomes,
-        _separations(outcomes, clean, outliers),
+        [s for s in _separations(outcomes, clean, outliers) if s.detector not in unfitted],
         diagnostics,
         failures,
         store.read_verification(),
         seconds + sum(o.seconds for o in outcomes),
+        unfitted,
     )
 
 

@@ -1,7 +1,8 @@
 """The store of a run's evidence.
 
     <run>/run.json                       the spec, and what a report needs beside the evidence
-    <run>/evidence/<job>.safetensors     its kept adversarial images, 16-bit fixed point
+    <run>/evidence/<job>.safetensors     its kept adversarial images, 16-bit fixed point; of a fit
+                                         the detector's state
     <run>/evidence/<job>.parquet         its rows, one per sample; written last: the job is done
     <run>/evidence/<job>.failed.json     why it has none
 
@@ -12,7 +13,7 @@ Nothing read here runs as code.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as serialise
 
 from robusteval import inert
-from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evidence import older
+from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_bytes, state_of
 from robusteval.evidence.columns import SCHEMA
 from robusteval.evidence.images import Stored
 from robusteval.evidence.pieces import (
@@ -95,6 +95,10 @@ class Store:
         """Whether a job is done."""
         return self.path(job).is_file()
 
+    def state_path(self, job: Job) -> Path:
+        """Where the state of a fit is."""
+        return self.images_path(job)
+
     def files(self, job: Job) -> list[str]:
         """The names of a finished job's files: its rows, and its kept images if there are some."""
         return [p.name for p in (self.path(job), self.images_path(job)) if p.is_file()]
@@ -111,10 +115,12 @@ class Store:
 
     # Jobs
 
-    def write(self, job: Job, piece: Piece, kept: Kept | None = None) -> None:
-        """Images first, then the rows as the mark that the job is done."""
-        if kept is not None:
-            self.write_images(job, kept)
+    def write(self, job: Job, piece: Piece, beside: Kept | Arrays | None = None) -> None:
+        """Images or a state first, then the rows as the mark that the job is done."""
+        if isinstance(beside, Kept):
+            self.write_images(job, beside)
+        elif beside is not None:
+            self._write_state(job, beside)
         about = {
             "spec": self.spec_digest,
             "job": job.stem,
@@ -130,8 +136,10 @@ class Store:
         if len(kept.rows) == 0:
             path.unlink(missing_ok=True)
             return
-        content = serialise({"rows": kept.rows, "images": kept.images}, {"job": job.stem})
-        replace_file(path, content, _ADVICE)
+        replace_file(path, images_bytes(kept.rows, kept.images, job.stem), _ADVICE)
+
+    def _write_state(self, job: Job, state: Arrays) -> None:
+        replace_file(self.state_path(job), state_bytes(state, job.stem), _ADVICE)
 
     def read(self, job: Job) -> Piece:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
@@ -168,16 +176,26 @@ class Store:
         if not path.is_file():
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
-            content = read_file(path)
-            arrays = load_arrays(content)
-            rows, images = arrays.pop("rows"), arrays.pop("images")
-            _require_images(rows, images, list(arrays))
-            if (told := metadata_of(content)) != {"job": job.stem}:
-                raise ValueError(f"it says of itself {shown(told)}")
+            return Kept(*images_of(read_file(path), job.stem))
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            also = f"delete it and {self.path(job).name}, then run the same command again: all "
-            raise _corrupt(path, error, f"{also}other evidence is kept") from None
-        return Kept(rows, images)
+            raise _corrupt(path, error, self._delete_both(job)) from None
+
+    def read_state(self, job: Job) -> Arrays:
+        """A fit's state.  Raises EvidenceError if it is missing or corrupt."""
+        told, path = self.read(job).told, self.state_path(job)
+        try:
+            return state_of(read_file(path), job.stem, told["state"])
+        except FileNotFoundError:
+            mend = self._delete_both(job)
+            raise EvidenceError(f"evidence {path} is missing: {mend}") from None
+        except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
+            raise _corrupt(path, error, self._delete_both(job)) from None
+
+    def _delete_both(self, job: Job) -> str:
+        return (
+            f"delete it and {self.path(job).name}, then run the same command again: all other "
+            "evidence is kept"
+        )
 
     # Failures
 
@@ -200,10 +218,12 @@ class Store:
             raise _corrupt(path, ValueError("it tells of no failure"))
         return Failure(found["kind"], found["reason"])
 
-    def forget_failures(self) -> None:
-        """So that what failed is tried again."""
+    def forget_failures(self, but: Sequence[Job] = ()) -> None:
+        """So that what failed is tried again, ``but`` for some jobs."""
+        settled = [self.failure_path(job) for job in but]
         for path in self.evidence.glob("*.failed.json"):
-            path.unlink(missing_ok=True)
+            if path not in settled:
+                path.unlink(missing_ok=True)
 
     # What is about the run as a whole
 
@@ -276,12 +296,6 @@ _MALFORMED = (
 )
 
 
-def metadata_of(content: bytes) -> Any:
-    """What a safetensors file that could be loaded says of itself; None where it says nothing."""
-    size = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + size]).get("__metadata__")
-
-
 def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceError:
     if is_out_of_memory(error):
         return EvidenceError(f"evidence {path} can't be read: memory ran out; free some")
@@ -291,17 +305,6 @@ def _corrupt(path: Path, error: BaseException, mend: str = _DELETE) -> EvidenceE
     if isinstance(error, TypeError | AttributeError | LookupError):  # in Python's words
         reason = "it has not the form of evidence"
     return EvidenceError(f"evidence {path} is corrupt ({reason}): {mend}")
-
-
-def _require_images(rows: Any, images: Any, others: list[str]) -> None:
-    """Raises ValueError for what are no kept images of a job."""
-    if others:
-        raise ValueError(f"it holds {others[0]!r}, too")
-    alike = rows.ndim == 1 and images.ndim == 4 and len(rows) == len(images)
-    if not alike or rows.dtype != np.int64 or images.dtype != np.uint16:
-        raise ValueError("its arrays don't belong together")
-    if len(rows) == 0 or rows.min() < 0 or (np.diff(rows) <= 0).any():
-        raise ValueError("its rows are not in order")
 
 
 def require_readable(schema: Any, path: Path) -> None:

@@ -1,5 +1,6 @@
 """The adapter: what every attack, detector and metric sees of a model."""
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,14 @@ from robusteval.errors import AttackError, RobustevalError, kind_of, reason, sho
 from robusteval.models.head import Similarity
 from robusteval.models.network import PrototypeNetwork, precise
 from robusteval.models.prototypes import prototype_distances
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model has beside its logits: whether prototypes, whether features of its own."""
+
+    prototypes: bool
+    features: bool
 
 
 class Adapter(nn.Module):
@@ -39,6 +48,16 @@ class Adapter(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that carry prototypes, shallow to deep; empty if there are none."""
         return ()
+
+    @property
+    def has_features(self) -> bool:
+        """Whether ``embed`` gives something else than logits."""
+        return False
+
+    @property
+    def parts(self) -> Parts:
+        """What it has beside logits."""
+        return Parts(bool(self.layers), self.has_features)
 
     @property
     def reads_distances(self) -> bool:
@@ -87,6 +106,10 @@ class PrototypeAdapter(Adapter):
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(self.module.head.layers)
+
+    @property
+    def has_features(self) -> bool:
+        return True
 
     @property
     def reads_distances(self) -> bool:

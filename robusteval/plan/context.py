@@ -16,7 +16,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
-from robusteval.plan.plan import Plan, make_plan
+from robusteval.plan.fitting_data import fitting_data_of
+from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
 
 
@@ -51,6 +52,11 @@ class Context:
         libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
         return Forms.of(self.model, libraries, gradients)
 
+    @cached_property
+    def fitting_data(self) -> Dataset:
+        """What the run's detectors are fitted to."""
+        return fitting_data_of(self.spec, self.access.data_dir)
+
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
         images = self.data.images(torch.as_tensor(rows)).to(self.device)
@@ -68,8 +74,15 @@ class Context:
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
         shape = self.data.info.shape
+        # Only where it matters, so that other runs' records stay as they were.
+        reads = reads_features(self.spec.suite)
+        features = {"features": self.model.has_features} if reads else {}
         return {
-            "model": {"classes": self.model.classes, "layers": list(self.model.layers)},
+            "model": {
+                "classes": self.model.classes,
+                "layers": list(self.model.layers),
+                **features,
+            },
             "dataset": {
                 "classes": list(self.data.class_names),
                 "shape": [shape.channels, shape.height, shape.width],
@@ -139,5 +152,5 @@ def open_context(
         unchanged(name, digest)
     if data is None:
         data = samples_of(spec, access.data_dir)
-    plan = make_plan(spec.suite, spec, bool(model.layers))
+    plan = make_plan(spec.suite, spec, model.parts)
     return Context(model, data, spec, plan, access)

@@ -4,21 +4,28 @@ from importlib.metadata import version
 
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import code_of, find
+from robusteval.detection import registry as detection
 from robusteval.plan.suite import Suite
 
 
 def library_versions(suite: Suite) -> dict[str, str]:
     """Versions of the packages whose attacks and detectors run, and of our own."""
     packages = {a.library.package: a.library.version for a in records_of(suite)}
-    if suite.detection.detectors:
-        packages["pytorch-ood"] = version("pytorch-ood")
+    detectors = [detection.find(name) for name in suite.detection.detectors]
+    packages |= {detector.package: detector.package_version for detector in detectors}
     packages |= {name: version(name) for name in ("robusteval", "torch")}
     return dict(sorted(packages.items()))
 
 
-def attack_code(suite: Suite) -> dict[str, str]:
-    """Digests of the code that computes each attack of a suite, by its key."""
-    return {attack.key: code_of(attack) for attack in records_of(suite)}
+def code_digests(suite: Suite) -> dict[str, str]:
+    """Digests of the code that computes each attack of a suite, by its key, and each detector, by
+    ``detector.<name>``.
+
+    A suite without detectors has the digests that it had before detectors were among them.
+    """
+    attacks = {attack.key: code_of(attack) for attack in records_of(suite)}
+    names = suite.detection.detectors
+    return attacks | {f"detector.{n}": detection.code_of(detection.find(n)) for n in names}
 
 
 def records_of(suite: Suite) -> list[Attack]:

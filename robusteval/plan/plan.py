@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
-from robusteval.detection.detectors import DETECTORS, detectors_for
+from robusteval.detection import registry as detection
+from robusteval.detection.record import Detector
+from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import AttackSpec, Suite
 from robusteval.types import ThreatModel
@@ -41,14 +43,15 @@ class Cell:
         return f"{self.spec.name}/{self.threats[0]}"
 
 
-JobKind = Literal["clean", "attack", "outliers", "diagnostics"]
+NO_PROTOTYPES = "the model has no prototypes"
+JobKind = Literal["fit", "clean", "attack", "outliers", "diagnostics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the cell's or outlier set's place in the plan; ``label``: its name, for people;
+    ``part``: the fit's, cell's or outlier set's place in the plan; ``label``: its name, for people;
     ``scored_by``: the detectors whose scores stand in its rows.
     """
 
@@ -66,6 +69,8 @@ class Job:
         if self.kind == "diagnostics":
             return "diagnostics"
         slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        if self.kind == "fit":
+            return f"fit-{self.part:02d}-{slug}"
         if self.kind == "outliers":
             return f"outliers-{self.part:02d}"
         return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
@@ -76,13 +81,23 @@ class Plan:
     """Cells in the suite's order, what was left out and why, and the chunks' rows."""
 
     cells: list[Cell]
-    left_out: dict[str, str]
+    left_out: dict[str, str]  # attacks
     chunks: list[range]
     threats: list[ThreatModel]
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
     detectors: tuple[str, ...]  # that this model can have
+    fits: tuple[str, ...]  # those of them that are fitted
+    detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
+
+    def fit_job(self, detector: str) -> Job:
+        """A detector's fit to the training data."""
+        return Job("fit", self.fits.index(detector), 0, detector)
+
+    def fit_jobs(self) -> list[Job]:
+        """Every detector's that is fitted: what scores build on."""
+        return [self.fit_job(name) for name in self.fits]
 
     def clean_job(self, chunk: int) -> Job:
         """Clean predictions on a chunk: what every other job builds on."""
@@ -116,36 +131,77 @@ class Plan:
 
     def jobs(self) -> list[Job]:
         """Everything, in the order in which one process does it."""
-        return [*self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
+        return [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
 
 
 def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
     """Raises UnknownNameError for attacks and detectors that there aren't, and AttackError for
     attacks that can't run in their norms or with their parameters, or whose library is missing."""
     for detector in suite.detection.detectors:
-        DETECTORS.get(detector)
+        detection.find(detector)
     for attack in suite.attacks:
         for threat in (t for t in threats if t.norm in attack.norms):
             record = find(attack.library, attack.attack)
             record.check((threat.norm,), attack.parameters_for(threat))
 
 
-def make_plan(suite: Suite, spec: RunSpec, has_prototypes: bool) -> Plan:
-    """Cells and chunks; attacks that need prototypes are left out of models without."""
+def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
+    """Cells and chunks; what needs more than the model has is left out."""
     threats = spec.threat_models()
     cells, left_out = [], {}
     for attack in suite.attacks:
-        if find(attack.library, attack.attack).needs.prototypes and not has_prototypes:
-            left_out[attack.name] = "the model has no prototypes"
+        if find(attack.library, attack.attack).needs.prototypes and not parts.prototypes:
+            left_out[attack.name] = NO_PROTOTYPES
             continue
         cells += _cells_of(attack, threats)
     size = spec.batch_size
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
     diagnosed = suite.diagnostics.samples if threats else 0
-    detectors = detectors_for(suite.detection.detectors, has_prototypes)
-    detected = frozenset(suite.detection.attacks)
-    return Plan(cells, left_out, chunks, threats, outliers, diagnosed, detectors, detected)
+    reasons = {name: _why_not(name, parts, spec) for name in suite.detection.detectors}
+    detectors = tuple(name for name, reason in reasons.items() if not reason)
+    return Plan(
+        cells,
+        left_out,
+        chunks,
+        threats,
+        outliers,
+        diagnosed,
+        detectors,
+        fits=tuple(name for name in detectors if detection.find(name).needs_training_data),
+        detectors_left_out={name: reason for name, reason in reasons.items() if reason},
+        detected=frozenset(suite.detection.attacks),
+    )
+
+
+def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:
+    """Why a run can't have a detector; empty where it can."""
+    record = detection.find(detector)
+    if reason := _lacking(record, parts):
+        return reason
+    if record.needs_training_data and not spec.training:
+        return f"it is fitted to training data, and those of {spec.dataset} are not there"
+    return ""
+
+
+def _lacking(detector: Detector, parts: Parts) -> str:
+    """What a detector needs that a model has not; empty where there is nothing."""
+    if detector.needs_prototypes and not parts.prototypes:
+        return NO_PROTOTYPES
+    if detector.reads == "features" and not parts.features:
+        return "the model shows no features, only logits"
+    return ""
+
+
+def has_fits(suite: Suite, parts: Parts) -> bool:
+    """Whether a suite has a detector for such a model that is fitted to training data."""
+    records = map(detection.find, suite.detection.detectors)
+    return any(one.needs_training_data and not _lacking(one, parts) for one in records)
+
+
+def reads_features(suite: Suite) -> bool:
+    """Whether it matters for a suite's plan if a model has features of its own."""
+    return any(detection.find(name).reads == "features" for name in suite.detection.detectors)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

@@ -30,7 +30,8 @@ class RunSpec:
     computes for libraries and for our own gradients (see ``models.acceleration``).  ``sources``:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
     images that are taken of outlier sets and folders.  ``code``: digests of what computes each
-    attack; empty in runs from before attacks had versions.
+    attack and detector; empty in runs from before attacks had versions.  ``training``: how many
+    samples detectors are fitted to and their digest; empty where none is fitted.
     """
 
     # What ``from_json`` asks of a file.
@@ -60,6 +61,8 @@ class RunSpec:
     sources: dict[str, Digest] = field(default_factory=dict)
     code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)
 
+    training: tuple[()] | tuple[Count, Digest] = ()
+
     @property
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of the spec."""
@@ -78,8 +81,9 @@ class RunSpec:
         """
         suite = self.suite.model_dump(exclude_unset=True)
         plain: dict[str, Any] = json.loads(json.dumps({**self.__dict__, "suite": suite}))
-        if not self.code:  # so that the digests of older runs stay theirs
-            del plain["code"]
+        for younger in ("code", "training"):  # so that the digests of older runs stay theirs
+            if not plain[younger]:
+                del plain[younger]
         return plain
 
     @classmethod

@@ -62,7 +62,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
         "attacks": attacks,
-        "left_out": [{"name": n, "reason": r} for n, r in result.plan.left_out.items()],
+        "left_out": _left_out(result),
         "worst_case": worst,
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
@@ -81,6 +81,17 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "provenance": record["provenance"],
     }
+
+
+def _left_out(result: RunResult) -> list[dict[str, str]]:
+    """What this model can't have, and why; and detectors whose fit failed."""
+    failed = {name: f"its fit failed: {reason}" for name, reason in result.unfitted.items()}
+    detectors = {**result.plan.detectors_left_out, **failed}
+    return [
+        {"kind": kind, "name": name, "reason": reason}
+        for kind, reasons in (("attack", result.plan.left_out), ("detector", detectors))
+        for name, reason in reasons.items()
+    ]
 
 
 def _missing(result: RunResult) -> list[dict[str, Any]]:

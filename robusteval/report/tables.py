@@ -71,7 +71,7 @@ TABLES: dict[str, Columns] = {
         **{"check": TEXT, "verdict": TEXT, **_THREAT, "measured": TEXT, "advice": TEXT},
     },
     "missing": {"kind": TEXT, "name": TEXT, "reason": TEXT, "reached": FLAG},
-    "left_out": {"name": TEXT, "reason": TEXT},
+    "left_out": {"kind": TEXT, "name": TEXT, "reason": TEXT},
     "curves": {
         **{"curve": TEXT, **_THREAT, "attack": TEXT, "title": TEXT, "place": NUMBER},
         **{"robust": COUNT, "samples": COUNT, "robust_accuracy": SHARE},

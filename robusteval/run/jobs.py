@@ -1,10 +1,10 @@
-"""One job: clean predictions, one attack, outlier scores or diagnostics, written as evidence."""
+"""One job, written as evidence: a detector's fit, clean predictions, one attack, outlier scores or
+diagnostics."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,9 @@ from torch import Tensor
 
 from robusteval.attacks.counting import TimeLimitReached
 from robusteval.attacks.seeding import seeded
-from robusteval.data.outliers import outlier_batches
-from robusteval.detection.detectors import scores
 from robusteval.errors import AttackError, RobustevalError
+from robusteval.evidence.arrays import Arrays, digest_of_state
 from robusteval.evidence.columns import SCORE, filled, told_by, told_of_all
-from robusteval.evidence.images import Stored, decode
 from robusteval.evidence.judge import (
     VERIFY_BATCH,
     first_successes,
@@ -33,7 +31,9 @@ from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.run.attacking import Chunk, JobResult, run_job
+from robusteval.run.fits import fitted_state
 from robusteval.run.probes import measure
+from robusteval.run.scoring import attacked_scores, clean_scores, outlier_scores
 from robusteval.types import ThreatModel
 
 # What a third-party attack may raise: its cell fails, the run goes on.
@@ -58,6 +58,15 @@ class Done:
 
     samples: int
     robust: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job writes: its rows and what it told, images or a state beside them."""
+
+    piece: Piece
+    beside: Kept | Arrays | None = None
+    done: Done = Done(0, 0)
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,8 @@ def perform(
 ) -> Done | Failure:
     """Does one job and writes its evidence; ``budget`` is in seconds.
 
-    An attack that fails leaves a failure behind and the model as it was.  Raises RobustevalError
-    where the model or the data can't be used at all.
+    An attack or a fit that fails leaves a failure behind and the model as it was.  Raises
+    RobustevalError where the model or the data can't be used at all.
     """
     keep_freed_memory()
     try:
@@ -122,23 +131,20 @@ def _models_errors(job: Job) -> Iterator[None]:
 def _guarded(
     context: Context, store: Store, job: Job, budget: float | None, within: Within
 ) -> Done | Failure:
-    """An attack or the diagnostics: foreign code, which may fail or change the model."""
+    """An attack, a fit or the diagnostics: foreign code, which may fail or change the model."""
     started = time.perf_counter()
     before = {name: value.clone() for name, value in _state(context.model).items()}
     digest = _digest(context)
     failure: Failure | None = None
-    piece, kept, done = Piece({}), None, Done(0, 0)
+    made = Made(Piece({}))
     try:
-        if job.kind == "attack":
-            piece, kept, done = _attack_chunk(context, store, job, budget, within)
-        else:
-            piece = Piece({}, diagnosed(context, store, context.transfer_source()))
+        made = _made(context, store, job, budget, within)
     except TimeLimitReached:  # what it had so far is not counted
         limit = context.spec.time_limit
         failure = Failure("time_limit", f"the time limit of {limit:g} s was reached")
     except (*FAILURES, RobustevalError) as error:
-        if job.kind == "attack" and not isinstance(error, FAILURES):
-            raise  # not the attack's: the run's own evidence or data
+        if job.kind != "diagnostics" and not isinstance(error, FAILURES):
+            raise  # not the attack's or the fit's: the run's own evidence or data
         reason = str(error) or type(error).__name__
         name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
         failure = Failure("error", f"{name}{reason}".splitlines()[0])
@@ -150,8 +156,18 @@ def _guarded(
     if failure is not None:
         store.fail(job, failure)
         return failure
-    store.write(job, Piece(piece.columns, piece.told, time.perf_counter() - started), kept)
-    return done
+    piece = replace(made.piece, seconds=time.perf_counter() - started)
+    store.write(job, piece, made.beside)
+    return made.done
+
+
+def _made(context: Context, store: Store, job: Job, budget: float | None, within: Within) -> Made:
+    if job.kind == "attack":
+        return _attack_chunk(context, store, job, budget, within)
+    if job.kind == "fit":
+        state = fitted_state(context, job)
+        return Made(Piece({}, {"state": digest_of_state(state)}), state)
+    return Made(Piece({}, diagnosed(context, store, context.transfer_source())))
 
 
 def _digest(context: Context) -> str:
@@ -185,36 +201,16 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
     second = predict(context.model, images, OTHER_BATCH).argmax(1)
     indices = context.data.indices[rows.start : rows.stop]
     columns = filled("clean", Predicted(indices, labels, logits, second))
-    columns |= clean_scores(context, job)
+    columns |= clean_scores(context, store, job)
     store.write(job, Piece(columns, {}, time.perf_counter() - started))
     return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
-
-
-def clean_scores(context: Context, job: Job) -> dict[str, Any]:
-    """Each detector's scores on a chunk's clean images, by the column's name."""
-    images = context.images(context.plan.chunks[job.chunk])
-    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
 
 
 def _outliers(context: Context, store: Store, job: Job) -> Done:
     """Each detector's scores on one outlier set."""
     started = time.perf_counter()
-    store.write(job, Piece(outlier_scores(context, job), {}, time.perf_counter() - started))
+    store.write(job, Piece(outlier_scores(context, store, job), {}, time.perf_counter() - started))
     return Done(0, 0)
-
-
-def outlier_scores(context: Context, job: Job) -> dict[str, Any]:
-    """Each detector's scores on a set of outliers, by the column's name."""
-    name: str | Path = job.label
-    if job.part >= len(context.spec.outliers):
-        name = Path(job.label)
-    spec, shape = context.spec, context.data.info.shape
-    parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in job.scored_by}
-    for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
-        images = batch.to(context.device)
-        for detector in job.scored_by:
-            parts[SCORE + detector].append(scores(detector, context.model, images).numpy())
-    return {column: np.concatenate(found) for column, found in parts.items()}
 
 
 def diagnosed(context: Context, store: Store, source: Adapter | None) -> dict[str, Any]:
@@ -250,7 +246,7 @@ def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piec
 
 def _attack_chunk(
     context: Context, store: Store, job: Job, budget: float | None, within: Within
-) -> tuple[Piece, Kept, Done]:
+) -> Made:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     chunk, clean = clean_chunk(context, store, job.chunk)
     size = len(context.plan.chunks[job.chunk])
@@ -258,7 +254,7 @@ def _attack_chunk(
         columns = filled("attack", attacked(context, chunk, None, 0))
         columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
-        return Piece(columns, told_of_all([])), nothing, Done(size, 0)
+        return Made(Piece(columns, told_of_all([])), nothing, Done(size, 0))
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
         context.forms,
@@ -269,19 +265,11 @@ def _attack_chunk(
         lambda passes: within(min(passes / most, 1.0)),
     )
     made = attacked(context, chunk, result, drifted(context, chunk, clean))
-    columns = filled("attack", made) | attacked_scores(context, job, result.stored)
+    columns = filled("attack", made) | attacked_scores(context, store, job, result.stored)
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())
-    return Piece(columns, told_by(made)), kept, Done(size, len(chunk.rows) - broken)
-
-
-def attacked_scores(context: Context, job: Job, stored: Stored) -> dict[str, Any]:
-    """Each detector's scores on a job's attacked images, by the column's name."""
-    if not job.scored_by:
-        return {}
-    images = decode(stored).to(context.device)
-    return {SCORE + d: scores(d, context.model, images).numpy() for d in job.scored_by}
+    return Made(Piece(columns, told_by(made)), kept, Done(size, len(chunk.rows) - broken))
 
 
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:

@@ -1,5 +1,6 @@
 """From what a user asks to a run's context: options, subject, spec, context."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.plan.context import Access, Context, open_context
-from robusteval.plan.made_with import attack_code, library_versions
-from robusteval.plan.plan import check_names, expected_passes, make_plan
+from robusteval.plan.fitting_data import fitting_data
+from robusteval.plan.made_with import code_digests, library_versions
+from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
@@ -29,6 +31,8 @@ from robusteval.run.sources import digests_of_sources, other_models, transfer_so
 from robusteval.run.subject import Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME
 from robusteval.storage import require_possible
+
+_LOG = logging.getLogger("robusteval")
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,22 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         time_limit=options.time_limit,
         **outliers,
         versions=library_versions(suite),
-        code=attack_code(suite),
+        code=code_digests(suite),
         device=options.device,
         threads=options.threads or _threads(options.workers),
         keep=options.keep,
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
+        training=_training(suite, subject, options),
     )
+
+
+def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
+    """How many samples detectors are fitted to, and their digest; nothing where there are none."""
+    if not has_fits(suite, subject.model.parts):
+        return ()
+    data = fitting_data(subject.data.info.name, options.data_dir, options.download)
+    return (len(data), data.digest) if data is not None else ()
 
 
 def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
@@ -97,7 +110,7 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
 
     That loads their libraries, which a run that was begun need not.
     """
-    plan = make_plan(spec.suite, spec, bool(subject.model.layers))
+    plan = make_plan(spec.suite, spec, subject.model.parts)
     check_names(spec.suite, plan.threats)
     model, data = subject.model, subject.data
     passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
@@ -155,13 +168,22 @@ def _threads(workers: int) -> int:
 
 def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun, and differs only in what the machine chose then: the
-    model's forms, and threads unless they were asked for."""
+    model's forms, and threads unless they were asked for.
+
+    A run that was made with other code is no such one, which is logged.
+    """
+    older: list[Path] = []
     for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
         try:
             _, begun, _ = open_store(folder)
         except EvidenceError:
             continue
         threads = begun.threads if options.threads is None else spec.threads
-        if replace(spec, threads=threads, forms=begun.forms).digest == begun.digest:
+        now = replace(spec, threads=threads, forms=begun.forms)
+        if now.digest == begun.digest:
             return begun
+        if replace(now, code=begun.code, versions=begun.versions).digest == begun.digest:
+            older.append(folder)
+    for folder in older:
+        _LOG.warning("%s was made with other code or versions: this run begins anew", folder)
     return None

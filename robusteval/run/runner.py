@@ -72,10 +72,15 @@ class Run:
         """Does every job without evidence.  A failed attack spoils its own cell, no other."""
         plan, store = self.context.plan, self.store
         with store.lock(), precision(self.context.spec):
-            store.forget_failures()
+            store.forget_failures(self._settled())
             executor = executor or self._executor()
             try:
-                for stage in (plan.clean_jobs(), plan.attack_jobs(), plan.other_jobs()):
+                for stage in (
+                    plan.fit_jobs(),
+                    plan.clean_jobs(),
+                    plan.attack_jobs(),
+                    plan.other_jobs(),
+                ):
                     missing = [job for job in stage if not store.has(job)]
                     if stage and stage[0].kind == "attack":
                         self._tell_what_is_there(stage)
@@ -85,6 +90,11 @@ class Run:
             finally:
                 executor.close()
             return self._conclude()
+
+    def _settled(self) -> list[Job]:
+        """Fits whose failure stands: where there are scores already, theirs are left out of all."""
+        plan = self.context.plan
+        return plan.fit_jobs() if any(map(self.store.has, plan.clean_jobs())) else []
 
     def _executor(self) -> Executor:
         if self.settings.workers > 1:
@@ -117,7 +127,10 @@ class Run:
     # What executors ask and tell
 
     def wanted(self, job: Job) -> bool:
-        """Not if another chunk of its cell has failed: the cell has no number any more."""
+        """Not if another chunk of its cell has failed: the cell has no number any more; nor a fit
+        whose failure stands."""
+        if job.kind == "fit":
+            return self.store.failure(job) is None
         return job.kind != "attack" or not self.tallies[job.part].failed
 
     def budget(self, job: Job) -> float | None:
@@ -136,6 +149,8 @@ class Run:
 
     def finished(self, job: Job, found: Done | Failure) -> None:
         """A job is done, or failed."""
+        if job.kind == "fit" and isinstance(found, Failure):
+            self.settings.progress.doubt(f"{job.label} is left out: its fit failed: {found.reason}")
         if job.kind != "attack":
             return
         self._start(job.part)

@@ -19,11 +19,11 @@ from robusteval.plan.plan import Cell, Job, job_seed, job_stream
 from robusteval.run.attacking import Chunk, JobResult, run_job
 from robusteval.run.jobs import (
     attacked,
-    attacked_scores,
     clean_chunk,
     diagnosed,
     drifted,
 )
+from robusteval.run.scoring import attacked_scores
 from robusteval.trust.verdicts import probed
 from robusteval.trust.verify import Check, near, other_scores
 
@@ -58,7 +58,7 @@ def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[
             continue
         piece, found = store.read(job), _again(context, job, chunk)
         made = attacked(context, chunk, found, drifted(context, chunk, clean))
-        now = filled("attack", made) | attacked_scores(context, job, found.stored)
+        now = filled("attack", made) | attacked_scores(context, store, job, found.stored)
         same = piece.columns["sha256"] == now["sha256"]
         equal, total = equal + int(same.sum()), total + len(same)
         if not _says_the_same(piece.told, told_by(made), bool(same.all())):

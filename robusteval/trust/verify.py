@@ -16,9 +16,7 @@ import torch
 
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.steps import norms
-from robusteval.detection.detectors import scores
 from robusteval.errors import EvidenceError
-from robusteval.evidence.columns import SCORE
 from robusteval.evidence.judge import TOLERANCE, VERIFY_BATCH, near_tie, predict_again, to_8_bits
 from robusteval.evidence.kept import (
     PROOF_BATCH,
@@ -33,7 +31,8 @@ from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import EXAMPLES, VERIFICATION, Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
-from robusteval.run.jobs import OTHER_BATCH, clean_chunk, clean_scores, outlier_scores
+from robusteval.run.jobs import OTHER_BATCH, clean_chunk
+from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
 from robusteval.storage import is_partial
 
 FLOAT64_SAMPLES = 128
@@ -77,6 +76,9 @@ def whole(store: Store, plan: Plan) -> Check:
             store.read(job)
             if job.kind == "attack" and len(store.read_images(job).rows):
                 known.add(store.images_path(job).name)
+            if job.kind == "fit":
+                known.add(store.state_path(job).name)
+                store.read_state(job)
         except EvidenceError as error:
             problems.append(str(error))
             known.add(store.images_path(job).name)
@@ -309,12 +311,13 @@ def scores_hold(context: Context, store: Store, result: RunResult) -> Seen:
             continue
         columns = store.read(job).columns
         clean = job.kind == "clean"
-        now = clean_scores(context, job) if clean else outlier_scores(context, job)
+        now = (clean_scores if clean else outlier_scores)(context, store, job)
         for name, values in now.items():
             wrong, total = wrong + other_scores(columns.get(name, ()), values), total + len(values)
     for batch in kept_images(context, store):
-        for column in [c for c in batch.columns if c.startswith(SCORE)]:
-            values = scores(column.removeprefix(SCORE), context.model, batch.images).numpy()
+        names = batch.job.scored_by
+        states = states_of(store, context.plan, names)
+        for column, values in score_columns(context, states, names, batch.images).items():
             claimed = batch.columns[column][batch.places]
             wrong, total = wrong + other_scores(claimed, values), total + len(values)
     told = f"{total} scores" + (f", {wrong} other than stored" if wrong else "")
@@ -325,7 +328,7 @@ def other_scores(claimed: Any, now: Any) -> int:
     """How many scores differ by more than kernels do."""
     if len(claimed) != len(now):
         return max(len(claimed), len(now))
-    scale = max(float(np.abs(now).max(initial=0.0)), 1e-12)
+    scale = max(float(np.abs(now[np.isfinite(now)]).max(initial=0.0)), 1e-12)
     same = np.isclose(claimed, now, rtol=_SAME_SCORE, atol=_SAME_SCORE * scale, equal_nan=True)
     return int((~same).sum())
 

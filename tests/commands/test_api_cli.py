@@ -387,7 +387,8 @@ def test_a_module_from_python() -> None:
     assert report.complete
     assert report.folder.name.startswith("nearest_mean-quick-")
     assert report.content["clean"]["accuracy"]["value"] > 0.8
-    assert [row["name"] for row in report.content["left_out"]] == ["prototype_margin"]
+    left_out = [(row["kind"], row["name"]) for row in report.content["left_out"]]
+    assert left_out == [("attack", "prototype_margin"), ("detector", "nearest_prototype")]
     with pytest.raises(DataError, match="dataset"):
         robusteval.evaluate(model, "quick")
     with pytest.raises(RobustevalError, match="wrap_module"):

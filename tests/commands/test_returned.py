@@ -102,7 +102,7 @@ def content() -> dict[str, Any]:
             {"check": "clean", "verdict": "ok", "threat": None, "measured": "m", "advice": ""},
         ],
         "missing": [{"kind": "attack", "name": "SLOW, L2", "reason": "oom", "reached": True}],
-        "left_out": [{"name": "fab", "reason": "two classes"}],
+        "left_out": [{"kind": "attack", "name": "fab", "reason": "two classes"}],
         "curves": {
             "distance": [
                 {"norm": "L2", "samples": 10, "attacks": [line], "best": {"points": [[0.5, 2]]}}

@@ -12,7 +12,7 @@ from robusteval import api
 from robusteval.attacks.registry import OWN, code_of, find
 from robusteval.errors import PluginError, UnknownNameError
 from robusteval.evidence.record import read_record
-from robusteval.plan.made_with import attack_code, library_versions
+from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.suite import read_suite
 from robusteval.plugins import plugins
 from robusteval.types import ThreatModel
@@ -83,7 +83,7 @@ def test_a_clash_of_names_names_both_packages(install: Install) -> None:
 
 
 def test_its_version_and_its_source_are_in_the_spec(
-    install: Install, suite: Path, tmp_path: Path
+    install: Install, suite: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So that a run never goes on with evidence of other code."""
     points = {"attacks": {"shift": "shift_three:shift_attack"}}
@@ -97,6 +97,7 @@ def test_its_version_and_its_source_are_in_the_spec(
     (tmp_path / "site" / "shift_three.py").write_text(ATTACK + "\n\nMORE = 1\n")
     second = api.evaluate("ce_digits", suite, options=options)
     assert second.folder != first.folder
+    assert f"{first.folder} was made with other code or versions" in caplog.text
     (tmp_path / "site" / "a_package-1.0.dist-info").rename(tmp_path / "site" / "gone")
     install("a-package", "1.1", points, {})
     third = api.evaluate("ce_digits", suite, options=options)
@@ -116,7 +117,7 @@ def test_what_it_states_is_what_counts(install: Install, suite: Path) -> None:
     prepared = api.estimate("ce_digits", suite, options=api.Options(samples=4))
     assert prepared is not None
     chosen = read_suite(suite)
-    assert attack_code(chosen) == {"robusteval.shift": code_of(attack)}
+    assert code_digests(chosen) == {"robusteval.shift": code_of(attack)}
     assert attack.expected_passes({}, 10) == (5000, 0)
 
 

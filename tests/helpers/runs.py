@@ -76,7 +76,7 @@ def context_of(
 ) -> Context:
     spec = spec_of(data, suite, eps, **fields)
     check_names(suite, spec.threat_models())
-    return Context(model, data, spec, make_plan(suite, spec, bool(model.layers)))
+    return Context(model, data, spec, make_plan(suite, spec, model.parts))
 
 
 def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields: object) -> RunSpec:
