@@ -11,20 +11,24 @@ import torch
 
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.detection.metrics import bootstrap_intervals
 from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
+from robusteval.report import figures, page
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package
 
-# Workers of pytest-xdist share the cores.
-torch.set_num_threads(
-    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-)
+# Workers of pytest-xdist share the cores, threads that wait take processor time, too, and a process
+# that has several can't be forked.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+FIGURES = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")
+RESAMPLES = bootstrap_intervals.__kwdefaults__["resamples"]
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,27 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_reports() -> Iterator[None]:
+    """Drawing and resampling take half of a small run's time: here figures are empty, and intervals
+    of detection are of few resamples, but where tests ask for reports ``as_in_use``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FIGURES:
+            patch.setattr(page, name, lambda *_: "<svg></svg>")
+        patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def as_in_use() -> Iterator[None]:
+    """Figures are drawn, and intervals are of as many resamples as elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FIGURES:
+            patch.setattr(page, name, getattr(figures, name))
+        patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", RESAMPLES)
+        yield
 
 
 @pytest.fixture

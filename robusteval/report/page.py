@@ -1,5 +1,6 @@
 """The report as HTML and Markdown, from its JSON content and the attacked images."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ FILTERS = (
 )
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("robusteval.report"),

@@ -173,8 +173,7 @@ def test_flip_breaks_what_has_no_slope_until_it_is_nearly_there() -> None:
     assert sum(others.values()) <= 1
 
 
-@pytest.mark.parametrize(("side", "needed"), [(2, 10), (2, 11), (1, 57)])
-@pytest.mark.parametrize("count", [3, 8, 40])
+@pytest.mark.parametrize(("side", "needed", "count"), [(2, 10, 40), (2, 11, 3), (1, 57, 8)])
 def test_what_random_search_finds_alone_is_masked(side: int, needed: int, count: int) -> None:
     """It is told, and more of the search leaves fewer than AutoAttack, whose Square begins anew."""
     model, images = lifted_blocks(0.1, side, needed), images_near_grey(count)

@@ -36,8 +36,14 @@ from robusteval.run.prepare import prepare
 from robusteval.types import NORMS, Norm
 from tests.helpers.models import file_of
 
+pytestmark = pytest.mark.slow
 
-def test_both_loops_of_training_speed_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_both_loops_of_training_speed_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within this process: one of its own is for times alone."""
+    monkeypatch.setattr(training_speed, "apart", lambda train, *given: train(*given))
     entry = find_entry("ce_at_digits")
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
     settings = training_speed.settings_of(entry, epochs=3, seed=0)
@@ -140,8 +146,9 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     monkeypatch.setattr(Search, "ascend", watched)
     monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
     fewer = {norm: replace(usual, fewest=4) for norm, usual in TUNING.items()}
-    monkeypatch.setattr(Cascade, "tunings", fewer)  # else all of 20 are the nearest
-    model, data = ablation.validation_samples("mpat_at_digits", 20, None)
+    monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
+    count = 20 if norm == "Linf" else 12
+    model, data = ablation.validation_samples("mpat_at_digits", count, None)
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, 400)
     stages = {"margin", "aim", "polish", "square"} | ({"flip"} if norm == "Linf" else set())
     whole: list[object] = []

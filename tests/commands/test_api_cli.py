@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import Result
 
 import robusteval
 from benchmarks.resume import without_times
@@ -23,9 +25,26 @@ from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
 
+FEW = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
 
-def test_run_prints_the_table_and_the_path() -> None:
-    result = cli("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """What a run has printed, and where: in ``runs``, as is usual."""
+    folder = tmp_path_factory.mktemp("ran")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return cli(*FEW), folder / "runs"
+
+
+@pytest.fixture
+def runs(ran: tuple[Result, Path]) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(ran[1], "runs"))
+
+
+def test_run_prints_the_table_and_the_path(ran: tuple[Result, Path], runs: Path) -> None:
+    result, _ = ran
     assert result.exit_code == 0
     path = Path(result.stdout.strip().splitlines()[-1])
     assert path.name == "report.html"
@@ -45,21 +64,19 @@ def test_run_prints_the_table_and_the_path() -> None:
     assert content["samples"] == 20
 
 
-def test_the_same_spec_gives_the_same_report() -> None:
-    arguments = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
-    contents = []
-    for out in ("here", "there"):
-        path = Path(cli(*arguments, "--out", out).stdout.strip().splitlines()[-1])
-        contents.append(json.loads((path.parent / "report.json").read_text()))
+def test_the_same_spec_gives_the_same_report(runs: Path) -> None:
+    paths = (Path(cli(*FEW, "--out", "there").stdout.strip().splitlines()[-1]), *runs.glob("*/*"))
+    contents = [json.loads(p.with_name("report.json").read_text()) for p in paths[:2]]
     assert without_times(contents[0]) == without_times(contents[1])
 
 
-def test_a_finished_run_prints_its_report_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
-    first = cli(*arguments)
+def test_a_finished_run_prints_its_report_at_once(
+    ran: tuple[Result, Path], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = ran
     files = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("*") if p.is_file()}
     monkeypatch.setattr(Run, "execute", None)  # nothing may run
-    again = cli(*arguments)
+    again = cli(*FEW)
     assert again.stdout == first.stdout
     assert {p: p.stat().st_mtime_ns for p in files} == files
 
@@ -328,6 +345,7 @@ def test_train_from_the_command_line(tmp_path: Path) -> None:
     refused(cli("train", str(write_entry(tmp_path, "other"))), "[training]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_leaves_no_report(workers: str, tmp_path: Path) -> None:
     """Interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
@@ -395,6 +413,7 @@ def test_a_nearest_prototype_reading_is_a_model_of_its_own(tmp_path: Path) -> No
     assert (model(images) <= 0).all()
 
 
+@pytest.mark.slow
 def test_real_cifar10_in_small(shared_data: Path) -> None:
     """The project's main command on real images, with the cheap attacks."""
     options = api.Options(

@@ -24,9 +24,12 @@ from robusteval.models.adapter import require_answers
 from robusteval.report.files import altered_files
 from tests.helpers.known import Function
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 SAMPLE = 210  # in some 45 seconds on one core
 
 
+@pytest.mark.slow
 def test_each_of_a_sample_is_told_in_one_line_early_and_nothing_is_lost() -> None:
     asked = bad_input.Asked(SAMPLE, seed=0, families=tuple(bad_input.FAMILIES))
     tried = bad_input.try_all(asked)

@@ -20,6 +20,8 @@ from robusteval.report.returned import Report
 from robusteval.report.tables import TABLES
 from robusteval.run.options import OptionKeywords, Options, options_of
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 EVIL = "<script>alert(1)</script><img src=x onerror=y>\"'&{{ 7 * 7 }}\x1b[31m\u202e\n| row"
 LINF, L2 = ({"norm": n, "eps": e, "radius": float(e)} for n, e in (("Linf", "0.1"), ("L2", "0.5")))
 

@@ -13,6 +13,8 @@ from robusteval.vision import torchvision
 from tests.helpers.known import pixel_prototypes
 from tests.helpers.models import linear_model
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 RNG = np.random.default_rng(0)
 CASES = {
     "overlapping": (RNG.normal(1, 1, 400), RNG.normal(0, 1, 300)),

@@ -11,6 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from robusteval.detection.metrics import bootstrap_intervals, detection_metrics
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 RNG = np.random.default_rng(3)
 INSIDE, OUTSIDE = RNG.integers(1, 200, 60), RNG.integers(0, 150, 40)  # bytes, with ties and a zero
 

@@ -44,7 +44,8 @@ from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
 from tests.helpers.known import linear, margins, threat_of
-from tests.helpers.runs import attack_spec, options, run_suite, suite_of, unprobed
+from tests.helpers.processes import forked
+from tests.helpers.runs import attack_spec, hasty_suite, options, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 
@@ -65,10 +66,18 @@ def evidence_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The attacks of ``quick``, with one detector and diagnostics of few samples."""
+    path = tmp_path_factory.mktemp("suite") / "quick.toml"
+    path.write_text(hasty_suite())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(hasty: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of four chunks."""
     out = tmp_path_factory.mktemp("finished")
-    return api.evaluate("pcl_digits", "quick", options=options(out)).folder
+    return api.evaluate("pcl_digits", hasty, options=options(out)).folder
 
 
 # Images
@@ -233,8 +242,8 @@ def test_one_image_for_each_sample_and_threat(finished: Path) -> None:
     assert spec.keep == "first"
 
 
-def test_keep_all_keeps_every_success(tmp_path: Path, finished: Path) -> None:
-    folder = api.evaluate("pcl_digits", "quick", options=options(tmp_path, keep="all")).folder
+def test_keep_all_keeps_every_success(hasty: str, tmp_path: Path, finished: Path) -> None:
+    folder = api.evaluate("pcl_digits", hasty, options=options(tmp_path, keep="all")).folder
     store, _, _ = open_store(Local(folder))
     result = load_result(Local(folder))
     for part, outcome in enumerate(result.outcomes):
@@ -315,7 +324,7 @@ def whole_evidence(
     return evidence_of(folder)
 
 
-@pytest.mark.parametrize("every", [1, 3, 7])
+@pytest.mark.parametrize("every", [1, 7])
 def test_an_interrupted_run_goes_on(
     every: int,
     pcl_digits: Adapter,
@@ -355,9 +364,10 @@ def test_order_changes_nothing(
     assert evidence_of(tmp_path) == whole_evidence
 
 
-def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_workers_change_nothing(hasty: str, finished: Path, tmp_path: Path) -> None:
     """Two processes; the run goes on with the threads that it was begun with."""
-    report = api.evaluate("pcl_digits", "quick", options=options(tmp_path, workers=2))
+    report = api.evaluate("pcl_digits", hasty, options=options(tmp_path, workers=2))
     assert evidence_of(report.folder) == evidence_of(finished)
     assert without_times(report.content) == without_times(
         json.loads((finished / "report.json").read_text())
@@ -410,16 +420,13 @@ def dying(tmp_path: Path) -> Path:
 def run_dying(
     path: Path, *arguments: str, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "robusteval", "run", "--model", str(path), "--suite", "quick"),
-            *("--samples", "24", "--batch-size", "12", "--threads", "1", "--allow-code"),
-            *arguments,
-        ],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+    suite = path.with_name("plain.toml")
+    suite.write_text(plain_suite("quick"))
+    return forked(
+        *("run", "--model", str(path), "--suite", str(suite), "--allow-code"),
+        *("--samples", "24", "--batch-size", "12", "--threads", "1"),
+        *arguments,
+        **environment,
     )
 
 
@@ -444,6 +451,7 @@ def test_sigkill_at_any_moment_loses_at_most_a_chunk(dying: Path, tmp_path: Path
     assert not list(second.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_then_its_job_fails(dying: Path, tmp_path: Path) -> None:
     """Images far off the grid of sixteenths kill the process: such attacks have no number."""
     suite = tmp_path / "bright.toml"
@@ -452,7 +460,8 @@ def test_a_worker_that_dies_is_replaced_then_its_job_fails(dying: Path, tmp_path
         '[[attacks]]\nname = "noise"\ntitle = "Noise"\nlibrary = "robusteval"\n'
         'attack = "gaussian_noise"\nnorms = ["Linf"]\n'
     )
-    done = run_dying(dying, "--suite", str(suite), "--workers", "2", POISON="0.01")
+    told = ("--suite", str(suite), "--workers", "2", "--samples", "12")
+    done = run_dying(dying, *told, POISON="0.01")
     assert done.returncode == 3, done.stderr
     assert "incomplete" in done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
@@ -512,7 +521,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("verb", ["report", "run"])
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * 99])
 def test_corrupt_evidence_is_named_and_the_rest_kept(
-    verb: str, damage: Callable[[bytes], bytes], copied: Path
+    hasty: str, verb: str, damage: Callable[[bytes], bytes], copied: Path
 ) -> None:
     path = a_piece(copied)
     (copied / "report.json").unlink()
@@ -522,26 +531,26 @@ def test_corrupt_evidence_is_named_and_the_rest_kept(
         result = cli("report", str(copied))
     else:
         result = cli(
-            *("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "40"),
+            *("run", "--model", "pcl_digits", "--suite", hasty, "--samples", "40"),
             *("--batch-size", "12", "--threads", "1", "--out", str(copied.parent)),
         )
     refused(result, "corrupt", path.name, "delete it")
     assert {p for p in (copied / "evidence").iterdir() if p != path} == others
 
 
-def test_deleted_evidence_is_made_again(copied: Path, finished: Path) -> None:
+def test_deleted_evidence_is_made_again(hasty: str, copied: Path, finished: Path) -> None:
     """What the message says one should do works."""
     a_piece(copied).unlink()
     (copied / "report.json").unlink()
-    api.evaluate("pcl_digits", "quick", options=options(copied.parent))
+    api.evaluate("pcl_digits", hasty, options=options(copied.parent))
     assert evidence_of(copied) == evidence_of(finished)
 
 
-def test_images_that_are_gone_are_missed(copied: Path) -> None:
+def test_images_that_are_gone_are_missed(hasty: str, copied: Path) -> None:
     next((copied / "evidence").glob("attack*.safetensors")).unlink()
     (copied / "report.json").unlink()
     with pytest.raises(EvidenceError, match=r"lacks images: delete .*\.parquet"):
-        api.evaluate("pcl_digits", "quick", options=options(copied.parent))
+        api.evaluate("pcl_digits", hasty, options=options(copied.parent))
 
 
 def test_a_newer_schema_is_told(copied: Path) -> None:
@@ -602,11 +611,11 @@ def test_a_full_disk_keeps_what_is_there(
     assert run_suite(pcl_digits, data, suite, folder=tmp_path, batch_size=12).complete
 
 
-def test_two_processes_do_not_share_a_run(copied: Path) -> None:
+def test_two_processes_do_not_share_a_run(hasty: str, copied: Path) -> None:
     store, _, _ = open_store(Local(copied))
     (copied / "report.json").unlink()
     with store.lock(), pytest.raises(EvidenceError, match="another process"):
-        api.evaluate("pcl_digits", "quick", options=options(copied.parent))
+        api.evaluate("pcl_digits", hasty, options=options(copied.parent))
     assert copied.is_dir()
 
 
@@ -620,15 +629,15 @@ def test_a_run_that_finds_nothing_leaves_nothing(dying: Path, tmp_path: Path) ->
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_threads_of_a_begun_run_are_kept(finished: Path, copied: Path) -> None:
+def test_threads_of_a_begun_run_are_kept(hasty: str, finished: Path, copied: Path) -> None:
     (copied / "report.json").unlink()
     again = api.evaluate(
-        "pcl_digits", "quick", options=options(copied.parent, threads=None, workers=1)
+        "pcl_digits", hasty, options=options(copied.parent, threads=None, workers=1)
     )
     assert again.folder == copied
     assert read_record(Local(copied))["spec"]["threads"] == 1
     asked = options(copied.parent, threads=2)
-    assert prepare("pcl_digits", "quick", None, None, asked).spec.name != copied.name
+    assert prepare("pcl_digits", hasty, None, None, asked).spec.name != copied.name
 
 
 def test_digests_are_of_the_stored_bytes() -> None:
@@ -638,6 +647,7 @@ def test_digests_are_of_the_stored_bytes() -> None:
     assert digests(stored)[1] == hashlib.sha256(stored[1].tobytes()).digest()
 
 
+@pytest.mark.slow
 def test_memory_goes_with_the_chunk(shared_data: Path, tmp_path: Path) -> None:
     """Five times the images, the same chunk: the same peak, but for the images themselves."""
     suite = tmp_path / "two.toml"
@@ -646,7 +656,7 @@ def test_memory_goes_with_the_chunk(shared_data: Path, tmp_path: Path) -> None:
     def peak(samples: int) -> float:
         command = [
             *(sys.executable, "-m", "robusteval", "run", "--model", "pcl_mnist"),
-            *("--suite", str(suite), "--only", "fgsm", "pgd10", "--samples", str(samples)),
+            *("--suite", str(suite), "--only", "fgsm", "--samples", str(samples)),
             *("--batch-size", "50", "--threads", "1", "--data-dir", str(shared_data)),
         ]
         quiet = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)

@@ -65,7 +65,7 @@ def test_of_several_one_creates_it(tmp_path: Path) -> None:
 
 
 def test_nothing_is_created_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="nowhere/claim can't be written .*: mend that"):
+    with pytest.raises(OutputError, match=r"nowhere/claim can't be written .*: mend that"):
         Local(tmp_path / "nowhere").create("claim", b"", "mend that")
 
 

@@ -29,6 +29,8 @@ from robusteval.attacks.transfer import transfer
 from robusteval.errors import AttackError
 from tests.helpers.known import Function, linear, nearest_prototypes, small_network, threat_of
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 KNOWN = nearest_prototypes(count=6)
 SOURCE = linear("Linf", 4).model
 GIVEN = (KNOWN.model, KNOWN.images, KNOWN.labels, threat_of("Linf", 0.02))

@@ -30,6 +30,8 @@ from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import BACKING, FOUND, as_csv, read_rows, rows_of
 from tests.helpers.texts import HIDDEN
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 # What a terminal obeys, what turns the direction of text, and what is no text.
 CONTROLS = (
     "\x00\x07\x08\x0b\x1b\x1c\x7f\x85\x90\x9b\u2028\u202e\u2066\u200b\ufeff\udc80\ud800\ufffe"

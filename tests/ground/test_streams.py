@@ -161,6 +161,7 @@ def test_both_ways_to_be_stopped_have_their_code(stop: type[BaseException], code
     assert result.stderr.startswith("robusteval: interrupted: what was finished is kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "signals"), [("2", 1), ("1", 3)])
 def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path: Path) -> None:
     """Once its first evidence is there: one line, 143, a free lock, no worker left; and again."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_names
@@ -49,6 +50,19 @@ def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
 def unprobed(name: str) -> Suite:
     """A suite without diagnostics, which take longest where samples are few."""
     return read_suite(name).model_copy(update={"diagnostics": Diagnostics()})
+
+
+def plain_suite_in(folder: Path, name: str = "full") -> str:
+    """The path of that suite's attacks, without detection and diagnostics."""
+    path = folder / "plain.toml"
+    path.write_text(plain_suite(name), "utf-8")
+    return str(path)
+
+
+def hasty_suite() -> str:
+    """The attacks of ``quick``, with one detector and diagnostics of four samples, as TOML."""
+    rest = '[detection]\ndetectors = ["max_logit"]\nnatural = 1\nattacks = ["pgd10"]\n'
+    return plain_suite("quick") + rest + "[diagnostics]\nsamples = 4\n"
 
 
 def attack_spec(

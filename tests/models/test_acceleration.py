@@ -34,6 +34,7 @@ from robusteval.models.head import Head
 from robusteval.models.network import PrototypeNetwork
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.known import Function, Misleading, margins
+from tests.helpers.runs import plain_suite_in
 
 FOLDED, HALF = Acceleration(), Acceleration(bfloat16=True)
 
@@ -319,9 +320,10 @@ def test_a_begun_run_keeps_its_forms(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """Another machine may find another form faster; a run is finished as it began."""
     told = iter([("float32 folded", "bfloat16 folded"), ("float32", "float32")])
     monkeypatch.setattr("robusteval.run.prepare.choose_forms", lambda *_: next(told))
-    options = api.Options(samples=20, only=("fgsm", "adaptive"), out=tmp_path)
-    first = api.evaluate("mpat_at_digits", "full", options=options)
-    again = api.evaluate("mpat_at_digits", "full", options=options)
+    suite = plain_suite_in(tmp_path)
+    options = api.Options(samples=16, only=("fgsm", "adaptive"), out=tmp_path)
+    first = api.evaluate("mpat_at_digits", suite, options=options)
+    again = api.evaluate("mpat_at_digits", suite, options=options)
     assert again.folder == first.folder
     assert open_store(Local(first.folder))[1].forms == ("float32 folded", "bfloat16 folded")
     assert all(check.held for check in api.verify(first.folder, again=2))

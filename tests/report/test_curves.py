@@ -8,6 +8,10 @@ from robusteval.evidence.files import Local
 from robusteval.evidence.results import load_result
 from robusteval.report.curves import _thinned, curves_of, distances, optimality
 from robusteval.report.figures import cost_curve, distance_curve
+from tests.helpers.runs import plain_suite_in
+
+pytestmark = pytest.mark.usefixtures("as_in_use")
+SAMPLES = 32
 
 
 def test_optimality_of_known_cases() -> None:
@@ -49,15 +53,17 @@ def test_thinned_curves_keep_their_ends() -> None:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:
     out = tmp_path_factory.mktemp("runs")
+    suite = plain_suite_in(out)
     only = ("smallest", "adaptive", "bim")
-    return api.evaluate("pcl_at_digits", options=api.Options(samples=60, out=out, only=only))
+    options = api.Options(samples=SAMPLES, out=out, only=only)
+    return api.evaluate("pcl_at_digits", suite, options=options)
 
 
 def test_curves_say_what_the_rows_say(report: api.Report) -> None:
     curves = report.content["curves"]
     rows = {(a["name"], a["threat"]["norm"]): a for a in report.content["attacks"]}
     for curve in curves["cost"]:
-        assert curve["samples"] == 60
+        assert curve["samples"] == SAMPLES
         norm = curve["threat"]["norm"]
         for attack in curve["attacks"]:
             row = rows[attack["name"], norm]

@@ -19,6 +19,8 @@ from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, LATER
 from robusteval.report.summary import SCHEMA
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:

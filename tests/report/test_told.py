@@ -31,6 +31,8 @@ from tests.helpers.attacks import Call
 from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
+pytestmark = pytest.mark.usefixtures("as_in_use")
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> api.Report:

@@ -26,6 +26,8 @@ from robusteval.training.mpat import merge_prototypes
 from robusteval.training.prototype_losses import repulsion
 from robusteval.training.recipe import RECIPES, class_means
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[Dataset, Dataset]:
@@ -399,10 +401,8 @@ def adversarial(attack: str, **fields: Any) -> Adversarial:
     ("attack", "fields"),
     [
         ("fgsm", {}),
-        ("pgd", {"steps": 3, "step_size": 0.5}),
         ("pgd", {"steps": 3, "step_size": 0.5, "with_clean": False}),
         ("fast", {"step_size": 0.5}),
-        ("fast", {"step_size": 0.5, "with_clean": False}),
         ("free", {"step_size": 0.5, "replays": 4}),
     ],
 )
@@ -414,13 +414,21 @@ def test_adversarial_training_keeps_more_under_pgd(
     tmp_path: Path,
 ) -> None:
     chosen = adversarial(attack, **fields)
-    settings = settings_for("ce", epochs=3 if attack == "free" else 8, adversarial=chosen)
+    settings = settings_for("ce", epochs=3 if attack == "free" else 7, adversarial=chosen)
     hardened = trained(settings, parts, tmp_path)
     assert robust_share(hardened, parts[1]) > undefended_share + 0.05
 
 
-@pytest.mark.parametrize("method", ["scpl", "drp", "mpat", "gcpl"])
-@pytest.mark.parametrize("attack", ["pgd", "fast", "free"])
+@pytest.mark.parametrize(
+    ("method", "attack"),
+    [
+        ("scpl", "pgd"),
+        ("drp", "fast"),
+        ("mpat", "free"),
+        ("gcpl", "free"),
+        ("drp", "free"),
+    ],
+)
 def test_adversarial_training_goes_around_any_method(
     method: str, attack: str, parts: tuple[Dataset, Dataset], tmp_path: Path
 ) -> None:
@@ -431,10 +439,12 @@ def test_adversarial_training_goes_around_any_method(
     how = {"pgd": {"steps": 2}, "fast": {}, "free": {"replays": 2}}[attack]
     chosen = Adversarial(attack=attack, eps=("0.02", "0.05"), step_size=0.5, **how)  # type: ignore[arg-type]
     settings = settings_for(recipe_name, epochs=5, options=options, adversarial=chosen)
+    data = parts[0].balanced_subset(600)
 
     def trainer() -> Trainer:
         network = network_for(**head)  # type: ignore[arg-type]
-        return Trainer(network, RECIPES.get(recipe_name)(network, settings), *parts, settings)
+        recipe = RECIPES.get(recipe_name)(network, settings)
+        return Trainer(network, recipe, data, parts[1], settings)
 
     whole, resumed = trainer(), trainer()
     lines = list(whole.fit(tmp_path / "whole"))

@@ -2,8 +2,7 @@
 
 import json
 import math
-import subprocess
-import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from robusteval.training.schedule import make_optimizer, scale_learning_rates
 from robusteval.training.speed import Speed, choose_speed
 from robusteval.training.train import train
 from tests.helpers.entries import TRAINING, write_entry
+from tests.helpers.processes import forked, started
 
 FEATURES = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
 CENTRES = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
@@ -379,25 +379,23 @@ def tiny_training(folder: Path) -> list[str]:
     """The command that trains a small entry in a folder of its own."""
     extra = TRAINING.format(recipe="ce", epochs=6, warmup=0)
     entry = write_entry(folder, extra=extra)
-    told = ["train", str(entry), "--work-dir", str(folder / "work")]
-    return [sys.executable, "-m", "robusteval", *told]
+    return ["train", str(entry), "--work-dir", str(folder / "work")]
 
 
 def test_a_training_killed_in_mid_epoch_gives_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL once an epoch's line is out and the next is under way; nothing finished is redone."""
     folders = [tmp_path / name for name in ("whole", "killed")]
     whole, killed = (tiny_training(folder) for folder in folders if folder.mkdir() is None)
-    subprocess.run(whole, check=True, capture_output=True)
-    with subprocess.Popen(killed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdout is not None
-        seen = b""
-        while b"epoch 2/6" not in seen:
-            read = process.stdout.read1(4096)
-            assert read, seen
-            seen += read
-        process.kill()
-    told = subprocess.run(killed, check=True, capture_output=True, text=True)
-    assert "epoch 1/6" not in told.stdout + told.stderr
+    assert forked(*whole).returncode == 0
+    process, until = started(*killed), time.monotonic() + 300
+    while "epoch 2/6" not in "".join(process.told()):
+        assert time.monotonic() < until, process.told()
+        time.sleep(0.005)
+    process.kill()
+    resumed = forked(*killed)
+    assert resumed.returncode == 0
+    assert "epoch 1/6" not in resumed.stdout + resumed.stderr
+    assert "epoch 3/6" in resumed.stdout + resumed.stderr
     first, second = (load_file(folder / "tiny.safetensors") for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -26,6 +26,8 @@ from tests.helpers.known import Misleading
 from tests.helpers.models import linear_model
 from tests.helpers.runs import attack_spec, run_suite, suite_of, unprobed
 
+pytestmark = pytest.mark.slow
+
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 Samples = tuple[Tensor, Tensor]
 

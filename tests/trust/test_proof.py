@@ -24,7 +24,9 @@ from robusteval.plan.context import Context
 from robusteval.plan.suite import read_suite
 from tests.helpers.commands import cli, refused
 from tests.helpers.forging import change_rows, change_told, forge, images_file, rows_file
-from tests.helpers.runs import options
+from tests.helpers.runs import options, plain_suite_in
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -494,9 +496,8 @@ def test_an_interrupted_runs_leftovers_are_no_forgery(copied: Path) -> None:
 
 def test_norms_are_compared_where_jobs_are_done_again(tmp_path: Path) -> None:
     """An attack that knows no ε counts by its norm: lengthened, it would break fewer."""
-    run = api.evaluate(
-        "ce_digits", "full", options=options(tmp_path, samples=20, only=("deepfool",))
-    ).folder
+    chosen = options(tmp_path, samples=20, only=("deepfool",))
+    run = api.evaluate("ce_digits", plain_suite_in(tmp_path), options=chosen).folder
     assert all(c.held for c in api.verify(run, again=5))
     for path in (run / "evidence").glob("attack-*deepfool*.parquet"):
         change_rows(path, norm=lambda n: np.where(n <= 0.6, n + 1, n))

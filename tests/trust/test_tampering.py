@@ -13,6 +13,8 @@ from benchmarks.forgery.named import NAMED
 from benchmarks.forgery.rules import by_again, excepted
 from benchmarks.forgery.trial import Bench, Outcome, honest_run, remembered, try_out
 
+pytestmark = pytest.mark.slow
+
 FEW = 2  # of each family
 CHOSEN = (
     "an invented detector's columns",
