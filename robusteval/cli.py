@@ -1,21 +1,14 @@
 """The command line: parses, calls the API, prints.  torch and pandas load only when a verb needs
 them."""
 
-import codecs
-import functools
-import json
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from robusteval import __version__, inert, stops, streams
+from robusteval import __version__, stops, streams
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -27,44 +20,21 @@ from robusteval.arguments import (
     split_list,
     whole_option,
 )
-from robusteval.errors import RobustevalError, cut, shown
+from robusteval.endings import complaint, exit_after, exit_of, print_held, print_json
+from robusteval.errors import shown
+from robusteval.guarded import (
+    EXIT_BAD_INPUT,
+    OneLine,
+    Told,
+    complain,
+    delivered,
+    guarded,
+    say,
+)
 from robusteval.storage import LEADERBOARDS, require_replaceable
 
 if TYPE_CHECKING:
-    from robusteval.api import Check, Options, Report
-    from robusteval.zoo import Refused
-
-P = ParamSpec("P")
-# The parser's errors, whichever of its versions typer brings along.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-
-
-class OneLine(TyperGroup):
-    """A group of verbs that tells a usage error in one line, as all other errors."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with one_line():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        with one_line():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Within it, a usage error ends the program with its line and exit code 2."""
-    try:
-        yield
-    except USAGE_ERROR as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # no error: its text is the help
-            raise
-        ctx = getattr(error, "ctx", None)
-        verb = ctx.command_path if ctx else "robusteval"
-        said = cut(str(error.format_message()).rstrip("."), 300)  # type: ignore[attr-defined]
-        complain(f"{said[:1].lower()}{said[1:]} (see `{verb} --help`)")
-        raise typer.Exit(EXIT_BAD_INPUT) from None
-
+    from robusteval.api import Options
 
 __all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -77,9 +47,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-EXIT_NOT_HELD = 1
-EXIT_BAD_INPUT = 2
-EXIT_INCOMPLETE = 3
 
 DataDir = Annotated[
     Path | None,
@@ -88,81 +55,6 @@ DataDir = Annotated[
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def guarded(verb: Callable[P, None]) -> Callable[P, None]:
-    """Turns what a user can meet into one clear line on stderr and the right exit code."""
-
-    @functools.wraps(verb)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            verb(*args, **kwargs)
-        except RobustevalError as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt as stop:
-            complain("interrupted: what was finished is kept; the same command goes on from there")
-            raise typer.Exit(stops.exit_code(stop)) from None
-        except OSError as error:  # what no one foresaw, and output that doesn't arrive
-            complain(_failed(error))
-            _discard_output()
-            raise typer.Exit(EXIT_BAD_INPUT) from None
-
-    return run
-
-
-def complain(message: str) -> None:
-    """One line on stderr, if that can be written."""
-    with suppress(OSError):
-        print(streams.one_line(message), file=sys.stderr)
-
-
-def say(text: object) -> None:
-    """One line on stdout, whatever the text holds."""
-    print(inert.line(text))
-
-
-def _failed(error: OSError) -> str:
-    """What the system said; without a file's name it was said of output."""
-    if error.filename is None:
-        return f"output can't be written ({error.strerror or error}): free space, or redirect it"
-    return f"{error.filename} can't be used ({error.strerror}): check the path and its permissions"
-
-
-def _discard_output() -> None:
-    """So that what is left of it isn't tried again at the end."""
-    with suppress(OSError, ValueError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
-
-
-@contextmanager
-def delivered() -> Iterator[None]:
-    """What is printed within this arrives; else one line says why not, and the exit code is 2."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except OSError as error:
-        complain(_failed(error))
-        _discard_output()
-        sys.exit(EXIT_BAD_INPUT)
-
-
-class _Told(logging.Handler):
-    """What was passed over, such as a broken entry: each once, in one line on stderr."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if message not in self.told:
-            self.told.add(message)
-            complain(message)
 
 
 def _version(wanted: bool) -> None:
@@ -178,7 +70,7 @@ def root(
     ] = False,
 ) -> None:
     """Evaluate prototype classifiers with attacks that tell the truth."""
-    logging.getLogger("robusteval").handlers = [_Told()]
+    logging.getLogger("robusteval").handlers = [Told()]
 
 
 @app.command()
@@ -241,7 +133,7 @@ def run(
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     count = parse_samples(samples)
-    from robusteval import api, terminal, zoo
+    from robusteval import api, bars, terminal, zoo
 
     options = api.Options(
         samples=count,
@@ -268,18 +160,18 @@ def run(
     elif dry_run:
         terminal.print_estimate(models[0], api.estimate(models[0], suite, options=options))
     else:
-        report = terminal.evaluate_watched(models[0], suite, options)
+        report = bars.evaluate_watched(models[0], suite, options)
         terminal.print_report(report)
         exit_of(report)
 
 
 def run_several(models: list[str], suite: str, options: "Options") -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
-    from robusteval import terminal, zoo
+    from robusteval import bars, terminal, zoo
 
     table = options.out / f"{Path(suite).stem}.csv"
     require_replaceable(table, "choose another folder with --out")
-    outcomes = zoo.evaluate(models, suite, options, terminal.evaluate_watched)
+    outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
     if reports:
@@ -304,37 +196,6 @@ def estimate_several(models: list[str], suite: str, options: "Options") -> None:
             terminal.print_estimate(*found)
             codes.append(0)
     exit_after(refused, "estimated", codes)
-
-
-def exit_after(refused: "list[Refused]", verb: str, codes: list[int]) -> None:
-    """Tells what was refused, and exits with the gravest code of all, if any is above 0."""
-    for one in refused:
-        complain(f"{one.name} was not {verb}: {one.reason}")
-    codes = codes + [EXIT_INCOMPLETE if codes else one.exit_code for one in refused]
-    for code in (EXIT_NOT_HELD, EXIT_INCOMPLETE, EXIT_BAD_INPUT):
-        if code in codes:
-            raise typer.Exit(code)
-
-
-def complaint(report: "Report", about: str = "") -> int:
-    """The exit code that a report deserves, with a line that says why."""
-    if report.content["evidence"]["verification"] and not report.proven:
-        complain(
-            f"{about}not proven: stored images don't hold when predicted again; see the findings"
-        )
-        return EXIT_NOT_HELD
-    if not report.complete:
-        from robusteval.report.wording import incomplete_text
-
-        complain(f"{about}incomplete: {incomplete_text(report.content['missing'])}")
-        return EXIT_INCOMPLETE
-    return 0
-
-
-def exit_of(report: "Report") -> None:
-    """Exits as a report deserves it, unless that is 0."""
-    if code := complaint(report):
-        raise typer.Exit(code)
 
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
@@ -373,20 +234,6 @@ def verify(
     print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
 
 
-def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
-    """What was checked, and what that can't tell; exits with 1 where something does not hold."""
-    from robusteval import terminal
-
-    if as_json:
-        print_json([check.to_json() for check in checks])
-    else:
-        terminal.print_checks(checks)
-        print(limits, end="\n" if limits else "")
-    if failed := [check.name for check in checks if not check.held]:
-        complain(f"does not hold: {', '.join(failed)}")
-        raise typer.Exit(EXIT_NOT_HELD)
-
-
 @app.command()
 @guarded
 def compare(
@@ -415,12 +262,12 @@ def train(
     work_dir: Annotated[Path, path_option("Where checkpoints and logs go.")] = Path("training"),
 ) -> None:
     """Train a model by its entry's [training] table; goes on where it was stopped."""
-    from robusteval import api, terminal
+    from robusteval import api, bars
     from robusteval.models.entry import read_entry
     from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
-    with terminal.epoch_progress(entry) as (on_epoch, progress):
+    with bars.epoch_progress(entry) as (on_epoch, progress):
         trained = api.train(
             entry,
             data_dir=data_dir,
@@ -518,13 +365,6 @@ def show(
         print_json(entry.model_dump(mode="json"))
     else:
         terminal.print_entry(entry)
-
-
-def print_json(value: Any) -> None:
-    """Indented JSON on stdout."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    is_utf8 = codecs.lookup(encoding).name.startswith("utf-")
-    print(inert.json_text(json.dumps(value, indent=2, ensure_ascii=not is_utf8)))
 
 
 def main() -> None:

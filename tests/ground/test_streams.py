@@ -17,7 +17,8 @@ import typer
 from typer.testing import CliRunner
 
 from robusteval import stops, streams
-from robusteval.cli import app, board, guarded
+from robusteval.cli import app, board
+from robusteval.guarded import guarded
 from robusteval.models.registry import find_entry
 from tests.helpers.texts import HIDDEN
 

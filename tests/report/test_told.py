@@ -15,8 +15,8 @@ from robusteval import api
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.registry import OWN
-from robusteval.cli import complaint
 from robusteval.data.datasets import Dataset
+from robusteval.endings import complaint
 from robusteval.evidence.results import NOT_REACHED
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Claim
