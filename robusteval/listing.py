@@ -119,26 +119,22 @@ def attacks(data_dir: Path | None) -> Rows:
 
 
 def detectors(data_dir: Path | None) -> Rows:
-    """Every detector: whose it is, what it reads and needs; a broken plug-in with what is wrong."""
+    """Every detector: whose it is, what it reads and needs; those that packages add aren't loaded,
+    so of these nothing more is known."""
     from robusteval.detection.registry import DETECTORS
+    from robusteval.plugins import plugins
 
-    return [_detector(name) for name in DETECTORS]
-
-
-def _detector(name: str) -> dict[str, Any]:
-    from robusteval.detection.registry import find
-
-    try:
-        record = find(name)
-    except RobustevalError as error:
-        return {"name": name, "problem": str(error)}
-    return {
-        "name": name,
-        "package": record.package,
-        "reads": record.reads,
-        "needs prototypes": "yes" if record.needs_prototypes else "no",
-        "needs training data": "yes" if record.needs_training_data else "no",
-    }
+    rows: Rows = [
+        {
+            "name": record.name,
+            "package": record.package,
+            "reads": record.reads,
+            "needs prototypes": "yes" if record.needs_prototypes else "no",
+            "needs training data": "yes" if record.needs_training_data else "no",
+        }
+        for record in DETECTORS.own()
+    ]
+    return [*rows, *({"name": p.name, "package": p.package} for p in plugins("detectors"))]
 
 
 def suites(data_dir: Path | None) -> Rows:

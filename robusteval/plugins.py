@@ -137,6 +137,10 @@ class Registry(Generic[T]):
             raise UnknownNameError(f"unknown {self.noun} {shown(name)}: {hint}")
         return self.accept(added[0].load(), added[0])
 
+    def own(self) -> list[T]:
+        """The project's own, by name."""
+        return [self._own[name] for name in sorted(self._own)]
+
     def plugin(self, name: str) -> Plugin | None:
         """The plug-in that adds a name; None for one of the project's own."""
         return None if name in self._own else next(iter(self._named(name)), None)

@@ -128,9 +128,8 @@ def test_what_is_no_detector_names_its_package(install: Install, text: str, tmp_
     with pytest.raises(PluginError, match="odd-package") as told:
         api.evaluate("ce_digits", suite_of(tmp_path, "brightness"), samples=12, out=tmp_path)
     assert "\n" not in str(told.value)
-    rows = {row["name"]: row for row in detectors(None)}
-    assert "odd-package" in rows["brightness"]["problem"]
-    assert rows["energy"]["package"] == "pytorch-ood"
+    rows = detectors(None)
+    assert {"name": "brightness", "package": "odd-package"} in rows
     options = api.Options(samples=12, out=tmp_path)
     assert api.evaluate("ce_digits", suite_of(tmp_path, "energy"), options=options).complete
 

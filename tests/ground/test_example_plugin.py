@@ -24,6 +24,9 @@ print(json.dumps({
     "data": [row["name"] for row in listing.datasets(None)],
     "suites": {row["name"]: row["package"] for row in listing.suites(None)},
     "attacks": {row["name"]: row.get("package") for row in listing.attacks(None)},
+    "detectors": {row["name"]: row["package"] for row in listing.detectors(None)},
+    "fitted": report.content["fitting"]["detectors"],
+    "scored": sorted({row["detector"] for row in report.content["outliers"]}),
     "held": {check.name: check.held for check in api.verify(report.folder)},
     "versions": report.content["provenance"]["versions"],
     "attack": next(a for a in report.content["attacks"] if a["name"] == "brightness"),
@@ -61,6 +64,10 @@ def test_each_of_its_plug_ins_is_used(site: Path, tmp_path: Path) -> None:
     assert told["suites"]["example"] == "robusteval-example"
     assert told["suites"]["full"] == "robusteval"
     assert told["attacks"]["brightness"] == "robusteval-example"
+    assert told["detectors"]["mean_image"] == "robusteval-example"
+    assert told["detectors"]["energy"] == "pytorch-ood"
+    assert told["fitted"] == ["mean_image"]
+    assert told["scored"] == ["energy", "mean_image"]
     assert set(told["held"].values()) == {True}
     assert told["versions"]["robusteval-example"] == "1.0"
     assert told["attack"]["library_version"] == "1.0"
