@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from robusteval.errors import OutputError, RobustevalError
 
 try:
@@ -27,6 +29,8 @@ LEADERBOARDS = Path("leaderboards")  # where they are published, unless one says
 _PARTIAL = re.compile(r"\.robusteval\.[0-9a-f]{16}\.partial|\..+\.[0-9]{1,7}\.partial", re.DOTALL)
 _ABANDONED = 86400.0  # seconds without a word, where no lock can tell who still writes
 _PAUSE = 0.05  # seconds between two tries for a lock
+# What systems say where a file system has no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting
 
@@ -129,11 +133,37 @@ def locked(
 ) -> Iterator[None]:
     """One process at a time is within this, for one file or folder; a kill frees it.
 
-    With ``make`` an empty file is made for it, and no link is followed to one.  Raises ``busy``
-    where another process is still within after ``patience`` seconds, OutputError where ``path``
-    is nothing that could be locked.  On systems and file systems without locks all are let in.
+    With ``make`` an empty file is made for it, and no link is followed to one; else what is there
+    is locked itself, and no file stays behind.  Raises ``busy`` where another process is still
+    within after ``patience`` seconds, OutputError where ``path`` is nothing that could be locked.
+    On file systems without locks all are let in, and without ``make`` on Windows, too.
     """
-    descriptor = _open_lock(path, make)
+    with (_lock_file if make else _lock_of)(path, busy, patience):
+        yield
+
+
+@contextmanager
+def _lock_file(path: Path, busy: RobustevalError, patience: float) -> Iterator[None]:
+    lock = FileLock(path, timeout=patience, poll_interval=_PAUSE, fallback_to_soft=False)
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OSError(errno.EINVAL, "it is a link" if path.is_symlink() else "it is no file")
+        lock.acquire()
+    except Timeout:
+        raise busy from None
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) not in _NO_LOCKS:
+            told = reason(error)
+            raise OutputError(f"{path} can't be locked ({told}): remove it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _lock_of(path: Path, busy: RobustevalError, patience: float) -> Iterator[None]:
+    descriptor = _open_lock(path)
     try:
         _wait_for(descriptor, busy, patience)
         yield
@@ -238,21 +268,15 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _open_lock(path: Path, make: bool) -> int | None:
+def _open_lock(path: Path) -> int | None:
     """None where the system opens no folders.  Raises OutputError."""
-    flags = os.O_RDWR | os.O_CREAT | _NO_LINK if make else os.O_RDONLY
     try:
-        descriptor = os.open(path, flags | _AT_ONCE, 0o666)
-        if make and not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no file")
+        return os.open(path, os.O_RDONLY | _AT_ONCE)
     except (OSError, ValueError) as error:
-        if not make and fcntl is None:
+        if fcntl is None:
             return None
-        told = "it is a link" if getattr(error, "errno", 0) == errno.ELOOP else reason(error)
-        mend = "remove it" if make else "see to its permissions"
-        raise OutputError(f"{path} can't be locked ({told}): {mend}") from None
-    return descriptor
+        mend = "see to its permissions"
+        raise OutputError(f"{path} can't be locked ({reason(error)}): {mend}") from None
 
 
 def _wait_for(descriptor: int | None, busy: RobustevalError, patience: float) -> None:
