@@ -163,6 +163,8 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "model.features": ("features" in record["model"]) != reads_features(suite),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells],
         "spec.forms": forms != list(spec.forms),
+        # Digests, or the one that older runs hold in their place: of all code together.
+        "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.training": bool(spec.training) != bool(plan.fits),

@@ -11,7 +11,7 @@ from robusteval.attacks.versions import others, version_then
 from robusteval.evidence.results import RunResult
 from robusteval.models.entry import Entry
 from robusteval.plan.context import Access, Context, open_entry
-from robusteval.plan.made_with import library_versions
+from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite, read_suite, suite_names
 from robusteval.trust.verify import Check
@@ -31,6 +31,9 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
     stored["versions"], now["versions"] = _packages(context)
+    if context.spec.code:  # older runs have none
+        due = code_digests(context.spec.suite)
+        stored["code"], now["code"] = sorted(context.spec.code), sorted(due)
     checks = [_same("what the report describes", stored, now, f"{len(now['attacks'])} attacks")]
     if context.access.entry:
         checks.append(entry_holds(context.spec, context.access, record))

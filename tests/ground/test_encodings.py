@@ -71,8 +71,10 @@ def test_what_other_processes_say_is_read_as_utf8() -> None:
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):
-                named = {keyword.arg for keyword in node.keywords}
-                if named & {"text", "universal_newlines"} and "encoding" not in named:
+                named = {keyword.arg: keyword.value for keyword in node.keywords}
+                asked = [named.get(name) for name in ("text", "universal_newlines")]
+                as_text = any(getattr(value, "value", None) is True for value in asked)
+                if as_text and "encoding" not in named:
                     without += [f"{path.name}:{node.lineno}"]
     assert len(paths) > 50
     assert without == []

@@ -14,6 +14,7 @@ from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
 from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Context
+from robusteval.plan.made_with import code_digests
 from robusteval.plan.plan import check_names, make_plan
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import AttackSpec, Diagnostics, Suite, read_suite
@@ -23,6 +24,7 @@ from robusteval.run.options import Options
 from robusteval.run.prepare import Prepared
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
+from robusteval.trust.findings import doubted
 
 # Two attacks, a library's and one of ours.
 FEW = """
@@ -90,6 +92,7 @@ def spec_of(data: Dataset, suite: Suite, eps: list[str] | None = None, **fields:
         "threats": [[t.norm, str(t.eps)] for t in threats_for(suite, data, eps or [])],
         "samples": len(data),
         "seed": 0,
+        "code": code_digests(suite),
         "batch_size": 40,
         "threads": 1,  # workers of pytest-xdist share the cores
         "outliers": tuple(outlier_names(data, suite.detection.natural, None)),
@@ -108,7 +111,7 @@ def run_suite(
     context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
     record = record_of(Prepared(context, None), Options())
     store = Store(Local(folder or Path(tempfile.mkdtemp())), context.spec.digest)
-    run = Run(context, store, record, Settings())
+    run = Run(context, store, record, Settings(doubted=doubted))
     return run.execute(executor(context, store) if executor else None)
 
 

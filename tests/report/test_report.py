@@ -165,7 +165,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(OutputError, match="--out"):
-        Local(blocked / "run").prepare("", "choose another")
+        Local(blocked / "run").prepare("", "choose another with --out")
 
 
 def test_claims_stand_beside_what_was_found(report: api.Report) -> None:
