@@ -48,14 +48,14 @@ def adaptive(
     (Croce and Hein 2020).
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
-    found = adaptive_told(model, images, labels, threat, **parameters)
+    found = adaptive_result(model, images, labels, threat, **parameters)
     for warned in found.warned:
         warnings.warn(said(warned), stacklevel=2)
     return found.images
 
 
 @attack
-def adaptive_told(
+def adaptive_result(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -83,7 +83,7 @@ ATTACKS = (
     Attack(
         name="adaptive",
         library=ROBUSTEVAL,
-        function=adaptive_told,
+        function=adaptive_result,
         norms=BOTH,
         knows_eps=True,
         needs=ANY_MODEL,
@@ -91,7 +91,7 @@ ATTACKS = (
         by_sample=True,
         passes=_passes,
         parameters=_RANGES,
-        defaults=defaults_of(lambda: adaptive_told),
+        defaults=defaults_of(lambda: adaptive_result),
         version=2,
     ),
 )

@@ -19,7 +19,7 @@ class Range(NamedTuple):
     """Whether a value of that kind is within, and how that is said; None is where ``optional``."""
 
     holds: Callable[[Any], bool]
-    told: str
+    words: str
     kind: type = Real
     optional: bool = False
 
@@ -70,7 +70,7 @@ def require_within(attack: str, parameters: Mapping[str, Any], ranges: Mapping[s
         if name not in ranges:
             require_named(attack, name, list(ranges))
         if not ranges[name].has(value):
-            raise AttackError(f"{attack}: {name} = {value!r}: choose {ranges[name].told}")
+            raise AttackError(f"{attack}: {name} = {value!r}: choose {ranges[name].words}")
 
 
 def require_named(attack: str, name: str, known: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Every column and every fact of a job's evidence, declared once.
 
-From a declaration follows the rest: jobs write it (``filled``, ``told_by``), ``pieces`` checks its
+From a declaration follows the rest: jobs write it (``filled``, ``facts_by``), ``pieces`` checks its
 form, ``outcomes`` reads it (``CellOutcome.rows``, ``RunResult.clean``), and ``repeat`` compares it
 where jobs are done again.  A new one raises ``SCHEMA``, and names that as the first that has it.
 """
@@ -270,11 +270,11 @@ def filled(kind: JobKind, made: Any) -> dict[str, Any]:
     return {c.name: c.fill[kind](made) for c in columns_of(kind, len(made.labels))}
 
 
-def told_by(made: Any) -> dict[str, Any]:
+def facts_by(made: Any) -> dict[str, Any]:
     """What an attack tells of its whole chunk, as plain data."""
     return {fact.name: fact.fill(made) for fact in FACTS}
 
 
-def told_of_all(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged_facts(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All chunks' facts as one; of no chunk, what one without a correct sample tells."""
     return {fact.name: fact.merge([told[fact.name] for told in chunks]) for fact in FACTS}

@@ -58,7 +58,7 @@ def sealed_with(schema: int, about: Any) -> Any:
     return about if schema <= _IN_SENTENCES else {"schema": schema, "about": about}
 
 
-def attack_told(schema: int, told: Any) -> Any:
+def attack_facts(schema: int, told: Any) -> Any:
     """What an attack's job told of its chunk, as today's would.
 
     Raises ValueError for what no version of that schema told.

@@ -42,13 +42,13 @@ class _Nothing(TypedDict):
 
 _NOTHING = TypeAdapter(_Nothing)
 _OF_ATTACK: Any = create_model(
-    "AttackTold",
+    "AttackFacts",
     __config__=ConfigDict(extra="forbid", strict=True),
     **{fact.name: (fact.form, ...) for fact in FACTS},  # type: ignore[call-overload]
 )
 
 
-def attack_told(told: dict[str, Any]) -> dict[str, Any]:
+def attack_facts(told: dict[str, Any]) -> dict[str, Any]:
     """What an attack's job tells of its chunk, each fact as what it is declared to be.
 
     Raises ValueError (pydantic's too) for what is not written as it is.
@@ -67,24 +67,24 @@ class _Fit(TypedDict):
 
 
 _FIT = TypeAdapter(_Fit)
-_TOLD: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
+_FACTS_OF: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
     "fit": lambda told: _FIT.validate_json(json.dumps(told)),
     "clean": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "outliers": lambda told: _NOTHING.validate_json(json.dumps(told)),
-    "attack": attack_told,
+    "attack": attack_facts,
     "diagnostics": measured.require_form,
 }
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one job found: columns of equal length, and what it told of the whole chunk.
+    """What one job found: columns of equal length, and the facts of the whole chunk.
 
-    ``told`` is the same at each repetition; ``seconds`` is not.
+    ``facts`` are the same at each repetition; ``seconds`` are not.
     """
 
     columns: dict[str, Values]
-    told: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -109,11 +109,11 @@ def require_form(job: Job, piece: Piece, schema: int = SCHEMA) -> None:
     if not (math.isfinite(piece.seconds) and piece.seconds >= 0):
         raise ValueError(f"seconds are {piece.seconds}")
     try:
-        _TOLD[job.kind](piece.told)
+        _FACTS_OF[job.kind](piece.facts)
     except ValidationError as error:
         raise other_form(error) from None
-    if job.kind == "attack" and piece.told["drifted"] > rows:
-        raise ValueError(f"{piece.told['drifted']} of {rows} predictions drifted")
+    if job.kind == "attack" and piece.facts["drifted"] > rows:
+        raise ValueError(f"{piece.facts['drifted']} of {rows} predictions drifted")
 
 
 def other_form(error: ValidationError) -> ValueError:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
-from robusteval.evidence.columns import COLUMNS, SCORE, told_of_all
+from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
-from robusteval.evidence.pieces import Piece, attack_told, require_classes
+from robusteval.evidence.pieces import Piece, attack_facts, require_classes
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
@@ -29,8 +29,8 @@ NOT_REACHED = "it was not reached"
 class CellOutcome:
     """One attack's outcome over all N samples; rows that it did not reach stay blank.
 
-    ``rows``: (N,) by name, every column of ``columns`` that is spread over samples; ``told``: every
-    fact of it, all chunks' as one.
+    ``rows``: (N,) by name, every column of ``columns`` that is spread over samples; ``facts``:
+    every fact of it, all chunks' as one.
     """
 
     cell: Cell
@@ -38,7 +38,7 @@ class CellOutcome:
     reason: str
     attacked: Bools  # (N,) initially correct and judged
     rows: dict[str, NDArray[Any]]
-    told: dict[str, Any]
+    facts: dict[str, Any]
     evidence: list[str] = field(default_factory=list)  # its files
     seconds: float = 0.0
     failure: FailureKind | None = None
@@ -48,7 +48,7 @@ class CellOutcome:
     def empty(cls, cell: Cell, count: int) -> "CellOutcome":
         """An outcome to be filled chunk by chunk."""
         rows = {c.name: np.full(count, c.blank) for c in COLUMNS if c.blank is not None}
-        return cls(cell, "done", "", np.zeros(count, bool), rows, told_of_all([]))
+        return cls(cell, "done", "", np.zeros(count, bool), rows, merged_facts([]))
 
     def success(self, threat: ThreatModel) -> Bools:
         """Samples that this attack broke within a threat model."""
@@ -87,23 +87,23 @@ class CellOutcome:
 
     @property
     def stages(self) -> list[Stage]:
-        return list(self.told["stages"])
+        return list(self.facts["stages"])
 
     @property
     def warned(self) -> list[Raised]:
-        return list(self.told["warned"])
+        return list(self.facts["warned"])
 
     @property
     def notes(self) -> list[str]:
-        return list(self.told["notes"])
+        return list(self.facts["notes"])
 
     @property
     def lost(self) -> int:
-        return int(self.told["lost"])
+        return int(self.facts["lost"])
 
     @property
     def drifted(self) -> int:
-        return int(self.told["drifted"])
+        return int(self.facts["drifted"])
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,8 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         seconds += piece.seconds
         if job.kind == "diagnostics":
             correct = int((clean["label"] == clean["prediction"]).sum())
-            _require_fitting(store, job, piece.told, plan, correct)
-            diagnostics = piece.told
+            _require_fitting(store, job, piece.facts, plan, correct)
+            diagnostics = piece.facts
         else:
             outliers[name] = _scores(piece.columns)
     return RunResult(
@@ -260,7 +260,7 @@ def _outcome(
     outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
-    told: list[dict[str, Any]] = []
+    facts: list[dict[str, Any]] = []
     for index, chunk in enumerate(plan.chunks):
         job = plan.attack_job(part, index)
         if not store.has(job):
@@ -273,8 +273,8 @@ def _outcome(
             scores.setdefault(name, []).append(values)
         outcome.evidence += store.files_of(job)
         outcome.seconds += piece.seconds
-        told.append(attack_told(piece.told))
-    outcome.told = told_of_all(told)
+        facts.append(attack_facts(piece.facts))
+    outcome.facts = merged_facts(facts)
     outcome.scores = {name: np.concatenate(parts) for name, parts in scores.items()}
     return outcome
 

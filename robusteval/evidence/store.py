@@ -125,7 +125,7 @@ class Store:
         about = {
             "spec": self.spec_digest,
             "job": job.stem,
-            "told": piece.told,
+            "told": piece.facts,
             "seconds": piece.seconds,
         }
         self.files.write(rows_name(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
@@ -155,7 +155,7 @@ class Store:
             if schema < self.schema:
                 raise ValueError(f"it has schema {schema}, its run {self.schema}")
             written = about.pop("told")
-            told = older.attack_told(schema, written) if job.kind == "attack" else written
+            told = older.attack_facts(schema, written) if job.kind == "attack" else written
             piece = Piece(columns, told, float(about.pop("seconds")))
             mine = about == {"spec": self.spec_digest, "job": job.stem}
             if mine:
@@ -184,9 +184,9 @@ class Store:
 
     def read_state(self, job: Job) -> Arrays:
         """A fit's state.  Raises EvidenceError if it is missing or corrupt."""
-        told, name = self.read(job).told, beside_name(job)
+        facts, name = self.read(job).facts, beside_name(job)
         try:
-            return state_of(self.files.read(name), job.stem, told["state"])
+            return state_of(self.files.read(name), job.stem, facts["state"])
         except FileNotFoundError:
             missing = f"evidence {self.where(name)} is missing: {_delete_both(job)}"
             raise EvidenceError(missing) from None

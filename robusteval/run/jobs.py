@@ -15,7 +15,7 @@ from robusteval.attacks.counting import TimeLimitReached
 from robusteval.attacks.seeding import seeded
 from robusteval.errors import AttackError, RobustevalError
 from robusteval.evidence.arrays import Arrays, digest_of_state
-from robusteval.evidence.columns import SCORE, filled, told_by, told_of_all
+from robusteval.evidence.columns import SCORE, facts_by, filled, merged_facts
 from robusteval.evidence.judge import (
     VERIFY_BATCH,
     first_successes,
@@ -254,7 +254,7 @@ def _attack_chunk(
         columns = filled("attack", attacked(context, chunk, None, 0))
         columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
-        return Made(Piece(columns, told_of_all([])), nothing, Done(size, 0))
+        return Made(Piece(columns, merged_facts([])), nothing, Done(size, 0))
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = run_job(
         context.forms,
@@ -269,7 +269,7 @@ def _attack_chunk(
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())
-    return Made(Piece(columns, told_by(made)), kept, Done(size, len(chunk.rows) - broken))
+    return Made(Piece(columns, facts_by(made)), kept, Done(size, len(chunk.rows) - broken))
 
 
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from robusteval.attacks.seeding import seeded
 from robusteval.errors import RobustevalError
-from robusteval.evidence.columns import COLUMNS, FACTS, SCORE, Alike, filled, told_by
+from robusteval.evidence.columns import COLUMNS, FACTS, SCORE, Alike, facts_by, filled
 from robusteval.evidence.judge import success
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
@@ -61,7 +61,7 @@ def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[
         now = filled("attack", made) | attacked_scores(context, store, job, found.stored)
         same = piece.columns["sha256"] == now["sha256"]
         equal, total = equal + int(same.sum()), total + len(same)
-        if not _says_the_same(piece.told, told_by(made), bool(same.all())):
+        if not _says_the_same(piece.facts, facts_by(made), bool(same.all())):
             silenced.append(job.stem)
         if not _finds_the_same(context.plan.cells[job.part], piece.columns, now, result.tie):
             wrong.append(job.stem)

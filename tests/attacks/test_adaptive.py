@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.code import code_of_module, what_runs
 from robusteval.attacks.counting import BACKWARD, Counted, as_counted
@@ -180,7 +180,7 @@ def test_what_random_search_finds_alone_is_masked(side: int, needed: int, count:
     labels, threat = torch.zeros(count, dtype=torch.long), threat_of("Linf", 0.1)
     theirs = autoattack(model, images, labels, threat, seed=0).images
     for seed in (0, 1):
-        found = adaptive_told(model, images, labels, threat, seed=seed)
+        found = adaptive_result(model, images, labels, threat, seed=seed)
         assert kinds(found)[0] == "searched"
         left = int((margins(model, found.images, labels) <= 0).sum())
         assert left <= min(int((margins(model, theirs, labels) <= 0).sum()), 2)
@@ -257,7 +257,7 @@ def test_a_model_without_gradients_is_told_and_broken() -> None:
 
     model, images = Function(logits), images_near_grey(10)
     labels = model(images).argmax(1)
-    result = adaptive_told(model, images, labels, threat_of("Linf", 0.15))
+    result = adaptive_result(model, images, labels, threat_of("Linf", 0.15))
     assert (margins(model, result.images, labels) > 0).all()
     assert "dead" in kinds(result)
     broken = broken_by_stage(result.stages)
@@ -279,7 +279,9 @@ def noisy(scale: float, gap: float) -> Function:
 
 def test_a_random_model_is_told_and_attacked_by_all_means() -> None:
     model, images = noisy(0.02, 0.6), images_near_grey(4)
-    result = adaptive_told(model, images, torch.zeros(4, dtype=torch.long), threat_of("Linf", 0.05))
+    result = adaptive_result(
+        model, images, torch.zeros(4, dtype=torch.long), threat_of("Linf", 0.05)
+    )
     assert result.warned == [Warned("random", stages=("more steps", "AutoAttack"))]
     stages = [stage.name for stage in result.stages]
     assert "AutoAttack's apgd-ce" in stages
@@ -291,7 +293,7 @@ def test_one_lucky_pass_breaks_no_random_model() -> None:
     """At ε the way is far enough that nearly every pass is fooled; a lucky pass needs none."""
     model, images = noisy(0.1, 0.2), images_near_grey(40)
     labels, threat = torch.zeros(40, dtype=torch.long), threat_of("Linf", 0.3)
-    found = adaptive_told(model, images, labels, threat)
+    found = adaptive_result(model, images, labels, threat)
     fooled = torch.stack([margins(model, found.images, labels) > 0 for _ in range(20)])
     assert fooled.double().mean() > 0.9
     assert found.warned == [Warned("random")]  # nothing more was needed
@@ -302,7 +304,7 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
     known = linear("Linf", 3)
     rippled = Function(lambda x: known.model(x + 0.002 * torch.sin(3000 * x)))
     radius = 1.2 * float(known.smallest.max())
-    result = adaptive_told(rippled, known.images, known.labels, threat_of("Linf", radius))
+    result = adaptive_result(rippled, known.images, known.labels, threat_of("Linf", radius))
     (warned,) = result.warned
     assert warned.kind == "turning"
     assert -1 <= warned.number < 0.6
@@ -312,19 +314,19 @@ def test_shattered_gradients_are_told_and_smoothed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    ("norm", "told_by", "stage"),
+    ("norm", "facts_by", "stage"),
     [
         ("Linf", "searched", "more search"),
         ("L2", "queried", "AutoAttack"),
     ],
 )
-def test_gradients_that_lie_are_told(norm: Norm, told_by: str, stage: str) -> None:
+def test_gradients_that_lie_are_told(norm: Norm, facts_by: str, stage: str) -> None:
     """Gradients that point the wrong way are neither zero nor shattered."""
     known = linear(norm, 3)
     model = Function(lambda x: known.model(Misleading.apply(x)))
     threat = threat_of(norm, (2 if norm == "Linf" else 6) * float(known.smallest.max()))
-    result = adaptive_told(model, known.images, known.labels, threat)
-    assert told_by in kinds(result)
+    result = adaptive_result(model, known.images, known.labels, threat)
+    assert facts_by in kinds(result)
     assert broken_by_stage(result.stages)[stage] > 5
     assert (margins(model, result.images, known.labels) > 0).double().mean() > 0.9
 
@@ -375,7 +377,7 @@ def test_what_only_larger_balls_lead_to_is_masked() -> None:
     inside = Search(as_counted(model, images), images, labels, threat)
     inside.ascend(inside.alive(), images, MARGIN, cosine(eps, 40))
     assert not inside.broken.any()
-    result = adaptive_told(model, images, labels, threat)
+    result = adaptive_result(model, images, labels, threat)
     assert (margins(model, result.images, labels) > 0).tolist() == 4 * [False] + 20 * [True]
     (warned,) = result.warned
     assert warned == Warned("outdone", 0.83, ("more steps", "AutoAttack"))
@@ -388,7 +390,7 @@ def test_what_only_larger_balls_lead_to_is_masked() -> None:
 def test_what_both_kinds_of_ascent_break_is_not_masked() -> None:
     known = linear("L2", 3)
     threat = threat_of("L2", 1.2 * float(known.smallest.median()))
-    result = adaptive_told(known.model, known.images, known.labels, threat)
+    result = adaptive_result(known.model, known.images, known.labels, threat)
     assert result.stages[0].name == "margin"
     assert not result.warned
 
@@ -400,7 +402,7 @@ def test_a_budget_for_nothing_says_nothing_of_masking() -> None:
     images = 0.5 + 0 * known.images
     labels = known.model(images).argmax(1)
     for budget in (3, 30):
-        found = adaptive_told(known.model, images, labels, threat, passes_per_sample=budget)
+        found = adaptive_result(known.model, images, labels, threat, passes_per_sample=budget)
         assert not found.warned
 
 
@@ -490,15 +492,15 @@ def test_what_was_spent_before_is_no_reason_to_stop() -> None:
     network, images = small_network(), images_near_grey(40)
     labels, threat = network(images).argmax(1), threat_of("Linf", 0.01)
     first, second = torch.arange(20), torch.arange(20, 40)
-    alone = adaptive_told(network, images[second], labels[second], threat)
+    alone = adaptive_result(network, images[second], labels[second], threat)
     assert [stage.name for stage in alone.stages[:3]] == ["margin", "flip", "aim"]
     counted = Counted(Adapter(network, 5), len(images))
     for rows in (first, second, second):
         with counted.attending(rows):
-            found = adaptive_told(counted, images[rows], labels[rows], threat)
+            found = adaptive_result(counted, images[rows], labels[rows], threat)
     assert found.stages == alone.stages
     assert torch.equal(found.images, alone.images)
-    tallied = adaptive_told(Counted(Adapter(network, 5)), images[second], labels[second], threat)
+    tallied = adaptive_result(Counted(Adapter(network, 5)), images[second], labels[second], threat)
     assert tallied.stages[:3] == alone.stages[:3]
 
 
@@ -566,7 +568,7 @@ def test_small_gradients_are_not_taken_for_shattered_ones() -> None:
     results = []
     for scale in (1.0, 1e-12):
         model = Function(lambda x, scale=scale: scale * known.model(x))
-        results.append(adaptive_told(model, known.images, known.labels, threat))
+        results.append(adaptive_result(model, known.images, known.labels, threat))
     assert results[1].warned == []
     broken = [margins(known.model, r.images, known.labels) > 0 for r in results]
     assert torch.equal(*broken)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import robusteval
 from robusteval.api import Options
-from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
@@ -158,7 +158,7 @@ def test_an_adapter_of_ones_own_is_attacked_by_its_prototypes() -> None:
     labels = model(images).argmax(1)
     assert folded_if_same(model, images) is None
     assert choose_forms(model, torch.rand(8, 3, 16, 16), 1e9, lambda *_: 1.0) == (PLAIN, PLAIN)
-    found = adaptive_told(model, images, labels, threat_of("Linf", 0.1))
+    found = adaptive_result(model, images, labels, threat_of("Linf", 0.1))
     assert (margins(model, found.images, labels) > 0).all()
     assert "pull" in [stage.name for stage in found.stages]
 
@@ -259,7 +259,7 @@ def test_full_autoattack_follows_on_any_size(norm: Norm, shape: tuple[int, int, 
     """Without Square where its windows don't fit, which is said."""
     model, images = rounding(shape), images_near_grey(4, shape)
     labels = model(images).argmax(1)
-    found = adaptive_told(model, images, labels, threat_of(norm, 1e-4))
+    found = adaptive_result(model, images, labels, threat_of(norm, 1e-4))
     assert "dead" in [warned.kind for warned in found.warned]
     left_out = any("square is left out" in note for note in found.notes)
     assert left_out == (norm == "L2")

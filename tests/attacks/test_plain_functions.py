@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
@@ -47,7 +47,7 @@ def by_noise(*given: Any) -> Tensor:
 
 
 PLAIN: list[Attack] = [
-    *(adaptive, adaptive_told, smallest, by_source, joint_pc, prototype_margin),
+    *(adaptive, adaptive_result, smallest, by_source, joint_pc, prototype_margin),
     *(gaussian_noise, by_noise, by_torchattacks, by_advlib, autoattack),
 ]
 THREAT = threat_of("Linf", 0.05)

@@ -15,7 +15,7 @@ from robusteval.attacks.results import Stage
 from robusteval.errors import EvidenceError
 from robusteval.evidence import columns, pieces
 from robusteval.evidence import results as outcomes
-from robusteval.evidence.columns import COLUMNS, FACTS, Column, columns_of, filled, told_of_all
+from robusteval.evidence.columns import COLUMNS, FACTS, Column, columns_of, filled, merged_facts
 from robusteval.evidence.files import Local
 from robusteval.evidence.pieces import unsealed
 from robusteval.evidence.results import load_result
@@ -94,9 +94,9 @@ def test_facts_of_chunks_are_one() -> None:
     def told(**facts: Any) -> dict[str, Any]:
         return {"stages": [], "warned": [], "notes": [], "lost": 0, "drifted": 0, **facts}
 
-    assert told_of_all([]) == told()
+    assert merged_facts([]) == told()
     chunks = [told(lost=2, stages=[Stage("a", 1, 3)]), told(lost=1, drifted=4, notes=["x"])]
-    assert told_of_all(chunks) == told(lost=3, drifted=4, notes=["x"], stages=[Stage("a", 1, 3)])
+    assert merged_facts(chunks) == told(lost=3, drifted=4, notes=["x"], stages=[Stage("a", 1, 3)])
 
 
 def test_a_new_column_follows_from_its_declaration(

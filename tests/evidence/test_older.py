@@ -18,7 +18,7 @@ from robusteval.errors import EvidenceError
 from robusteval.evidence.columns import COLUMNS, SCHEMA
 from robusteval.evidence.files import Local
 from robusteval.evidence.older import OLDEST
-from robusteval.evidence.pieces import attack_told, sealed, unsealed
+from robusteval.evidence.pieces import attack_facts, sealed, unsealed
 from robusteval.evidence.results import load_result
 from robusteval.evidence.store import json_bytes
 from robusteval.evidence.telling import stage_text
@@ -76,7 +76,7 @@ def as_schema_2(folder: Path) -> None:
         columns, about, schema = unsealed(path.read_bytes())
         assert schema == SCHEMA
         if path.name.startswith("attack-"):
-            told = attack_told(about["told"])
+            told = attack_facts(about["told"])
             about["told"] = {
                 "notes": [*told["notes"], *map(stage_text, told["stages"])],
                 "warnings": [said(warned) for warned in told["warned"]],

@@ -3,8 +3,8 @@
 import pytest
 
 from robusteval.attacks.results import WARNED, Stage, Warned, said
-from robusteval.evidence.older import attack_told, failure
-from robusteval.evidence.pieces import attack_told as records_of
+from robusteval.evidence.older import attack_facts, failure
+from robusteval.evidence.pieces import attack_facts as records_of
 from robusteval.evidence.telling import (
     merged_notes,
     merged_stages,
@@ -56,7 +56,7 @@ def test_every_kind_of_warning_is_told() -> None:
 def test_a_warning_in_words_and_back(warned: Warned, words: str) -> None:
     """The words are those of schema 2, whose evidence tells nothing else."""
     assert said(warned) == words
-    told = attack_told(2, {"notes": [], "warnings": [words], "lost": 0, "drifted": 0})
+    told = attack_facts(2, {"notes": [], "warnings": [words], "lost": 0, "drifted": 0})
     assert records_of(told)["warned"] == [warned]
 
 
@@ -130,14 +130,14 @@ def test_sentences_of_schema_2_are_records() -> None:
         "AutoAttack's square broke 0 of 7",
     ]
     told = {"notes": notes, "warnings": ["odd"], "lost": 1, "drifted": 2}
-    assert records_of(attack_told(2, told)) == {
+    assert records_of(attack_facts(2, told)) == {
         "stages": [Stage("margin", 3, 10), Stage("AutoAttack's square", 0, 7)],
         "warned": [Warned("library", text="odd")],
         "notes": ["apgd-t is left out, since …"],
         "lost": 1,
         "drifted": 2,
     }
-    assert attack_told(3, told) == told
+    assert attack_facts(3, told) == told
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_sentences_of_schema_2_are_records() -> None:
 def test_schema_2_is_held_to_its_form(changed: dict[str, object]) -> None:
     told = {"notes": [], "warnings": [], "lost": 0, "drifted": 0}
     with pytest.raises(ValueError, match="is no such job's"):
-        attack_told(2, {**told, **changed})
+        attack_facts(2, {**told, **changed})
     with pytest.raises(ValueError, match="is no such job's"):
-        attack_told(2, {k: v for k, v in told.items() if k != "drifted"})
+        attack_facts(2, {k: v for k, v in told.items() if k != "drifted"})
 
 
 def test_failures_of_schema_2_have_a_kind() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import robusteval
 from robusteval import api
-from robusteval.attacks.adaptive import adaptive, adaptive_told
+from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.gaussian_noise import gaussian_noise
@@ -178,7 +178,7 @@ def test_adaptive_keeps_what_it_found_without_gradients(norm: Norm, how: str) ->
     known = linear(norm, 3, count=8)
     model = Function(lambda x: BLIND[how](known.model, x))
     threat = threat_of(norm, 3 * float(known.smallest.max()))
-    found = adaptive_told(model, known.images, known.labels, threat, passes_per_sample=60)
+    found = adaptive_result(model, known.images, known.labels, threat, passes_per_sample=60)
     kinds = {warned.kind for warned in found.warned}
     assert "no_gradient" in kinds
     broken = margins(known.model, found.images, known.labels) > 0
