@@ -63,6 +63,9 @@ def test_in_a_locale_without_utf8_everything_reads_and_writes_as_elsewhere(tmp_p
     assert "# ε ≤ 8/255" in (tmp_path / "tiny.toml").read_text("utf-8")
 
 
+STARTS = ("run", "Popen", "check_output", "check_call", "call")
+
+
 def test_what_other_processes_say_is_read_as_utf8() -> None:
     """Text that is asked of them comes with its encoding; ruff looks after files."""
     root = Path(robusteval.__file__).parent.parent
@@ -70,11 +73,9 @@ def test_what_other_processes_say_is_read_as_utf8() -> None:
     without = []
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                named = {keyword.arg: keyword.value for keyword in node.keywords}
-                asked = [named.get(name) for name in ("text", "universal_newlines")]
-                as_text = any(getattr(value, "value", None) is True for value in asked)
-                if as_text and "encoding" not in named:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in STARTS:
+                named = {keyword.arg for keyword in node.keywords}
+                if named & {"text", "universal_newlines"} and "encoding" not in named:
                     without += [f"{path.name}:{node.lineno}"]
     assert len(paths) > 50
     assert without == []
