@@ -23,6 +23,7 @@ from robusteval.run.options import Options
 from robusteval.run.prepare import Prepared
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
+from robusteval.trust.findings import doubted
 
 # Two attacks, a library's and one of ours.
 FEW = """
@@ -108,7 +109,7 @@ def run_suite(
     context = context_of(model, data, suite, **fields)  # type: ignore[arg-type]
     record = record_of(Prepared(context, None), Options())
     store = Store(Local(folder or Path(tempfile.mkdtemp())), context.spec.digest)
-    run = Run(context, store, record, Settings())
+    run = Run(context, store, record, Settings(doubted=doubted))
     return run.execute(executor(context, store) if executor else None)
 
 
