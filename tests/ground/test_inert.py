@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from typer.testing import CliRunner
 
-from robusteval import api, inert, terminal
+from robusteval import api, consoles, inert, terminal
 from robusteval.cli import app
 from robusteval.errors import EvidenceError
 from robusteval.models.registry import find_entry
@@ -387,7 +387,7 @@ def is_text(element: ElementTree.Element) -> bool:
 def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the console prints, to a terminal that takes colours."""
     stream = io.StringIO()
-    console = terminal.InertConsole()
+    console = consoles.InertConsole()
     console.file = stream
     console.width = 200
     monkeypatch.setattr(terminal, "console", console)
@@ -413,7 +413,7 @@ def test_tables_show_others_text_literally(
 def test_columns_stand_straight_where_characters_are_lacking(
     printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terminal.InertConsole, "encoding", "ascii")
+    monkeypatch.setattr(consoles.InertConsole, "encoding", "ascii")
     terminal.print_rows("t", [{"name": "L∞", "b": "x"}, {"name": "…", "b": "≤"}])
     _, *lines = printed.getvalue().rstrip("\n").split("\n")
     assert "| Linf | x  |" in lines
