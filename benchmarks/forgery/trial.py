@@ -293,6 +293,8 @@ def _report_altered(bench: Bench, alteration: Alteration, copy: Path) -> Outcome
     result = cli(*bench.run_again(copy.parent))
     if wrong := _misbehaved("run", result):
         return wrong
+    if result.exit_code == 2 and alteration.how == "a folder instead":
+        return Outcome("refused")  # in one line, and what is there stays
     if result.exit_code != 0:
         return Outcome("blocked", f"exit {result.exit_code}: {result.stderr.strip()[:120]}")
     if bench.printed not in _without_folder(result.stdout, copy):
