@@ -7,7 +7,16 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from robusteval.errors import EvidenceError, RobustevalError, reason, shown
+from robusteval.detection.registry import find as find_detector
+from robusteval.errors import (
+    AttackError,
+    EvidenceError,
+    PluginError,
+    RobustevalError,
+    UnknownNameError,
+    reason,
+    shown,
+)
 from robusteval.evidence.columns import SCHEMA
 from robusteval.evidence.files import Files
 from robusteval.evidence.store import Store, json_bytes, require_readable
@@ -15,6 +24,7 @@ from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
+from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
@@ -135,11 +145,30 @@ def open_store(files: Files) -> tuple[Store, RunSpec, dict[str, Any]]:
     try:
         _FORM.validate_json(json.dumps(record))
         spec = RunSpec.from_json(record["spec"])
+    except _MALFORMED as error:
+        raise _corrupt(files, error) from None
+    _require_installed(files, spec)
+    try:
         _require_together(spec, record)
     except _MALFORMED as error:
         raise _corrupt(files, error) from None
     schema = int(record["schema"].partition("/")[2])
     return Store(files, spec.digest, schema), spec, record
+
+
+def _require_installed(files: Files, spec: RunSpec) -> None:
+    """Raises EvidenceError for a run of a package's attacks or detectors that isn't here."""
+    others = sorted(spec.versions.keys() - _KNOWN - {"attacks"})
+    try:
+        records_of(spec.suite)
+        for name in spec.suite.detection.detectors:
+            find_detector(name)
+    except (UnknownNameError, PluginError, AttackError) as error:
+        if others:
+            raise EvidenceError(
+                f"{files.where()} was made with {', '.join(others)}: install that ({error})"
+            ) from None
+        raise _corrupt(files, error) from None
 
 
 def parts_of(record: dict[str, Any]) -> Parts:

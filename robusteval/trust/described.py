@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from robusteval.attacks.versions import others, version_then
+from robusteval.evidence.pieces import canonical
 from robusteval.evidence.results import RunResult
 from robusteval.models.entry import Entry
 from robusteval.plan.context import Access, Context, open_entry
@@ -48,7 +49,8 @@ def entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
 
 
 def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Check:
-    differ = [key for key in now if told.get(key) != now[key]]
+    # As JSON, where true is not 1.
+    differ = [key for key in now if canonical(told.get(key)) != canonical(now[key])]
     said = f"{', '.join(differ)} of run.json differ from what is found now" if differ else fine
     return Check(name, not differ, said)
 
@@ -89,8 +91,12 @@ def _suite(suite: Suite) -> Check:
     if suite.name not in suite_names():
         return Check("suite", True, f"{suite.name}, which is not the project's", proven=False)
     own = read_suite(suite.name)
-    known = {attack.name: attack for attack in own.attacks}
-    differ = [a.name for a in suite.attacks if known.get(a.name) != a and a.attack != "transfer"]
+    known = {attack.name: attack.model_dump_json() for attack in own.attacks}
+    differ = [
+        a.name
+        for a in suite.attacks
+        if known.get(a.name) != a.model_dump_json() and a.attack != "transfer"
+    ]
     for part in ("description", "diagnostics"):
         differ += [part] if getattr(suite, part) != getattr(own, part) else []
     differ += ["detection"] if suite.detection.detectors != own.detection.detectors else []

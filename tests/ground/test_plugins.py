@@ -10,7 +10,7 @@ from torch import nn
 
 from robusteval import api
 from robusteval.attacks.registry import OWN, code_of, find
-from robusteval.errors import PluginError, UnknownNameError
+from robusteval.errors import EvidenceError, PluginError, UnknownNameError
 from robusteval.evidence.files import Local
 from robusteval.evidence.record import read_record
 from robusteval.plan.made_with import code_digests, library_versions
@@ -103,6 +103,20 @@ def test_its_version_and_its_source_are_in_the_spec(
     install("a-package", "1.1", points, {})
     third = api.evaluate("ce_digits", suite, options=options)
     assert third.folder not in (first.folder, second.folder)
+
+
+def test_a_run_of_a_package_that_is_gone_names_it(
+    install: Install, suite: Path, tmp_path: Path
+) -> None:
+    """It isn't corrupt."""
+    install(
+        "a-package", "1.0", {"attacks": {"shift": "shift_six:shift_attack"}}, {"shift_six": ATTACK}
+    )
+    report = api.evaluate("ce_digits", suite, samples=4, out=tmp_path)
+    (tmp_path / "site" / "a_package-1.0.dist-info").rename(tmp_path / "site" / "gone")
+    plugins.cache_clear()
+    with pytest.raises(EvidenceError, match=r"was made with a-package: install that \(unknown att"):
+        api.verify(report.folder)
 
 
 def test_versions_of_what_detectors_come_from_are_in_the_spec() -> None:

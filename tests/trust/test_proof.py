@@ -22,6 +22,7 @@ from robusteval.models.adapter import wrap_module
 from robusteval.numerics import mcnemar
 from robusteval.plan.context import Context
 from robusteval.plan.suite import read_suite
+from robusteval.trust.described import _same
 from tests.helpers.commands import cli, refused
 from tests.helpers.forging import change_rows, change_told, forge, images_file, rows_file
 from tests.helpers.runs import options, plain_suite_in
@@ -617,6 +618,12 @@ def test_pages_of_another_version_are_compared_too(
     assert "robusteval report" in told.told
     api.rebuild_report(copied)
     assert {c.name: c.held for c in api.verify(copied)}["report files"]
+
+
+def test_what_is_described_is_compared_as_json() -> None:
+    """Where true is not 1, as it is in Python."""
+    assert _same("entry", {"blocks": [1, 1]}, {"blocks": [1, 1]}, "fine").held
+    assert not _same("entry", {"blocks": [1, True]}, {"blocks": [1, 1]}, "fine").held
 
 
 def test_another_model_or_data_is_refused(copied: Path, tmp_path: Path) -> None:
