@@ -92,6 +92,8 @@ class Detector:
                 f"detector {self.name} returns {what} for {len(images)} images: return a tensor of "
                 "one score for each"
             )
+        if not torch.isfinite(found).all():
+            raise AttackError(f"detector {self.name} returns scores that are NaN or infinite")
         return found
 
 

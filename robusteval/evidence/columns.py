@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from robusteval.attacks.results import Stage, Warned
+from robusteval.detection.registry import find as find_detector
 from robusteval.evidence.images import digests
 from robusteval.evidence.judge import TOLERANCE
 from robusteval.evidence.telling import merged_notes, merged_stages, merged_warnings
@@ -84,6 +85,11 @@ def _any(values: Values) -> Any:
 
 def _from_0(values: Values) -> Any:
     return np.isfinite(values) & (values >= 0)
+
+
+def _finite_or_none(values: Values) -> Any:
+    """Where its fit failed a detector has no score of any sample."""
+    return np.isfinite(values) | np.isnan(values).all()
 
 
 def _sha256(values: Values) -> Any:
@@ -262,7 +268,8 @@ def columns_of(kind: JobKind, rows: int, schema: int = SCHEMA) -> list[Column]:
 
 def score_column(detector: str) -> Column:
     """A detector's scores, which are filled where the detectors are at hand."""
-    return Column(SCORE + detector, "higher is more in-distribution", "float64", _any, {})
+    holds = _finite_or_none if find_detector(detector).needs_training_data else np.isfinite
+    return Column(SCORE + detector, "higher is more in-distribution", "float64", holds, {})
 
 
 def filled(kind: JobKind, made: Any) -> dict[str, Any]:

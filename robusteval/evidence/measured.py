@@ -19,6 +19,14 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["cross-entropy", "logit margin", "DLR", "prototype margin", "CE + PC"]
 
 
+def losses_of(classes: int, has_prototypes: bool) -> list[Loss]:
+    """Those whose gradients are looked at on such a model; DLR needs three classes."""
+    always: list[Loss] = ["cross-entropy", "logit margin"]
+    of_three: list[Loss] = ["DLR"] if classes >= 3 else []
+    of_prototypes: list[Loss] = ["prototype margin", "CE + PC"] if has_prototypes else []
+    return [*always, *of_three, *of_prototypes]
+
+
 class _Table(TypedDict):
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # read by pydantic, no key
         extra="forbid", strict=True, allow_inf_nan=False

@@ -190,7 +190,8 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "entry_reference": (entry is None) != (record["entry_reference"] == ""),
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
-        "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells],
+        "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
+        or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
         "spec.forms": forms != list(spec.forms),
         # Digests, or the one that older runs hold in their place: of all code together.
         "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),

@@ -10,7 +10,7 @@ from robusteval.attacks.results import Stage
 from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
-from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts
+from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts, losses_of
 from robusteval.evidence.pieces import Piece, attack_facts, require_classes
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
@@ -218,7 +218,7 @@ def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> R
         seconds += piece.seconds
         if job.kind == "diagnostics":
             correct = int((clean["label"] == clean["prediction"]).sum())
-            _require_fitting(store, job, piece.facts, plan, correct)
+            _require_fitting(store, job, piece.facts, plan, correct, record)
             diagnostics = piece.facts
         else:
             outliers[name] = _scores(piece.columns)
@@ -291,16 +291,21 @@ def _read(store: Store, job: Job, due: int, classes: int) -> Piece:
     return piece
 
 
-def _require_fitting(store: Store, job: Job, told: Any, plan: Plan, correct: int) -> None:
-    """Raises EvidenceError for diagnostics of other samples than this run's, or in another ball."""
+def _require_fitting(
+    store: Store, job: Job, told: Any, plan: Plan, correct: int, record: dict[str, Any]
+) -> None:
+    """Raises EvidenceError for diagnostics of other samples, of another ball, or of other losses
+    than this run's."""
     due = min(plan.diagnosed, correct)
     fits = told["samples"] == due
     if fits and due:
         fits = told["threat"] == plan.threats[0].to_json() and max(counts(told)) <= due
         made = told["attack"]["steps"], told["noise"]["draws"], told["square"]["queries"]
         fits &= made == (STEPS, NOISE_DRAWS, SQUARE_QUERIES)
+        losses = losses_of(record["model"]["classes"], bool(record["model"]["layers"]))
+        fits &= set(told["gradients"]) == set(losses)
     if not fits:
-        raise store.unusable(job, "it measures other samples or threats than this run's")
+        raise store.unusable(job, "it measures other samples, threats or losses than this run's")
 
 
 def _note_failure(outcome: CellOutcome, store: Store, job: Job) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from robusteval import inert
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evidence import older
 from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_bytes, state_of
 from robusteval.evidence.columns import SCHEMA
@@ -156,7 +156,9 @@ class Store:
                 raise ValueError(f"it has schema {schema}, its run {self.schema}")
             written = about.pop("told")
             told = older.attack_facts(schema, written) if job.kind == "attack" else written
-            piece = Piece(columns, told, float(about.pop("seconds")))
+            if type(seconds := about.pop("seconds")) not in (int, float):
+                raise ValueError(f"its seconds are {shown(seconds)}")
+            piece = Piece(columns, told, float(seconds))
             mine = about == {"spec": self.spec_digest, "job": job.stem}
             if mine:
                 require_form(job, piece, schema)

@@ -14,6 +14,7 @@ from robusteval.plan.suite import Suite
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 Keep = Literal["first", "all"]
+Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
 _MOST_CHUNKS = 10**5
@@ -39,7 +40,7 @@ class RunSpec:
         extra="forbid", strict=True, allow_inf_nan=False
     )
 
-    model: Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
+    model: Name
     model_digest: Digest
     dataset: str
     data_digest: Digest
@@ -56,7 +57,7 @@ class RunSpec:
     device: Annotated[str, Field(pattern=r"^[a-z]+(:[0-9]+)?$")] = "cpu"
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     keep: Keep = "first"
-    transfer_source: tuple[()] | tuple[str, Digest] = ()
+    transfer_source: tuple[()] | tuple[Name, Digest] = ()
     forms: tuple[str, str] = ("float32", "float32")
     sources: dict[str, Digest] = field(default_factory=dict)
     code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)

@@ -27,7 +27,7 @@ from robusteval.attacks.steps import (
     random_start,
 )
 from robusteval.evidence.judge import predict
-from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS
+from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, losses_of
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
@@ -138,12 +138,14 @@ def _losses(model: Adapter, classes: int) -> dict[str, Losses]:
         logits, squared = m.logits_and_distances(x)
         return joint_loss(logits, squared, y)
 
-    found: dict[str, Losses] = {"cross-entropy": cross_entropy, "logit margin": margin}
-    if classes >= 3:
-        found["DLR"] = dlr
-    if model.layers:
-        found |= {"prototype margin": prototype_margin, "CE + PC": joint}
-    return found
+    known: dict[str, Losses] = {
+        "cross-entropy": cross_entropy,
+        "logit margin": margin,
+        "DLR": dlr,
+        "prototype margin": prototype_margin,
+        "CE + PC": joint,
+    }
+    return {name: known[name] for name in losses_of(classes, bool(model.layers))}
 
 
 def gradients(model: Adapter, images: Tensor, labels: Tensor) -> dict[str, dict[str, int | bool]]:

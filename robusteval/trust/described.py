@@ -5,6 +5,7 @@ said here to be the run's own word.
 """
 
 import json
+from importlib.metadata import version
 from typing import Any
 
 from robusteval.attacks.versions import others, version_then
@@ -23,12 +24,10 @@ AS_IT_SAYS = "commit, versions, hardware, date, seconds"
 def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
     """Of the model's outputs, the data's classes, the attacks, and its entry if it has one."""
     now = json.loads(json.dumps(context.described()))
-    stored: dict[str, Any] = {key: record.get(key) for key in now}
-    # Which version of an attack it was is the run's word.
-    stored["attacks"], now["attacks"] = (
-        {key: {**about, "version": None} for key, about in side["attacks"].items()}
-        for side in (stored, now)
-    )
+    stored: dict[str, Any] = {key: dict(record[key]) for key in now}
+    for key in _of_other_code(context):  # then its version is the run's word
+        for attacks in (stored["attacks"], now["attacks"]):
+            attacks[key] = {**attacks.get(key, {}), "version": None}
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
     stored["versions"], now["versions"] = _packages(context)
@@ -44,7 +43,9 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
 def entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
     """What the run says of its model is what the entry says."""
     now = open_entry(spec, access).model_dump(mode="json")
-    told = Entry(**record["entry"] or {}).model_dump(mode="json") if record["entry"] else {}
+    told = record["entry"] or {}
+    if told and spec.versions["robusteval"] != version("robusteval"):  # it may lack later fields
+        told = Entry(**told).model_dump(mode="json")
     return _same("the model's entry", told, now, spec.model)
 
 
@@ -53,6 +54,13 @@ def _same(name: str, told: dict[str, Any], now: dict[str, Any], fine: str) -> Ch
     differ = [key for key in now if canonical(told.get(key)) != canonical(now[key])]
     said = f"{', '.join(differ)} of run.json differ from what is found now" if differ else fine
     return Check(name, not differ, said)
+
+
+def _of_other_code(context: Context) -> list[str]:
+    """The cells whose attacks' code isn't what this version has."""
+    then, now = context.spec.code, code_digests(context.spec.suite)
+    keys = {cell.key: cell.attack.key for cell in context.plan.cells}
+    return [key for key, attack in keys.items() if then.get(attack) != now[attack]]
 
 
 def _packages(context: Context) -> tuple[list[str], list[str]]:
