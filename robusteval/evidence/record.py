@@ -188,6 +188,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     contradictions = {
         "entry.name": entry is not None and entry.name != spec.model,
         "entry_reference": (entry is None) != (record["entry_reference"] == ""),
+        "dataset.shape": bool(spec.code) and "shape" not in record["dataset"],
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
@@ -196,6 +197,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         # Digests, or the one that older runs hold in their place: of all code together.
         "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),
         "spec.sources": set(spec.sources) != set(suite.sources),
+        "spec.outliers": len(set(plan.outliers)) < len(plan.outliers),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.training": bool(spec.training) != bool(plan.fits),
         "provenance.device": provenance["device"] != spec.device,

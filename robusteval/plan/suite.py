@@ -56,7 +56,7 @@ class AttackSpec(_Table):
     library: Annotated[str, AfterValidator(_a_library)]
     attack: str
     norms: list[Norm] = Field(min_length=1)
-    restarts: int = Field(default=1, ge=1)
+    restarts: int = Field(default=1, ge=1, le=10_000)
     parameters: dict[str, int | float | bool | str] = {}
     times_eps: dict[str, Eps] = {}
     note: str = ""

@@ -44,7 +44,8 @@ def entry_holds(spec: RunSpec, access: Access, record: dict[str, Any]) -> Check:
     """What the run says of its model is what the entry says."""
     now = open_entry(spec, access).model_dump(mode="json")
     told = record["entry"] or {}
-    if told and spec.versions["robusteval"] != version("robusteval"):  # it may lack later fields
+    earlier = spec.versions.get("robusteval") != version("robusteval")
+    if told and earlier:  # it may lack later fields
         told = Entry(**told).model_dump(mode="json")
     return _same("the model's entry", told, now, spec.model)
 
@@ -80,6 +81,12 @@ def _other_attacks(result: RunResult) -> list[str]:
     return others(then, {cell.key: cell.attack for cell in result.plan.cells})
 
 
+def _other_code(spec: RunSpec) -> list[str]:
+    """Keys of attacks and detectors that other code computed; older runs can't tell."""
+    now = code_digests(spec.suite)
+    return [key for key, digest in spec.code.items() if now.get(key) != digest]
+
+
 def as_the_run_says(result: RunResult) -> list[Check]:
     """What can't be checked against anything: where it was run, and a suite of the user's own."""
     about = result.record["provenance"]
@@ -87,6 +94,8 @@ def as_the_run_says(result: RunResult) -> list[Check]:
     state = {True: " with changes", False: "", None: ""}[about["dirty"]]
     if others := _other_attacks(result):
         versions += f" (by other attacks than this version's: {', '.join(others)})"
+    if changed := _other_code(result.spec):
+        versions += f" (by other code than this version's: {', '.join(changed)})"
     told = (
         f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
         f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"
