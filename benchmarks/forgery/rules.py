@@ -75,6 +75,11 @@ EXCEPTED = (
         "hangs on it",
     ),
     Rule(
+        r"attack-.*_Linf_.*\[norm\]",
+        "another order, every row, none kept",
+        "every norm is ε, but for the last bits",
+    ),
+    Rule(
         r"attack-.*\.safetensors",
         "a pixel by one level",
         "an image that is adversarial in the ball proves its row, whoever made it",

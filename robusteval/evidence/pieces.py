@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict
 
+from robusteval.errors import shown
 from robusteval.evidence import measured, older
 from robusteval.evidence.columns import (
     COLUMNS,
@@ -32,6 +33,7 @@ from robusteval.evidence.columns import (
     score_column,
 )
 from robusteval.plan.plan import Job, JobKind
+from robusteval.plan.suite import MOST_RESTARTS
 
 _KEY = b"robusteval"
 
@@ -112,8 +114,19 @@ def require_form(job: Job, piece: Piece, schema: int = SCHEMA) -> None:
         _FACTS_OF[job.kind](piece.facts)
     except ValidationError as error:
         raise other_form(error) from None
-    if job.kind == "attack" and piece.facts["drifted"] > rows:
-        raise ValueError(f"{piece.facts['drifted']} of {rows} predictions drifted")
+    if job.kind == "attack":
+        _require_counts(piece.facts, rows)
+
+
+def _require_counts(facts: Mapping[str, Any], rows: int) -> None:
+    """Raises ValueError where an attack counts more samples than its chunk has."""
+    if facts["drifted"] > rows:
+        raise ValueError(f"{facts['drifted']} of {rows} predictions drifted")
+    if facts["lost"] > rows * MOST_RESTARTS:
+        raise ValueError(f"storing undid {shown(facts['lost'])} successes on {rows} samples")
+    for stage in facts["stages"]:
+        if stage["of"] > rows:
+            raise ValueError(f"a stage was given {shown(stage['of'])} of {rows} samples")
 
 
 def other_form(error: ValidationError) -> ValueError:

@@ -19,6 +19,8 @@ from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 
+MOST_RESTARTS = 10_000
+
 _LOG = logging.getLogger("robusteval")
 
 
@@ -56,7 +58,7 @@ class AttackSpec(_Table):
     library: Annotated[str, AfterValidator(_a_library)]
     attack: str
     norms: list[Norm] = Field(min_length=1)
-    restarts: int = Field(default=1, ge=1, le=10_000)
+    restarts: int = Field(default=1, ge=1, le=MOST_RESTARTS)
     parameters: dict[str, int | float | bool | str] = {}
     times_eps: dict[str, Eps] = {}
     note: str = ""

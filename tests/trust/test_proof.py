@@ -348,6 +348,16 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change_told(rows_file(f), lambda told: told.update(drifted=10**9)),
         "drifted",
     ),
+    "more lost successes than there are restarts": (
+        lambda f: change_told(rows_file(f), lambda told: told.update(lost=10**400)),
+        "successes on",
+    ),
+    "a stage of more samples than the chunk has": (
+        lambda f: change_told(
+            rows_file(f), lambda told: told["stages"].append({"name": "x", "broke": 0, "of": 10**9})
+        ),
+        "a stage was given",
+    ),
     "more draws of noise than are made": (
         lambda f: change_told(
             f / "evidence" / "diagnostics.parquet", lambda told: told["noise"].update(draws=10**6)
