@@ -14,37 +14,33 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
-
-import torch
 
 from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Files, Local
-from robusteval.evidence.judge import predict, state_digest
+from robusteval.evidence.judge import state_digest
 from robusteval.evidence.kept import image_balance
 from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
-from robusteval.hardware import best_seconds, check_device
-from robusteval.models.acceleration import seconds_per_gradient
+from robusteval.hardware import check_device
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.plan.context import Access, open_context
-from robusteval.plan.plan import expected_passes
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
+from robusteval.run.costs import Costs, Estimate, measured_speeds
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.prepare import Prepared, prepare
 from robusteval.run.provenance import record_of
@@ -75,20 +71,6 @@ __all__ = [
 
 
 REPORT_FILES = "report files"  # the check that looks at them
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will take at most: jobs, passes, minutes, bytes.
-
-    On an honest model: where gradients are masked or outputs change, ``adaptive`` takes more.
-    """
-
-    jobs: int
-    forward_passes: int
-    backward_passes: int
-    minutes: float
-    bytes: int
 
 
 def list_entries() -> list[Entry]:
@@ -148,7 +130,8 @@ def evaluate(
 
 def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     """What a finished run found, if this is one: its evidence says it, no report."""
-    if not all(store.has(job) for job in prepared.context.plan.jobs()):
+    plan = prepared.context.plan
+    if not all(map(store.has, plan.jobs())) or any(map(store.has, plan.probe_jobs())):
         return None
     try:
         result = load_result(store.files)
@@ -291,29 +274,11 @@ def estimate(
     """What ``evaluate`` would take at most, from the speed of a few passes made now.
 
     >>> estimate("pcl_digits", "quick", samples=20, only="fgsm").jobs
-    6
+    11
     """
     options = options_of(options, keywords)
     context = prepare(model, suite, dataset, name, options).context
-    spec, cells = context.spec, context.plan.cells
-    pairs = [expected_passes(cell, context.model.classes) for cell in cells]
-    forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))
-    images = context.images(range(min(spec.batch_size, spec.samples)))
-    with precision(spec):
-        per_forward, per_backward = _seconds_per_pass(context.model, images)
-    minutes = (forward * per_forward + backward * per_backward) / 60 / options.workers
-    pixels = images[0].numel()
-    kept = spec.samples * len(context.plan.threats) * 2 * pixels  # 16 bits a pixel
-    rows = spec.samples * len(cells) * 110
-    size = 250_000 + 12 * 3 * pixels + kept + rows
-    return Estimate(len(context.plan.jobs()), forward, backward, minutes, size)
-
-
-def _seconds_per_pass(model: Adapter, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a backward pass on top of it."""
-    forward = best_seconds(lambda: predict(model, images, len(images)), str(images.device))
-    try:
-        both = seconds_per_gradient(model, images)
-    except RuntimeError:  # no backward pass: attacks by gradients will fail
-        both = forward
-    return forward / len(images), max(both - forward, 0.0) / len(images)
+    costs = Costs(context.plan, context.spec, context.model.classes)
+    with precision(context.spec):
+        speeds = measured_speeds(context)
+    return costs.estimate(speeds, options.workers, context.images(range(1)).numel())

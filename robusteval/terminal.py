@@ -198,6 +198,13 @@ def print_estimate(model: str, found: "Estimate") -> None:
     print(f"backward passes {found.backward_passes:,} at most")
     print(f"minutes         {found.minutes:.1f} at most, if nothing breaks early")
     print(f"evidence        about {found.bytes / 1000:.0f} kB")
+    for part in found.parts:
+        print(
+            f"  {part.purpose:17}  {part.jobs} jobs, {part.forward_passes:,} + "
+            f"{part.backward_passes:,} passes, {part.minutes:.1f} min"
+        )
+    for line in found.left_out:
+        print(inert.line(line))
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from robusteval.hardware import most_threads
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
+from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.processes import Processes
@@ -79,7 +80,8 @@ class Run:
                     plan.fit_jobs(),
                     plan.clean_jobs(),
                     plan.attack_jobs(),
-                    plan.other_jobs(),
+                    [*plan.outlier_jobs(), *self._probes()],
+                    plan.diagnostics_jobs(),
                 ):
                     missing = [job for job in stage if not store.has(job)]
                     if stage and stage[0].kind == "attack":
@@ -90,6 +92,11 @@ class Run:
             finally:
                 executor.close()
             return self._conclude()
+
+    def _probes(self) -> list[Job]:
+        """The parts of diagnostics that are still to be made."""
+        plan = self.context.plan
+        return [] if all(map(self.store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
 
     def _settled(self) -> list[Job]:
         """Fits whose failure stands: where there are scores already, theirs are left out of all."""
@@ -104,6 +111,7 @@ class Run:
     def _conclude(self) -> RunResult:
         """Drops images that prove nothing new, predicts the rest again, picks pictures."""
         self.store.forget_conclusions()
+        forget_probes(self.context, self.store)
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
@@ -127,9 +135,9 @@ class Run:
     # What executors ask and tell
 
     def wanted(self, job: Job) -> bool:
-        """Not if another chunk of its cell has failed: the cell has no number any more; nor a fit
-        whose failure stands."""
-        if job.kind == "fit":
+        """Not if another chunk of its cell, or another probe, has failed: the whole has no number
+        any more; nor a fit whose failure stands."""
+        if job.kind in ("fit", "probe", "diagnostics"):
             return self.store.failure(job) is None
         return job.kind != "attack" or not self.tallies[job.part].failed
 

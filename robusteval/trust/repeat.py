@@ -16,13 +16,9 @@ from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Cell, Job, job_seed, job_stream
-from robusteval.run.attacking import Chunk, JobResult, run_job
-from robusteval.run.jobs import (
-    attacked,
-    clean_chunk,
-    diagnosed,
-    drifted,
-)
+from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
+from robusteval.run.diagnosing import diagnosed
+from robusteval.run.jobs import attacked, drifted
 from robusteval.run.scoring import attacked_scores
 from robusteval.trust.verdicts import probed
 from robusteval.trust.verify import Check, near, other_scores
@@ -109,14 +105,12 @@ def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Che
     """
     if not context.plan.diagnosed or result.diagnostics is None:
         return []
-    (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
     told, source, lacking = result.diagnostics, None, ""
     try:
         source = context.transfer_source()
     except RobustevalError as error:
         told, lacking = {**told, "transfer": None}, f"; no transfer: {error}"
-    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
-        now = diagnosed(context, store, source)
+    now = diagnosed(context, store, source)
     verdicts = {finding.check: finding.verdict for finding in probed(now)}
     differ = _differ(told, now, verdicts)
     return [

@@ -39,7 +39,8 @@ from robusteval.evidence.store import (
 )
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
-from robusteval.run.jobs import OTHER_BATCH, clean_chunk
+from robusteval.run.attacking import clean_chunk
+from robusteval.run.jobs import OTHER_BATCH
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
 
 FLOAT64_SAMPLES = 128
@@ -73,11 +74,12 @@ def whole(store: Store, plan: Plan) -> Check:
         told = f"{store.where(EVIDENCE)} is missing: run the same command again"
         return Check(name, False, told)
     known = {f"{EVIDENCE}/{conclusion}" for conclusion in (VERIFICATION, EXAMPLES)}
-    for job in plan.jobs():
+    parts = [] if all(map(store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
+    for job in [*plan.jobs(), *parts]:
         if not store.has(job):
             known.add(failure_name(job))
             continue
-        done += 1
+        done += job not in parts
         known.add(rows_name(job))
         try:
             store.read(job)
