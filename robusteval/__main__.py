@@ -11,6 +11,12 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        from robusteval.stops import behind
+
+        if behind(error) is None:
+            raise
+        sys.exit(130)
 
 
 if __name__ == "__main__":

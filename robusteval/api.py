@@ -43,6 +43,7 @@ from robusteval.report.summary import summarise
 from robusteval.run.costs import Costs, Estimate, measured_speeds
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.prepare import Prepared, prepare
+from robusteval.run.progress import Progress, Silent, watcher
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings, precision
 from robusteval.training.train import train
@@ -71,6 +72,7 @@ __all__ = [
 
 
 REPORT_FILES = "report files"  # the check that looks at them
+PREPARING, REPORT = "model and data", "report"  # parts of a run that its progress is told of
 
 
 def list_entries() -> list[Entry]:
@@ -107,7 +109,10 @@ def evaluate(
         (True, True)
     """
     options = options_of(options, keywords)
+    told = watcher(options.progress)
+    told.part(PREPARING, 0, 0)
     prepared = prepare(model, suite, dataset, name, options)
+    told.part(PREPARING, 1, 1)
     files = Local(options.out / prepared.spec.name)
     store = Store(files, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
@@ -125,7 +130,10 @@ def evaluate(
         if is_new:  # where nothing was found, nothing stays behind
             store.remove_if_empty()
         raise
-    return _write(store, result)
+    told.part(REPORT, 0, 0)
+    report = _write(store, result)
+    told.part(REPORT, 1, 1)
+    return report
 
 
 def _finished(prepared: Prepared, store: Store) -> RunResult | None:
@@ -184,12 +192,14 @@ def verify(
     allow_code: bool = False,
     again: int = 0,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
     ``model``: where the run's entry is now, or the adapter that was evaluated.  ``again``: how
-    many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
-    RobustevalError where the run, its model or its data can't be had at all.
+    many jobs, chosen at random, to do once more.  ``device``: another than the run's.
+    ``progress`` is told how far the checks are.  Raises RobustevalError where the run, its model or
+    its data can't be had at all.
     """
     refuse_inference_mode()
     if not isinstance(again, int) or again < 0:
@@ -217,9 +227,12 @@ def verify(
     with precision(spec):
         try:
             result = gather(store, spec, context.plan, record)
-            checks += prove(context, store, result)
+            told = watcher(progress or Silent())
+            checks += prove(context, store, result, told)
+            told.part("fits of detectors", 0, 0)
             checks += fits_hold(context, store)
-            checks += repeated(context, store, result, again)
+            told.part("fits of detectors", 1, 1)
+            checks += repeated(context, store, result, again, told)
             checks.append(_report_holds(store, result))
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]

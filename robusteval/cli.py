@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robusteval import __version__, stops, streams
+from robusteval import __version__, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -32,6 +32,7 @@ from robusteval.guarded import (
     say,
 )
 from robusteval.storage import LEADERBOARDS, require_replaceable
+from robusteval.watching import watched
 
 if TYPE_CHECKING:
     from robusteval.api import Options
@@ -75,6 +76,7 @@ def root(
 
 @app.command()
 @guarded
+@watched("robusteval")
 def run(
     model: Annotated[
         list[str],
@@ -133,7 +135,7 @@ def run(
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     count = parse_samples(samples)
-    from robusteval import api, bars, terminal, zoo
+    from robusteval import api, terminal, zoo
 
     options = api.Options(
         samples=count,
@@ -158,20 +160,20 @@ def run(
         several = estimate_several if dry_run else run_several
         several(models, suite, options)
     elif dry_run:
-        terminal.print_estimate(models[0], api.estimate(models[0], suite, options=options))
+        terminal.print_estimate(models[0], watching.estimate(models[0], suite, options))
     else:
-        report = bars.evaluate_watched(models[0], suite, options)
+        report = watching.evaluate(models[0], suite, options)
         terminal.print_report(report)
         exit_of(report)
 
 
 def run_several(models: list[str], suite: str, options: "Options") -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
-    from robusteval import bars, terminal, zoo
+    from robusteval import terminal, zoo
 
     table = options.out / f"{Path(suite).stem}.csv"
     require_replaceable(table, "choose another folder with --out")
-    outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
+    outcomes = zoo.evaluate(models, suite, options, watching.evaluate)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
     if reports:
@@ -184,11 +186,11 @@ def run_several(models: list[str], suite: str, options: "Options") -> None:
 
 def estimate_several(models: list[str], suite: str, options: "Options") -> None:
     """What each model's run would take; those that can't be run are told last."""
-    from robusteval import api, terminal, zoo
+    from robusteval import terminal, zoo
 
     refused, codes = [], []
     for found in zoo.for_each(
-        models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
+        models, options, lambda name, options: (name, watching.estimate(name, suite, options))
     ):
         if isinstance(found, zoo.Refused):
             refused.append(found)
@@ -214,6 +216,7 @@ def report(run: RunFolder) -> None:
 
 @app.command()
 @guarded
+@watched("robusteval")
 def verify(
     run: RunFolder,
     model: Annotated[
@@ -231,7 +234,11 @@ def verify(
     """Check a run's evidence and report against the model and the data, afresh."""
     from robusteval import api
 
-    print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
+    checks = watching.during(
+        str(run),
+        lambda told: api.verify(run, model, data_dir, allow_code, again, device, progress=told),
+    )
+    print_held(checks, as_json)
 
 
 @app.command()
@@ -309,7 +316,9 @@ def board_add(
     """Verify runs and put their models on the leaderboards of their threat models."""
     from robusteval.boards import publish as leaderboards
 
-    for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
+    with watching.shown("leaderboards"):
+        changed = leaderboards.add(runs, folder, data_dir, allow_code, again, device)
+    for path in changed:
         say(path)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -21,6 +21,27 @@ _MOST_CHUNKS = 10**5
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What a run was cut to, so that it fits into a time.
+
+    ``seconds``: that time; ``planned``: what the run was expected to take at most; ``asked``:
+    digest of the spec that was asked for, and ``samples`` how many; ``attacks`` of the suite that
+    were left out, and other ``parts`` of it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+    seconds: Annotated[float, Field(gt=0)]
+    planned: Annotated[float, Field(ge=0)]
+    asked: Digest
+    samples: Count
+    attacks: tuple[Name, ...] = ()
+    parts: tuple[Literal["diagnostics", "detection"], ...] = ()
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """All that decides a run's outcome, as plain data.
 
@@ -32,7 +53,8 @@ class RunSpec:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
     images that are taken of outlier sets and folders.  ``code``: digests of what computes each
     attack and detector; empty in runs from before attacks had versions.  ``training``: how many
-    samples detectors are fitted to and their digest; empty where none is fitted.
+    samples detectors are fitted to and their digest; empty where none is fitted.  ``budget``: what
+    was left out so that the run fits into a time.
     """
 
     # What ``from_json`` asks of a file.
@@ -63,6 +85,7 @@ class RunSpec:
     code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)
 
     training: tuple[()] | tuple[Count, Digest] = ()
+    budget: Budget | None = None
 
     @property
     def digest(self) -> str:
@@ -81,8 +104,11 @@ class RunSpec:
         Of the suite what was set, so that a field that suites get later leaves old digests alone.
         """
         suite = self.suite.model_dump(exclude_unset=True)
-        plain: dict[str, Any] = json.loads(json.dumps({**self.__dict__, "suite": suite}))
-        for younger in ("code", "training"):  # so that the digests of older runs stay theirs
+        budget = asdict(self.budget) if self.budget else None
+        whole = {**self.__dict__, "suite": suite, "budget": budget}
+        plain: dict[str, Any] = json.loads(json.dumps(whole))
+        # So that the digests of older runs stay theirs.
+        for younger in ("code", "training", "budget"):
             if not plain[younger]:
                 del plain[younger]
         return plain

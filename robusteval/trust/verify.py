@@ -41,6 +41,7 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
 from robusteval.run.attacking import clean_chunk
 from robusteval.run.jobs import OTHER_BATCH
+from robusteval.run.progress import Watcher
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
 
 FLOAT64_SAMPLES = 128
@@ -132,14 +133,16 @@ def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any, A
     return tuple(part.cpu().numpy() for part in found)  # type: ignore[return-value]
 
 
-def prove(context: Context, store: Store, result: RunResult) -> list[Check]:
+def prove(context: Context, store: Store, result: RunResult, told: Watcher) -> list[Check]:
     """Every check that needs the model or the data, but for doing jobs again."""
     found = []
-    for name, check in CHECKS.items():
+    for place, (name, check) in enumerate(CHECKS.items()):
+        told.part("checks", place, len(CHECKS))
         try:
             found.append(Check(name, *check(context, store, result)))
         except EvidenceError as error:
             found.append(Check(name, False, str(error)))
+    told.part("checks", len(CHECKS), len(CHECKS))
     return found
 
 

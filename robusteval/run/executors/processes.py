@@ -138,6 +138,7 @@ class Processes:
             worker = idle.pop() if idle else self._start()
             job = waiting.popleft()
             worker.give(job, watch.budget(job))
+            watch.started(job)
 
     def _start(self) -> Worker:
         worker = Worker(self.store, self.access, self.threads)
