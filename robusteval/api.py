@@ -14,6 +14,7 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -294,4 +295,7 @@ def estimate(
     costs = Costs(context.plan, context.spec, context.model.classes)
     with precision(context.spec):
         speeds = measured_speeds(context)
-    return costs.estimate(speeds, options.workers, context.images(range(1)).numel())
+    found = costs.estimate(speeds, options.workers, context.images(range(1)).numel())
+    budget = context.spec.budget
+    cut = budget.told(context.spec.samples) if budget else ()
+    return replace(found, left_out=tuple(cut))

@@ -12,6 +12,7 @@ from robusteval import __version__, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
+    parse_budget,
     parse_models,
     parse_samples,
     path_argument,
@@ -119,6 +120,12 @@ def run(
         float | None,
         seconds_option("Seconds for each attack; what doesn't finish says so."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for each model's whole run, such as 10m: what doesn't fit is left out."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
@@ -134,7 +141,7 @@ def run(
     ] = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
-    count = parse_samples(samples)
+    count, seconds = parse_samples(samples), parse_budget(budget)
     from robusteval import api, terminal, zoo
 
     options = api.Options(
@@ -149,6 +156,7 @@ def run(
         threads=threads,
         keep=keep,  # type: ignore[arg-type]  # checked with the other options
         time_limit=time_limit,
+        budget=seconds,
         data_dir=data_dir,
         download=download,
         outlier_folders=tuple(outlier_dir or ()),

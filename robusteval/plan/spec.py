@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from robusteval.data.readers import Shape
 from robusteval.hardware import MOST_THREADS
 from robusteval.models.acceleration import static_batch
+from robusteval.plan.budget import Budget
 from robusteval.plan.suite import Suite
 from robusteval.types import Norm, ThreatModel, parse_eps
 
@@ -18,27 +19,6 @@ Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
 _MOST_CHUNKS = 10**5
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a run was cut to, so that it fits into a time.
-
-    ``seconds``: that time; ``planned``: what the run was expected to take at most; ``asked``:
-    digest of the spec that was asked for, and ``samples`` how many; ``attacks`` of the suite that
-    were left out, and other ``parts`` of it.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False
-    )
-
-    seconds: Annotated[float, Field(gt=0)]
-    planned: Annotated[float, Field(ge=0)]
-    asked: Digest
-    samples: Count
-    attacks: tuple[Name, ...] = ()
-    parts: tuple[Literal["diagnostics", "detection"], ...] = ()
 
 
 @dataclass(frozen=True)

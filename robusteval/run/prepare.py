@@ -2,6 +2,8 @@
 
 import logging
 import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
+from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
 from robusteval.plan.made_with import code_digests, library_versions
@@ -26,6 +29,8 @@ from robusteval.plan.plan import check_names, expected_passes, has_fits, make_pl
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
+from robusteval.run.budget import Chooser, asked_digest, budget_of
+from robusteval.run.costs import measured_speeds
 from robusteval.run.options import Options, check_options
 from robusteval.run.runner import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
@@ -56,6 +61,7 @@ def prepare(
     options: Options,
 ) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
+    started = time.monotonic()
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
@@ -65,6 +71,10 @@ def prepare(
     chosen = _chosen(whole, options, entry)
     subject = subject_of(model, entry, dataset, options)
     asked = _spec(chosen, subject, name or "model", options)
+    if options.budget is not None:
+        spent = time.monotonic() - started
+        chosen, subject, budget = _within_budget(asked, subject, dataset, options, spent)
+        asked = replace(_spec(chosen, subject, name or "model", options), budget=budget)
     spec = _as_begun(asked, options) or _with_forms(asked, subject)
     access = Access(subject.reference, options.data_dir, options.allow_code)
     return Prepared(open_context(spec, access, subject.model, subject.data), entry)
@@ -96,6 +106,41 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         sources=digests_of_sources(suite, subject, options),
         training=_training(suite, subject, options),
     )
+
+
+def _within_budget(
+    asked: RunSpec, subject: Subject, dataset: str | None, options: Options, spent: float
+) -> tuple[Suite, Subject, Budget]:
+    """What of the suite and of the samples fits; of a run that was begun, what was chosen then."""
+    assert options.budget is not None, "it was asked for"
+    begun = _begun_within(asked, options)
+    if begun is not None and begun.budget is not None:
+        suite, samples, budget = begun.suite, begun.samples, begun.budget
+    else:
+        whole = _with_forms(asked, subject)
+        context = open_context(whole, Access(), subject.model, subject.data)
+        with precision(whole):
+            speeds = measured_speeds(context)
+        model = subject.model
+        chooser = Chooser(whole, model.parts, model.classes, speeds, options.workers, spent)
+        choice = chooser.choose(options.budget)
+        budget = budget_of(choice, asked, options.budget, options.threads)
+        suite, samples = choice.cut(asked.suite), choice.samples
+    if samples < len(subject.data):
+        fewer = replace(options, samples=samples)
+        source = subject.entry.path if subject.entry else subject.model
+        subject = replace(subject, data=subject_of(source, subject.entry, dataset, fewer).data)
+    return suite, subject, budget
+
+
+def _begun_within(asked: RunSpec, options: Options) -> RunSpec | None:
+    """The spec of a run that was begun for the same request within the same budget."""
+    digest = asked_digest(asked, options.threads)
+    for begun in _begun(asked, options).values():
+        same = begun.budget is not None and begun.budget.asked == digest
+        if same and begun.budget and begun.budget.seconds == options.budget:
+            return begun
+    return None
 
 
 def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
@@ -167,6 +212,15 @@ def _threads(workers: int) -> int:
     return max(1, min(cores(), torch.get_num_threads()) // workers)
 
 
+def _begun(spec: RunSpec, options: Options) -> dict[Path, RunSpec]:
+    """The specs of runs of that model and suite that were begun."""
+    found = {}
+    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
+        with suppress(EvidenceError):
+            found[folder] = open_store(Local(folder))[1]
+    return found
+
+
 def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun, and differs only in what the machine chose then: the
     model's forms, and threads unless they were asked for.
@@ -174,11 +228,7 @@ def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     A run that was made with other code is no such one, which is logged.
     """
     older: list[Path] = []
-    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
-        try:
-            _, begun, _ = open_store(Local(folder))
-        except EvidenceError:
-            continue
+    for folder, begun in _begun(spec, options).items():
         threads = begun.threads if options.threads is None else spec.threads
         now = replace(spec, threads=threads, forms=begun.forms)
         if now.digest == begun.digest:
