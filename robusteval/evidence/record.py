@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from robusteval.data.known import DATASETS
 from robusteval.detection.registry import find as find_detector
 from robusteval.errors import (
     AttackError,
@@ -193,6 +194,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "dataset.shape": bool(spec.code) and "shape" not in record["dataset"],
         "dataset.samples": ("samples" in record["dataset"]) != spec.own_data
         or record["dataset"].get("samples", spec.samples) < spec.samples,
+        "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
