@@ -142,7 +142,7 @@ def _one(image: Any) -> Tensor:
     """One image (1, C, H, W): a tensor or an array (C, H, W), (H, W, C) or (H, W), or Pillow's."""
     if hasattr(image, "convert") and hasattr(image, "getbands"):
         grey = image.getbands() in (("1",), ("L",))
-        image = np.asarray(image.convert("L" if grey else "RGB"))
+        image = np.array(image.convert("L" if grey else "RGB"))  # a copy: torch wants to write
     elif not isinstance(image, Tensor | np.ndarray):
         raise DataError(f"an image is {kind_of(image)}: give tensors, arrays or Pillow's images")
     if image.ndim == 2:

@@ -22,6 +22,7 @@ from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
 from robusteval.run.options import Options
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 
 
 def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:
