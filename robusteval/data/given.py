@@ -69,7 +69,14 @@ def _array(images: Any) -> Tensor | NDArray[Any]:
         raise DataError(f"images are {kind_of(images)}: {_WAYS}")
     if found.ndim not in (3, 4):
         raise DataError(f"images have shape {tuple(found.shape)}: {_WAYS}")
+    _require_dense(found, "images")
     return found
+
+
+def _require_dense(values: Any, what: str) -> None:
+    if isinstance(values, Tensor) and (values.is_meta or values.layout is not torch.strided):
+        kind = "on the device meta" if values.is_meta else str(values.layout)[6:]
+        raise DataError(f"{what} are {kind}: give dense tensors")
 
 
 def _slices(pixels: Any, labels: Labels, rows: Labels | None) -> Batches:
@@ -89,8 +96,8 @@ def _of_dataset(data: Any) -> Given:
         return Given(lambda rows: _collected(iter(data)), None, names)
     try:
         count = len(data)
-    except TypeError:
-        raise DataError(f"{kind_of(data)} has no length: give it one, or a DataLoader") from None
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{kind_of(data)} has no length ({reason(error)}): give it one") from None
     if count == 0:
         raise DataError(f"{kind_of(data)} is empty: give one sample or more")
     told = _told_labels(data, count)
@@ -130,7 +137,7 @@ def _collected(items: Iterator[Any]) -> Batches:
     for item in _guarded(items):
         image, label = _pair(item)
         images.append(_one(image))
-        labels += as_labels([label] if np.ndim(label) == 0 else label).tolist()
+        labels.append(_one_label(label))
         if len(images) == BATCH:
             yield _stacked(images), np.array(labels, np.int64)
             images, labels = [], []
@@ -148,6 +155,14 @@ def _one(image: Any) -> Tensor:
     if image.ndim == 2:
         image = image[None]
     return as_pixels(image[None])
+
+
+def _one_label(label: Any) -> int:
+    """A number, or an array of one."""
+    found = as_labels(label.reshape(-1) if isinstance(label, Tensor) else np.ravel(label))
+    if len(found) != 1:
+        raise DataError(f"a sample has {len(found)} labels: give one, its class")
+    return int(found[0])
 
 
 def _stacked(images: list[Tensor]) -> Tensor:
@@ -220,6 +235,7 @@ def as_pixels(images: Any) -> Tensor:
 
     Raises DataError for another type, shape or range.
     """
+    _require_dense(images, "images")
     try:
         found = torch.as_tensor(images).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -259,6 +275,7 @@ def _require_unit_range(pixels: Tensor) -> None:
 def as_labels(labels: Any) -> Labels:
     """Labels (N,) as int64.  Raises DataError for what are no whole numbers from 0 up."""
     if isinstance(labels, Tensor):
+        _require_dense(labels, "labels")
         labels = labels.detach().cpu()
         labels = labels.double() if labels.is_floating_point() else labels
     try:

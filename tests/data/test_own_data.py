@@ -227,6 +227,9 @@ def test_a_stream_is_read_no_further_than_it_must_be() -> None:
         (pairs(), LABELS, "leave labels= out"),
         (TensorDataset(torch.from_numpy(PIXELS)), None, "a sample is a tuple"),
         (Subset(pairs(), []), None, "empty"),
+        (torch.from_numpy(PIXELS).to_sparse(), LABELS, "sparse_coo: give dense"),
+        (PIXELS, torch.zeros(13, device="meta"), "on the device meta"),
+        (TensorDataset(torch.from_numpy(PIXELS), torch.zeros(13, 2)), None, "has 2 labels"),
         (DataLoader(TensorDataset(torch.from_numpy(PIXELS)), 4), None, "a sample is a list"),
     ],
 )
