@@ -67,19 +67,6 @@ def parse_budget(text: str | None) -> float | None:
         raise RobustevalError(f"--budget {shown(text)}: {error}") from None
 
 
-def parse_samples(text: str) -> int | None:
-    """``all`` or a positive number."""
-    if text == "all":
-        return None
-    try:
-        samples = parse_whole(text)
-    except ValueError:
-        samples = 0
-    if samples < 1:
-        raise RobustevalError(f"--samples {shown(text)} is neither a number above 0 nor 'all'")
-    return samples
-
-
 def split_list(values: Sequence[str] | None) -> list[str]:
     """Options given several times, or once with commas between."""
     parts = (part.strip() for value in values or [] for part in value.split(","))

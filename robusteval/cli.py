@@ -4,7 +4,7 @@ them."""
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,14 +14,14 @@ from robusteval.arguments import (
     given_list,
     parse_budget,
     parse_models,
-    parse_samples,
     path_argument,
     path_option,
     seconds_option,
     split_list,
     whole_option,
 )
-from robusteval.endings import complaint, exit_after, exit_of, print_held, print_json
+from robusteval.data.choice import parse_samples
+from robusteval.endings import exit_of, print_held, print_json
 from robusteval.errors import shown
 from robusteval.guarded import (
     EXIT_BAD_INPUT,
@@ -32,11 +32,8 @@ from robusteval.guarded import (
     guarded,
     say,
 )
-from robusteval.storage import LEADERBOARDS, require_replaceable
+from robusteval.storage import LEADERBOARDS
 from robusteval.watching import watched
-
-if TYPE_CHECKING:
-    from robusteval.api import Options
 
 __all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -87,8 +84,18 @@ def run(
     ],
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
     samples: Annotated[
-        str, typer.Option(help="How many test samples: a number (class-balanced) or all.")
+        str,
+        typer.Option(
+            help="A number (class-balanced), first:256, @FILE with an index a line, or all."
+        ),
     ] = "all",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own test images (a folder of class folders, .parquet, .npz, a data set's "
+            ".toml), or another known data set."
+        ),
+    ] = None,
     eps: Annotated[
         list[str] | None,
         typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
@@ -142,10 +149,11 @@ def run(
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     count, seconds = parse_samples(samples), parse_budget(budget)
-    from robusteval import api, terminal, zoo
+    from robusteval import api, running, terminal, zoo
 
     options = api.Options(
         samples=count,
+        data=data,
         seed=seed,
         eps=tuple(given_list("eps", eps)),
         only=tuple(given_list("only", only)),
@@ -165,47 +173,12 @@ def run(
     )
     models = parse_models(model)
     if zoo.is_several(models):
-        several = estimate_several if dry_run else run_several
+        several = running.estimate_several if dry_run else running.run_several
         several(models, suite, options)
     elif dry_run:
         terminal.print_estimate(models[0], watching.estimate(models[0], suite, options))
     else:
-        report = watching.evaluate(models[0], suite, options)
-        terminal.print_report(report)
-        exit_of(report)
-
-
-def run_several(models: list[str], suite: str, options: "Options") -> None:
-    """One table of all models, and its CSV; those that can't be run are told last."""
-    from robusteval import terminal, zoo
-
-    table = options.out / f"{Path(suite).stem}.csv"
-    require_replaceable(table, "choose another folder with --out")
-    outcomes = zoo.evaluate(models, suite, options, watching.evaluate)
-    reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
-    refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
-    if reports:
-        zoo.write(reports, table)
-        terminal.print_models([report.content for report in reports])
-        say(table)
-    codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
-    exit_after(refused, "run", codes)
-
-
-def estimate_several(models: list[str], suite: str, options: "Options") -> None:
-    """What each model's run would take; those that can't be run are told last."""
-    from robusteval import terminal, zoo
-
-    refused, codes = [], []
-    for found in zoo.for_each(
-        models, options, lambda name, options: (name, watching.estimate(name, suite, options))
-    ):
-        if isinstance(found, zoo.Refused):
-            refused.append(found)
-        else:
-            terminal.print_estimate(*found)
-            codes.append(0)
-    exit_after(refused, "estimated", codes)
+        running.run_one(models[0], suite, options)
 
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
@@ -230,6 +203,9 @@ def verify(
     model: Annotated[
         str | None, typer.Option(help="Where the run's entry is now, if it has moved.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
+    ] = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
@@ -244,7 +220,9 @@ def verify(
 
     checks = watching.during(
         str(run),
-        lambda told: api.verify(run, model, data_dir, allow_code, again, device, progress=told),
+        lambda told: api.verify(
+            run, model, data_dir, allow_code, again, device, data=data, progress=told
+        ),
     )
     print_held(checks, as_json)
 

@@ -6,11 +6,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from robusteval.ambient import refuse_inference_mode
+from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
 from robusteval.errors import EvidenceError, RobustevalError, shown
@@ -19,7 +20,6 @@ from robusteval.evidence.judge import state_digest
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
-from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
@@ -34,7 +34,7 @@ from robusteval.run.costs import measured_speeds
 from robusteval.run.options import Options, check_options
 from robusteval.run.runner import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
-from robusteval.run.subject import Subject, entry_of, subject_of, try_out
+from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME
 from robusteval.storage import require_possible
 
@@ -53,30 +53,27 @@ class Prepared:
         return self.context.spec
 
 
-def prepare(
-    model: str | Path | Adapter,
-    suite: str | Path,
-    dataset: str | None,
-    name: str | None,
-    options: Options,
-) -> Prepared:
+def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     started = time.monotonic()
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
-    if name is not None:
-        _require_name(name)
-    whole, entry = read_suite(suite), entry_of(model)
+    if asked.name is not None:
+        _require_name(asked.name)
+    whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
-    subject = subject_of(model, entry, dataset, options)
-    asked = _spec(chosen, subject, name or "model", options)
+    subject = subject_of(asked, entry, options)
+    wanted = _spec(chosen, subject, asked.name or "model", options)
     if options.budget is not None:
         spent = time.monotonic() - started
-        chosen, subject, budget = _within_budget(asked, subject, dataset, options, spent)
-        asked = replace(_spec(chosen, subject, name or "model", options), budget=budget)
-    spec = _as_begun(asked, options) or _with_forms(asked, subject)
-    access = Access(subject.reference, options.data_dir, options.allow_code)
+        chosen, count, budget = _within_budget(wanted, subject, options, spent)
+        if count < len(subject.data):
+            options = replace(options, samples=_fewer(options.samples, count))
+            subject = replace(subject, data=subject_of(asked, entry, options).data)
+        wanted = replace(_spec(chosen, subject, asked.name or "model", options), budget=budget)
+    spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
+    access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
     return Prepared(open_context(spec, access, subject.model, subject.data), entry)
 
 
@@ -105,47 +102,59 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
         training=_training(suite, subject, options),
+        own_data=data.info.own,
+        chosen=_how_chosen(subject, options),
     )
 
 
+def _how_chosen(
+    subject: Subject, options: Options
+) -> Literal["balanced", "first"] | tuple[int, ...]:
+    """All samples are chosen alike, however they were asked for."""
+    if len(subject.data) == subject.total or not isinstance(options.samples, First | Listed):
+        return "balanced"
+    return "first" if isinstance(options.samples, First) else options.samples.indices
+
+
 def _within_budget(
-    asked: RunSpec, subject: Subject, dataset: str | None, options: Options, spent: float
-) -> tuple[Suite, Subject, Budget]:
-    """What of the suite and of the samples fits; of a run that was begun, what was chosen then."""
+    wanted: RunSpec, subject: Subject, options: Options, spent: float
+) -> tuple[Suite, int, Budget]:
+    """What of the suite, and how many samples, fit; of a run that was begun, what did then."""
     assert options.budget is not None, "it was asked for"
-    begun = _begun_within(asked, options)
+    begun = _begun_within(wanted, options)
     if begun is not None and begun.budget is not None:
-        suite, samples, budget = begun.suite, begun.samples, begun.budget
-    else:
-        whole = _with_forms(asked, subject)
-        context = open_context(whole, Access(), subject.model, subject.data)
-        with precision(whole):
-            speeds = measured_speeds(context)
-        model = subject.model
-        chooser = Chooser(whole, model.parts, model.classes, speeds, options.workers, spent)
-        choice = chooser.choose(options.budget)
-        budget = budget_of(choice, asked, options.budget, options.threads)
-        suite, samples = choice.cut(asked.suite), choice.samples
-    if samples < len(subject.data):
-        fewer = replace(options, samples=samples)
-        source = subject.entry.path if subject.entry else subject.model
-        subject = replace(subject, data=subject_of(source, subject.entry, dataset, fewer).data)
-    return suite, subject, budget
+        return begun.suite, begun.samples, begun.budget
+    whole = _with_forms(wanted, subject)
+    context = open_context(whole, Access(), subject.model, subject.data)
+    with precision(whole):
+        speeds = measured_speeds(context)
+    model = subject.model
+    chooser = Chooser(whole, model.parts, model.classes, speeds, options.workers, spent)
+    choice = chooser.choose(options.budget)
+    budget = budget_of(choice, wanted, options.budget, options.threads)
+    return choice.cut(wanted.suite), choice.samples, budget
 
 
-def _begun_within(asked: RunSpec, options: Options) -> RunSpec | None:
+def _begun_within(wanted: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun for the same request within the same budget."""
-    digest = asked_digest(asked, options.threads)
-    for begun in _begun(asked, options).values():
+    digest = asked_digest(wanted, options.threads)
+    for begun in _begun(wanted, options).values():
         same = begun.budget is not None and begun.budget.asked == digest
         if same and begun.budget and begun.budget.seconds == options.budget:
             return begun
     return None
 
 
+def _fewer(samples: Samples, count: int) -> Samples:
+    """So many of the chosen samples, chosen alike."""
+    if isinstance(samples, First):
+        return First(count)
+    return Listed(samples.indices[:count]) if isinstance(samples, Listed) else count
+
+
 def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
     """How many samples detectors are fitted to, and their digest; nothing where there are none."""
-    if not has_fits(suite, subject.model.parts):
+    if not has_fits(suite, subject.model.parts) or subject.data.info.own:
         return ()
     data = fitting_data(subject.data.info.name, options.data_dir, options.download)
     return (len(data), data.digest) if data is not None else ()

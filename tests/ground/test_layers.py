@@ -45,6 +45,7 @@ FLOORS = {
     "robusteval.bars": 12,
     "robusteval.lines": 12,
     "robusteval.watching": 12,
+    "robusteval.running": 12,
     "robusteval.guarded": 12,
     "robusteval.endings": 12,
     "robusteval.terminal": 12,
