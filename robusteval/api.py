@@ -46,10 +46,11 @@ from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.run.costs import Costs, Estimate, measured_speeds
 from robusteval.run.options import OptionKeywords, Options, options_of
+from robusteval.run.precision import precision
 from robusteval.run.prepare import Prepared, prepare
 from robusteval.run.progress import Progress, Silent, Watcher, watcher
 from robusteval.run.provenance import record_of
-from robusteval.run.runner import Run, Settings, precision
+from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds

@@ -32,7 +32,7 @@ from robusteval.plan.threats import threats_for
 from robusteval.run.budget import Chooser, asked_digest, budget_of
 from robusteval.run.costs import measured_speeds
 from robusteval.run.options import Options, check_options
-from robusteval.run.runner import precision
+from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
 from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME

@@ -2,22 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from robusteval.ambient import plain_state
 from robusteval.errors import EvidenceError
-from robusteval.evidence.judge import success
 from robusteval.evidence.kept import KeptImages, counted_images, float32_tally, image_balance
 from robusteval.evidence.pictures import write_examples
 from robusteval.evidence.results import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evidence.store import Failure, Kept, Store
-from robusteval.hardware import most_threads
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
@@ -26,8 +21,10 @@ from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.processes import Processes
+from robusteval.run.executors.service import done_already
 from robusteval.run.forecast import PARTS, Forecast, name_of
 from robusteval.run.jobs import Done
+from robusteval.run.precision import precision
 from robusteval.run.progress import Progress, Silent, watcher
 
 # Of a run's spec, its record, labels (N,) and clean predictions (N,): what makes all that follows
@@ -48,22 +45,6 @@ class Settings:
     workers: int = 1
     progress: Progress = field(default_factory=Silent)
     doubted: Doubt = lambda *_: ""
-
-
-@contextmanager
-def precision(spec: RunSpec) -> Iterator[None]:
-    """Within it: the spec's threads, and a plain state of the process, with float32 without TF32,
-    which is the verdict's.
-
-    No more threads than this machine bears: the spec may come from a larger one.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(spec.threads, most_threads())))
-    try:
-        with plain_state():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Run:
@@ -266,10 +247,7 @@ class Run:
         """Cells that are done or begun show up at once."""
         for job in jobs:
             if self.store.has(job):
-                columns = self.store.read(job).columns
-                broken = success(columns, self.context.plan.cells[job.part].threats[0])
-                size = len(self.context.plan.chunks[job.chunk])
-                self._count(job, Done(size, len(broken) - int(broken.sum())))
+                self._count(job, done_already(self.store, self.context.plan, job))
 
 
 @dataclass

@@ -52,7 +52,7 @@ from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
 from robusteval.reading import parse_path, read_file
 from robusteval.run.options import Options, check_options
-from robusteval.run.runner import precision
+from robusteval.run.precision import precision
 from robusteval.schema import first_problem
 from robusteval.types import ThreatModel, parse_eps, parse_number, parse_whole
 from tests.helpers.commands import cli

@@ -12,28 +12,33 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
 
-from robusteval.errors import AttackError, RobustevalError
-from robusteval.evidence.store import Failure, Store
+from robusteval.evidence.store import Store
 from robusteval.hardware import most_threads
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
+from robusteval.run.executors.attempts import Attempts, give_up
 from robusteval.run.executors.base import Watch
-from robusteval.run.jobs import Done
+from robusteval.run.executors.messages import (
+    Message,
+    access_message,
+    error_of,
+    found_of,
+    job_message,
+)
+from robusteval.run.executors.service import done_already
 from robusteval.storage import append_to
 
-ATTEMPTS = 3  # a job whose worker died is done again by another, twice
+LOG = "workers.log"  # in the run's folder: what workers said beside
 
 
 class Worker:
     """One process with a model of its own."""
 
-    def __init__(self, store: Store, access: dict[str, Any], threads: int) -> None:
+    def __init__(self, store: Store, access: Message, threads: int) -> None:
         self.job: Job | None = None
-        with append_to(store.folder / "workers.log", "remove it") as log:
+        with append_to(store.folder / LOG, "remove it") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "robusteval.run.executors.worker", str(store.folder)],
                 stdin=subprocess.PIPE,
@@ -45,7 +50,7 @@ class Worker:
             )
         self._send(access)
 
-    def listen(self, queue: "Queue[tuple[Worker, dict[str, Any] | None]]") -> None:
+    def listen(self, queue: "Queue[tuple[Worker, Message | None]]") -> None:
         """Passes on what it says, and None when it has gone."""
 
         def read() -> None:
@@ -60,9 +65,9 @@ class Worker:
     def give(self, job: Job, budget: float | None) -> None:
         """Hands it a job."""
         self.job = job
-        self._send({"kind": job.kind, "part": job.part, "chunk": job.chunk, "budget": budget})
+        self._send(job_message(job, budget))
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Message) -> None:
         assert self.process.stdin is not None
         with suppress(OSError):  # if it has died, its silence will be heard
             self.process.stdin.write(json.dumps(message) + "\n")
@@ -88,34 +93,15 @@ class Processes:
     """Jobs spread over workers; a worker that dies has its job done by another."""
 
     def __init__(self, context: Context, store: Store, count: int) -> None:
-        access = context.access
-        if not access.entry:
-            raise RobustevalError(
-                "a model given from Python can't be sent to workers: use workers=1, or an entry"
-            )
-        if context.spec.own_data and not access.data:
-            raise RobustevalError(
-                "images given from Python can't be sent to workers: use workers=1, or save them "
-                "and pass data=…"
-            )
-        data_dir = None if access.data_dir is None else str(Path(access.data_dir).resolve())
-        self.access = {
-            "entry": access.entry,
-            "data_dir": data_dir,
-            "data": access.data,
-            "allow_code": access.allow_code,
-        }
-        self.store, self.count, self.threads = (
-            store,
-            count,
-            min(context.spec.threads, most_threads()),
-        )
-        self.queue: Queue[tuple[Worker, dict[str, Any] | None]] = Queue()
+        self.access = access_message(context)
+        self.store, self.plan, self.count = store, context.plan, count
+        self.threads = min(context.spec.threads, most_threads())
+        self.queue: Queue[tuple[Worker, Message | None]] = Queue()
         self.workers: list[Worker] = []
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs, as many at a time as there are workers."""
-        waiting, deaths = deque(jobs), dict.fromkeys(jobs, 0)
+        waiting, attempts = deque(jobs), Attempts()
         while waiting or any(w.job for w in self.workers):
             self._hand_out(waiting, watch)
             try:
@@ -123,14 +109,14 @@ class Processes:
             except Empty:
                 continue
             if message is None:
-                self._bury(worker, waiting, deaths, watch)
+                self._bury(worker, waiting, attempts, watch)
             elif "within" in message and worker.job:
                 watch.within(worker.job, message["within"])
             elif "error" in message:
-                raise _error(message)
+                raise error_of(message)
             elif worker.job:
                 job, worker.job = worker.job, None
-                watch.finished(job, _found(message))
+                watch.finished(job, found_of(message))
 
     def _hand_out(self, waiting: deque[Job], watch: Watch) -> None:
         """A job for every worker without one; new workers as long as there is work for them."""
@@ -152,41 +138,21 @@ class Processes:
         self.workers.append(worker)
         return worker
 
-    def _bury(
-        self, worker: Worker, waiting: deque[Job], deaths: dict[Job, int], watch: Watch
-    ) -> None:
+    def _bury(self, worker: Worker, waiting: deque[Job], attempts: Attempts, watch: Watch) -> None:
         code = worker.bury()
         self.workers.remove(worker)
-        job = worker.job
-        if job is None or self.store.has(job):
-            if job is not None:
-                watch.finished(job, Done(0, 0))
+        if (job := worker.job) is None:
             return
-        deaths[job] += 1
-        if deaths[job] < ATTEMPTS:
+        if self.store.has(job):
+            watch.finished(job, done_already(self.store, self.plan, job))
+        elif attempts.again(job):
             waiting.appendleft(job)
-            return
-        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        failure = Failure("error", f"its worker died {how}, {ATTEMPTS} times")
-        if job.kind in ("clean", "outliers"):
-            raise AttackError(f"{job.stem}: {failure.reason}: see workers.log in the run's folder")
-        self.store.fail(job, failure)
-        watch.finished(job, failure)
+        else:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            watch.finished(job, give_up(self.store, job, how, f"{LOG} in the run's folder"))
 
     def close(self) -> None:
         """Ends the workers."""
         for worker in self.workers:
             worker.stop()
         self.workers.clear()
-
-
-def _found(message: dict[str, Any]) -> Done | Failure:
-    if "reason" in message:
-        return Failure(message["kind"], message["reason"])
-    return Done(message["samples"], message["robust"])
-
-
-def _error(message: dict[str, Any]) -> RobustevalError:
-    error = RobustevalError(message["error"])
-    error.exit_code = message["exit_code"]
-    return error

@@ -17,11 +17,8 @@ import torch
 
 from robusteval.errors import RobustevalError
 from robusteval.evidence.files import Local
-from robusteval.evidence.record import open_store
-from robusteval.plan.context import Access, Context, open_context
-from robusteval.plan.plan import Job
-from robusteval.run.jobs import perform
-from robusteval.run.runner import precision
+from robusteval.run.executors.messages import access_of, error_message, found_message, job_of
+from robusteval.run.executors.service import Service
 
 _PAUSE = 0.2  # seconds between two words on how far a job is
 
@@ -47,26 +44,14 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
         outgoing.flush()
 
     try:
-        how = incoming.get()
-        data_dir = Path(how["data_dir"]) if how["data_dir"] else None
-        store, spec, _ = open_store(Local(folder))
-        with precision(spec):
-            access = Access(how["entry"], data_dir, how["data"], how["allow_code"])
-            context = open_context(spec, access)
+        access = access_of(incoming.get())
+        with Service(Local(folder), access) as service:
             while True:
                 message = incoming.get()
-                job = _job(context, message)
-                found = perform(context, store, job, message["budget"], _throttled(say))
-                say(dict(found.__dict__))
+                job = job_of(service.plan, message)
+                say(found_message(service.do(job, message["budget"], _throttled(say))))
     except RobustevalError as error:
-        say({"error": str(error), "exit_code": error.exit_code})
-
-
-def _job(context: Context, message: dict[str, Any]) -> Job:
-    """The plan's own job of that kind and place."""
-    wanted = Job(message["kind"], message["part"], message["chunk"])
-    jobs = [*context.plan.jobs(), *context.plan.probe_jobs()]
-    return next(job for job in jobs if job == wanted)
+        say(error_message(error))
 
 
 def _throttled(say: Any) -> Any:

@@ -1,0 +1,77 @@
+"""What passes between a run and those who do its jobs: plain JSON, no code and no pickles."""
+
+from pathlib import Path
+from typing import Any
+
+from robusteval.errors import RobustevalError
+from robusteval.evidence.store import Failure
+from robusteval.plan.context import Access, Context
+from robusteval.plan.plan import Job, Plan
+from robusteval.run.jobs import Done
+
+Message = dict[str, Any]
+
+
+def access_message(context: Context) -> Message:
+    """How another process reaches a run's model and data.
+
+    Raises RobustevalError for a model or images that Python gave: they can't be sent.
+    """
+    access = context.access
+    if not access.entry:
+        raise RobustevalError(
+            "a model given from Python can't be sent to workers: use workers=1, or an entry"
+        )
+    if context.spec.own_data and not access.data:
+        raise RobustevalError(
+            "images given from Python can't be sent to workers: use workers=1, or save them and "
+            "pass data=…"
+        )
+    data_dir = None if access.data_dir is None else str(Path(access.data_dir).resolve())
+    return {
+        "entry": access.entry,
+        "data_dir": data_dir,
+        "data": access.data,
+        "allow_code": access.allow_code,
+    }
+
+
+def access_of(message: Message) -> Access:
+    """What ``access_message`` said."""
+    data_dir = Path(message["data_dir"]) if message["data_dir"] else None
+    return Access(message["entry"], data_dir, message["data"], message["allow_code"])
+
+
+def job_message(job: Job, budget: float | None) -> Message:
+    """A job to be done within so many seconds."""
+    return {"kind": job.kind, "part": job.part, "chunk": job.chunk, "budget": budget}
+
+
+def job_of(plan: Plan, message: Message) -> Job:
+    """The plan's own job of that kind and place."""
+    wanted = Job(message["kind"], message["part"], message["chunk"])
+    return next(job for job in [*plan.jobs(), *plan.probe_jobs()] if job == wanted)
+
+
+def found_message(found: Done | Failure) -> Message:
+    """What became of a job."""
+    return dict(found.__dict__)
+
+
+def found_of(message: Message) -> Done | Failure:
+    """What ``found_message`` said."""
+    if "reason" in message:
+        return Failure(message["kind"], message["reason"])
+    return Done(message["samples"], message["robust"])
+
+
+def error_message(error: RobustevalError) -> Message:
+    """What ends the whole run."""
+    return {"error": str(error), "exit_code": error.exit_code}
+
+
+def error_of(message: Message) -> RobustevalError:
+    """What ``error_message`` said."""
+    error = RobustevalError(message["error"])
+    error.exit_code = message["exit_code"]
+    return error
