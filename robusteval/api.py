@@ -165,7 +165,7 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
     files.prepare("", "choose another with --out")
     try:
         record = _record(prepared, files, options)
-        settings = Settings(options.workers, options.progress, doubted)
+        settings = Settings(options.crew, options.progress, doubted)
         result = Run(prepared.context, store, record, settings).execute()
     except BaseException:
         if is_new:  # where nothing was found, nothing stays behind
@@ -385,7 +385,7 @@ def _estimated(context: Context, options: Options) -> Estimate:
     costs = Costs(context.plan, context.spec, context.model.classes)
     with precision(context.spec):
         speeds = measured_speeds(context)
-    found = costs.estimate(speeds, options.workers, context.images(range(1)).numel())
+    found = costs.estimate(speeds, options.crew.count or 1, context.images(range(1)).numel())
     budget = context.spec.budget
     cut = budget.told(context.spec.samples) if budget else ()
     return replace(found, left_out=tuple(cut))

@@ -115,7 +115,16 @@ def run(
         int | None,
         whole_option("Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
-    workers: Annotated[int, whole_option("Processes that share the work.")] = 1,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share the work; or ray, or ray:N for a cluster's.")
+    ] = "1",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="The Ray cluster to use; else $RAY_ADDRESS, else one for this run."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of each Ray worker; 0.5 lets two share one.")
+    ] = None,
     threads: Annotated[
         int | None,
         whole_option("Threads of each worker; by default the cores, shared."),
@@ -161,6 +170,8 @@ def run(
         batch_size=batch_size,
         device=device,
         workers=workers,
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker,
         threads=threads,
         keep=keep,  # type: ignore[arg-type]  # checked with the other options
         time_limit=time_limit,

@@ -65,6 +65,9 @@ class Files(Protocol):
     def where(self, name: str = "") -> str:
         """Where a file, or the run, is: for people."""
 
+    def from_anywhere(self) -> "Files":
+        """The same, for a process of another working folder."""
+
 
 class Local:
     """A run in a folder of a disk."""
@@ -114,3 +117,6 @@ class Local:
 
     def where(self, name: str = "") -> str:
         return str(self.folder / name)
+
+    def from_anywhere(self) -> "Local":
+        return Local(self.folder.resolve())

@@ -18,11 +18,13 @@ from robusteval.errors import OutputError, RobustevalError, cut, shown
 from robusteval.hardware import check_device, most_threads, most_workers
 from robusteval.plan.spec import Keep
 from robusteval.reading import parse_path
+from robusteval.run.crew import Crew, crew_of, parse_workers
 from robusteval.run.progress import Progress, Silent
 from robusteval.types import parse_float, parse_number, parse_whole
 
 LARGEST_BATCH = 100_000  # images
 SHORTEST_LIMIT = 1e-9  # seconds
+MOST_GPUS = 64  # of one worker
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class Options:
     all.  ``data``: a path to the user's own data (see ``data.paths``), or a known data set's name,
     in the place of the model's data set.  ``eps`` as text or numbers, L∞ unless written ``L2:0.5``;
     ``batch_size`` None goes by the images' size.  ``workers`` are processes with ``threads`` each,
-    by default the machine's cores shared among them.  ``keep``: which adversarial images are
-    stored, the ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where
-    the data set has fewer than ``samples``, all of it is taken.  ``sources``: models whose
+    by default the machine's cores shared among them; or ``ray``, ``ray:4``: workers of a Ray
+    cluster, that at ``ray_address`` or one for this run, with ``gpus_per_worker`` each.  ``keep``:
+    which adversarial images are stored, the ``first`` success of each sample and threat model, or
+    ``all``.  ``at_most``: where the data set has fewer than ``samples``, all of it is taken.
+    ``sources``: models whose
     adversarials are tried as well; the attacked one among others is left out.  ``budget``: seconds,
     or text such as "10m", into which the whole run is to fit: attacks, other parts of the suite and
     samples are left out for it, and the report says which.
@@ -51,8 +55,10 @@ class Options:
     only: tuple[str, ...] = ()
     batch_size: int | None = None
     device: str = "cpu"
-    workers: int = 1
+    workers: int | str = 1
     threads: int | None = None
+    ray_address: str | None = None
+    gpus_per_worker: float | None = None
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
     time_limit: float | None = None
@@ -73,6 +79,11 @@ class Options:
             except (TypeError, ValueError, OverflowError) as error:
                 raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
 
+    @property
+    def crew(self) -> Crew:
+        """Who does the run's jobs."""
+        return crew_of(self.workers, self.ray_address, self.gpus_per_worker)
+
 
 class OptionKeywords(TypedDict, total=False):
     """The same, as keywords of ``evaluate`` and ``estimate``."""
@@ -84,8 +95,10 @@ class OptionKeywords(TypedDict, total=False):
     only: str | Sequence[str]
     batch_size: int | None
     device: str
-    workers: int
+    workers: int | str
     threads: int | None
+    ray_address: str | None
+    gpus_per_worker: float | None
     keep: Keep
     sources: str | Sequence[str]
     time_limit: float | None
@@ -181,7 +194,9 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "sources": lambda value: tuple(map(_text, _several(value))),
     "batch_size": _some,
     "device": str,
-    "workers": parse_whole,
+    "workers": parse_workers,
+    "ray_address": lambda value: None if value is None else _text(value),
+    "gpus_per_worker": _seconds,
     "threads": _some,
     "time_limit": _seconds,
     "budget": lambda value: None if value is None else parse_duration(value),
@@ -202,8 +217,9 @@ def check_options(options: Options) -> None:
     limits = {
         "batch-size": (options.batch_size, LARGEST_BATCH),
         "threads": (options.threads, most_threads()),
-        "workers": (options.workers, most_workers()),
+        "workers": (None if options.crew.is_ray else options.crew.count, most_workers()),
     }
+    _check_ray(options)
     for name, (value, most) in limits.items():
         if value is not None and not 1 <= value <= most:
             raise RobustevalError(f"--{name} {value}: choose 1 to {most} on this machine")
@@ -217,6 +233,16 @@ def check_options(options: Options) -> None:
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)
+
+
+def _check_ray(options: Options) -> None:
+    """Raises RobustevalError for what goes with Ray alone, and for no share of a GPU."""
+    given = {"ray-address": options.ray_address, "gpus-per-worker": options.gpus_per_worker}
+    for name, value in given.items():
+        if value is not None and not options.crew.is_ray:
+            raise RobustevalError(f"--{name} {shown(value)}: goes with --workers ray")
+    if (gpus := options.gpus_per_worker) is not None and not 0 < gpus <= MOST_GPUS:
+        raise RobustevalError(f"--gpus-per-worker {gpus:g}: choose above 0 to {MOST_GPUS}")
 
 
 def _require_usable(out: Path) -> None:

@@ -31,6 +31,7 @@ from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
 from robusteval.run.budget import Chooser, asked_digest, budget_of
 from robusteval.run.costs import measured_speeds
+from robusteval.run.crew import Crew
 from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
@@ -97,7 +98,7 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         versions=library_versions(suite),
         code=code_digests(suite),
         device=options.device,
-        threads=options.threads or _threads(options.workers),
+        threads=options.threads or _threads(options.crew),
         keep=options.keep,
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
@@ -129,7 +130,7 @@ def _within_budget(
     with precision(whole):
         speeds = measured_speeds(context)
     model = subject.model
-    chooser = Chooser(whole, model.parts, model.classes, speeds, options.workers, spent)
+    chooser = Chooser(whole, model.parts, model.classes, speeds, options.crew.count or 1, spent)
     choice = chooser.choose(options.budget)
     budget = budget_of(choice, wanted, options.budget, options.threads)
     return choice.cut(wanted.suite), choice.samples, budget
@@ -216,9 +217,11 @@ def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:
     }
 
 
-def _threads(workers: int) -> int:
-    """The cores that this process may use, shared among workers."""
-    return max(1, min(cores(), torch.get_num_threads()) // workers)
+def _threads(crew: Crew) -> int:
+    """The cores that this process may use, shared among workers; one for each of a cluster's."""
+    if crew.is_ray:
+        return 1
+    return max(1, min(cores(), torch.get_num_threads()) // (crew.count or 1))
 
 
 def _begun(spec: RunSpec, options: Options) -> dict[Path, RunSpec]:

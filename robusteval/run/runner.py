@@ -17,10 +17,12 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
 from robusteval.run.costs import Costs
+from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.processes import Processes
+from robusteval.run.executors.ray_cluster import RayWorkers
 from robusteval.run.executors.service import done_already
 from robusteval.run.forecast import PARTS, Forecast, name_of
 from robusteval.run.jobs import Done
@@ -42,7 +44,7 @@ class Settings:
     ``doubted``: asked once, when clean predictions are there, before the first attack.
     """
 
-    workers: int = 1
+    crew: Crew = field(default_factory=Crew)
     progress: Progress = field(default_factory=Silent)
     doubted: Doubt = lambda *_: ""
 
@@ -64,9 +66,9 @@ class Run:
         plan, store = self.context.plan, self.store
         with store.lock(), precision(self.context.spec):
             store.forget_failures(self._settled())
-            self.forecast = self._forecast()
             executor = executor or self._executor()
             try:
+                self.forecast = self._forecast(executor.count)
                 for stage in (
                     plan.fit_jobs(),
                     plan.clean_jobs(),
@@ -86,13 +88,13 @@ class Run:
                 executor.close()
             return self._conclude()
 
-    def _forecast(self) -> Forecast:
+    def _forecast(self, workers: int) -> Forecast:
         context = self.context
         costs = Costs(context.plan, context.spec, context.model.classes)
         probes = set() if self._probes() else set(context.plan.probe_jobs())
         there = probes | {job for job in costs.jobs() if self.store.has(job)}
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
-        return Forecast(costs, there, self.settings.workers)
+        return Forecast(costs, there, workers)
 
     def _probes(self) -> list[Job]:
         """The parts of diagnostics that are still to be made."""
@@ -105,8 +107,11 @@ class Run:
         return plan.fit_jobs() if any(map(self.store.has, plan.clean_jobs())) else []
 
     def _executor(self) -> Executor:
-        if self.settings.workers > 1:
-            return Processes(self.context, self.store, self.settings.workers)
+        crew = self.settings.crew
+        if crew.is_ray:
+            return RayWorkers(self.context, self.store, crew)
+        if (crew.count or 1) > 1:
+            return Processes(self.context, self.store, crew.count or 1)
         return Here(self.context, self.store)
 
     def _conclude(self) -> RunResult:

@@ -28,7 +28,9 @@ class Watch(Protocol):
 
 
 class Executor(Protocol):
-    """Does jobs, in any order."""
+    """Does jobs, in any order; ``count`` of them at a time."""
+
+    count: int
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None: ...
 

@@ -13,7 +13,7 @@ class Here:
     """One job after the other, in this process."""
 
     def __init__(self, context: Context, store: Store) -> None:
-        self.context, self.store = context, store
+        self.context, self.store, self.count = context, store, 1
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs in their order."""

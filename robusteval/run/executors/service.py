@@ -3,10 +3,12 @@
 from contextlib import ExitStack
 from typing import Self
 
+from robusteval.data.datasets import Dataset
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import success
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Failure, Store
+from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.plan import Job, Plan
 from robusteval.run.jobs import Done, Within, perform
@@ -16,17 +18,24 @@ from robusteval.run.precision import precision
 class Service:
     """Opens a run once; then a job is an order of three words, done in the run's precision.
 
-    Used as a context manager: it sets the process's threads and puts them back.
+    Used as a context manager: it sets the process's threads and puts them back.  ``model`` and
+    ``data``: where Python gave them, so that no ``access`` leads to them.
     """
 
-    def __init__(self, files: Files, access: Access) -> None:
+    def __init__(
+        self,
+        files: Files,
+        access: Access,
+        model: Adapter | None = None,
+        data: Dataset | None = None,
+    ) -> None:
         self.store, self.spec, self.record = open_store(files)
-        self.access = access
+        self.access, self.model, self.data = access, model, data
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(precision(self.spec))
-        self.context: Context = open_context(self.spec, self.access)
+        self.context: Context = open_context(self.spec, self.access, self.model, self.data)
         return self
 
     def __exit__(self, *raised: object) -> None:

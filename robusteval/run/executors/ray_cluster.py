@@ -1,0 +1,245 @@
+"""Workers of a Ray cluster do the jobs: on this machine, or on many that share the run's folder.
+
+Ray carries orders and answers, plain JSON; evidence goes to the run's files.  A job whose worker or
+node is lost is done again by another.  A model or images that Python gave travel by Ray's own
+pickles, within the caller's cluster.
+"""
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from robusteval.errors import RobustevalError, reason
+from robusteval.evidence.store import Store
+from robusteval.extras import extra
+from robusteval.hardware import cores
+from robusteval.plan.context import Context
+from robusteval.plan.plan import Job
+from robusteval.run.crew import Crew
+from robusteval.run.executors.attempts import Attempts, give_up
+from robusteval.run.executors.base import Watch
+from robusteval.run.executors.messages import access_message, error_of, found_of, job_message
+from robusteval.run.executors.service import done_already
+
+_LOOK = 0.5  # seconds between two looks at how far jobs are
+_STORE = 2**27  # bytes for what Ray hands round: a model from Python, and little else
+_LONGEST_PATH = 40  # of Ray's own folder: its sockets' names may have 107 bytes in all
+
+
+class RayWorkers:
+    """Jobs spread over actors; one whose actor died is done by another."""
+
+    def __init__(self, context: Context, store: Store, crew: Crew) -> None:
+        self.store, self.plan, self.crew = store, context.plan, crew
+        self.given = _given(context)
+        self.ray = ray = _ray()
+        self.leaves = _connect(ray, crew)
+        try:
+            self.threads = max(1, context.spec.threads)
+            self.count = crew.count or _room(ray, self.threads, crew.gpus)
+            self.cluster = _Cluster(ray, store, self.given, self.threads, crew.gpus)
+        except BaseException:
+            self.close()
+            raise
+        self.idle: list[Any] = []
+        self.at_work: dict[Any, tuple[Any, Job]] = {}  # by the answer that is awaited
+
+    def run(self, jobs: Sequence[Job], watch: Watch) -> None:
+        """Does the jobs, as many at a time as there are workers: no more wait at one of them."""
+        waiting, attempts = deque(jobs), Attempts()
+        while waiting or self.at_work:
+            self._hand_out(waiting, watch)
+            if not self.at_work:
+                return
+            ready, _ = self.ray.wait(list(self.at_work), timeout=_LOOK)
+            for answer in ready:
+                self._take(answer, waiting, attempts, watch)
+            if not ready:
+                self._tell_shares(watch)
+
+    def _hand_out(self, waiting: deque[Job], watch: Watch) -> None:
+        """A job for every worker without one; new workers as long as there is work for them."""
+        while waiting:
+            if not watch.wanted(waiting[0]):
+                waiting.popleft()
+                continue
+            if not self.idle and len(self.at_work) >= self.count:
+                return
+            actor = self.idle.pop() if self.idle else self.cluster.actor()
+            job = waiting.popleft()
+            answer = actor.do.remote(job_message(job, watch.budget(job)))
+            self.at_work[answer] = (actor, job)
+            watch.started(job)
+
+    def _take(self, answer: Any, waiting: deque[Job], attempts: Attempts, watch: Watch) -> None:
+        """What became of a job.  Raises RobustevalError where that ends the run."""
+        actor, job = self.at_work.pop(answer)
+        try:
+            message = self.ray.get(answer)
+        except self.ray.exceptions.RayError as error:
+            self._bury(actor, job, _how(error), waiting, attempts, watch)
+            return
+        if "error" in message:
+            raise error_of(message)
+        self.idle.append(actor)
+        watch.finished(job, found_of(message))
+
+    def _bury(
+        self,
+        actor: Any,
+        job: Job,
+        how: str,
+        waiting: deque[Job],
+        attempts: Attempts,
+        watch: Watch,
+    ) -> None:
+        with suppress(Exception):  # it may be gone already, with its node
+            self.ray.kill(actor)
+        if self.store.has(job):
+            watch.finished(job, done_already(self.store, self.plan, job))
+        elif attempts.again(job):
+            waiting.appendleft(job)
+        else:
+            watch.finished(job, give_up(self.store, job, how, "what Ray says of it"))
+
+    def _tell_shares(self, watch: Watch) -> None:
+        """How far the jobs are, of those actors that answer at once."""
+        asked = {actor.share.remote(): job for actor, job in self.at_work.values()}
+        ready, _ = self.ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK)
+        for answer in ready:
+            with suppress(self.ray.exceptions.RayError):  # its job will tell
+                watch.within(asked[answer], self.ray.get(answer))
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster if the run started it."""
+        for actor in [*getattr(self, "idle", ()), *(a for a, _ in self._busy())]:
+            with suppress(Exception):
+                self.ray.kill(actor)
+        if self.leaves is not None:
+            self.ray.shutdown()
+            shutil.rmtree(self.leaves, ignore_errors=True)
+            self.leaves = None
+
+    def _busy(self) -> list[tuple[Any, Job]]:
+        return list(getattr(self, "at_work", {}).values())
+
+
+class _Cluster:
+    """Makes actors, all alike."""
+
+    def __init__(
+        self, ray: ModuleType, store: Store, given: dict[str, Any], threads: int, gpus: float | None
+    ) -> None:
+        from robusteval.run.executors.ray_actor import RayActor
+
+        self.order = (store.files.from_anywhere(), _put(ray, given))
+        self.make = ray.remote(
+            num_cpus=threads, num_gpus=gpus or 0, max_restarts=0, concurrency_groups={"watch": 1}
+        )(RayActor)
+
+    def actor(self) -> Any:
+        """A new one; it opens the run with its first job."""
+        return self.make.remote(*self.order)
+
+
+def _given(context: Context) -> dict[str, Any]:
+    """What an actor needs beside the run's files: a way to the model and the data, or these."""
+    try:
+        return {"access": access_message(context), "model": None, "data": None}
+    except RobustevalError:  # they were given from Python
+        return {
+            "access": None,
+            "model": context.model,
+            "data": context.data,
+        }
+
+
+def _put(ray: ModuleType, given: dict[str, Any]) -> Any:
+    """Raises RobustevalError for a model or images that can't be sent."""
+    try:
+        return ray.put(given)
+    except Exception as error:  # noqa: BLE001 - whatever a foreign object says when it is pickled
+        raise RobustevalError(
+            f"the model or images from Python can't be sent to Ray's workers "
+            f"({type(error).__name__}: {reason(error)}): use workers=1, or an entry and data=…"
+        ) from None
+
+
+def _ray() -> ModuleType:
+    """Ray, told before its import to ask for a token and to send nothing home."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    return extra("ray", "ray", "--workers ray", RobustevalError)
+
+
+def _connect(ray: ModuleType, crew: Crew) -> Path | None:
+    """Joins the cluster that is meant, or starts one; then the folder that it leaves behind.
+
+    Raises RobustevalError where none answers.
+    """
+    if ray.is_initialized():
+        return None
+    address = crew.address or os.environ.get("RAY_ADDRESS")
+    with _told(address):
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            return None
+        folder = _short_folder()
+        ray.init(
+            address="local",
+            num_cpus=max(cores(), crew.count or 1),
+            num_gpus=_local_gpus(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_STORE,
+            _temp_dir=str(folder),
+        )
+        return folder
+
+
+@contextmanager
+def _told(address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - Ray raises what its parts raise
+        where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+        told = f"({type(error).__name__}: {reason(error)})"
+        mend = "check --ray-address and RAY_AUTH_TOKEN" if address else "use --workers N instead"
+        raise RobustevalError(f"{where} can't be used {told}: {mend}") from None
+
+
+def _short_folder() -> Path:
+    """Ray's own: its sockets' names must be short, whatever $TMPDIR is."""
+    usual = Path(tempfile.gettempdir())
+    place = usual if len(str(usual)) <= _LONGEST_PATH else Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="re-", dir=place))
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _room(ray: ModuleType, threads: int, gpus: float | None) -> int:
+    """How many workers the cluster has room for."""
+    found = ray.cluster_resources()
+    room = int(found.get("CPU", 1) // threads)
+    if gpus:
+        room = min(room, int(found.get("GPU", 0) / gpus))
+    return max(1, room)
+
+
+def _how(error: Exception) -> str:
+    """How an actor died, in Ray's word for it."""
+    return f"({type(error).__name__})"
