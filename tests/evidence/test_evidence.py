@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.numpy import load_file
 from torch import nn
 
 from benchmarks.overhead import plain_suite
@@ -26,7 +25,6 @@ from robusteval.data.datasets import Dataset
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
 from robusteval.evidence.files import Local
 from robusteval.evidence.images import LEVELS, decode, digests, encode, encode_within
-from robusteval.evidence.pieces import unsealed
 from robusteval.evidence.record import open_store, read_record
 from robusteval.evidence.results import load_result, to_be_kept
 from robusteval.evidence.store import Store
@@ -44,26 +42,12 @@ from robusteval.run.subject import Asked
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
+from tests.helpers.evidence import evidence_of
 from tests.helpers.known import linear, margins, threat_of
 from tests.helpers.processes import forked
 from tests.helpers.runs import attack_spec, hasty_suite, options, run_suite, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
-
-
-def evidence_of(folder: Path) -> dict[str, Any]:
-    """All of a run's evidence but for times: rows, what was told, images."""
-    found: dict[str, Any] = {}
-    for path in sorted((folder / "evidence").iterdir()):
-        if path.suffix == ".parquet":
-            columns, about, _ = unsealed(path.read_bytes())
-            about.pop("seconds")
-            found[path.name] = ({name: v.tolist() for name, v in columns.items()}, about)
-        elif path.suffix == ".safetensors":
-            found[path.name] = {k: v.tobytes() for k, v in load_file(path).items()}
-        else:
-            found[path.name] = path.read_text()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ pickles, within the caller's cluster.
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from robusteval.hardware import cores
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.run.crew import Crew
+from robusteval.run.executors import ray_actor
 from robusteval.run.executors.attempts import Attempts, give_up
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.messages import access_message, error_of, found_of, job_message
@@ -37,19 +39,18 @@ class RayWorkers:
     """Jobs spread over actors; one whose actor died is done by another."""
 
     def __init__(self, context: Context, store: Store, crew: Crew) -> None:
-        self.store, self.plan, self.crew = store, context.plan, crew
-        self.given = _given(context)
-        self.ray = ray = _ray()
-        self.leaves = _connect(ray, crew)
-        try:
-            self.threads = max(1, context.spec.threads)
-            self.count = crew.count or _room(ray, self.threads, crew.gpus)
-            self.cluster = _Cluster(ray, store, self.given, self.threads, crew.gpus)
-        except BaseException:
-            self.close()
-            raise
+        self.store, self.plan = store, context.plan
+        self.joined = Joined(crew)
+        self.ray = self.joined.ray
         self.idle: list[Any] = []
         self.at_work: dict[Any, tuple[Any, Job]] = {}  # by the answer that is awaited
+        try:
+            threads = max(1, context.spec.threads)
+            self.count = crew.count or _room(self.ray, threads, crew.gpus)
+            self.actors = _Actors(self.ray, context, store, threads, crew.gpus)
+        except BaseException:
+            self.joined.leave()
+            raise
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs, as many at a time as there are workers: no more wait at one of them."""
@@ -72,7 +73,7 @@ class RayWorkers:
                 continue
             if not self.idle and len(self.at_work) >= self.count:
                 return
-            actor = self.idle.pop() if self.idle else self.cluster.actor()
+            actor = self.idle.pop() if self.idle else self.actors.new()
             job = waiting.popleft()
             answer = actor.do.remote(job_message(job, watch.budget(job)))
             self.at_work[answer] = (actor, job)
@@ -119,46 +120,34 @@ class RayWorkers:
 
     def close(self) -> None:
         """Ends the workers, and the cluster if the run started it."""
-        for actor in [*getattr(self, "idle", ()), *(a for a, _ in self._busy())]:
+        for actor in [*self.idle, *(actor for actor, _ in self.at_work.values())]:
             with suppress(Exception):
                 self.ray.kill(actor)
-        if self.leaves is not None:
-            self.ray.shutdown()
-            shutil.rmtree(self.leaves, ignore_errors=True)
-            self.leaves = None
-
-    def _busy(self) -> list[tuple[Any, Job]]:
-        return list(getattr(self, "at_work", {}).values())
+        self.joined.leave()
 
 
-class _Cluster:
+class _Actors:
     """Makes actors, all alike."""
 
     def __init__(
-        self, ray: ModuleType, store: Store, given: dict[str, Any], threads: int, gpus: float | None
+        self, ray: ModuleType, context: Context, store: Store, threads: int, gpus: float | None
     ) -> None:
-        from robusteval.run.executors.ray_actor import RayActor
-
-        self.order = (store.files.from_anywhere(), _put(ray, given))
+        self.order = (store.files.from_anywhere(), _put(ray, _given(context)))
         self.make = ray.remote(
             num_cpus=threads, num_gpus=gpus or 0, max_restarts=0, concurrency_groups={"watch": 1}
-        )(RayActor)
+        )(ray_actor.RayActor)
 
-    def actor(self) -> Any:
-        """A new one; it opens the run with its first job."""
+    def new(self) -> Any:
+        """It opens the run with its first job."""
         return self.make.remote(*self.order)
 
 
 def _given(context: Context) -> dict[str, Any]:
     """What an actor needs beside the run's files: a way to the model and the data, or these."""
-    try:
+    access = context.access
+    if access.entry and (access.data or not context.spec.own_data):
         return {"access": access_message(context), "model": None, "data": None}
-    except RobustevalError:  # they were given from Python
-        return {
-            "access": None,
-            "model": context.model,
-            "data": context.data,
-        }
+    return {"access": None, "model": context.model, "data": context.data}
 
 
 def _put(ray: ModuleType, given: dict[str, Any]) -> Any:
@@ -175,26 +164,34 @@ def _put(ray: ModuleType, given: dict[str, Any]) -> Any:
 def _ray() -> ModuleType:
     """Ray, told before its import to ask for a token and to send nothing home."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_AUTH_MODE" not in os.environ:
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # it reads it but once
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     return extra("ray", "ray", "--workers ray", RobustevalError)
 
 
-def _connect(ray: ModuleType, crew: Crew) -> Path | None:
-    """Joins the cluster that is meant, or starts one; then the folder that it leaves behind.
+class Joined:
+    """A cluster that answers: the process's own, the one that is meant, or one for this run.
 
-    Raises RobustevalError where none answers.
+    Raises RobustevalError where none does.
     """
-    if ray.is_initialized():
-        return None
-    address = crew.address or os.environ.get("RAY_ADDRESS")
-    with _told(address):
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-            return None
-        folder = _short_folder()
-        ray.init(
+
+    def __init__(self, crew: Crew) -> None:
+        self.ray, self.folder = _ray(), None
+        if self.ray.is_initialized():  # a notebook's, say: it stays
+            self.is_ours = False
+            return
+        self.is_ours = True
+        address = crew.address or os.environ.get("RAY_ADDRESS")
+        with _told(address):
+            if address:
+                self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+                return
+            self.folder = _short_folder()
+            self._start(self.folder, crew)
+
+    def _start(self, folder: Path, crew: Crew) -> None:
+        self.ray.init(
             address="local",
             num_cpus=max(cores(), crew.count or 1),
             num_gpus=_local_gpus(),
@@ -204,7 +201,13 @@ def _connect(ray: ModuleType, crew: Crew) -> Path | None:
             object_store_memory=_STORE,
             _temp_dir=str(folder),
         )
-        return folder
+
+    def leave(self) -> None:
+        """Ends what was begun, and leaves no folder behind."""
+        if self.is_ours:
+            self.ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
