@@ -1,5 +1,6 @@
 """A worker of a Ray cluster.  Imports no Ray: what makes it an actor is said where it is made."""
 
+import pickle
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from robusteval.run.executors.service import Service
 class RayActor:
     """Opens the run with its first job, in the thread that does all of them."""
 
-    def __init__(self, files: Files, given: dict[str, Any]) -> None:
+    def __init__(self, files: Files, given: bytes) -> None:
         self.files, self.given = files, given
         self.service: Service | None = None
         self.at = 0.0
@@ -47,7 +48,8 @@ class RayActor:
     def _opened(self) -> Service:
         if self.service is None:
             torch.set_num_interop_threads(1)
-            access = access_of(self.given["access"]) if self.given["access"] else Access()
-            service = Service(self.files, access, self.given["model"], self.given["data"])
+            given: dict[str, Any] = pickle.loads(self.given)  # noqa: S301 - the driver's own words
+            access = access_of(given["access"]) if given["access"] else Access()
+            service = Service(self.files, access, given["model"], given["data"])
             self.service = service.__enter__()
         return self.service

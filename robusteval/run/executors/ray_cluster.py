@@ -8,6 +8,7 @@ pickles, within the caller's cluster.
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections import deque
@@ -31,6 +32,7 @@ from robusteval.run.executors.messages import access_message, error_of, found_of
 from robusteval.run.executors.service import done_already
 
 _LOOK = 0.5  # seconds between two looks at how far jobs are
+_PATIENCE = 10.0  # seconds for an address to answer
 _STORE = 2**27  # bytes for what Ray hands round: a model from Python, and little else
 _LONGEST_PATH = 40  # of Ray's own folder: its sockets' names may have 107 bytes in all
 
@@ -153,7 +155,7 @@ def _given(context: Context) -> dict[str, Any]:
 def _put(ray: ModuleType, given: dict[str, Any]) -> Any:
     """Raises RobustevalError for a model or images that can't be sent."""
     try:
-        return ray.put(given)
+        return ray.put(ray.cloudpickle.dumps(given))
     except Exception as error:  # noqa: BLE001 - whatever a foreign object says when it is pickled
         raise RobustevalError(
             f"the model or images from Python can't be sent to Ray's workers "
@@ -185,6 +187,7 @@ class Joined:
         address = crew.address or os.environ.get("RAY_ADDRESS")
         with _told(address):
             if address:
+                _require_open(address)
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
                 return
             self.folder = _short_folder()
@@ -219,6 +222,13 @@ def _told(address: str | None) -> Iterator[None]:
         told = f"({type(error).__name__}: {reason(error)})"
         mend = "check --ray-address and RAY_AUTH_TOKEN" if address else "use --workers N instead"
         raise RobustevalError(f"{where} can't be used {told}: {mend}") from None
+
+
+def _require_open(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would go on asking for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 def _short_folder() -> Path:
