@@ -15,6 +15,7 @@ FLOORS = {
     "robusteval.errors": 1,
     "robusteval.inert": 1,
     "robusteval.stops": 1,
+    "robusteval.spinning": 1,
     "robusteval.durations": 2,
     "robusteval.catalogue": 2,
     "robusteval.numerics": 2,
