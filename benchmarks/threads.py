@@ -2,11 +2,11 @@
 
     python -m benchmarks.threads [--rounds 1] [--threads 2] [--only PASSIVE]
 
-Three workloads run by each setting of OpenMP's runtime, alone and beside a process that computes all
-the time: ``adaptive`` on a CIFAR-10 model, AutoAttack on `pcl_digits`, and on that the attacks of
-``full`` with its diagnostics and detection.  Prints seconds (the least of all rounds) and, in
-brackets, the processor's.  Settings take turns in each round, which takes some eight minutes on two
-cores.  Exits 1 where settings with the same threads give other evidence.
+Three workloads run by each setting of OpenMP's runtime, alone and beside a process that computes
+all the time: ``adaptive`` on a CIFAR-10 model, AutoAttack on `pcl_digits`, and on that most attacks
+of ``full`` with its diagnostics and detection.  Prints seconds (the least of all rounds) and, in
+brackets, the processor's.  Settings take turns in each round, which takes some eight minutes on
+two cores.  Exits 1 where settings with the same threads give other evidence.
 """
 
 import argparse

@@ -29,6 +29,7 @@ NARROW = 66  # columns of a terminal under which tables lose their lesser column
 _LESSER = ("weights", "training")  # what a table can do without
 _WRAPPED = ("claim",)  # columns whose cells may break between words
 _ONLY_IN_JSON = ("path", "title", "clean_count", "class_order", "license", "source")
+BUDGET = "budget"  # the check that tells what a run was cut to: of interest where it is ok, too
 _CLASSES_SHOWN = 200  # characters of a data set's class names
 
 
@@ -71,7 +72,7 @@ def print_report(report: "Report") -> None:
     for claim in content["claims"]:
         console.print(_claim_line(claim))
     for finding in content["findings"]:
-        if finding["verdict"] != "ok":
+        if finding["verdict"] != "ok" or finding["check"] == BUDGET:
             console.print(finding_text(finding), style="yellow")
     print(inert.line(report.folder / "report.html"))
 
@@ -150,7 +151,8 @@ def print_models(reports: list[dict[str, Any]]) -> None:
         table.add_column("claimed", justify="right")
     for data in sorted({r["dataset"]["name"] for r in reports}):
         group = sorted((r for r in reports if r["dataset"]["name"] == data), key=_firmest)
-        about = f"{data}, {group[0]['samples']}"
+        counts = sorted({report["samples"] for report in group})
+        about = f"{data}, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
         eps = [" / ".join(w["threat"]["eps"] for w in _worst(group[0], n)) for n in norms]
         table.add_row(about, "", *eps, style="bold")
         for report in group:
@@ -163,6 +165,10 @@ def print_models(reports: list[dict[str, Any]]) -> None:
     console.print(table)
     if any(_lowest_claim(r) for r in reports):
         console.print(Text("What is claimed is of one attack, the columns before it are of all."))
+    for report in reports:
+        for finding in report["findings"]:
+            if finding["check"] == BUDGET:
+                console.print(Text(f"{report['model']['name']}: {finding['measured']}"))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
