@@ -102,6 +102,7 @@ def timed(workload: Workload, threads: int, out: Path) -> Seen:
     from robusteval.evidence.files import Local
     from robusteval.evidence.results import load_result
 
+    out.mkdir(parents=True, exist_ok=True)
     own = out / "threads.toml"
     own.write_text(SUITE, encoding="utf-8")
     options = api.Options(

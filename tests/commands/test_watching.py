@@ -17,9 +17,12 @@ from robusteval.bars import Bars
 from robusteval.consoles import InertConsole
 from robusteval.data.datasets import Dataset
 from robusteval.durations import duration_text, parse_duration
+from robusteval.evidence.files import Local
+from robusteval.evidence.store import Store
 from robusteval.lines import Lines
 from robusteval.models.adapter import Adapter
 from robusteval.plan.plan import Cell
+from robusteval.run.executors import processes
 from robusteval.run.progress import Progress, Standing, Watcher
 from tests.helpers.commands import cli, refused
 from tests.helpers.runs import attack_spec, context_of, suite_of
@@ -340,3 +343,23 @@ def test_waiting_is_decided_before_torch_loads() -> None:
         [sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "ACTIVE False"
+
+
+def test_workers_wait_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class StartError(Exception):
+        """Carries the environment that a worker is given."""
+
+    def popen(*_: object, env: dict[str, str], **__: object) -> None:
+        raise StartError(env)
+
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
+    monkeypatch.setattr(spinning, "PREFERRED", {"GOMP_SPINCOUNT": "1000"})
+    for name in spinning.DECISIVE:
+        monkeypatch.delenv(name, raising=False)
+    for own, expected in ((None, "1000"), ("7", "7")):
+        if own:
+            monkeypatch.setenv("GOMP_SPINCOUNT", own)
+        with pytest.raises(StartError) as started:
+            processes.Worker(Store(Local(tmp_path), "d"), {}, 3)
+        (environment,) = started.value.args
+        assert (environment["GOMP_SPINCOUNT"], environment["OMP_NUM_THREADS"]) == (expected, "3")
