@@ -354,15 +354,21 @@ def list_things(
 @guarded
 def show(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Names, shapes and types of its weights instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one model's entry: what it is, what its paper claims, how it was trained."""
-    from robusteval import terminal
+    from robusteval import listing, terminal
     from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
+    found = listing.weights(entry) if weights else entry.model_dump(mode="json")
     if as_json:
-        print_json(entry.model_dump(mode="json"))
+        print_json(found)
+    elif weights:
+        terminal.print_weights(found)
     else:
         terminal.print_entry(entry)
 

@@ -19,6 +19,7 @@ from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 _MOST_WEIGHTS = 2**33  # bytes
+_MOST_ONNX = 2**30  # bytes
 _MOST_EPOCHS = 100_000
 
 
@@ -80,6 +81,20 @@ class Weights(_Table):
     def _a_plain_name(cls, value: str) -> str:
         if not value.endswith(".safetensors"):
             raise ValueError("weights are safetensors files: no pickle is ever loaded")
+        return value
+
+
+class Onnx(_Table):
+    """An ONNX file beside the entry, network and weights in one, and its SHA-256."""
+
+    file: str
+    sha256: Annotated[str, AfterValidator(_a_sha256)]
+
+    @field_validator("file")
+    @classmethod
+    def _an_onnx_name(cls, value: str) -> str:
+        if not value.endswith(".onnx"):
+            raise ValueError("names no ONNX file: it ends in .onnx")
         return value
 
 
@@ -241,6 +256,7 @@ class Entry(_Table):
     classes: int | None = Field(default=None, ge=2, le=100_000)
     factory: str | None = None
     backbone: BackboneTable | None = None
+    onnx: Onnx | None = None
     head: Head = Head()
     weights: Weights | None = None
     claims: list[Claim] = []
@@ -253,21 +269,31 @@ class Entry(_Table):
 
     @model_validator(mode="after")
     def _one_architecture(self) -> Self:
-        if (self.backbone is None) == (self.factory is None):
-            raise ValueError("give either a [backbone] or a factory")
+        if sum(one is not None for one in (self.backbone, self.factory, self.onnx)) != 1:
+            raise ValueError("give either a [backbone] or a factory, or an [onnx] file")
+        if self.onnx is not None and (self.weights is not None or self.head != Head()):
+            raise ValueError(
+                "an [onnx] file holds head and weights: leave [head] and [weights] out"
+            )
         return self
 
     @property
     def digest(self) -> str:
         """SHA-256 over all that decides the model's outputs, its weights' digest with it."""
         decisive = {"factory", "backbone", "head", "input", "classes", "weights"}
+        decisive |= {"onnx"} if self.onnx else set()  # other entries' digests stay as they were
         parts = self.model_dump(mode="json", include=decisive)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def stored(self) -> Weights | Onnx | None:
+        """What holds the trained numbers."""
+        return self.weights or self.onnx
+
+    @property
     def weights_path(self) -> Path:
         """Beside the entry; a path in the entry may not leave its folder."""
-        name = self.weights.file if self.weights else f"{self.name}.safetensors"
+        name = self.stored.file if self.stored else f"{self.name}.safetensors"
         return self.path.parent / Path(name).name
 
 
@@ -291,18 +317,21 @@ def _require_percent(path: Path, claimed: list[Any]) -> None:
 
 
 # What people give in an entry's place, by the end of its name, and what to do with it.
+_IN_PYTHON = "or in Python pass robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
 _DESCRIBE = (
-    "describe its network in an entry (README, Add a model), or in Python pass "
-    "robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
+    "describe its network in an entry (`robusteval init NAME` writes one; README, Add a model), "
+    + _IN_PYTHON
 )
 _OTHERS = {
     **dict.fromkeys(
         [
             *(".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors", ".tar", ".npz"),
-            *(".h5", ".keras", ".onnx", ".msgpack", ".pb", ".tflite"),
+            *(".h5", ".keras", ".msgpack", ".pb", ".tflite"),
         ],
         f"is a checkpoint, not an entry: {_DESCRIBE}",
     ),
+    ".onnx": "is a checkpoint, not an entry: name it in one (`robusteval init NAME --onnx FILE` "
+    f"writes it; README, Add a model), {_IN_PYTHON}",
     ".py": 'is code, not an entry: write an entry with factory = "module:function", '
     "and pass --allow-code (README, Add a model)",
 }
@@ -319,20 +348,21 @@ def require_toml(path: Path) -> None:
 
 
 def weights_content(entry: Entry) -> bytes:
-    """The weights' file, after its digest was checked.  Raises WeightsError."""
+    """The weights' file, or the ONNX file, after its digest was checked.  Raises WeightsError."""
     path = entry.weights_path
-    if entry.weights is None:
+    if entry.stored is None:
         raise WeightsError(
-            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
+            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`, "
+            "or name yours in [weights]"
         )
     try:
-        content = read_file(path, _MOST_WEIGHTS)
+        content = read_file(path, _MOST_WEIGHTS if entry.weights else _MOST_ONNX)
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read ({error.strerror})") from None
     found = hashlib.sha256(content).hexdigest()
-    if found != entry.weights.sha256:
+    if found != entry.stored.sha256:
         raise WeightsError(
             f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
-            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
+            f"{entry.stored.sha256[:12]}…: restore the file or correct the entry"
         )
     return content

@@ -14,6 +14,7 @@ from torch import nn
 from robusteval.catalogue import near_names
 from robusteval.errors import CodeNotAllowedError, EntryError, reason, shown
 from robusteval.models.entry import Entry
+from robusteval.vision import make_importable
 
 _brought: dict[str, Path] = {}  # modules that factories came with, and their folders
 
@@ -31,6 +32,7 @@ def module_from_factory(entry: Entry, allow_code: bool) -> nn.Module:
             "pass --allow-code if you trust it"
         )
     where = f"{entry.path}: factory {shown(entry.factory)}"
+    make_importable()
     try:
         with redirect_stdout(sys.stderr):
             module = _function(entry, where)()

@@ -21,7 +21,15 @@ from robusteval.models.entry import BackboneTable, Entry, weights_content
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
+from robusteval.models.libraries import (
+    foreign_backbone,
+    foreign_module,
+    is_foreign,
+    own_names,
+    reads_itself,
+)
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.onnx_files import module_from_onnx
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -35,13 +43,14 @@ def classes_of(entry: Entry) -> int:
 def build_network(entry: Entry) -> PrototypeNetwork:
     """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
     if entry.backbone is None:
-        raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
-    channels = DATASETS.get(entry.dataset).shape.channels
-    if len(entry.input.mean) not in (1, channels):
+        what = "from a factory" if entry.factory else "of an ONNX file"
+        raise EntryError(f"{entry.path}: a model {what} can't be built or trained here")
+    if reads_itself(entry):
         raise EntryError(
-            f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
-            f"but {entry.dataset} has {channels} channels"
+            f"{entry.path}: {entry.backbone.name} with its own classifier can't be trained here: "
+            'give it prototypes with [head] layers = ["features"]'
         )
+    channels = _channels(entry)
     backbone = _backbone(entry, entry.backbone, channels)
     if unknown := set(entry.head.layers) - set(backbone.channels):
         raise EntryError(
@@ -56,8 +65,21 @@ def build_network(entry: Entry) -> PrototypeNetwork:
         raise EntryError(f"{entry.path}: the head can't be built ({reason(error)})") from None
 
 
+def _channels(entry: Entry) -> int:
+    """Of the data set's images.  Raises EntryError where the entry normalises another number."""
+    channels = DATASETS.get(entry.dataset).shape.channels
+    if len(entry.input.mean) not in (1, channels):
+        raise EntryError(
+            f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
+            f"but {entry.dataset} has {channels} channels"
+        )
+    return channels
+
+
 def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
     """Raises EntryError for options that it hasn't, or that can't be built."""
+    if is_foreign(table):
+        return foreign_backbone(entry, channels)
     build, where = BACKBONES.get(table.name), f"{entry.path}: [backbone] {table.name}"
     defaults = {p.name: p.default for p in list(inspect.signature(build).parameters.values())[1:]}
     for name, value in table.options.items():
@@ -97,12 +119,28 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
         if entry.weights is not None:
             fill(module, read_weights(entry), entry.weights_path)
         return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+    if (foreign := _without_code(entry)) is not None:
+        return wrap_module(foreign, classes_of(entry), entry.input.mean, entry.input.std).to(device)
     network = build_network(entry)
-    tensors = read_weights(entry)
+    tensors = own_names(read_weights(entry), network.state_dict())
     if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
         tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
     fill(network, tensors, entry.weights_path)
     return PrototypeAdapter(network).to(device)
+
+
+def _without_code(entry: Entry) -> nn.Module | None:
+    """A foreign network that needs no code of the user's: of an ONNX file, or of a library's
+    architecture with its own classifier.  None where the entry has neither."""
+    if entry.onnx is not None:
+        _channels(entry)
+        shape = DATASETS.get(entry.dataset).shape
+        return module_from_onnx(entry, (shape.channels, shape.height, shape.width))
+    if not reads_itself(entry):
+        return None
+    module = foreign_module(entry, classes_of(entry), _channels(entry))
+    fill(module, read_weights(entry), entry.weights_path)
+    return module
 
 
 def read_weights(entry: Entry) -> dict[str, Tensor]:

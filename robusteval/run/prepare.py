@@ -19,9 +19,10 @@ from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
+from robusteval.models.registry import find_entry
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
-from robusteval.plan.made_with import code_digests, library_versions
+from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
@@ -87,7 +88,7 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         batch_size=options.batch_size or default_batch(data.info.shape, options.device),
         time_limit=options.time_limit,
         **outliers,
-        versions=library_versions(suite),
+        versions=library_versions(suite) | model_versions(entry, *map(find_entry, suite.sources)),
         code=code_digests(suite),
         device=options.device,
         threads=options.threads or _threads(options.workers),
