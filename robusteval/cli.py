@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robusteval import __version__, stops, streams
+from robusteval import __version__, setup_verbs, stops, streams
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -371,6 +371,10 @@ def show(
         terminal.print_weights(found)
     else:
         terminal.print_entry(entry)
+
+
+app.command()(setup_verbs.init)
+app.command()(setup_verbs.doctor)
 
 
 def main() -> None:

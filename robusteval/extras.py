@@ -9,6 +9,9 @@ from types import ModuleType
 from robusteval.errors import RobustevalError, reason
 from robusteval.vision import make_importable
 
+# How to install an extra whose own requirements don't build, or don't fit beside others.
+EXTRAS = {"advlib": "pip install --no-deps adv-lib"}
+
 
 def extra(package: str, name: str, what: str, error: type[RobustevalError]) -> ModuleType:
     """A package of the extra ``name``, which ``what`` needs: the start of the line that says so.
