@@ -44,7 +44,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
-        "model": _model(result, entry),
+        "model": {**_model(result, entry), "notes": record["model"].get("notes", [])},
         "suite": {
             "name": suite.name,
             "description": suite.description,

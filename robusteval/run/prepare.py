@@ -67,7 +67,23 @@ def prepare(
     asked = _spec(chosen, subject, name or "model", options)
     spec = _as_begun(asked, options) or _with_forms(asked, subject)
     access = Access(subject.reference, options.data_dir, options.allow_code)
-    return Prepared(open_context(spec, access, subject.model, subject.data), entry)
+    context = open_context(spec, access, subject.model, subject.data)
+    _tell_of_prototypes(context)
+    return Prepared(context, entry)
+
+
+def _tell_of_prototypes(context: Context) -> None:
+    """One line where prototypes that were given beside a module don't name its classes."""
+    with precision(context.spec):
+        found = context.agreement
+    if found is not None and found.same is not None and found.same < found.of:
+        _LOG.warning(
+            "%s: the nearest prototype names another class than the module itself on %d of %d "
+            "clean samples: the report says what that means",
+            context.spec.model,
+            found.of - found.same,
+            found.of,
+        )
 
 
 def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpec:
