@@ -13,7 +13,7 @@ from robusteval.errors import (
     EntryError,
     WeightsError,
 )
-from robusteval.models.head import LARGEST, Head
+from robusteval.models.head import LARGEST, Head, OwnReading, Pooling, Similarity
 from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
@@ -69,18 +69,45 @@ def _a_sha256(value: str) -> str:
     return value
 
 
+def _safetensors(value: str) -> str:
+    if not value.endswith(".safetensors"):
+        raise ValueError("weights are safetensors files: no pickle is ever loaded")
+    return value
+
+
+Sha256 = Annotated[str, AfterValidator(_a_sha256)]
+File = Annotated[str, AfterValidator(_safetensors)]
+
+
 class Weights(_Table):
     """A safetensors file beside the entry, and its SHA-256."""
 
-    file: str
-    sha256: Annotated[str, AfterValidator(_a_sha256)]
+    file: File
+    sha256: Sha256
 
-    @field_validator("file")
-    @classmethod
-    def _a_plain_name(cls, value: str) -> str:
-        if not value.endswith(".safetensors"):
-            raise ValueError("weights are safetensors files: no pickle is ever loaded")
-        return value
+
+class Prototypes(_Table):
+    """Prototypes (K, M, D) or (K, D) beside what a factory makes: see ``models.own.OwnPrototypes``.
+
+    ``tensor``: their name, in ``file`` (safetensors beside the entry, with its ``sha256``), else in
+    the entry's weights, else among the module's own parameters and buffers.  ``features``: a
+    layer's name; left out where the module returns features itself.
+    """
+
+    tensor: str
+    file: File | None = None
+    sha256: Sha256 | None = None
+    features: str | None = None
+    similarity: Similarity = "sql2"
+    pooling: Pooling = "max"
+    temperature: float = Field(default=1.0, ge=1 / LARGEST, le=LARGEST)
+    reading: OwnReading = "module"
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if (self.file is None) != (self.sha256 is None):
+            raise ValueError("file and sha256 go together: give both or neither")
+        return self
 
 
 class Claim(_Table):
@@ -240,6 +267,8 @@ class Entry(_Table):
     input: Input
     classes: int | None = Field(default=None, ge=2, le=100_000)
     factory: str | None = None
+    factory_options: dict[str, Any] | None = None
+    prototypes: Prototypes | None = None
     backbone: BackboneTable | None = None
     head: Head = Head()
     weights: Weights | None = None
@@ -255,19 +284,27 @@ class Entry(_Table):
     def _one_architecture(self) -> Self:
         if (self.backbone is None) == (self.factory is None):
             raise ValueError("give either a [backbone] or a factory")
+        if self.factory is None and (self.prototypes or self.factory_options):
+            name = "prototypes" if self.prototypes else "factory_options"
+            raise ValueError(f"[{name}] go with a factory: a [backbone] has its own, and [head]")
         return self
 
     @property
     def digest(self) -> str:
         """SHA-256 over all that decides the model's outputs, its weights' digest with it."""
         decisive = {"factory", "backbone", "head", "input", "classes", "weights"}
+        # Younger ones only where they are given, so that the digests of older entries stay theirs.
+        decisive |= {name for name in ("factory_options", "prototypes") if getattr(self, name)}
         parts = self.model_dump(mode="json", include=decisive)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def weights_path(self) -> Path:
         """Beside the entry; a path in the entry may not leave its folder."""
-        name = self.weights.file if self.weights else f"{self.name}.safetensors"
+        return self.beside(self.weights.file if self.weights else f"{self.name}.safetensors")
+
+    def beside(self, name: str) -> Path:
+        """A file in the entry's folder."""
         return self.path.parent / Path(name).name
 
 
@@ -320,19 +357,23 @@ def require_toml(path: Path) -> None:
 
 def weights_content(entry: Entry) -> bytes:
     """The weights' file, after its digest was checked.  Raises WeightsError."""
-    path = entry.weights_path
     if entry.weights is None:
         raise WeightsError(
             f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
         )
+    return sealed_content(entry.weights_path, entry.weights.sha256)
+
+
+def sealed_content(path: Path, sha256: str) -> bytes:
+    """A file of tensors, after its digest was checked.  Raises WeightsError."""
     try:
         content = read_file(path, _MOST_WEIGHTS)
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read ({error.strerror})") from None
     found = hashlib.sha256(content).hexdigest()
-    if found != entry.weights.sha256:
+    if found != sha256:
         raise WeightsError(
             f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
-            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
+            f"{sha256[:12]}…: restore the file or correct the entry"
         )
     return content

@@ -15,12 +15,13 @@ from robusteval.ambient import plain_state
 from robusteval.data.known import DATASETS
 from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
-from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
+from robusteval.models.adapter import Adapter, PrototypeAdapter
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, weights_content
+from robusteval.models.entry import BackboneTable, Entry, sealed_content, weights_content
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
+from robusteval.models.made import adapter_of, given_adapter
 from robusteval.models.network import PrototypeNetwork
 from robusteval.storage import replace_file
 
@@ -93,10 +94,7 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
     """
     if entry.factory is not None:
-        module = module_from_factory(entry, allow_code)
-        if entry.weights is not None:
-            fill(module, read_weights(entry), entry.weights_path)
-        return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+        return _from_factory(entry, allow_code).to(device)
     network = build_network(entry)
     tensors = read_weights(entry)
     if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
@@ -105,9 +103,31 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     return PrototypeAdapter(network).to(device)
 
 
+def _from_factory(entry: Entry, allow_code: bool) -> Adapter:
+    module, classes = module_from_factory(entry, allow_code), classes_of(entry)
+    tensors = read_weights(entry) if entry.weights is not None else None
+    if isinstance(module, Adapter):
+        return given_adapter(entry, module, classes, tensors)
+    return adapter_of(entry, module, classes, tensors, read_prototypes(entry))
+
+
+def read_prototypes(entry: Entry) -> dict[str, Tensor] | None:
+    """The tensors of the file that [prototypes] names; None where it names none."""
+    told = entry.prototypes
+    if told is None or told.file is None or told.sha256 is None:
+        return None
+    path = entry.beside(told.file)
+    return tensors_in(sealed_content(path, told.sha256), path)
+
+
 def read_weights(entry: Entry) -> dict[str, Tensor]:
     """The weights in float32, after their digest was checked.  Raises WeightsError."""
-    content, where = weights_content(entry), f"weights {entry.weights_path}"
+    return tensors_in(weights_content(entry), entry.weights_path)
+
+
+def tensors_in(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in float32.  Raises WeightsError."""
+    where = f"weights {path}"
     try:
         tensors = load_tensors(content)
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

@@ -477,9 +477,9 @@ def test_a_model_that_fails_on_clean_images_is_bad_input(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("returned", "said"),
-    [((lambda z: (z,)), "returns a tuple"), ((lambda z: {"logits": z}), "returns a dict")],
+    [((lambda z: (z[None], z)), "returns a tuple"), ((lambda z: {"scores": z}), "returns a dict")],
 )
-def test_a_module_must_return_logits_alone(
+def test_a_module_must_return_logits_where_they_can_be_found(
     returned: Callable[[torch.Tensor], object], said: str, tmp_path: Path
 ) -> None:
     class Wrapped(nn.Module):
