@@ -118,7 +118,7 @@ def test_options_and_prototypes_are_part_of_an_entrys_digest(tmp_path: Path) -> 
         ("[factory_options]\nhiden = 6\n", "makers:Net", "unexpected keyword argument 'hiden'"),
         ("[factory_options]\nhidden = 6\n", "makers:parallel", r"than \[factory_options\] gives"),
         ("", "makers:grouped", r"takes arguments: .* name them in \[factory_options\]"),
-        ("[factory_options]\nhidden = 'x'\n", "makers:Net", "failed (TypeError|.RuntimeError)"),
+        ("[factory_options]\nhidden = 'x'\n", "makers:Net", r"failed \(TypeError: "),
         ("[factory_options]\nhidden = nan\n", "makers:Net", "needs a finite number"),
         ("[prototypes]\n", "makers:Net", "prototypes.tensor is missing"),
         (TABLE + 'similarity = "l3"\n', "makers:Net", "prototypes.similarity must be 'l2'"),
@@ -167,13 +167,13 @@ def test_prototypes_are_the_modules_own_the_weights_or_a_files(tmp_path: Path) -
     state, given = net.state_dict(), torch.randn(10, 3, 6)
     plain = {key.replace(".", "__"): value for key, value in state.items()}
     weights = "[weights]\n" + tensors_in(tmp_path, "mine.safetensors", **plain)
-    beside = tensors_in(tmp_path, "beside.safetensors", given=given, centres=given)
+    beside = tensors_in(tmp_path, "beside.safetensors", given=given, centres=given + 1)
     more = "[weights]\n" + tensors_in(tmp_path, "more.safetensors", **plain, given=given)
     by_given = TABLE.replace("centres", "given")
     for table, expected in (
         (TABLE, net.centres),
         (TABLE + weights, net.centres),
-        (TABLE + beside, given),
+        (TABLE + beside, given + 1),
         (by_given + beside + weights, given),
         (by_given + more, given),
     ):
