@@ -259,7 +259,7 @@ class Entry(_Table):
 
     name: Annotated[str, AfterValidator(plain_name)]
     method: str
-    dataset: str
+    dataset: str = ""  # empty where only data of the user's own fit
     description: str = ""
     license: str = ""
     revision: int = Field(default=1, ge=1)  # raised when the entry changes: rows name it
@@ -287,6 +287,14 @@ class Entry(_Table):
         if self.factory is None and (self.prototypes or self.factory_options):
             name = "prototypes" if self.prototypes else "factory_options"
             raise ValueError(f"[{name}] go with a factory: a [backbone] has its own, and [head]")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_told(self) -> Self:
+        if not self.dataset and self.classes is None:
+            raise ValueError("give a dataset, or classes where none is known that fits")
+        if not self.dataset and self.training is not None:
+            raise ValueError("training needs a dataset: name a known one")
         return self
 
     @property
