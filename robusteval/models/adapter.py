@@ -288,6 +288,8 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
                 f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
                 f"{_mend(module, images)}"
             ) from None
+        if not torch.isfinite(logits).all():
+            raise AttackError("the model returns NaN or infinite logits on clean images: mend it")
         classes = logits.shape[1]
     assert classes is not None, "both passes say it"
     return classes
