@@ -14,10 +14,12 @@ from robusteval.guarded import guarded, say
 def init(
     name: Annotated[str, typer.Argument(help="What the model is to be called: a-z, 0-9, _ . -")],
     dataset: Annotated[
-        str, typer.Option(help="What it is tested on: see `robusteval list datasets`.")
-    ] = "cifar10",
+        str | None,
+        typer.Option(help="What it is tested on: see `robusteval list datasets`; else cifar10."),
+    ] = None,
     classes: Annotated[
-        int | None, whole_option("Classes of its logits; by default the data set's.")
+        int | None,
+        whole_option("Classes of its logits; without a data set, those of images of your own."),
     ] = None,
     factory: Annotated[
         str | None, typer.Option(help="MODULE:FUNC, which returns the torch module.")
@@ -31,6 +33,7 @@ def init(
     """Write a first entry for a model of yours, with comments; nothing is overwritten."""
     from robusteval.models.drafts import Draft, next_steps, write_draft
 
+    dataset = "cifar10" if dataset is None and classes is None else dataset
     draft = Draft(name.removesuffix(".toml"), dataset, classes, factory, backbone, onnx, weights)
     say(f"{write_draft(draft)} is written.  Next:")
     for step in next_steps(draft):

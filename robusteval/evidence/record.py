@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from robusteval.data.known import DATASETS
 from robusteval.detection.registry import find as find_detector
 from robusteval.errors import (
     AttackError,
@@ -24,6 +25,7 @@ from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
@@ -33,6 +35,7 @@ RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
 _Name = Annotated[str, Field(max_length=200)]
+_Note = Annotated[str, Field(min_length=1, max_length=LONGEST_NOTE)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
 
@@ -41,17 +44,29 @@ def _a_day(text: str) -> str:
     return text
 
 
+class _Prototypes(TypedDict):
+    """How prototypes that were given beside a module agree with it: ``models.own.Agreement``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    same: Annotated[int, Field(ge=0)] | None
+    of: Annotated[int, Field(ge=1, le=COMPARED)]
+    distance: float
+
+
 class _Model(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
+    notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
+    prototypes: NotRequired[_Prototypes]
 
 
 class _Dataset(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: list[str]
     shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
+    samples: NotRequired[Annotated[int, Field(ge=1)]]  # of own data, before any were chosen
 
 
 class _Attack(TypedDict):
@@ -80,6 +95,7 @@ class _Record(TypedDict):
     spec: dict[str, Any]
     entry: dict[str, Any] | None
     entry_reference: str
+    data_reference: NotRequired[str]  # of own data: their path, "" where Python gave them
     model: _Model
     dataset: _Dataset
     attacks: dict[str, _Attack]
@@ -189,8 +205,13 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "entry.name": entry is not None and entry.name != spec.model,
         "entry_reference": (entry is None) != (record["entry_reference"] == ""),
         "dataset.shape": bool(spec.code) and "shape" not in record["dataset"],
+        "dataset.samples": ("samples" in record["dataset"]) != spec.own_data
+        or record["dataset"].get("samples", spec.samples) < spec.samples,
+        "spec.own_data": spec.own_data and spec.dataset in DATASETS,
+        "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
         "spec.forms": forms != list(spec.forms),
@@ -209,6 +230,14 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _no_agreement(model: dict[str, Any], spec: RunSpec) -> bool:
+    """Whether a comparison of prototypes with their module can't be this run's."""
+    if (told := model.get("prototypes")) is None:
+        return False
+    too_many = told["same"] is not None and told["same"] > told["of"]
+    return too_many or told["of"] != min(COMPARED, spec.samples) or not model["layers"]
 
 
 def _corrupt(files: Files, error: Exception) -> EvidenceError:

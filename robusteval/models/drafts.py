@@ -26,7 +26,7 @@ class Draft:
     """What is known of a model: at most one of ``factory``, ``backbone`` and ``onnx``."""
 
     name: str
-    dataset: str = "cifar10"
+    dataset: str | None = "cifar10"  # None where only data of the user's own fit
     classes: int | None = None
     factory: str | None = None
     backbone: str | None = None
@@ -81,11 +81,12 @@ def next_steps(draft: Draft) -> list[str]:
             f"save its weights beside it, by {_PLAIN}, and name them in [weights]{trained}"
         )
     allowed = " --allow-code" if draft.needs_code else ""
+    data = "" if draft.dataset else " --data FOLDER"
     if draft.onnx or draft.weights:
         steps.append(f"robusteval show {draft.path} --weights")
     return [
         *steps,
-        f"robusteval run --model {draft.path} --suite quick --samples 100{allowed}",
+        f"robusteval run --model {draft.path} --suite quick --samples 100{data}{allowed}",
     ]
 
 
@@ -105,7 +106,8 @@ def _require_sound(draft: Draft) -> None:
         raise EntryError("--onnx and --weights: an ONNX file holds its weights, so leave one out")
     if draft.factory is not None and not all(draft.factory.partition(":")):
         raise EntryError(f"--factory {shown(draft.factory)}: give module:function")
-    DATASETS.get(draft.dataset)
+    if draft.dataset is not None:
+        DATASETS.get(draft.dataset)
     if draft.backbone is not None:
         _require_backbone(draft.backbone)
 
@@ -139,9 +141,7 @@ def _about(draft: Draft) -> str:
         "",
         _line(f"name = {_quoted(draft.name)}", "that of this file"),
         _line('method = "ce"', "← how it was trained: ce, pcl, mpat, or a word of yours"),
-        _line(
-            f"dataset = {_quoted(draft.dataset)}", "← what to test it on: robusteval list datasets"
-        ),
+        _dataset(draft.dataset),
         _line(f"classes = {draft.classes}", "of its logits")
         if draft.classes is not None
         else _line("# classes = 10", "of its logits, where they aren't the data set's"),
@@ -156,6 +156,12 @@ def _about(draft: Draft) -> str:
             _line("", "beside this file or installed; runs with --allow-code"),
         ]
     return "\n".join([*lines, ""])
+
+
+def _dataset(name: str | None) -> str:
+    if name is None:
+        return _line('# dataset = ""', "none: it is run with --data PATH, on images of yours")
+    return _line(f"dataset = {_quoted(name)}", "← what to test it on: robusteval list datasets")
 
 
 def _input() -> str:

@@ -17,7 +17,7 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, weights_content
+from robusteval.models.entry import BackboneTable, Entry, sealed_content, weights_content
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
@@ -28,6 +28,7 @@ from robusteval.models.libraries import (
     own_names,
     reads_itself,
 )
+from robusteval.models.made import adapter_of, given_adapter
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.onnx_files import module_from_onnx
 from robusteval.storage import replace_file
@@ -40,6 +41,12 @@ def classes_of(entry: Entry) -> int:
     return entry.classes or DATASETS.get(entry.dataset).classes
 
 
+def channels_of(entry: Entry) -> int:
+    """The channels of its images: the data set's, else one for each value of [input] mean."""
+    given = len(entry.input.mean)
+    return DATASETS.get(entry.dataset).shape.channels if entry.dataset else given
+
+
 def build_network(entry: Entry) -> PrototypeNetwork:
     """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
     if entry.backbone is None:
@@ -50,7 +57,7 @@ def build_network(entry: Entry) -> PrototypeNetwork:
             f"{entry.path}: {entry.backbone.name} with its own classifier can't be trained here: "
             'give it prototypes with [head] layers = ["features"]'
         )
-    channels = _channels(entry)
+    channels = _fitting_channels(entry)
     backbone = _backbone(entry, entry.backbone, channels)
     if unknown := set(entry.head.layers) - set(backbone.channels):
         raise EntryError(
@@ -65,9 +72,9 @@ def build_network(entry: Entry) -> PrototypeNetwork:
         raise EntryError(f"{entry.path}: the head can't be built ({reason(error)})") from None
 
 
-def _channels(entry: Entry) -> int:
-    """Of the data set's images.  Raises EntryError where the entry normalises another number."""
-    channels = DATASETS.get(entry.dataset).shape.channels
+def _fitting_channels(entry: Entry) -> int:
+    """Of the images.  Raises EntryError where the entry normalises another number."""
+    channels = channels_of(entry)
     if len(entry.input.mean) not in (1, channels):
         raise EntryError(
             f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
@@ -115,12 +122,10 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
     """
     if entry.factory is not None:
-        module = module_from_factory(entry, allow_code)
-        if entry.weights is not None:
-            fill(module, read_weights(entry), entry.weights_path)
-        return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+        return _from_factory(entry, allow_code).to(device)
     if (foreign := _without_code(entry)) is not None:
-        return wrap_module(foreign, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+        mean, std = entry.input.mean, entry.input.std
+        return wrap_module(foreign, classes_of(entry), mean, std).to(device)
     network = build_network(entry)
     tensors = own_names(read_weights(entry), network.state_dict())
     if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
@@ -133,19 +138,47 @@ def _without_code(entry: Entry) -> nn.Module | None:
     """A foreign network that needs no code of the user's: of an ONNX file, or of a library's
     architecture with its own classifier.  None where the entry has neither."""
     if entry.onnx is not None:
-        _channels(entry)
-        shape = DATASETS.get(entry.dataset).shape
-        return module_from_onnx(entry, (shape.channels, shape.height, shape.width))
+        return module_from_onnx(entry, _image_shape(entry))
     if not reads_itself(entry):
         return None
-    module = foreign_module(entry, classes_of(entry), _channels(entry))
+    module = foreign_module(entry, classes_of(entry), _fitting_channels(entry))
     fill(module, read_weights(entry), entry.weights_path)
     return module
 
 
+def _image_shape(entry: Entry) -> tuple[int, int, int] | None:
+    """Channels, height and width of the data set's images; None where the entry names none."""
+    if not entry.dataset:
+        return None
+    shape = DATASETS.get(entry.dataset).shape
+    return _fitting_channels(entry), shape.height, shape.width
+
+
+def _from_factory(entry: Entry, allow_code: bool) -> Adapter:
+    module, classes = module_from_factory(entry, allow_code), classes_of(entry)
+    tensors = read_weights(entry) if entry.weights is not None else None
+    if isinstance(module, Adapter):
+        return given_adapter(entry, module, classes, tensors)
+    return adapter_of(entry, module, classes, tensors, read_prototypes(entry))
+
+
+def read_prototypes(entry: Entry) -> dict[str, Tensor] | None:
+    """The tensors of the file that [prototypes] names; None where it names none."""
+    told = entry.prototypes
+    if told is None or told.file is None or told.sha256 is None:
+        return None
+    path = entry.beside(told.file)
+    return tensors_in(sealed_content(path, told.sha256), path)
+
+
 def read_weights(entry: Entry) -> dict[str, Tensor]:
     """The weights in float32, after their digest was checked.  Raises WeightsError."""
-    content, where = weights_content(entry), f"weights {entry.weights_path}"
+    return tensors_in(weights_content(entry), entry.weights_path)
+
+
+def tensors_in(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in float32.  Raises WeightsError."""
+    where = f"weights {path}"
     try:
         tensors = load_tensors(content)
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

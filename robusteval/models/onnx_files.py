@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 
 Sizes = tuple[int, int, int]  # channels, height, width
 OPSETS = range(9, 18)  # those whose operators onnx2torch knows
+_USUAL_SIDE = 32
 _TOLERANCE = 1e-3  # of the largest logit: float32 rounding, no more
 _NUMBERS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16", 2: "uint8"}
 
 
-def module_from_onnx(entry: Entry, shape: Sizes) -> "nn.Module":
+def module_from_onnx(entry: Entry, shape: Sizes | None) -> "nn.Module":
     """The network of an entry's ONNX file: normalised images (B, C, H, W) to its logits (B, K).
 
-    ``shape``: C, H and W of the images.  Raises WeightsError, with what to do, for a file that is
-    no such network, or that onnx2torch makes another function of than onnxruntime.
+    ``shape``: C, H and W of the images; None takes the file's word.  Raises WeightsError, with
+    what to do, for a file that is no such network, or that onnx2torch makes another function of
+    than onnxruntime.
     """
     where, content = _where(entry), weights_content(entry)
-    graph_input = _checked(where, model := _parsed(where, content), shape)
+    model = _parsed(where, content)
+    name, shape = _checked(where, model, shape)
     network = _converted(where, _renamed(model))
-    _require_same(where, network, content, graph_input, _probes(entry, shape))
+    _require_same(where, network, content, name, _probes(entry, shape))
     return network
 
 
@@ -72,9 +75,9 @@ def _parsed(where: str, content: bytes) -> Any:
     return model
 
 
-def _checked(where: str, model: Any, shape: Sizes) -> str:
-    """The name of the graph's one input.  Raises WeightsError for what can't be a classifier of
-    such images, or is not within the file."""
+def _checked(where: str, model: Any, shape: Sizes | None) -> tuple[str, Sizes]:
+    """The name of the graph's one input, and C, H and W.  Raises WeightsError for what can't be a
+    classifier of such images, or is not within the file."""
     if told := _foreign(model):
         raise WeightsError(f"{where} {told}")
     try:
@@ -90,7 +93,7 @@ def _checked(where: str, model: Any, shape: Sizes) -> str:
         )
     if told := _unfit(inputs[0].type.tensor_type, shape):
         raise WeightsError(f"{where} {told}")
-    return str(inputs[0].name)
+    return str(inputs[0].name), shape or _own_shape(where, inputs[0].type.tensor_type)
 
 
 def _foreign(model: Any) -> str:
@@ -124,7 +127,15 @@ def _tensors_of(model: Any) -> Iterator[Any]:
         yield from [attribute.t, *attribute.tensors]
 
 
-def _unfit(kind: Any, shape: Sizes) -> str:
+def _own_shape(where: str, kind: Any) -> Sizes:
+    """C, H and W as the file says them; where it takes any height or width, the usual ones."""
+    channels, height, width = (dim.dim_value for dim in kind.shape.dim[1:])
+    if channels < 1:
+        raise WeightsError(f"{where} takes any number of channels: name a dataset in the entry")
+    return channels, height or _USUAL_SIDE, width or _USUAL_SIDE
+
+
+def _unfit(kind: Any, shape: Sizes | None) -> str:
     """What keeps images of that shape from being the input; empty if nothing does."""
     if kind.elem_type != 1:
         told = _NUMBERS.get(kind.elem_type, f"type {kind.elem_type}")
@@ -137,7 +148,8 @@ def _unfit(kind: Any, shape: Sizes) -> str:
             f"takes {batch} images at once: export it with a dynamic batch dimension "
             '(dynamic_axes={"input": {0: "batch"}})'
         )
-    if any(size > 0 and size != wanted for size, wanted in zip(sizes, shape, strict=True)):
+    pairs = zip(sizes, shape or sizes, strict=True)
+    if shape is not None and any(size > 0 and size != wanted for size, wanted in pairs):
         return (
             f"takes images of {_by(sizes)}, the entry's data set has {_by(shape)}: mend the entry"
         )

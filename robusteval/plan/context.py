@@ -1,6 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.errors import DataError, EvidenceError
+from robusteval.data.own import of_classes, own_data_at
+from robusteval.errors import DataError, EvidenceError, cut
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.own import Agreement
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
+
+MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
+COMPARED = 64  # samples on which prototypes beside a module are held against its answers
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Access:
 
     entry: str = ""  # name or path; empty for a model given from Python
     data_dir: Path | None = None
+    data: str = ""  # path of the user's own data; empty for others, and where Python gave them
     allow_code: bool = False
     device: str | None = None  # instead of the run's own
 
@@ -57,6 +64,15 @@ class Context:
         """What the run's detectors are fitted to."""
         return fitting_data_of(self.spec, self.access.data_dir)
 
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """How prototypes that were given beside a module agree with it on the first samples."""
+        if not self.model.layers:
+            return None
+        images = self.images(range(min(COMPARED, self.spec.samples)))
+        with seeded(self.spec.seed, images.device):  # it may draw from the global generators
+            return self.model.agreement(images)
+
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
         images = self.data.images(torch.as_tensor(rows)).to(self.device)
@@ -76,16 +92,20 @@ class Context:
         shape = self.data.info.shape
         # Only where it matters, so that other runs' records stay as they were.
         reads = reads_features(self.spec.suite)
-        features = {"features": self.model.has_features} if reads else {}
+        facts: dict[str, Any] = {"features": self.model.has_features} if reads else {}
+        notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
+        facts |= {"notes": notes} if notes else {}
+        facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}
         return {
             "model": {
                 "classes": self.model.classes,
                 "layers": list(self.model.layers),
-                **features,
+                **facts,
             },
             "dataset": {
                 "classes": list(self.data.class_names),
                 "shape": [shape.channels, shape.height, shape.width],
+                **({"samples": self.data.info.test_samples} if self.spec.own_data else {}),
             },
             "attacks": {
                 cell.key: {
@@ -123,17 +143,29 @@ def open_entry(spec: RunSpec, access: Access) -> Entry:
     return entry
 
 
-def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
+def samples_of(spec: RunSpec, access: Access, classes: int) -> Dataset:
     """The run's samples.  Raises EvidenceError if the data differ from the run's."""
-    data = load_dataset(spec.dataset, "test", data_dir)
-    if spec.samples < len(data):
-        data = data.balanced_subset(spec.samples)
+    if spec.own_data:
+        if not access.data:
+            raise EvidenceError(
+                "this run's data were given from Python: pass images=… and labels=… to verify, or "
+                "where they are with --data"
+            )
+        found = own_data_at(Path(access.data), spec.dataset, spec.asked, False, access.data_dir)
+        data, way = of_classes(found, classes), "--data"
+    else:
+        whole = load_dataset(spec.dataset, "test", access.data_dir)
+        data, way = whole.choose(spec.asked, at_most=True), "--data-dir"
+    require_same_data(spec, data, f"name the right copy with {way}")
+    return data
+
+
+def require_same_data(spec: RunSpec, data: Dataset, advice: str) -> None:
+    """Raises EvidenceError unless they are the run's samples."""
     if data.digest != spec.data_digest:
         raise EvidenceError(
-            f"{spec.dataset} holds other images or labels than those of this run: "
-            "name the right copy with --data-dir"
+            f"{spec.dataset} holds other images or labels than those of this run: {advice}"
         )
-    return data
 
 
 def open_context(
@@ -151,6 +183,6 @@ def open_context(
     for name, digest in spec.sources.items():
         unchanged(name, digest)
     if data is None:
-        data = samples_of(spec, access.data_dir)
+        data = samples_of(spec, access, model.classes)
     plan = make_plan(spec.suite, spec, model.parts)
     return Context(model, data, spec, plan, access)

@@ -17,7 +17,7 @@ from robusteval.plan.context import Access, Context, open_entry
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite, read_suite, suite_names
-from robusteval.trust.verify import Check
+from robusteval.trust.verify import Check, model_as_told
 
 AS_IT_SAYS = "commit, versions, hardware, date, seconds"
 
@@ -31,6 +31,7 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
             attacks[key] = {**attacks.get(key, {}), "version": None}
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
+    now["model"] = model_as_told(stored["model"], now["model"])
     stored["versions"], now["versions"] = _packages(context)
     if context.spec.code:  # older runs have none
         due = code_digests(context.spec.suite)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -125,6 +126,18 @@ def test_a_factorys_entry_runs_once_it_is_filled_in(tmp_path: Path) -> None:
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(load_model(read_entry(entry.path), allow_code=True)(images), net(images))
     run_few(entry.path, tmp_path, "--allow-code")
+
+
+def test_an_entry_for_data_of_ones_own(tmp_path: Path) -> None:
+    made = cli("init", "mine", "--classes", "10", "--backbone", "cnn6")
+    assert "--data FOLDER" in made.stdout
+    entry = read_entry(tmp_path / "mine.toml")
+    assert (entry.dataset, entry.classes) == ("", 10)
+    save_file(stored_form(build_network(entry)), tmp_path / "w.safetensors")
+    path, asked = tmp_path / "other.toml", ["--weights", str(tmp_path / "w.safetensors")]
+    assert cli("init", "other", "--classes", "10", "--backbone", "cnn6", *asked).exit_code == 0
+    np.savez(tmp_path / "d.npz", images=np.zeros((12, 8, 8), "u1"), labels=np.arange(12) % 10)
+    run_few(path, tmp_path, "--data", str(tmp_path / "d.npz"))
 
 
 def test_an_entry_with_weights_runs_as_it_is_written(tmp_path: Path) -> None:

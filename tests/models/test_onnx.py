@@ -100,6 +100,23 @@ def test_a_run_holds_the_version_and_verifies(tmp_path: Path) -> None:
     assert all(check.held for check in verify(report.folder))
 
 
+def test_without_a_data_set_the_file_says_the_shape(tmp_path: Path) -> None:
+    path = lay(tmp_path, network())
+    path.write_text(path.read_text().replace('dataset = "digits"', "classes = 10"))
+    images = torch.rand(4, 1, 8, 8)
+    torch.testing.assert_close(load(path)(images), expected(images))
+    (tmp_path / "few.toml").write_text(FEW)
+    suite, labels = tmp_path / "few.toml", torch.arange(4)
+    report = evaluate(path, images, labels, suite=suite, only="fgsm", out=tmp_path / "runs")
+    assert report.content["samples"] == 4
+    model = network()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "any"
+    path = lay(tmp_path, model)
+    path.write_text(path.read_text().replace('dataset = "digits"', "classes = 10"))
+    with pytest.raises(WeightsError, match="takes any number of channels: name a dataset"):
+        load(path)
+
+
 def test_the_file_is_in_the_digest(tmp_path: Path) -> None:
     before = read_entry(lay(tmp_path, network())).digest
     model = network()
