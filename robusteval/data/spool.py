@@ -90,8 +90,12 @@ class _Nameless:
     """A file without a name, closed with the last spool that reads it."""
 
     def __init__(self) -> None:
-        try:
-            self.file: BinaryIO = tempfile.TemporaryFile(dir=_place())
-        except OSError:
-            self.file = tempfile.TemporaryFile()
+        self.file = _opened()
         weakref.finalize(self, self.file.close)
+
+
+def _opened() -> BinaryIO:
+    try:
+        return tempfile.TemporaryFile(dir=_place())
+    except OSError:
+        return tempfile.TemporaryFile()
