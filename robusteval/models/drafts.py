@@ -131,6 +131,8 @@ def _text(draft: Draft) -> str:
     blocks.append(_onnx(draft.onnx) if draft.onnx else _weights(draft))
     if _is_ours(draft):
         blocks.append(_training())
+    if draft.needs_code:
+        blocks += [_factory_options(), _prototypes()]
     return "\n".join([*blocks, _claims()])
 
 
@@ -252,6 +254,23 @@ def _training() -> str:
         ("# epochs = 20", ""),
         ("# lr = 0.05", ""),
         ("# validation = 100", "samples held out to choose the epoch"),
+    )
+
+
+def _factory_options() -> str:
+    return _table(
+        ("# [factory_options]", "what the factory is called with"),
+        ("# width = 64", ""),
+    )
+
+
+def _prototypes() -> str:
+    return _table(
+        ("# [prototypes]", "for attacks and detectors that need prototypes"),
+        ('# tensor = "prototypes"', "(K, M, D) or (K, D), in the weights or the module"),
+        ('# features = "body"', "the layer whose output they are compared with"),
+        ('# similarity = "sql2"', "l2, sql2, l1, linf, dot, cosine"),
+        ('# reading = "module"', "whose classes: the module's, or nearest_prototype"),
     )
 
 

@@ -29,6 +29,24 @@ def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 """
 
+PROTOTYPE_NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, width))
+        self.head = nn.Linear(width, 10)
+        self.prototypes = nn.Parameter(torch.randn(10, 2, width))
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+def build(width):
+    return Net(width)
+"""
+
 
 # show --weights
 
@@ -126,6 +144,15 @@ def test_a_factorys_entry_runs_once_it_is_filled_in(tmp_path: Path) -> None:
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(load_model(read_entry(entry.path), allow_code=True)(images), net(images))
     run_few(entry.path, tmp_path, "--allow-code")
+
+
+def test_its_prototypes_and_options_once_they_are_filled_in(tmp_path: Path) -> None:
+    assert cli("init", "mine", "--dataset", "digits").exit_code == 0
+    (tmp_path / "mine_net.py").write_text(PROTOTYPE_NET)
+    path = tmp_path / "mine.toml"
+    path.write_text(uncommented(path.read_text(), "factory_options", "prototypes"))
+    adapter = load_model(read_entry(path), allow_code=True)
+    assert adapter.distances(torch.rand(3, 1, 8, 8)).shape == (3, 10, 2)
 
 
 def test_an_entry_for_data_of_ones_own(tmp_path: Path) -> None:
