@@ -68,6 +68,7 @@ def test_a_run_has_its_prototypes_in_attacks_detectors_and_probes(
     report = evaluated(model, tmp_path, QUICK_REST)
     assert report.complete
     assert report.content["left_out"] == []
+    assert report.content["model"]["prototype_layers"] == ["features"]
     assert set(report.content["diagnostics"]["gradients"]) >= {"prototype margin", "CE + PC"}
     assert report.content["model"]["notes"] == [
         "logits are read from the output's key 'logits'",
