@@ -203,6 +203,7 @@ def is_refused(folder: Path) -> bool:
         ("samples", 29),
         ("seconds", 0),
         ("planned", -1),
+        ("planned", 2001),
         ("asked", "0" * 64),
         ("seconds", 3000),
         ("attacks", ["pgd10"]),
