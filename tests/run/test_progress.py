@@ -186,7 +186,6 @@ def forecast_of(model: Adapter, data: Dataset, clock: Clock) -> tuple[Forecast, 
 
 
 # Work in forward passes, of which a backward pass makes two, and one for each job.
-CLEAN = 1 + 2 * 40
 FGSM = 1 + 40 * (1 + 2 + 2)
 PGD = 1 + 40 * (10 + 20 + 2)
 END = 1 + 80
@@ -208,14 +207,14 @@ def test_the_time_left_comes_from_what_was_seen(pcl_digits: Adapter, digits: Dat
 
     assert do("clean-0000", 1) is None
     assert do("clean-0001", 1) is None
-    every = 3 / (2 * CLEAN + FGSM)
-    assert do("attack-00-fgsm-0000", 1) == pytest.approx(1 + 2 * PGD / FGSM + END * every + 2)
-    every = 6 / (2 * CLEAN + 2 * FGSM)
-    assert do("attack-00-fgsm-0001", 3) == pytest.approx(2 * PGD * 2 / FGSM + END * every + 2)
-    every = 13 / (2 * CLEAN + 2 * FGSM + PGD)
-    assert do("attack-01-pgd-0000", 7) == pytest.approx(7 + END * every + 2)
-    every = 20 / (2 * CLEAN + 2 * FGSM + 2 * PGD)
-    assert do("attack-01-pgd-0001", 7) == pytest.approx(END * every + 2)
+    pace = 1 / FGSM
+    assert do("attack-00-fgsm-0000", 1) == pytest.approx(1 + 2 * PGD / FGSM + END * pace + 2)
+    pace = 4 / (2 * FGSM)
+    assert do("attack-00-fgsm-0001", 3) == pytest.approx(2 * PGD * 2 / FGSM + END * pace + 2)
+    pace = 11 / (2 * FGSM + PGD)
+    assert do("attack-01-pgd-0000", 7) == pytest.approx(7 + END * pace + 2)
+    pace = 18 / (2 * FGSM + 2 * PGD)
+    assert do("attack-01-pgd-0001", 7) == pytest.approx(END * pace + 2)
     assert (forecast.standing().done, forecast.standing().seconds) == (6, 20)
 
 
@@ -231,8 +230,8 @@ def test_a_job_at_work_tells_too(pcl_digits: Adapter, digits: Dataset) -> None:
     assert forecast.standing().left is None
     forecast.within(jobs["attack-00-fgsm-0000"], 0.5)
     clock.now += 5
-    pace, every = 5 / (FGSM / 2), 5 / (2 * CLEAN + FGSM / 2)
-    rest = FGSM * pace + 2 * PGD * pace + END * every + 2
+    pace = 5 / (FGSM / 2)
+    rest = FGSM * pace + 2 * PGD * pace + END * pace + 2
     standing = forecast.standing()
     assert standing.left == pytest.approx(5 + rest)
     assert standing.running == ("fgsm, L∞ 0.15, chunk 1 of 2",)
