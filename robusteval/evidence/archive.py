@@ -53,7 +53,6 @@ class Archive:
         self.path = path
         try:
             self._zip = _opened(path)
-            _require_entries(self._zip, path.stat().st_size)
         except (OSError, *_DAMAGED) as error:
             told = error.strerror if isinstance(error, OSError) else None
             raise EvidenceError(
@@ -149,33 +148,42 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
-    """Its directory is read.  Raises OSError, or one of ``_DAMAGED``."""
+    """It, once looked at.  Raises OSError, or one of ``_DAMAGED``."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _ALL_ENDS))
-        _require_end(file.read(_ALL_ENDS), size)
-    return zipfile.ZipFile(path)
+        count = _count(file.read(_ALL_ENDS), size)
+    opened = zipfile.ZipFile(path)
+    if len(opened.infolist()) != count:  # some stand in another's comment
+        raise ValueError("it lists other files than it has")
+    _require_entries(opened.infolist(), size)
+    return opened
 
 
-def _require_end(ends: bytes, size: int) -> None:
-    """Raises ValueError for what doesn't end as an archive, or says that it holds too much."""
+def _count(ends: bytes, size: int) -> int:
+    """How many files an archive says that it has.
+
+    Raises ValueError for what doesn't end as an archive, or says that it has too many.
+    """
     end, before = ends[-_END_SIZE:], ends[:-_END_SIZE]
     if len(end) < _END_SIZE or end[:4] != _END or end[-2:] != bytes(2):
         raise ValueError("it is no zip, or was cut short")
-    directory = int.from_bytes(end[12:16], "little")
+    count, directory = _number(end[10:12]), _number(end[12:16])
     if before[-20:-16] == _LOCATOR:  # the archive is large, and its real end stands before
-        if int.from_bytes(before[-12:-4], "little") != size - _ALL_ENDS:
+        if _number(before[-12:-4]) != size - _ALL_ENDS:
             raise ValueError("its end is elsewhere than it says")
-        directory = max(directory, int.from_bytes(before[40:48], "little"))
-    if directory > min(size, _MOST_DIRECTORY):
+        count, directory = _number(before[32:40]), _number(before[40:48])
+    if count > MOST_FILES or directory > _MOST_DIRECTORY:
         raise ValueError(f"it lists more than {MOST_FILES:,} files")
+    return count
 
 
-def _require_entries(archive: zipfile.ZipFile, size: int) -> None:
+def _number(part: bytes) -> int:
+    return int.from_bytes(part, "little")
+
+
+def _require_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     """Raises ValueError for anything but a run's files, as they are, each once."""
-    entries = archive.infolist()
-    if len(entries) > MOST_FILES:
-        raise ValueError(f"it holds more than {MOST_FILES:,} files")
     for entry in entries:
         name = entry.orig_filename
         if not _NAME.fullmatch(name):
@@ -185,7 +193,7 @@ def _require_entries(archive: zipfile.ZipFile, size: int) -> None:
         packed = entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size
         if packed or entry.flag_bits & ~_UTF8:
             raise ValueError(f"{name} is packed in it: unpack it, and name the folder")
-    if len(archive.NameToInfo) < len(entries):
+    if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("it holds a file twice")
     if sum(entry.file_size for entry in entries) > size:  # one lies upon another
         raise ValueError("it says that it holds more than it has")
