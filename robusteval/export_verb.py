@@ -19,8 +19,7 @@ def _columns(wanted: bool) -> None:
         from robusteval.report.samples import columns
 
         for column in columns():
-            kind = column.kind.lower().replace("object", "text")
-            say(f"{column.name:<30} {kind:<8} {column.about}")
+            say(f"{column.name:<30} {column.kind_text:<8} {column.about}")
         raise typer.Exit
 
 

@@ -47,6 +47,11 @@ class SampleColumn:
     kind: str
     source: str = ""
 
+    @property
+    def kind_text(self) -> str:
+        """Its kind for people."""
+        return {"object": "text"}.get(self.kind, self.kind.lower())
+
 
 def _having(kind: JobKind) -> list[Column]:
     """The evidence's columns of such jobs, but for what tells which sample a row is of."""
