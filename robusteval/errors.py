@@ -12,6 +12,7 @@ RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── EvidenceError          a run's evidence that is missing, corrupt, newer, or in use
 │   └── BusyError          … because another process is at work on the run
 ├── AttackError            an attack that can't run on this model, or returned nonsense
+│   └── ScoreError         a detector's score that is NaN or infinite
 ├── TrainingError          training that can't start or went wrong
 └── PluginError            an installed plug-in that can't be used, or whose name is taken
 """
@@ -69,6 +70,10 @@ class BusyError(EvidenceError):
 
 class AttackError(RobustevalError):
     """An attack that can't run on this model, or that returned nonsense."""
+
+
+class ScoreError(AttackError):
+    """A detector's score that is NaN or infinite."""
 
 
 class TrainingError(RobustevalError):
