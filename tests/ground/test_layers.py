@@ -49,6 +49,7 @@ FLOORS = {
     "robusteval.cli": 12,
     "robusteval.export_verb": 12,
     "robusteval.pytest_plugin": 12,
+    "robusteval.pytest_marks": 12,
     "robusteval.arguments": 12,
     "robusteval.__main__": 12,
     "robusteval": 0,
