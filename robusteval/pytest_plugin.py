@@ -37,8 +37,9 @@ import functools
 import hashlib
 import inspect
 import math
+import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,20 +209,22 @@ def _report(request: pytest.FixtureRequest, keywords: dict[str, Any]) -> "Report
 def _same(value: Any) -> Any:
     """What is equal for the same value: text and numbers by themselves, all else by identity, and
     modules, which may be trained between two tests, by what they hold as well."""
-    from torch import nn
-
-    from robusteval.evidence.judge import state_digest
-
     if isinstance(value, list | tuple):
         return tuple(map(_same, value))
     if value is None or isinstance(value, str | int | float | Path):
         return repr(value)
-    if not isinstance(value, nn.Module):
-        return id(value)
+    return id(value), _state(value) if "torch" in sys.modules else ""
+
+
+def _state(value: Any) -> Any:
+    from torch import nn
+
+    from robusteval.evidence.judge import state_digest
+
     try:
-        return id(value), state_digest(value)
-    except (RuntimeError, ValueError):  # of tensors without values: evaluate says it
-        return id(value), object()
+        return state_digest(value) if isinstance(value, nn.Module) else ""
+    except (RuntimeError, ValueError):  # tensors without values: evaluate says it
+        return object()
 
 
 def _evaluated(keywords: Mapping[str, Any], out: Path) -> "Report":
@@ -331,18 +334,24 @@ def _properties(asked: Asked, report: "Report") -> Iterator[tuple[str, str]]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was found, also where all tests passed; the same only once."""
+    """What was found, a line for each run, also where all tests passed."""
     every = (report for reports in terminalreporter.stats.values() for report in reports)
-    called = (report for report in every if getattr(report, "when", None) == "call")
-    lines = dict.fromkeys(filter(None, (_summary(report.user_properties) for report in called)))
+    called = [report for report in every if getattr(report, "when", None) == "call"]
+    lines = _summary(report.user_properties for report in called)
     if lines and terminalreporter.verbosity >= 0:
         terminalreporter.section(MARK)
         for told in lines:
             terminalreporter.line(told)
 
 
-def _summary(properties: list[tuple[str, Any]]) -> str:
-    """Such as "pcl_digits under quick, L∞ 0.15: 31.2 % [24.5, 38.9] (50/160), report: …"."""
-    own = {n.removeprefix(_PROPERTY): told for n, told in properties if n.startswith(_PROPERTY)}
-    run = own.pop("run", "")
-    return ", ".join([run, *(f"{name}: {told}" for name, told in own.items())]) if run else ""
+def _summary(tests: Iterable[list[tuple[str, Any]]]) -> list[str]:
+    """Such as "pcl_digits under quick: L∞ 0.15 31.2 % [24.5, 38.9] (50/160): runs/…"."""
+    runs: dict[tuple[str, str], dict[str, str]] = {}
+    for properties in tests:
+        own = {n.removeprefix(_PROPERTY): told for n, told in properties if n.startswith(_PROPERTY)}
+        if own:
+            runs.setdefault((own.pop("run"), own.pop("report")), {}).update(own)
+    return [
+        f"{run}: {', '.join(f'{threat} {told}' for threat, told in found.items())}: {page}"
+        for (run, page), found in runs.items()
+    ]

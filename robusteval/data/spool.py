@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +28,7 @@ class Spool:
         self.shape, self.dtype = shape, dtype  # of one image
         self._kind = np.dtype(np.uint8 if dtype == torch.uint8 else np.float32)
         self._size = int(np.prod(shape)) * self._kind.itemsize
-        self._file, self._lock = _nameless(), threading.Lock()
+        self._kept = _Kept()
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -36,10 +37,10 @@ class Spool:
     def append(self, images: Tensor) -> None:
         """Images (B, C, H, W) at the end.  Raises DataError where the disk is full."""
         start = len(self)
-        with self._lock:
+        with self._kept.lock:
             try:
-                self._file.seek(start * self._size)
-                self._file.write(np.ascontiguousarray(images.numpy()).data)
+                self._kept.file.seek(start * self._size)
+                self._kept.file.write(np.ascontiguousarray(images.numpy()).data)
             except OSError as error:
                 raise DataError(
                     f"the images can't be kept in {_place()} ({error.strerror}): free space, or "
@@ -59,10 +60,10 @@ class Spool:
             return self[slice(rows, rows + 1)][0] if rows != -1 else self[slice(rows, None)][0]
         places = self._places[rows.numpy() if isinstance(rows, Tensor) else rows]
         images = np.empty((len(places), *self.shape), self._kind)
-        with self._lock:
+        with self._kept.lock:
             for image, place in zip(images, places, strict=True):
-                self._file.seek(int(place) * self._size)
-                content = self._file.read(self._size)
+                self._kept.file.seek(int(place) * self._size)
+                content = self._kept.file.read(self._size)
                 image[...] = np.frombuffer(content, self._kind).reshape(self.shape)
         return torch.from_numpy(images)
 
@@ -71,6 +72,14 @@ class Spool:
         step = max(1, _AT_ONCE // self._size)
         for start in range(0, len(self), step):
             yield self[slice(start, start + step)].numpy()
+
+
+class _Kept:
+    """A file without a name, which is closed when no spool needs it any more."""
+
+    def __init__(self) -> None:
+        self.file, self.lock = _nameless(), threading.Lock()
+        weakref.finalize(self, self.file.close)
 
 
 def _place() -> Path:

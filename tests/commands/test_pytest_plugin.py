@@ -8,18 +8,18 @@ import importlib
 import inspect
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import robusteval
-from robusteval import api
+from robusteval import api, pytest_plugin
 from robusteval.numerics import wilson
 from robusteval.pytest_marks import KEYWORDS, Asked, problems, samples_to_tell, suspicions
 from robusteval.run.options import OptionKeywords
@@ -88,6 +88,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kept")
 
 
+def inner(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_inprocess(*arguments, plugins=[pytest_plugin])
+
+
 @pytest.fixture
 def session(pytester: pytest.Pytester, kept: Path) -> Session:
     """Runs the tests of one file, and of a conftest."""
@@ -95,8 +99,7 @@ def session(pytester: pytest.Pytester, kept: Path) -> Session:
     def run(tests: str, *arguments: str, conftest: str = "", out: Path = kept) -> pytest.RunResult:
         pytester.makepyfile(nets=NETS, test_it=BEGIN + tests, conftest=conftest)
         (pytester.path / "few.toml").write_text(FEW, "utf-8")
-        given = ("-p", PLUGIN, "-p", "no:cacheprovider", f"--robusteval-out={out}", *arguments)
-        return pytester.runpytest_inprocess(*given)
+        return inner(pytester, "-p", "no:cacheprovider", f"--robusteval-out={out}", *arguments)
 
     return run
 
@@ -145,8 +148,8 @@ def test_it_fails_below_and_says_where_samples_are_too_few(
     assert f"TooFewSamplesWarning: robusteval: {has}, at least 70 %, {few} 81 would do" in text
     assert report.page.is_file()
     assert "Traceback" not in text
-    assert text.count("has a robust accuracy") == 3 + 2  # and in the short summary
-    assert text.count(f"model under few, L∞ 0.12: {FOUND}, report: {report.page} ") == 1
+    assert text.count("Failed: model has a robust") == 2, "the short summary"
+    assert text.count(f"model under few: L∞ 0.12 {FOUND}: {report.page} ") == 1
 
 
 def test_too_few_samples_can_be_a_failure(session: Session) -> None:
@@ -188,7 +191,7 @@ def test_both(): pass
 def test_one(): pass
 """)
     result.assert_outcomes(passed=1, failed=3, warnings=1)
-    assert text_of(result).count("(8/20) under L2 0.3, less than 75 %") == 2 * 3
+    assert text_of(result).count("(8/20) under L2 0.3, less than 75 % report: ") == 3
     assert len(evaluations) == 2
     assert evaluations[1].content["worst_case"][1]["threat"]["eps"] == "0.3"
 
@@ -213,10 +216,20 @@ def test_what_is_complete(robusteval_report):
     result.assert_outcomes(passed=1, failed=1)
     text = text_of(result)
     assert f"robust accuracy of at most {FOUND} under L∞ 0.12: how robust it is" in text
-    assert "the run is incomplete: broken has no number" in text
-    assert "out of luck" in text
+    assert (
+        "the run is incomplete: Broken, L∞ 0.12 has no number (RuntimeError: out of luck)" in text
+    )
 
 
+NOISE = """
+name = "noise"
+[[attacks]]
+name = "gaussian_noise"
+title = "Noise"
+library = "robusteval"
+attack = "gaussian_noise"
+norms = ["Linf"]
+"""
 OWN_ATTACK = """
 name = "broken"
 title = "Broken"
@@ -350,9 +363,9 @@ def test_after(robusteval_report):
 
 
 def test_a_fixture_may_give_a_path_to_data(session: Session, pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(nets=NETS)
-    program = "from nets import *; np.savez('own.npz', images=samples()[0], labels=samples()[1])"
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=pytester.path)
+    images = np.full((20, 1, 2, 2), 0.5, np.float32)
+    images[:, 0, 0, 0] = (np.arange(20) + 0.5) / 20
+    np.savez(pytester.path / "own.npz", images=images, labels=np.arange(20) // 10)
     result = session("""
 @pytest.fixture
 def robusteval_data():
@@ -392,12 +405,11 @@ def test_again():
 def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester) -> None:
     tests = "@pytest.mark.robusteval(model=Threshold, **ON)\ndef test_it(): pass"
     session(tests)
-    result = pytester.runpytest_inprocess("-p", PLUGIN, "test_it.py")
+    result = inner(pytester, "test_it.py")
     result.assert_outcomes(passed=1)
     (page,) = (pytester.path / ".pytest_cache" / "d" / "robusteval").glob("*/report.html")
-    result.stdout.fnmatch_lines([f"*report: {page}"])
-    given = ("-p", PLUGIN, "-p", "no:cacheprovider", "--basetemp=temp")
-    result = pytester.runpytest_inprocess(*given, "test_it.py")
+    result.stdout.fnmatch_lines([f"*(16/20): {page}"])
+    result = inner(pytester, "-p", "no:cacheprovider", "--basetemp=temp", "test_it.py")
     result.assert_outcomes(passed=1)
     assert list((pytester.path / "temp" / "robusteval").glob("*/report.html"))
 
@@ -413,7 +425,7 @@ def test_a_folder_that_can_not_be_is_told(
     given: list[str], told: str, session: Session, pytester: pytest.Pytester
 ) -> None:
     session("@pytest.mark.robusteval(model=Threshold, **ON)\ndef test_it(): pass", "--co")
-    result = pytester.runpytest_inprocess("-p", PLUGIN, "-W", "ignore", *given, "test_it.py")
+    result = inner(pytester, "-W", "ignore", *given, "test_it.py")
     result.assert_outcomes(errors=1)
     assert told in text_of(result)
     assert "--robusteval-out" in text_of(result)
@@ -445,14 +457,14 @@ def robusteval_model(request):
 
 
 WRONG = {
-    "sample=20": "the mark robusteval has no 'sample': did you mean samples?",
+    "sample=20": "the mark robusteval has no 'sample': did you mean samples",
     "'ce_digits'": "the mark robusteval takes keywords alone, such as model=…",
     "out='x'": "out is for the whole session: give pytest --robusteval-out DIR",
     "at_least=35": "at_least = 35: give a share from 0 to 1, say 0.35",
     "at_least=True": "at_least = True: give a share from 0 to 1, say 0.35",
     "at_least=float('nan')": "at_least = nan: give a share",
-    "norm='L1'": "norm = 'L1': known: L2, Linf",
-    "norm=2": "norm = 2: known: L2, Linf",
+    "norm='L1'": "norm = 'L1': did you mean L2?",
+    "norm=2": "norm = 2: did you mean L2?",
     "eps=8": "ε 8 is larger than the whole pixel range [0, 1] in L∞: did you mean 8/255?",
     "eps='8/'": "ε '8/' is no number: write a decimal or a fraction such as 8/255",
     "eps=[0.1, {}]": "ε {} is no number",
@@ -462,15 +474,18 @@ WRONG = {
 }
 
 
-def test_marks_that_can_not_be_meant_are_told_before_any_test(session: Session) -> None:
-    for given, told in WRONG.items():
-        result = session(
-            f"@pytest.mark.robusteval({given})\ndef test_it(): pass\ndef test_other(): pass"
-        )
-        result.assert_outcomes(errors=1)
-        (line,) = [line for line in result.outlines if line.startswith("test_it.py::")]
-        assert line.startswith(f"test_it.py::test_it: {told}"), line
-        assert "Traceback" not in result.stdout.str()
+def test_marks_that_can_not_be_meant_are_told_before_any_test(
+    session: Session, pytester: pytest.Pytester
+) -> None:
+    for number, given in enumerate(WRONG):
+        test = f"import pytest\n\n@pytest.mark.robusteval({given})\ndef test_it(): pass"
+        pytester.makepyfile(**{f"test_{number:02}": test})
+    result = session("def test_other(): pass")
+    result.assert_outcomes(errors=len(WRONG))
+    lines = [line for line in result.outlines if re.match(r"test_\d+.py::", line)]
+    for number, (line, told) in enumerate(zip(lines, WRONG.values(), strict=True)):
+        assert line.startswith(f"test_{number:02}.py::test_it: {told}")
+    assert "Traceback" not in result.stdout.str()
 
 
 @pytest.mark.parametrize(
@@ -479,7 +494,10 @@ def test_marks_that_can_not_be_meant_are_told_before_any_test(session: Session) 
         ("model='ce_digit'", "unknown model 'ce_digit': did you mean ce_digits"),
         ("model=3", "model 3: give an entry's name, its path, or a torch module"),
         ("model=Threshold, suite='quik'", "did you mean quick?"),
-        ("model=Threshold, samples='some', suite='few.toml'", "samples = 'some'"),
+        (
+            "model=Threshold, samples='some', suite='few.toml'",
+            "--samples 'some' is neither a number",
+        ),
         ("suite='few.toml'", "names no model: give model=…, or define a fixture robusteval_model"),
     ],
 )
@@ -550,11 +568,9 @@ def test_what_was_found_is_in_junit_xml(session: Session, pytester: pytest.Pytes
 
 def installed(folder: Path) -> str:
     """The plug-in's entry point, as pip leaves it behind."""
-    info = folder / "robusteval_elsewhere-1.dist-info"
+    info = folder / "elsewhere-1.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: robusteval-elsewhere\nVersion: 1\n"
-    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[pytest11]\nrobusteval = {PLUGIN}\n")
     return os.pathsep.join([str(folder), str(ROOT)])
 
@@ -590,23 +606,30 @@ def test_other(): pass
     assert "Unknown pytest.mark.robusteval" in text_of(without)
 
 
+@pytest.mark.slow
 def test_workers_make_a_run_once(pytester: pytest.Pytester) -> None:
     """Both have asked for it before the one makes it; each test has its report."""
-    (pytester.path / "few.toml").write_text(FEW, "utf-8")
+    (pytester.path / "noise.toml").write_text(NOISE, "utf-8")
     pytester.makepyfile(
+        nets=NETS,
         conftest="""
 import os, time
 from pathlib import Path
 
-def pytest_runtest_setup(item):
-    Path(os.environ["PYTEST_XDIST_WORKER"]).touch()
+import pytest
 
-def pytest_runtest_logstart(nodeid):
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+def pytest_runtest_setup(item):
+    Path(WORKER).touch()
+
+@pytest.fixture(scope="session", autouse=True)
+def slowly():
     from robusteval import api
-    if getattr(api.Run.execute, "is_told", False):
-        return
+    from robusteval.report import page
+
+    for name in ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms"):
+        setattr(page, name, lambda *_: "<svg></svg>")
     execute = api.Run.execute
 
     def told(run, *given):
@@ -614,33 +637,48 @@ def pytest_runtest_logstart(nodeid):
         while len([*Path().glob("gw?")]) < 2 and time.monotonic() < end:
             os.sched_yield()
         with open("made", "a") as file:
-            print(os.environ["PYTEST_XDIST_WORKER"], run.context.spec.threads, file=file)
+            print(WORKER, file=file)
         return execute(run, *given)
 
-    told.is_told = True
     api.Run.execute = told
 """,
-        test_it=f"""
+        test_it="""
 import os
 import pytest
+import torch
+from nets import Threshold, samples
 
 @pytest.mark.parametrize("number", range(4))
-@pytest.mark.robusteval({WORDS})
+@pytest.mark.robusteval(model=Threshold, images=samples, suite="noise.toml", eps=0.12)
 def test_it(robusteval_report, number):
-    with open(f"read-{{os.environ['PYTEST_XDIST_WORKER']}}", "a") as file:
+    with open(f"read-{os.environ['PYTEST_XDIST_WORKER']}", "a") as file:
         print(robusteval_report.folder, file=file)
 """,
     )
     result = pytester.runpytest_subprocess(
-        "-p", PLUGIN, "-p", "xdist.plugin", "-p", "no:cacheprovider", "-n2", "--basetemp=temp"
+        *("-p", PLUGIN, "-p", "xdist.plugin", "-n2", "--robusteval-out=own/runs")
     )
     result.assert_outcomes(passed=4)
     assert len((pytester.path / "made").read_text().splitlines()) == 1
     read = [path.read_text().split() for path in pytester.path.glob("read-gw?")]
     assert len(read) == 2
-    assert len({folder for folders in read for folder in folders}) == 1
-    assert Path(read[0][0]).parent == pytester.path / "temp" / "robusteval"
-    assert "report: " + read[0][0] in text_of(result)
+    (folder,) = {folder for folders in read for folder in folders}
+    assert Path(folder).parent == pytester.path / "own" / "runs"
+    assert f": {folder}/report.html" in text_of(result)
+
+
+def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
+    """Without pytest's cache, too: each worker's temporary folder is in the session's."""
+    own = SimpleNamespace(getbasetemp=lambda: tmp_path / "popen-gw1")
+    config: Any = SimpleNamespace(getoption=lambda name: None, workerinput={"workercount": 2**20})
+    request: Any = SimpleNamespace(config=config, getfixturevalue=lambda name: own)
+    assert pytest_plugin._folder(request) == tmp_path / "robusteval"
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with pytest_plugin._share_of_threads(config):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
 
 
 def test_what_the_readme_shows(pytester: pytest.Pytester, kept: Path) -> None:
@@ -652,4 +690,4 @@ def test_what_the_readme_shows(pytester: pytest.Pytester, kept: Path) -> None:
     assert 'suite="quick"' in shown
     pytester.makepyfile(shown.replace('suite="quick"', 'suite="few.toml", only="fgsm"'))
     (pytester.path / "few.toml").write_text(FEW, "utf-8")
-    pytester.runpytest_inprocess("-p", PLUGIN, f"--robusteval-out={kept}").assert_outcomes(passed=1)
+    inner(pytester, f"--robusteval-out={kept}").assert_outcomes(passed=1)
