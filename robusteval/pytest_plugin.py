@@ -43,7 +43,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -127,7 +127,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A marked test has the fixture whether it names it or not."""
     if isinstance(item, pytest.Function) and item.get_closest_marker(MARK):
-        item.fixturenames += [FIXTURE] if FIXTURE not in item.fixturenames else []
+        # A list of its own: cases of the same function share one, and may not be marked.
+        item.fixturenames = list(dict.fromkeys([*item.fixturenames, FIXTURE]))
 
 
 # While a test is set up: the run is made, or read
@@ -146,25 +147,19 @@ def robusteval_data() -> Any:
 @pytest.fixture
 def robusteval_report(
     request: pytest.FixtureRequest, robusteval_model: Any, robusteval_data: Any
-) -> "Report | None":
+) -> "Report":
     """What ``robusteval.evaluate`` returns of the run that the test's mark asks for."""
-    report, refused = None, ""
     try:
-        if (asked := asked_by(request.node)) is not None:
-            keywords = _keywords(request, asked, robusteval_model, robusteval_data)
-            report = _report(request, keywords)
-            request.node.stash[_MARKED] = asked, report
-        elif FIXTURE in inspect.signature(request.function).parameters:
-            refused = f"{FIXTURE} needs a mark: @pytest.mark.{MARK}(model=…)"
+        if (asked := asked_by(request.node)) is None:
+            raise RobustevalError(f"{FIXTURE} needs a mark: @pytest.mark.{MARK}(model=…)")
+        keywords = _keywords(request, asked, robusteval_model, robusteval_data)
+        report = _report(request, keywords)
     except RobustevalError as error:
         refused = str(error)
-    if refused:
-        _refuse(refused)
-    return report  # None where another case of the same function is marked
-
-
-def _refuse(told: str) -> NoReturn:
-    pytest.fail(f"robusteval: {told}", pytrace=False)
+    else:
+        request.node.stash[_MARKED] = asked, report
+        return report
+    pytest.fail(f"robusteval: {refused}", pytrace=False)  # out here, so that no error is shown
 
 
 def _keywords(

@@ -511,8 +511,17 @@ def test_what_only_the_run_finds_wrong_is_one_line(mark: str, told: str, session
 
 
 def test_the_fixture_needs_a_mark(session: Session) -> None:
-    result = session("def test_it(robusteval_report): pass")
-    result.assert_outcomes(errors=1)
+    """Of several cases those alone that are marked have it."""
+    result = session("""
+def test_it(robusteval_report): pass
+
+@pytest.mark.parametrize("case", [
+    0, pytest.param(1, marks=pytest.mark.robusteval(model=Threshold, at_least=0.9, **ON))
+])
+def test_cases(case, request):
+    assert "robusteval_report" not in request.node.funcargs
+""")
+    result.assert_outcomes(passed=1, failed=1, errors=1)
     assert "robusteval_report needs a mark: @pytest.mark.robusteval(model=…)" in text_of(result)
 
 
