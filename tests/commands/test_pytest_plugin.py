@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ pytest_plugins = ["pytester"]
 
 PLUGIN = "robusteval.pytest_plugin"
 ROOT = Path(robusteval.__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 Session = Callable[..., pytest.RunResult]
 
 NETS = """
@@ -580,14 +582,16 @@ def installed(folder: Path) -> str:
     info = folder / "elsewhere-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[pytest11]\nrobusteval = {PLUGIN}\n")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]
+    points = [f"{name} = {value}" for name, value in project["entry-points"]["pytest11"].items()]
+    (info / "entry_points.txt").write_text("\n".join(["[pytest11]", *points]))
     return os.pathsep.join([str(folder), str(ROOT)])
 
 
 def test_nothing_heavy_is_loaded_before_a_marked_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As installed, with marked tests that are collected and not run."""
+    """As installed, and named once more, with marked tests that are collected and not run."""
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     monkeypatch.setenv("PYTHONPATH", installed(pytester.path / "site"))
     pytester.makepyfile(
@@ -595,7 +599,7 @@ def test_nothing_heavy_is_loaded_before_a_marked_test(
 import sys
 
 def pytest_unconfigure(config):
-    assert config.pluginmanager.hasplugin("robusteval")
+    assert config.pluginmanager.hasplugin("robusteval.pytest_plugin")
     heavy = {"torch", "numpy", "pandas", "pydantic", "rich", "filelock", "robusteval.api"}
     print("loaded:", heavy & set(sys.modules))
 """,
@@ -608,10 +612,10 @@ def test_marked(robusteval_report): pass
 def test_other(): pass
 """,
     )
-    result = pytester.runpytest_subprocess("-k", "other", "--strict-markers")
+    result = pytester.runpytest_subprocess("-p", PLUGIN, "-k", "other", "--strict-markers")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(["loaded: set()"])
-    without = pytester.runpytest_subprocess("-p", "no:robusteval", "--co", "-W", "error")
+    without = pytester.runpytest_subprocess("-p", f"no:{PLUGIN}", "--co", "-W", "error")
     assert "Unknown pytest.mark.robusteval" in text_of(without)
 
 
@@ -692,9 +696,7 @@ def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
 
 def test_what_the_readme_shows(pytester: pytest.Pytester, kept: Path) -> None:
     """With attacks that take less time."""
-    if not (ROOT / "README.md").is_file():
-        pytest.skip("no README beside this package")
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (PROJECT / "README.md").read_text("utf-8")
     (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", text, re.DOTALL)
     assert 'suite="quick"' in shown
     pytester.makepyfile(shown.replace('suite="quick"', 'suite="few.toml", only="fgsm"'))
