@@ -28,7 +28,7 @@ class Spool:
         self.shape, self.dtype = shape, dtype  # of one image
         self._kind = np.dtype(np.uint8 if dtype == torch.uint8 else np.float32)
         self._size = int(np.prod(shape)) * self._kind.itemsize
-        self._kept = _Kept()
+        self._held, self._lock = _Nameless(), threading.Lock()
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -37,10 +37,10 @@ class Spool:
     def append(self, images: Tensor) -> None:
         """Images (B, C, H, W) at the end.  Raises DataError where the disk is full."""
         start = len(self)
-        with self._kept.lock:
+        with self._lock:
             try:
-                self._kept.file.seek(start * self._size)
-                self._kept.file.write(np.ascontiguousarray(images.numpy()).data)
+                self._held.file.seek(start * self._size)
+                self._held.file.write(np.ascontiguousarray(images.numpy()).data)
             except OSError as error:
                 raise DataError(
                     f"the images can't be kept in {_place()} ({error.strerror}): free space, or "
@@ -60,10 +60,10 @@ class Spool:
             return self[slice(rows, rows + 1)][0] if rows != -1 else self[slice(rows, None)][0]
         places = self._places[rows.numpy() if isinstance(rows, Tensor) else rows]
         images = np.empty((len(places), *self.shape), self._kind)
-        with self._kept.lock:
+        with self._lock:
             for image, place in zip(images, places, strict=True):
-                self._kept.file.seek(int(place) * self._size)
-                content = self._kept.file.read(self._size)
+                self._held.file.seek(int(place) * self._size)
+                content = self._held.file.read(self._size)
                 image[...] = np.frombuffer(content, self._kind).reshape(self.shape)
         return torch.from_numpy(images)
 
@@ -72,14 +72,6 @@ class Spool:
         step = max(1, _AT_ONCE // self._size)
         for start in range(0, len(self), step):
             yield self[slice(start, start + step)].numpy()
-
-
-class _Kept:
-    """A file without a name, which is closed when no spool needs it any more."""
-
-    def __init__(self) -> None:
-        self.file, self.lock = _nameless(), threading.Lock()
-        weakref.finalize(self, self.file.close)
 
 
 def _place() -> Path:
@@ -94,7 +86,15 @@ def _place() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _nameless() -> BinaryIO:
+class _Nameless:
+    """A file without a name, closed with the last spool that reads it."""
+
+    def __init__(self) -> None:
+        self.file = _opened()
+        weakref.finalize(self, self.file.close)
+
+
+def _opened() -> BinaryIO:
     try:
         return tempfile.TemporaryFile(dir=_place())
     except OSError:
