@@ -328,7 +328,7 @@ def _properties(asked: Asked, report: "Report") -> Iterator[tuple[str, str]]:
     yield f"{_PROPERTY}report", line(report.page)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """What was found, a line for each run, also where all tests passed."""
     every = (report for reports in terminalreporter.stats.values() for report in reports)
     called = [report for report in every if getattr(report, "when", None) == "call"]
