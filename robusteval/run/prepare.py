@@ -2,10 +2,10 @@
 
 import logging
 import re
-import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import torch
@@ -56,7 +56,7 @@ class Prepared:
 
 def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
-    started = time.monotonic()
+    started = monotonic()
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
@@ -67,7 +67,7 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     subject = subject_of(asked, entry, options)
     wanted = _spec(chosen, subject, asked.name or "model", options)
     if options.budget is not None:
-        spent = time.monotonic() - started
+        spent = monotonic() - started
         chosen, count, budget = _within_budget(wanted, subject, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
