@@ -15,6 +15,7 @@ from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
@@ -53,6 +54,11 @@ class Context:
         return Forms.of(self.model, libraries, gradients)
 
     @cached_property
+    def prototypes(self) -> tuple[PrototypeLayer, ...]:
+        """What is known of the model's prototypes."""
+        return prototype_layers(self.model)
+
+    @cached_property
     def fitting_data(self) -> Dataset:
         """What the run's detectors are fitted to."""
         return fitting_data_of(self.spec, self.access.data_dir)
@@ -77,11 +83,13 @@ class Context:
         # Only where it matters, so that other runs' records stay as they were.
         reads = reads_features(self.spec.suite)
         features = {"features": self.model.has_features} if reads else {}
+        prototypes = [layer.to_json() for layer in self.prototypes]
         return {
             "model": {
                 "classes": self.model.classes,
                 "layers": list(self.model.layers),
                 **features,
+                **({"prototypes": prototypes} if prototypes else {}),
             },
             "dataset": {
                 "classes": list(self.data.class_names),

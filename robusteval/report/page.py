@@ -16,6 +16,7 @@ from robusteval.report.figures import (
     picture,
     score_histograms,
 )
+from robusteval.report.prototypes import from_text, goal_table
 from robusteval.report.wording import (
     UNAWARE,
     check_text,
@@ -40,7 +41,7 @@ METRIC_TITLES = {
 }
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
-    *(found_text, worst_text, incomplete_text),
+    *(found_text, worst_text, incomplete_text, from_text, goal_table),
 )
 
 

@@ -103,6 +103,13 @@ class Report:
         return frame(self.content, "left_out")
 
     @property
+    def prototypes(self) -> "pd.DataFrame":
+        """A row for each layer with prototypes and each class: how many it has, how many are
+        ``distinct``, and how many of those are ``unused``; and to how many clean samples its
+        prototypes are ``nearest``.  Empty for a model without prototypes."""
+        return frame(self.content, "prototypes")
+
+    @property
     def curves(self) -> "pd.DataFrame":
         """A row for each point of a curve: ``robust`` of ``samples`` beyond a ``place``.
 

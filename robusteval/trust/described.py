@@ -30,6 +30,8 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
             attacks[key] = {**attacks.get(key, {}), "version": None}
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
+    if "prototypes" not in stored["model"]:  # an older run's, or it would not have been read
+        now["model"].pop("prototypes", None)
     stored["versions"], now["versions"] = _packages(context)
     if context.spec.code:  # older runs have none
         due = code_digests(context.spec.suite)

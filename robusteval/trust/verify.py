@@ -41,6 +41,7 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
 from robusteval.run.jobs import OTHER_BATCH, clean_chunk
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
+from robusteval.trust.nearest import nearest_hold
 
 FLOAT64_SAMPLES = 128
 _SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
@@ -349,5 +350,6 @@ CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "float64, on a sample": float64_holds,
     "rounded to 8 bits": eight_bits_hold,
     "detectors' scores": scores_hold,
+    "nearest prototypes": nearest_hold,
     "pictures of the report": pictures_hold,
 }
