@@ -391,6 +391,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     console.file = stream
     console.width = 200
     monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setattr(terminal, "is_piped", lambda: False)
     return stream
 
 

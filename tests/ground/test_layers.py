@@ -41,6 +41,7 @@ FLOORS = {
     "robusteval.zoo": 11,
     "robusteval.listing": 11,
     "robusteval.consoles": 12,
+    "robusteval.piped": 12,
     "robusteval.bars": 12,
     "robusteval.guarded": 12,
     "robusteval.endings": 12,

@@ -41,7 +41,8 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
 
 
 def test_a_terminal_that_is_not_utf8() -> None:
-    code, out, errors = ended(started(["list", "datasets"], PYTHONIOENCODING="ascii"))
+    told = {"PYTHONIOENCODING": "ascii", "TTY_COMPATIBLE": "1", "TERM": "dumb"}
+    code, out, errors = ended(started(["list", "datasets"], LINES="50", **told))
     assert (code, errors) == (0, b"")
     assert b"| 1x8x8   | Linf 0.15" in out
     lines = [line for line in out.split(b"\n") if line[:1] in (b"+", b"|")]

@@ -23,7 +23,7 @@ from robusteval.report.page import render_html, render_markdown
 from tests.helpers.attacks import record_of
 from tests.helpers.forging import change_rows, rows_file
 from tests.helpers.known import pixel_prototypes
-from tests.helpers.runs import options
+from tests.helpers.runs import options, plain_suite_in
 
 SUITE = """
 name = "goals"
@@ -174,7 +174,8 @@ def test_directions_alone_count_under_cosine() -> None:
 
 
 def test_without_prototypes_there_is_no_section(tmp_path: Path) -> None:
-    report = api.evaluate("ce_digits", "quick", samples=10, only="fgsm", out=tmp_path)
+    suite = plain_suite_in(tmp_path, "quick")
+    report = api.evaluate("ce_digits", suite, samples=10, only="fgsm", out=tmp_path)
     assert report.content["prototypes"] is None
     assert "Prototypes" not in (report.folder / "report.html").read_text("utf-8")
     assert "## Prototypes" not in (report.folder / "report.md").read_text("utf-8")
