@@ -42,6 +42,7 @@ FLOORS = {
     "robusteval.listing": 11,
     "robusteval.consoles": 12,
     "robusteval.piped": 12,
+    "robusteval.running": 12,
     "robusteval.bars": 12,
     "robusteval.guarded": 12,
     "robusteval.endings": 12,
