@@ -73,6 +73,7 @@ def root(
 @app.command()
 @guarded
 def run(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(
@@ -140,8 +141,14 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
+    from robusteval import remembered, running
+
+    question = None if dry_run else remembered.run_question(context.params)
+    if (known := remembered.recall(question)) is not None:
+        running.print_one(known, as_json)
+        return
     count = parse_samples(samples)
-    from robusteval import api, bars, running, zoo
+    from robusteval import api, bars, zoo
 
     options = api.Options(
         samples=count,
@@ -169,7 +176,10 @@ def run(
     elif dry_run:
         running.print_estimate(models[0], api.estimate(models[0], suite, options=options), as_json)
     else:
-        running.print_one(bars.evaluate_watched(models[0], suite, options), as_json)
+        found = bars.evaluate_watched(models[0], suite, options)
+        if found.complete:
+            remembered.remember(question, remembered.run_question(context.params), found)
+        running.print_one(found, as_json)
 
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
@@ -179,9 +189,15 @@ RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` m
 @guarded
 def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write a run's report anew from its evidence, without the model."""
-    from robusteval import api, running
+    from robusteval import remembered, running
 
-    running.print_one(api.rebuild_report(run), as_json)
+    question = remembered.report_question(run)
+    if (found := remembered.recall(question)) is None:
+        from robusteval import api
+
+        found = api.rebuild_report(run)
+        remembered.remember(question, remembered.report_question(run), found)
+    running.print_one(found, as_json)
 
 
 @app.command()

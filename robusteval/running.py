@@ -1,14 +1,18 @@
 """What ``robusteval run`` prints: of one model or of several, for people or as JSON."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from robusteval import api, bars, terminal, zoo
+from robusteval import terminal
 from robusteval.endings import complaint, exit_after, exit_of, print_json
 from robusteval.guarded import note, say
 from robusteval.storage import require_replaceable
 
+if TYPE_CHECKING:
+    from robusteval import api
 
-def print_one(report: api.Report, as_json: bool) -> None:
+
+def print_one(report: "api.Report", as_json: bool) -> None:
     """A report, as the terminal shows it or as JSON; exits as it deserves."""
     if as_json:
         print_json(report.content)
@@ -18,7 +22,7 @@ def print_one(report: api.Report, as_json: bool) -> None:
     exit_of(report)
 
 
-def print_estimate(model: str, found: api.Estimate, as_json: bool) -> None:
+def print_estimate(model: str, found: "api.Estimate", as_json: bool) -> None:
     """What a run would take, as the terminal shows it or as JSON."""
     if as_json:
         print_json(found.to_json(model))
@@ -26,8 +30,10 @@ def print_estimate(model: str, found: api.Estimate, as_json: bool) -> None:
         terminal.print_estimate(model, found)
 
 
-def run_several(models: list[str], suite: str, options: api.Options, as_json: bool) -> None:
+def run_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
+    from robusteval import bars, zoo
+
     table = options.out / f"{Path(suite).stem}.csv"
     require_replaceable(table, "choose another folder with --out")
     outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
@@ -45,8 +51,10 @@ def run_several(models: list[str], suite: str, options: api.Options, as_json: bo
     exit_after(refused, "run", codes)
 
 
-def estimate_several(models: list[str], suite: str, options: api.Options, as_json: bool) -> None:
+def estimate_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
     """What each model's run would take; those that can't be run are told last."""
+    from robusteval import api, zoo
+
     refused, estimates = [], []
     for found in zoo.for_each(
         models, options, lambda name, options: (name, api.estimate(name, suite, options=options))

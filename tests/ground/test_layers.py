@@ -40,6 +40,8 @@ FLOORS = {
     "robusteval.boards": 11,
     "robusteval.zoo": 11,
     "robusteval.listing": 11,
+    "robusteval.inputs": 12,
+    "robusteval.remembered": 12,
     "robusteval.consoles": 12,
     "robusteval.piped": 12,
     "robusteval.running": 12,
