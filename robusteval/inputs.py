@@ -91,8 +91,10 @@ def _stamp(path: Path) -> Fact:
 
 
 def _facts(params: Params) -> Iterator[Fact]:
-    (model,) = parse_models(params["model"]) or [""]
-    entry = find_entry(model)
+    models = parse_models(params["model"])
+    if len(models) != 1:
+        raise _IntricateError
+    entry = find_entry(models[0])
     if entry.factory or params["source"] or params["outlier_dir"] or params["device"] != "cpu":
         raise _IntricateError
     yield from (_content(entry.path), _content(entry.weights_path))
