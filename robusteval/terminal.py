@@ -13,6 +13,7 @@ from robusteval import inert
 from robusteval.consoles import console
 from robusteval.piped import is_piped, pair_rows, print_tsv
 from robusteval.report.wording import (
+    by_protocol,
     check_text,
     found_text,
     interval,
@@ -99,7 +100,8 @@ def print_report(report: "Report") -> None:
 def _claim_line(claim: dict[str, Any]) -> str:
     """A claim beside the same attack here, and beside all attacks."""
     at = f"{claim['attack']}, {threat_text(claim)}" if claim["norm"] else claim["attack"]
-    line = f"claimed {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
+    whose = " by the paper's protocol" if by_protocol(claim) else ""
+    line = f"claimed{whose} {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
     return f"{line}; worst case here: {worst_text(claim)}" if claim["worst"] else line
 
 

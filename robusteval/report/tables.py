@@ -65,7 +65,7 @@ TABLES: dict[str, Columns] = {
         **_share("found"),
         **{"found_norm": TEXT, "found_eps": TEXT, "worst_compared": TEXT},
         **_share("worst"),
-        **{"worst_norm": TEXT, "worst_eps": TEXT, "source": TEXT, "note": TEXT},
+        **{"worst_norm": TEXT, "worst_eps": TEXT, "source": TEXT, "note": TEXT, "by": TEXT},
     },
     "findings": {
         **{"check": TEXT, "verdict": TEXT, **_THREAT, "measured": TEXT, "advice": TEXT},
