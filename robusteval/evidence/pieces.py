@@ -218,7 +218,8 @@ def require_known(piece: Piece, model: Mapping[str, Any]) -> None:
 
 def prototype_counts(model: Mapping[str, Any]) -> dict[str, int]:
     """How many prototypes each layer has, by its column; nothing in an older run's record."""
-    if "prototypes" not in model:
+    if "prototype_layers" not in model:
         return {}
-    known = {told["layer"]: model["classes"] * told["per_class"] for told in model["prototypes"]}
+    layers = model["prototype_layers"]
+    known = {told["layer"]: model["classes"] * told["per_class"] for told in layers}
     return {f"{NEAREST}{i}": known.get(name, 0) for i, name in enumerate(model["layers"])}

@@ -25,6 +25,7 @@ from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
@@ -35,6 +36,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
 _Index = Annotated[int, Field(ge=0, le=10**9)]
 _Name = Annotated[str, Field(max_length=200)]
+_Note = Annotated[str, Field(min_length=1, max_length=LONGEST_NOTE)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
 
@@ -44,7 +46,16 @@ def _a_day(text: str) -> str:
 
 
 class _Prototypes(TypedDict):
-    """Of a layer: see ``PrototypeLayer``."""
+    """How prototypes that were given beside a module agree with it: ``models.own.Agreement``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    same: Annotated[int, Field(ge=0)] | None
+    of: Annotated[int, Field(ge=1, le=COMPARED)]
+    distance: float
+
+
+class _Layer(TypedDict):
+    """Of a layer with prototypes: see ``PrototypeLayer``."""
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
     layer: _Name
@@ -59,7 +70,9 @@ class _Model(TypedDict):
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
-    prototypes: NotRequired[list[_Prototypes]]  # where there are some; older runs have none
+    notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
+    prototypes: NotRequired[_Prototypes]
+    prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
 
 
 class _Dataset(TypedDict):
@@ -210,8 +223,9 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
-        "model.prototypes": not _fitting_prototypes(record),
+        "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
         "spec.forms": forms != list(spec.forms),
@@ -235,10 +249,10 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
 def _fitting_prototypes(record: dict[str, Any]) -> bool:
     """Whether prototypes are told of layers that there are, and coincide with those before them."""
     model = record["model"]
-    told = model.get("prototypes", [])
+    told = model.get("prototype_layers", [])
     names = [layer["layer"] for layer in told]
     due = bool(model["layers"]) and _schema_of(record["schema"])[1] >= PROTOTYPES_SINCE
-    found = "prototypes" in model
+    found = "prototype_layers" in model
     return (
         (found or not due)
         and found == bool(told)
@@ -259,6 +273,14 @@ def _ordered(layer: dict[str, Any], count: int) -> bool:
         and all(first < i < count and first not in later for i, first in pairs)
         and layer["equal"] <= len(pairs)
     )
+
+
+def _no_agreement(model: dict[str, Any], spec: RunSpec) -> bool:
+    """Whether a comparison of prototypes with their module can't be this run's."""
+    if (told := model.get("prototypes")) is None:
+        return False
+    too_many = told["same"] is not None and told["same"] > told["of"]
+    return too_many or told["of"] != min(COMPARED, spec.samples) or not model["layers"]
 
 
 def _corrupt(files: Files, error: Exception) -> EvidenceError:

@@ -24,7 +24,7 @@ def prototypes_of(result: RunResult) -> dict[str, Any] | None:
     A prototype counts as unused where no evaluated clean image is nearest to it, and where several
     stand in one place, these count as one.  Samples go wrong on the deepest layer.
     """
-    told = result.record["model"].get("prototypes", [])
+    told = result.record["model"].get("prototype_layers", [])
     places = {name: i for i, name in enumerate(result.record["model"]["layers"])}
     columns = [f"{NEAREST}{places[layer['layer']]}" for layer in told]
     if not told or any(column not in result.clean for column in columns):

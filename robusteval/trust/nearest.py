@@ -22,7 +22,7 @@ def nearest_hold(context: Context, store: Store, result: RunResult) -> tuple[boo
     images only successes say any."""
     if not context.prototypes:
         return True, "the model has none"
-    if "prototypes" not in result.record["model"]:  # an older run
+    if "prototype_layers" not in result.record["model"]:  # an older run
         return True, "not measured"
     wrong = total = 0
     for job in context.plan.clean_jobs():

@@ -65,7 +65,7 @@ def test_a_run_of_schema_2_gives_its_numbers(kept: Path) -> None:
 
 
 def as_old(record: Any) -> Any:
-    model = {key: value for key, value in record["model"].items() if key != "prototypes"}
+    model = {key: value for key, value in record["model"].items() if key != "prototype_layers"}
     return {**record, "schema": f"robusteval.run/{OLDEST}", "model": model}
 
 

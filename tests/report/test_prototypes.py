@@ -35,6 +35,7 @@ attack = "goal"
 norms = ["Linf"]
 """
 SAMPLES = 60
+LAYERS, CONTRADICTS = "prototype_layers", "model.prototype_layers contradicts"
 
 
 def prototypes_of(digits: Dataset) -> Tensor:
@@ -180,7 +181,7 @@ def test_without_prototypes_there_is_no_section(tmp_path: Path) -> None:
     assert "Prototypes" not in (report.folder / "report.html").read_text("utf-8")
     assert "## Prototypes" not in (report.folder / "report.md").read_text("utf-8")
     assert report.prototypes.empty
-    assert "prototypes" not in json.loads((report.folder / "run.json").read_text())["model"]
+    assert "prototype_layers" not in json.loads((report.folder / "run.json").read_text())["model"]
 
 
 class Hidden(Adapter):
@@ -192,6 +193,9 @@ class Hidden(Adapter):
     def distances(self, images: Tensor) -> Tensor:
         found: Tensor = self.module.distances(images)  # type: ignore[operator]
         return found
+
+    def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self(images), {"last": Hidden.distances(self, images)}
 
 
 def test_distances_alone_give_what_they_can(
@@ -255,11 +259,11 @@ FORGED: dict[str, tuple[Callable[[Path], None], str]] = {
         "nearest prototypes",
     ),
     "fewer that coincide": (
-        lambda f: told(f, lambda m: m["prototypes"][0]["coinciding"].pop()),
+        lambda f: told(f, lambda m: m[LAYERS][0]["coinciding"].pop()),
         "what the report describes",
     ),
     "more features": (
-        lambda f: told(f, lambda m: m["prototypes"][0].update(features=65)),
+        lambda f: told(f, lambda m: m[LAYERS][0].update(features=65)),
         "what the report describes",
     ),
 }
@@ -288,16 +292,25 @@ def test_doing_it_again_finds_the_rest(copied: Path, model: PrototypeAdapter) ->
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.pop("prototypes"), "model.prototypes contradicts"),
-        (lambda m: m["prototypes"][0].update(layer="other"), "model.prototypes contradicts"),
-        (lambda m: m["prototypes"][0].update(coinciding=None), "model.prototypes contradicts"),
+        (lambda m: m.pop(LAYERS), CONTRADICTS),
         (
-            lambda m: m["prototypes"][0]["coinciding"].append([30, 0]),
-            "model.prototypes contradicts",
+            lambda m: m[LAYERS][0].update(layer="other"),
+            CONTRADICTS,
         ),
-        (lambda m: m["prototypes"][0].update(equal=12), "model.prototypes contradicts"),
-        (lambda m: m["prototypes"][0].update(per_class=1), "model.prototypes contradicts"),
-        (lambda m: m["prototypes"][0].update(per_class=0), "corrupt"),
+        (
+            lambda m: m[LAYERS][0].update(coinciding=None),
+            CONTRADICTS,
+        ),
+        (
+            lambda m: m[LAYERS][0]["coinciding"].append([30, 0]),
+            CONTRADICTS,
+        ),
+        (lambda m: m[LAYERS][0].update(equal=12), CONTRADICTS),
+        (
+            lambda m: m[LAYERS][0].update(per_class=1),
+            CONTRADICTS,
+        ),
+        (lambda m: m[LAYERS][0].update(per_class=0), "corrupt"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(
