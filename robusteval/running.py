@@ -16,7 +16,7 @@ def print_one(report: "api.Report", as_json: bool) -> None:
     """A report, as the terminal shows it or as JSON; exits as it deserves."""
     if as_json:
         print_json(report.content)
-        note(report.folder / "report.html")
+        note(report.page)
     else:
         terminal.print_report(report)
     exit_of(report)

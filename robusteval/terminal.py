@@ -94,7 +94,7 @@ def print_report(report: "Report") -> None:
     for finding in content["findings"]:
         if finding["verdict"] != "ok":
             _say(finding_text(finding), style="yellow")
-    print(inert.line(report.folder / "report.html"))
+    print(inert.line(report.page))
 
 
 def _claim_line(claim: dict[str, Any]) -> str:
