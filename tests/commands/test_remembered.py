@@ -155,6 +155,18 @@ def test_its_report_loads_no_torch_either(there: Made) -> None:
         assert (there.run / "report.md").read_bytes() != b"other"
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_reader_that_leaves_is_borne(there: Made, as_json: list[str]) -> None:
+    """As ``head`` does after a line."""
+    command = [sys.executable, "-c", ASK, *there.line, *as_json]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0
+
+
 def test_as_json_it_is_the_same_content(there: Made) -> None:
     told = cli(*there.line, "--json")
     assert json.loads(told.stdout) == json.loads((there.run / "report.json").read_text("utf-8"))

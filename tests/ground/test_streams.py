@@ -83,8 +83,9 @@ def test_json_is_the_same_data_in_every_encoding(tmp_path: Path) -> None:
     assert "ε\\x9b" in found.pop()
 
 
-def test_a_reader_that_leaves_is_borne_in_silence() -> None:
-    process = started(["show", "pcl_digits"])
+@pytest.mark.parametrize("verb", ["show pcl_digits", "list models", "list datasets --json"])
+def test_a_reader_that_leaves_is_borne_in_silence(verb: str) -> None:
+    process = started(verb.split())
     assert process.stdout is not None
     process.stdout.close()  # as `head` does
     assert process.stderr is not None
