@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol
 
 if TYPE_CHECKING:
     from robusteval.api import Estimate, Options, Report
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 P = ParamSpec("P")
-T = TypeVar("T")
 _DUMB = ("dumb", "unknown")  # terminals without cursor control
 _shown: "list[Display]" = []
 
@@ -82,9 +81,3 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
 
     with shown(model):
         return api.estimate(model, suite, options=options)
-
-
-def during(title: str, act: "Callable[[Display], T]") -> T:
-    """What ``act`` gives, which is given what tells people how far it is."""
-    with shown(title) as display:
-        return act(display)

@@ -25,7 +25,8 @@ class _Seen:
 class Forecast:
     """Learns from finished jobs how long the others take.
 
-    An attack's own finished chunks tell best, since broken samples stop early; then other attacks.
+    An attack's own finished chunks tell best, since broken samples stop early; then other attacks;
+    clean predictions don't, since a worker's start is among their seconds.
     Until an attack, or half of one's first chunk, was seen nobody knows.
     """
 
@@ -77,19 +78,17 @@ class Forecast:
         due = [job for job in self.jobs if job not in self.done]
         if not attacks and any(job.kind == "attack" for job in due):
             return None
-        every = _pace(list(seen.values()))
-        of_attacks = _pace(attacks) if attacks else every
+        usual = _pace(attacks or list(seen.values()))
         total = 0.0
         for job in due:
             group = _group(job)
-            pace = _pace([seen[group]]) if group in seen else None
-            pace = pace or (of_attacks if job.kind == "attack" else every)
+            pace = (_pace([seen[group]]) if group in seen else None) or usual
             if pace is None:
                 return None
             began = self.running[job][0] if job in self.running else None
             spent = 0.0 if began is None else self.clock() - began
             total += max(self.work[job] * pace - spent, 0.0)
-        return total / self.workers + self.end * (every or 0.0) + _ENDING
+        return total / self.workers + self.end * (usual or 0.0) + _ENDING
 
     def _seen_now(self) -> dict[Any, _Seen]:
         """What was seen, running jobs among it."""
