@@ -108,6 +108,9 @@ class Archive:
     def remove_all(self) -> None:
         self._refuse()
 
+    def from_anywhere(self) -> "Archive":
+        return Archive(self.path.resolve())
+
     def _refuse(self) -> NoReturn:
         raise OutputError(f"{self.path} is an archive, which stays as it is: unpack it first")
 
