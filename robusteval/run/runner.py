@@ -1,6 +1,7 @@
 """Carries a plan out: what is missing is done, what is there is kept; the proof comes last."""
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,7 @@ class Run:
         probes = set() if self._probes() else set(context.plan.probe_jobs())
         there = probes | {job for job in costs.jobs() if self.store.has(job)}
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
+        self.done_of = defaultdict(float, Counter(job.kind for job in self.shares))
         return Forecast(costs, there, workers)
 
     def _probes(self) -> list[Job]:
@@ -231,9 +233,9 @@ class Run:
         """How far all jobs of a kind are, of one that is no attack."""
         if job.kind in ("attack", "diagnostics"):
             return
+        self.done_of[job.kind] += share - self.shares.get(job, 0.0)
         self.shares[job] = share
-        done = sum(s for other, s in self.shares.items() if other.kind == job.kind)
-        self.told.part(PARTS[job.kind], done, sum(j.kind == job.kind for j in self.forecast.jobs))
+        self.told.part(PARTS[job.kind], self.done_of[job.kind], self.forecast.count_of[job.kind])
 
     def _start(self, part: int) -> None:
         if not self.tallies[part].shown:
