@@ -1,7 +1,6 @@
 """Carries a plan out: what is missing is done, what is there is kept; the proof comes last."""
 
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,7 +94,9 @@ class Run:
         probes = set() if self._probes() else set(context.plan.probe_jobs())
         there = probes | {job for job in costs.jobs() if self.store.has(job)}
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
-        self.done_of = defaultdict(float, Counter(job.kind for job in self.shares))
+        self.done_of = dict.fromkeys(PARTS, 0.0)
+        for job in self.shares:
+            self.done_of[job.kind] += 1.0
         return Forecast(costs, there, workers)
 
     def _probes(self) -> list[Job]:
