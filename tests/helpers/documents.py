@@ -41,8 +41,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every document that readers are given."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Every page whose snippets are run."""
+    return sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
