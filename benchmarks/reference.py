@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-import click
 import typer
 
 from robusteval import listing
@@ -98,9 +97,7 @@ def detectors() -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     """Each verb with its arguments and options, as ``--help`` tells them."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
-    yield from chain.from_iterable(_verbs(root, "robusteval"))
+    yield from chain.from_iterable(_verbs(typer.main.get_command(app), "robusteval"))
 
 
 def _verbs(group: Any, before: str) -> Iterator[list[str]]:
@@ -113,15 +110,13 @@ def _verbs(group: Any, before: str) -> Iterator[list[str]]:
 
 
 def _verb(command: Any, called: str) -> Iterator[str]:
-    required = " ".join(
-        p.make_metavar(click.Context(command)) for p in command.params if p.param_type_name == "argument"
-    )
+    arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
     yield f"## `{called}`"
     yield ""
     yield command.help.strip()
     yield ""
     yield "```text"
-    yield f"{called} {required}".strip() + " [OPTIONS]"
+    yield " ".join([called, *arguments, "[OPTIONS]"])
     yield "```"
     yield ""
     yield "| option | what it does | default |"
