@@ -7,11 +7,14 @@ and commands share the folder.  What a reader has and a test has not comes from 
     <!-- file: PATH -->         the next block is that file
     <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
     <!-- exit: N -->            the next command ends with this code
+    <!-- printed: above -->     the next block is what the Python block before it prints
 
 Of a ``console`` block, lines after ``$`` are commands, and the others what they print: each must be
-among what was printed, in this order, where … stands for anything.
+among what was printed, in this order, where … stands for anything, and the seconds at the end of a
+table's row for any.  ``make`` only tells what it would do.
 """
 
+import io
 import os
 import re
 import shlex
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,8 @@ from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
-_NOTE = re.compile(r"^<!-- (setup|file|instead|exit): (.+?) -->$")
+_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed): (.+?) -->$")
+_SECONDS = re.compile(r"(?<=│)\s+\d+\.\d │$")
 _RUN = {"python", "console"}
 
 
@@ -75,33 +79,48 @@ def run_page(page: Path, folder: Path) -> int:
 
 def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
     names: dict[str, Any] = {"__name__": "__main__"}
-    done = 0
+    done, printed = 0, io.StringIO()
     for block in blocks_of(page):
+        where = f"{page.name}, line {block.line}"
         if name := block.notes.get("setup"):
             getattr(setups, name)(names, folder, undo)
         if name := block.notes.get("file"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(block.text, "utf-8")
+        elif "printed" in block.notes:
+            _require(block.text.splitlines(), printed.getvalue(), where)
         elif block.kind == "python":
             # Its lines count from the page's own, so that a traceback leads there.
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            with redirect_stdout(printed := io.StringIO()):
+                exec(code, names)
         elif block.kind == "console":
-            _run_console(page, block)
+            _run_console(where, block)
         done += block.kind in _RUN or "file" in block.notes
     return done
 
 
-def _run_console(page: Path, block: Block) -> None:
+def _run_console(where: str, block: Block) -> None:
     for command, printed in commands_of(block.text):
-        where = f"{page.name}, line {block.line}: {command}"
         code, output = _output(block.notes.pop("instead", command))
-        assert code == int(block.notes.pop("exit", "0")), f"{where}: exit code {code}\n{output}"
-        rest = output.splitlines()
-        for line in printed:
-            wanted = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
-            found = [i for i, given in enumerate(rest) if wanted.fullmatch(given.strip())]
-            assert found, f"{where}: it did not print {line!r} but\n{output}"
-            rest = rest[found[0] + 1 :]
+        said = f"{where}: {command}"
+        assert code == int(block.notes.pop("exit", "0")), f"{said}: exit code {code}\n{output}"
+        _require(printed, output, said)
+
+
+def _require(lines: list[str], output: str, where: str) -> None:
+    """Fails unless these lines were printed, in this order."""
+    rest = output.splitlines()
+    for line in filter(str.strip, lines):
+        wanted = _pattern(line)
+        found = [i for i, given in enumerate(rest) if wanted.fullmatch(given.strip())]
+        assert found, f"{where}: it did not print {line!r} but\n{output}"
+        rest = rest[found[0] + 1 :]
+
+
+def _pattern(line: str) -> re.Pattern[str]:
+    told = _SECONDS.sub("…│", line.strip())
+    return re.compile(".*".join(map(re.escape, told.split("…"))))
 
 
 def commands_of(text: str) -> list[tuple[str, list[str]]]:
@@ -121,6 +140,8 @@ def _output(command: str) -> tuple[int, str]:
     if words[0] == "robusteval" and not {"|", ">", "&&"} & set(words):
         result = cli(*_expanded(words[1:]))
         return result.exit_code, result.output
+    if words[0] == "make":
+        command = shlex.join(["make", "-n", "-C", str(ROOT), *words[1:]])
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     ran = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}

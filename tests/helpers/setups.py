@@ -5,6 +5,7 @@ Each is called with the page's names, its folder, and a stack of what is to be u
 
 import sys
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,25 @@ def entry_of_pcl(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     """``mine.toml``, a copy of pcl_digits' entry."""
     text = find_entry("pcl_digits").path.read_text("utf-8")
     (folder / "mine.toml").write_text(text, "utf-8")
+
+
+def photographs(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """What ``docs/own_data.md`` shows: ``photos/``, three classes of colours, and ``net.py``."""
+    from tests.helpers.documents import ROOT, blocks_of
+
+    photos, net, *_ = blocks_of(ROOT / "docs" / "own_data.md")
+    exec(compile(photos.text, "own_data.md", "exec"), {})
+    (folder / "net.py").write_text(net.text, "utf-8")
+
+
+def added_to_the_house(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """The attack and the detector in the folder, as if they stood in the package."""
+    from robusteval.attacks.registry import OWN
+    from robusteval.detection.registry import DETECTORS
+
+    sys.path.insert(0, str(folder))
+    undo.callback(_removed, folder, ["contrast", "smallest_logit"])
+    (attack,) = import_module("contrast").ATTACKS
+    (detector,) = import_module("smallest_logit").DETECTORS
+    undo.enter_context(OWN.having(attack.name, attack))
+    undo.enter_context(DETECTORS.having(detector.name, detector))
