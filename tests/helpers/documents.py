@@ -93,7 +93,7 @@ def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
             # Its lines count from the page's own, so that a traceback leads there.
             code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
             with redirect_stdout(printed := io.StringIO()):
-                exec(code, names)
+                exec(code, names)  # noqa: S102 - the project's own pages
         elif block.kind == "console":
             _run_console(where, block)
         done += block.kind in _RUN or "file" in block.notes
@@ -143,8 +143,9 @@ def _output(command: str) -> tuple[int, str]:
     if words[0] == "make":
         command = shlex.join(["make", "-n", "-C", str(ROOT), *words[1:]])
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = {**os.environ, "PATH": path}
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment
     )
     return ran.returncode, ran.stdout + ran.stderr
 

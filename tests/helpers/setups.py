@@ -4,14 +4,12 @@ Each is called with the page's names, its folder, and a stack of what is to be u
 """
 
 import sys
+import tomllib
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
-from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
 from tests.helpers.plugins import lay_package
 
@@ -41,8 +39,7 @@ def installed(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     told = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
     project = told["project"]
     points = {
-        group.removeprefix("robusteval."): named
-        for group, named in project["entry-points"].items()
+        group.removeprefix("robusteval."): named for group, named in project["entry-points"].items()
     }
     lay_package(folder, project["name"], project["version"], points, {})
     sys.path.insert(0, str(folder))
@@ -57,18 +54,12 @@ def _removed(folder: Path, modules: list[str]) -> None:
     plugins.cache_clear()
 
 
-def entry_of_pcl(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
-    """``mine.toml``, a copy of pcl_digits' entry."""
-    text = find_entry("pcl_digits").path.read_text("utf-8")
-    (folder / "mine.toml").write_text(text, "utf-8")
-
-
 def photographs(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     """What ``docs/own_data.md`` shows: ``photos/``, three classes of colours, and ``net.py``."""
     from tests.helpers.documents import ROOT, blocks_of
 
     photos, net, *_ = blocks_of(ROOT / "docs" / "own_data.md")
-    exec(compile(photos.text, "own_data.md", "exec"), {})
+    exec(compile(photos.text, "own_data.md", "exec"), {})  # noqa: S102 - the project's own page
     (folder / "net.py").write_text(net.text, "utf-8")
 
 
