@@ -74,3 +74,23 @@ def added_to_the_house(names: dict[str, Any], folder: Path, undo: ExitStack) -> 
     (detector,) = import_module("smallest_logit").DETECTORS
     undo.enter_context(OWN.having(attack.name, attack))
     undo.enter_context(DETECTORS.having(detector.name, detector))
+
+
+def importable(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """``mine.py``, from which another process imports a model, images and labels."""
+    import torch
+
+    module_and_images(names, folder, undo)
+    torch.save((names["my_module"], names["images"], names["labels"]), folder / "mine.pt")
+    (folder / "mine.py").write_text(
+        "import torch\n"
+        "my_module, images, labels = torch.load('mine.pt', weights_only=False)\n"
+        "images, labels = images[:20], labels[:20]\n"
+    )
+
+
+def a_run(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """``folder``, of a finished run of few samples below ``runs/``."""
+    from robusteval import evaluate
+
+    names["folder"] = evaluate("pcl_digits", "quick", samples=20, only=["fgsm", "pgd10"]).folder
