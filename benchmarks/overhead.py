@@ -26,6 +26,7 @@ from robusteval.attacks.results import AttackResult
 from robusteval.plan.plan import Cell, job_seed
 from robusteval.plan.suite import read_suite
 from robusteval.run.prepare import Prepared, prepare
+from robusteval.run.subject import Asked
 
 
 def bare_attack(model: Any, cell: Cell, images: Tensor, labels: Tensor, seed: int) -> Tensor:
@@ -89,7 +90,7 @@ def main() -> int:
     bare, harness = [], []
     for pair in range(arguments.pairs):
         options = api.Options(samples=arguments.samples, out=work / str(pair))
-        prepared = prepare(arguments.model, str(path), None, None, options)
+        prepared = prepare(Asked(arguments.model), str(path), options)
         started = time.perf_counter()
         bare_loop(prepared)
         bare.append(time.perf_counter() - started)

@@ -22,6 +22,7 @@ from robusteval.run.executors.here import Here
 from robusteval.run.prepare import prepare
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
+from robusteval.run.subject import Asked
 
 
 class Reversed(Here):
@@ -33,7 +34,7 @@ class Reversed(Here):
 
 def in_reverse(model: str, suite: str, options: api.Options) -> Path:
     """A run whose jobs are done last first."""
-    prepared = prepare(model, suite, None, None, options)
+    prepared = prepare(Asked(model), suite, options)
     check_names(prepared.context.spec.suite, prepared.context.plan.threats)
     folder = options.out / prepared.spec.name
     folder.mkdir(parents=True)

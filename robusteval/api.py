@@ -8,7 +8,7 @@ For example:
     assert all(check.held for check in robusteval.verify(report.folder))
 
     adapter = robusteval.wrap_module(my_module, classes=10, mean=[0.5], std=[0.5])
-    report = robusteval.evaluate(adapter, dataset="mnist", name="mine")
+    report = robusteval.evaluate(adapter, images, labels, suite="quick", name="mine")
 
 A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from torch import nn
 
 from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
-from robusteval.data.datasets import load_dataset
+from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Files, Local
 from robusteval.evidence.judge import predict, state_digest
@@ -37,7 +39,7 @@ from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
-from robusteval.plan.context import Access, open_context
+from robusteval.plan.context import Access, Context, open_context, require_same_data
 from robusteval.plan.plan import expected_passes
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
@@ -49,6 +51,7 @@ from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.prepare import Prepared, prepare
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings, precision
+from robusteval.run.subject import Asked, borrowed
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
@@ -105,27 +108,62 @@ def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) 
 
 @plain_state()
 def evaluate(
-    model: str | Path | Adapter,
-    suite: str | Path = "full",
-    dataset: str | None = None,
+    model: str | Path | nn.Module,
+    images: Any = None,
+    labels: Any = None,
     name: str | None = None,
     options: Options | None = None,
+    *,
+    suite: str | Path | None = None,
+    dataset: str | None = None,
+    classes: int | None = None,
     **keywords: Unpack[OptionKeywords],
 ) -> Report:
     """Runs a suite against a model and writes its evidence and its report.
 
-    ``model``: an entry's name or path, or an adapter (see ``wrap_module``), which needs
-    ``dataset`` and is called ``name`` in its report.  Options are given by keyword, such as
-    ``samples=200, seed=1``, or together as ``options``: see ``Options``.  A run that was begun goes
-    on, a finished one is read.  Raises RobustevalError for bad input; a failed or unfinished attack
-    is reported as such and leaves the report incomplete.
+    ``model``: an entry's name or path, or a torch module, which is called ``name`` in its report; a
+    plain one gets images in [0, 1], so wrap one that wants them normalised (``wrap_module``).
+
+    ``images``: arrays or tensors (N, C, H, W), uint8 or floats in [0, 1], with ``labels`` (N,); or
+    a torch ``Dataset`` or ``DataLoader``.  Text in their place is a suite, ``full`` by default.
+    Without images the run is on the known ``dataset``, by default the entry's own; with them
+    ``dataset`` is what the report calls them.  ``classes``: how many a plain module tells apart, by
+    default as many as it answers with.
+
+    Options are given by keyword, such as ``samples=200, seed=1``, or together as ``options``: see
+    ``Options``.  A run that was begun goes on, a finished one is read.  Raises RobustevalError for
+    bad input; a failed or unfinished attack is reported as such and leaves the report incomplete.
 
         >>> report = evaluate("pcl_digits", "quick", samples=20, only="fgsm")
         >>> report.complete, report.proven
         (True, True)
     """
     options = options_of(options, keywords)
-    prepared = prepare(model, suite, dataset, name, options)
+    asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
+    with borrowed(model):
+        return _evaluated(asked, suite, options)
+
+
+def _asked(
+    model: Any, images: Any, labels: Any, name: Any, suite: Any, dataset: Any, classes: Any
+) -> tuple[Asked, str | Path]:
+    """What stands second and third may be a suite and a data set: text is no images."""
+    if isinstance(images, str | Path):
+        if suite is not None:
+            raise RobustevalError(
+                f"suite={shown(suite)} and {shown(images)} are two suites: keep one"
+            )
+        images, suite = None, images
+    if isinstance(labels, str) and images is None and dataset is None:
+        labels, dataset = None, labels
+    if labels is not None and images is None:
+        raise RobustevalError("labels= need images: pass images=…")
+    asked = Asked(model, dataset, name, images, labels, classes)
+    return asked, "full" if suite is None else suite
+
+
+def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
+    prepared = prepare(asked, suite, options)
     files = Local(options.out / prepared.spec.name)
     store = Store(files, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
@@ -196,18 +234,38 @@ def rebuild_report(folder: str | Path) -> Report:
 @plain_state()
 def verify(
     folder: str | Path,
-    model: str | Adapter | None = None,
+    model: str | Path | nn.Module | None = None,
     data_dir: str | Path | None = None,
     allow_code: bool = False,
     again: int = 0,
     device: str | None = None,
+    *,
+    images: Any = None,
+    labels: Any = None,
+    data: str | Path | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
-    ``model``: where the run's entry is now, or the adapter that was evaluated.  ``again``: how
-    many jobs, chosen at random, to do once more.  ``device``: another than the run's.  Raises
-    RobustevalError where the run, its model or its data can't be had at all.
+    ``model``: where the run's entry is now, or the module that was evaluated.  ``images`` and
+    ``labels``: those that were evaluated, where Python gave them; ``data``: where the user's own
+    are now.  ``again``: how many jobs, chosen at random, to do once more.  ``device``: another than
+    the run's.  Raises RobustevalError where the run, its model or its data can't be had at all.
     """
+    with borrowed(model):
+        return _verified(folder, model, data_dir, allow_code, again, device, images, labels, data)
+
+
+def _verified(
+    folder: str | Path,
+    model: str | Path | nn.Module | None,
+    data_dir: str | Path | None,
+    allow_code: bool,
+    again: int,
+    device: str | None,
+    images: Any,
+    labels: Any,
+    data: str | Path | None,
+) -> list[Check]:
     refuse_inference_mode()
     if not isinstance(again, int) or again < 0:
         raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
@@ -215,7 +273,7 @@ def verify(
         check_device(device)
     store, spec, record = open_store(_run(folder))
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
-    adapter = model if isinstance(model, Adapter) else None
+    adapter = _adapter(model, record)
     if not reference and adapter is None:
         raise RobustevalError("this run's model was given from Python: pass it to api.verify")
     if adapter is not None:
@@ -226,8 +284,10 @@ def verify(
         if data_dir is None
         else named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
     )
-    access = Access(reference, place, allow_code, device)
-    context = open_context(spec, access, adapter)
+    where = named(data or record.get("data_reference", ""), "data", DataError)
+    access = Access(reference, place, where, allow_code, device)
+    own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
+    context = open_context(spec, access, adapter, own)
     checks = [whole(store, context.plan)]
     if not checks[0].held:
         return checks
@@ -241,6 +301,22 @@ def verify(
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]
     return [*checks, *description_holds(context, record), *as_the_run_says(result)]
+
+
+def _adapter(model: Any, record: dict[str, Any]) -> Adapter | None:
+    """The module that was given, if one was."""
+    if not isinstance(model, nn.Module):
+        return None
+    return model if isinstance(model, Adapter) else wrap_module(model, record["model"]["classes"])
+
+
+def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
+    """The samples that were given.  Raises EvidenceError unless they are the run's."""
+    if not spec.own_data:
+        raise EvidenceError(f"this run is on {spec.dataset}, which is known: leave images= out")
+    data = of_classes(own_data(images, labels, spec.dataset, spec.asked, False), classes)
+    require_same_data(spec, data, "pass the images and labels that were evaluated")
+    return data
 
 
 def _run(folder: str | Path) -> Local:
@@ -281,11 +357,15 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
 
 @plain_state()
 def estimate(
-    model: str | Path | Adapter,
-    suite: str | Path = "full",
-    dataset: str | None = None,
+    model: str | Path | nn.Module,
+    images: Any = None,
+    labels: Any = None,
     name: str | None = None,
     options: Options | None = None,
+    *,
+    suite: str | Path | None = None,
+    dataset: str | None = None,
+    classes: int | None = None,
     **keywords: Unpack[OptionKeywords],
 ) -> Estimate:
     """What ``evaluate`` would take at most, from the speed of a few passes made now.
@@ -294,7 +374,12 @@ def estimate(
     6
     """
     options = options_of(options, keywords)
-    context = prepare(model, suite, dataset, name, options).context
+    asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
+    with borrowed(model):
+        return _estimated(prepare(asked, suite, options).context, options)
+
+
+def _estimated(context: Context, options: Options) -> Estimate:
     spec, cells = context.spec, context.plan.cells
     pairs = [expected_passes(cell, context.model.classes) for cell in cells]
     forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from robusteval.errors import RobustevalError, shown
+from robusteval.errors import RobustevalError
 from robusteval.reading import parse_path
 from robusteval.types import parse_float, parse_whole
 
@@ -56,19 +56,6 @@ def path_option(help: str) -> Any:
 def path_argument(help: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(help=help, parser=_path)
-
-
-def parse_samples(text: str) -> int | None:
-    """``all`` or a positive number."""
-    if text == "all":
-        return None
-    try:
-        samples = parse_whole(text)
-    except ValueError:
-        samples = 0
-    if samples < 1:
-        raise RobustevalError(f"--samples {shown(text)} is neither a number above 0 nor 'all'")
-    return samples
 
 
 def split_list(values: Sequence[str] | None) -> list[str]:

@@ -13,13 +13,13 @@ from robusteval.arguments import (
     expand_lists,
     given_list,
     parse_models,
-    parse_samples,
     path_argument,
     path_option,
     seconds_option,
     split_list,
     whole_option,
 )
+from robusteval.data.choice import parse_samples
 from robusteval.endings import complaint, exit_after, exit_of, print_held, print_json
 from robusteval.errors import shown
 from robusteval.guarded import (
@@ -84,8 +84,18 @@ def run(
     ],
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
     samples: Annotated[
-        str, typer.Option(help="How many test samples: a number (class-balanced) or all.")
+        str,
+        typer.Option(
+            help="A number (class-balanced), first:256, @FILE with an index a line, or all."
+        ),
     ] = "all",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own test images (a folder of class folders, .parquet, .npz, a data set's "
+            ".toml), or another known data set."
+        ),
+    ] = None,
     eps: Annotated[
         list[str] | None,
         typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
@@ -137,6 +147,7 @@ def run(
 
     options = api.Options(
         samples=count,
+        data=data,
         seed=seed,
         eps=tuple(given_list("eps", eps)),
         only=tuple(given_list("only", only)),
@@ -219,6 +230,9 @@ def verify(
     model: Annotated[
         str | None, typer.Option(help="Where the run's entry is now, if it has moved.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
+    ] = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
@@ -231,7 +245,8 @@ def verify(
     """Check a run's evidence and report against the model and the data, afresh."""
     from robusteval import api
 
-    print_held(api.verify(run, model, data_dir, allow_code, again, device), as_json)
+    found = api.verify(run, model, data_dir, allow_code, again, device, data=data)
+    print_held(found, as_json)
 
 
 @app.command()

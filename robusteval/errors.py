@@ -11,6 +11,7 @@ RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── OutputError            a place that can't be written
 ├── EvidenceError          a run's evidence that is missing, corrupt, newer, or in use
 ├── AttackError            an attack that can't run on this model, or returned nonsense
+│   └── ScoreError         a detector's score that is NaN or infinite
 ├── TrainingError          training that can't start or went wrong
 └── PluginError            an installed plug-in that can't be used, or whose name is taken
 """
@@ -64,6 +65,10 @@ class EvidenceError(RobustevalError):
 
 class AttackError(RobustevalError):
     """An attack that can't run on this model, or that returned nonsense."""
+
+
+class ScoreError(AttackError):
+    """A detector's score that is NaN or infinite."""
 
 
 class TrainingError(RobustevalError):

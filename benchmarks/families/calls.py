@@ -15,7 +15,7 @@ _COUNT = 6
 
 
 @lru_cache
-def _some() -> Any:
+def some_samples() -> Any:
     """Six images of digits with their labels, and a model that gets them right."""
     from robusteval.api import load_dataset, load_model
 
@@ -23,7 +23,7 @@ def _some() -> Any:
     return model, data.images(), data.labels
 
 
-def _images() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
+def images_table() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
     """Odd images, and whether they may be taken."""
     import torch
 
@@ -62,7 +62,7 @@ def _images() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
     }
 
 
-def _labels() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
+def labels_table() -> dict[str, tuple[Callable[[Any], Any], frozenset[int]]]:
     """Odd labels, and whether they may be taken."""
     import torch
 
@@ -127,11 +127,11 @@ def images_and_labels(made: Made, rng: random.Random) -> Iterator[Case]:
     """Each attack with each kind of images and of labels."""
     for attack, function in _attacks().items():
         for norm, eps in (("Linf", "0.1"), ("L2", "0.5")):
-            for told, (change, right) in _images().items():
+            for told, (change, right) in images_table().items():
                 if attack == "gaussian_noise" and told == "other channels":
                     right = EITHER  # it asks no model
                 yield _attacked(attack, function, norm, eps, f"images: {told}", change, None, right)
-            for told, (change, right) in _labels().items():
+            for told, (change, right) in labels_table().items():
                 yield _attacked(attack, function, norm, eps, f"labels: {told}", None, change, right)
 
 
@@ -150,7 +150,7 @@ def _attacked(
 
         from robusteval.types import ThreatModel, parse_eps
 
-        model, images, labels = _some()
+        model, images, labels = some_samples()
         given = of_images(images) if of_images else images
         before = given.clone() if torch.is_tensor(given) and not given.is_meta else None
         threat = ThreatModel(norm, parse_eps(eps))
@@ -186,7 +186,7 @@ def threats(made: Made, rng: random.Random) -> Iterator[Case]:
                 ) -> None:
                     from robusteval.types import ThreatModel, parse_eps
 
-                    model, images, labels = _some()
+                    model, images, labels = some_samples()
                     threat = ThreatModel("Linf", parse_eps("0.1"))
                     all_of_them = {"model": model, "threat": threat} | given
                     model, threat = all_of_them.pop("model"), all_of_them.pop("threat")
@@ -254,7 +254,7 @@ def _with_module(name: str, forward: Callable[[Any], Any]) -> Callable[[], None]
             def forward(self, images: Any) -> Any:
                 return forward(images)
 
-        _, images, labels = _some()
+        _, images, labels = some_samples()
         if name in ("estimate", "evaluate"):
             adapter = api.wrap_module(Net(), 10)
             options = api.Options(samples=4, only="fgsm")

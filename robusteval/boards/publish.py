@@ -138,6 +138,15 @@ def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
         raise EvidenceError(
             f"{run} is of {spec.model}, which is not in the registry: put its entry there"
         ) from None
+    if spec.own_data:
+        raise EvidenceError(
+            f"{run} is on data of your own: a leaderboard takes runs on known data sets"
+        )
+    if spec.chosen != "balanced":
+        raise EvidenceError(
+            f"{run} is on samples that were chosen one by one: a leaderboard takes class-balanced "
+            "ones, as --samples NUMBER takes them"
+        )
     if entry.dataset != spec.dataset:
         raise EvidenceError(
             f"{run} is on {spec.dataset}, {spec.model} belongs to {entry.dataset}: run it on that"

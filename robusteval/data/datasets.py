@@ -9,15 +9,17 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robusteval.data.cache import read_cached
+from robusteval.data.choice import Samples
 from robusteval.data.files import is_folder, parsing, shown
 from robusteval.data.known import DATASETS, DatasetInfo
 from robusteval.data.labels import check_labels, check_names, check_same_order
 from robusteval.data.locate import Source, data_root, find_source
 from robusteval.data.raw import RawData
+from robusteval.data.spool import Spool
+from robusteval.data.subsets import balanced_order, chosen_rows
 from robusteval.errors import DataError
 
 Split = Literal["train", "test"]
@@ -29,7 +31,7 @@ class Dataset:
 
     info: DatasetInfo
     split: Split
-    pixels: Tensor = field(repr=False)  # (N, C, H, W), uint8, or float32 in [0, 1]
+    pixels: Tensor | Spool = field(repr=False)  # (N, C, H, W), uint8, or float32 in [0, 1]
     labels: Tensor = field(repr=False)  # (N,), int64
     class_names: tuple[str, ...]
     indices: Tensor = field(repr=False)  # (N,), each sample's index in its split
@@ -45,7 +47,7 @@ class Dataset:
         """The chosen rows, in the given order."""
         return replace(
             self,
-            pixels=self.pixels[rows],
+            pixels=self.pixels.take(rows) if isinstance(self.pixels, Spool) else self.pixels[rows],
             labels=self.labels[rows],
             indices=self.indices[rows],
         )
@@ -57,16 +59,17 @@ class Dataset:
         samples is contained in each larger one with the same seed.  Raises DataError if the
         split holds fewer than ``count``.
         """
-        if not 0 < count <= len(self):
-            raise DataError(
-                f"{count} samples asked of {self.info.name}'s {self.split} split, "
-                f"which holds {len(self)}: choose 1 to {len(self)}"
-            )
-        return self.take(torch.from_numpy(np.sort(_balanced_order(self.labels, seed)[:count])))
+        return self.choose(count, seed=seed)
+
+    def choose(self, samples: Samples, at_most: bool = False, seed: int = 0) -> "Dataset":
+        """The samples that a run asks for: see ``data.choice``.  Raises DataError."""
+        about = f"{self.info.name}'s {self.split} split"
+        rows = chosen_rows(self.labels.numpy(), samples, about, at_most, seed)
+        return self.take(torch.from_numpy(rows))
 
     def split_off(self, count: int, seed: int = 0) -> "tuple[Dataset, Dataset]":
         """(the rest, a class-balanced held-out part of ``count``): training and validation."""
-        order = _balanced_order(self.labels, seed)
+        order = balanced_order(self.labels.numpy(), seed)
         held, rest = np.sort(order[:count]), np.sort(order[count:])
         return self.take(torch.from_numpy(rest)), self.take(torch.from_numpy(held))
 
@@ -74,26 +77,15 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 over the pixels and labels."""
         digest = hashlib.sha256()
-        for tensor in (self.pixels, self.labels):  # by their buffers: no copy in memory
-            digest.update(np.ascontiguousarray(tensor.numpy()).data)
+        parts = self.pixels.parts() if isinstance(self.pixels, Spool) else [self.pixels.numpy()]
+        for part in (*parts, self.labels.numpy()):  # by their buffers: no copy in memory
+            digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [0, 1]; float32 stays as it is."""
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels.contiguous()
-
-
-def _balanced_order(labels: Tensor, seed: int) -> NDArray[np.int64]:
-    """Every row once: the first of each class, then the second of each class, and so on."""
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    classes = labels.numpy()[shuffled]
-    by_class = np.argsort(classes, kind="stable")
-    starts = np.searchsorted(classes[by_class], np.arange(int(classes.max()) + 1))
-    rank = np.empty(len(labels), np.int64)
-    rank[by_class] = np.arange(len(labels)) - starts[classes[by_class]]
-    return shuffled[np.lexsort((rng.permutation(len(labels)), rank))]
 
 
 def load_dataset(
@@ -108,7 +100,13 @@ def load_dataset(
     Raises UnknownNameError for an unknown name and DataError for a set that isn't there, or that
     can't be read for certain.
     """
-    info = DATASETS.get(str(name))
+    return load_known(DATASETS.get(str(name)), split, data_dir, download)
+
+
+def load_known(
+    info: DatasetInfo, split: Split, data_dir: str | Path | None, download: bool = False
+) -> Dataset:
+    """The same, of a data set that was looked up."""
     _require_split(split)
     if info.reader == "sklearn_digits":
         raw, names = _digits(split), _untold_names(info)

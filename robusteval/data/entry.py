@@ -51,7 +51,7 @@ class DatasetInfo:
     below the data folder, the first one found counts.  ``torchvision``: its class there, and so
     its layout.  ``reader``: ``files``, or a package that brings the data along.  ``class_names``:
     where the files tell none.  ``base``: the set whose labels this one groups.  ``path``: the file
-    that says all this.
+    that says all this.  ``own``: data that a user gave, which no name leads to.
     """
 
     name: str
@@ -70,10 +70,17 @@ class DatasetInfo:
     source: str = ""
     license: str = ""
     path: Path = Path()
+    own: bool = False
 
     def default_threat(self, norm: Norm) -> ThreatModel:
         """The threat model that a suite takes unless ε is given."""
         return ThreatModel(norm, parse_eps(self.threats[norm]))
+
+
+def usual_threats(channels: int) -> dict[str, str]:
+    """ε by norm for images that nothing else is known of: that of MNIST for one channel, else that
+    of CIFAR-10 (the usual ones of RobustBench and of Madry et al. 2018)."""
+    return {"Linf": "0.3", "L2": "2"} if channels == 1 else {"Linf": "8/255", "L2": "0.5"}
 
 
 class _Threats(BaseModel):

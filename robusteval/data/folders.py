@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robusteval.data.files import (
     entries,
@@ -45,6 +46,12 @@ def class_folders(root: Path) -> list[Path]:
 
 def read_folders(root: Path, shape: Shape) -> RawData:
     """One folder per class, in the order of ``class_folders``; files in sorted order."""
+    files, labels, names = listed_images(root)
+    return RawData(decode_all(files, shape, any_size=False), labels, names)
+
+
+def listed_images(root: Path) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
+    """The same without reading: files, their labels (N,), and the classes' names."""
     classes = class_folders(root)
     files: list[Path] = []
     labels: list[int] = []
@@ -58,8 +65,7 @@ def read_folders(root: Path, shape: Shape) -> RawData:
         labels += [label] * len(found)
     if not files:
         raise DataError(f"{shown(root)} has no class folders with images in them")
-    images = decode_all(files, shape, any_size=False)
-    return RawData(images, np.array(labels, np.int64), tuple(p.name for p in classes))
+    return files, np.array(labels, np.int64), tuple(p.name for p in classes)
 
 
 def image_files(folder: Path) -> list[Path]:

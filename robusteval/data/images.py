@@ -32,6 +32,8 @@ IMAGE_SUFFIXES = {
 UNREAD_SUFFIXES = {".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".psd", ".dcm", ".npy"}
 MOST_PIXELS = 89_478_485  # Pillow's own line for what may be a decompression bomb
 _BITS, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1  # tags of TIFF
+_ORIENTATION, _FIRST_TURNED = 274, 5  # EXIF's tag; from 5 on width and height change places
+_GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
 def decode(
@@ -72,16 +74,33 @@ def decode_all(
     return images
 
 
-def _opened(content: bytes, where: str) -> Image.Image:
-    """Upright, opaque, 8 bits a channel."""
+def about_image(source: bytes | Path, where: str) -> tuple[tuple[int, int], bool]:
+    """Width and height of an image that stands upright, and whether it has colour, by its header.
+
+    Raises DataError for what is no image.
+    """
+    content = read_bytes(source) if isinstance(source, Path) else source
+    with parsing(f"{where} can't be decoded", "remove or replace it"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = _recognised(content, where)
+        turned = file.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+        size = (file.height, file.width) if turned else (file.width, file.height)
+        return size, file.mode not in _GREY
+
+
+def _recognised(content: bytes, where: str) -> Image.Image:
     try:
-        file = Image.open(io.BytesIO(content), formats=FORMATS)
+        return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise DataError(
             f"{where} can't be decoded (it is no {', '.join(FORMATS[:-1])}, PPM or PGM file): "
             "remove or replace it"
         ) from None
-    with file:
+
+
+def _opened(content: bytes, where: str) -> Image.Image:
+    """Upright, opaque, 8 bits a channel."""
+    with _recognised(content, where) as file:
         _require_one_picture(file, where)
         upright = ImageOps.exif_transpose(file)
         return _on_white(upright) if upright.mode in _EIGHT_BITS else _scaled(upright, file, where)

@@ -106,6 +106,21 @@ def _info(
     return regrouped(entry, path, info_of(entries[name], paths[name]))
 
 
+def info_at(path: Path) -> DatasetInfo:
+    """What an entry says that stands outside of all folders; it may name known ones.
+
+    Raises DataError.
+    """
+    found, _ = _registry()
+    entry = read_entry(path, {*found.found, path.stem})
+    if entry.base is None:
+        return info_of(entry, path)
+    if entry.base not in found.found or found.found.get(entry.base).base is not None:
+        hint = near_names(entry.base, found.found)
+        raise DataError(f"{path}: base {shown(entry.base)} can't be grouped: {hint}")
+    return regrouped(entry, path, found.found.get(entry.base))
+
+
 class Known:
     """Every known data set by name, read when one is asked for.
 

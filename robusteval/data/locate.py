@@ -89,6 +89,21 @@ def find_source(
     return None
 
 
+def test_shards(place: Path) -> list[Path]:
+    """The Parquet shards of a folder's test split, or its only Parquet file; none where it has
+    none.  Raises DataError if they are there in part."""
+    source = _find_parquet(place, "test", Shape(1, 1, 1))  # the shape matters when it is read
+    if source is not None:
+        return list(source.files)
+    found = [path for path in entries(place) if path.suffix.lower() == ".parquet"]
+    if len(found) > 1:
+        raise DataError(
+            f"{shown(place)} holds {len(found)} Parquet files: name the one that is meant, or call "
+            "its shards test-00000-of-00002.parquet and so on"
+        )
+    return found
+
+
 def _find_parquet(place: Path, split: str, shape: Shape) -> Source | None:
     found = [(match, path) for path in entries(place) if (match := _SHARD.fullmatch(path.name))]
     for name in SPLIT_NAMES[split]:

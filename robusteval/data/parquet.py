@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,55 @@ def _shard(file: Path, shape: Shape) -> tuple[str, RawData]:
         names = _hub_class_names(table.schema.metadata, label)
     where = [f"{shown(file)}, row {row}," for row in range(len(encoded))]
     return label, RawData(decode_all(encoded, shape, where, any_size=False), labels, names)
+
+
+class ParquetRows:
+    """One shard, whose images are read a row group at a time."""
+
+    def __init__(self, file: Path, columns: tuple[str, str], groups: Sequence[int]) -> None:
+        self.file, self.columns = file, columns  # image and label
+        self._ends = np.cumsum([0, *groups])
+
+    @classmethod
+    def of(cls, file: Path) -> "ParquetRows":
+        """Raises DataError for a file without images and labels."""
+        import pyarrow.parquet as pq
+
+        with _reading(file), open_file(file) as stream:
+            about = pq.ParquetFile(stream)
+            rows = [about.metadata.row_group(i).num_rows for i in range(about.num_row_groups)]
+            return cls(file, _columns(about.schema_arrow, file), rows)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the schema tells."""
+        return parquet_class_names([self.file])
+
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all rows (N,)."""
+        import pyarrow.parquet as pq
+
+        with _reading(self.file), open_file(self.file) as stream:
+            table = pq.read_table(
+                stream, columns=[self.columns[1]], page_checksum_verification=True
+            )
+            return _labels(table.column(self.columns[1]), self.file)
+
+    def images(self, rows: NDArray[np.int64]) -> Iterator[tuple[bytes, str]]:
+        """The encoded images of ascending rows, and what a message calls each."""
+        import pyarrow.parquet as pq
+
+        with _reading(self.file), open_file(self.file) as stream:
+            about = pq.ParquetFile(stream, page_checksum_verification=True)
+            for group, (start, end) in enumerate(pairwise(self._ends)):
+                wanted = rows[(rows >= start) & (rows < end)]
+                if len(wanted):
+                    table = about.read_row_group(group, columns=[self.columns[0]])
+                    column = table.column(self.columns[0]).take(wanted - start)
+                    for row, image in zip(wanted, _encoded(column, self.file), strict=True):
+                        yield image, f"{shown(self.file)}, row {row},"
 
 
 def _reading(file: Path) -> AbstractContextManager[None]:

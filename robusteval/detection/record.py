@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robusteval.errors import AttackError, kind_of, shown
+from robusteval.errors import AttackError, ScoreError, kind_of, shown
 from robusteval.models.adapter import Adapter
 
 Reads = Literal["logits", "features", "images"]
@@ -83,7 +83,8 @@ class Detector:
     def score(self, state: State, model: Adapter, images: Tensor) -> Tensor:
         """Scores (B,) of images (B, C, H, W) in [0, 1].
 
-        Raises AttackError where there is not one for each image.
+        Raises AttackError where there is not one for each image, ScoreError for one that is not
+        finite.
         """
         found = self.score_read(state, model, self.read(model, images))
         if not isinstance(found, Tensor) or found.shape != (len(images),):
@@ -93,7 +94,7 @@ class Detector:
                 "one score for each"
             )
         if not torch.isfinite(found).all():
-            raise AttackError(f"detector {self.name} returns scores that are NaN or infinite")
+            raise ScoreError(f"detector {self.name} returns scores that are NaN or infinite")
         return found
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from robusteval.data.known import DATASETS
 from robusteval.detection.registry import find as find_detector
 from robusteval.errors import (
     AttackError,
@@ -52,6 +53,7 @@ class _Dataset(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: list[str]
     shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
+    samples: NotRequired[Annotated[int, Field(ge=1)]]  # of own data, before any were chosen
 
 
 class _Attack(TypedDict):
@@ -80,6 +82,7 @@ class _Record(TypedDict):
     spec: dict[str, Any]
     entry: dict[str, Any] | None
     entry_reference: str
+    data_reference: NotRequired[str]  # of own data: their path, "" where Python gave them
     model: _Model
     dataset: _Dataset
     attacks: dict[str, _Attack]
@@ -189,6 +192,10 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "entry.name": entry is not None and entry.name != spec.model,
         "entry_reference": (entry is None) != (record["entry_reference"] == ""),
         "dataset.shape": bool(spec.code) and "shape" not in record["dataset"],
+        "dataset.samples": ("samples" in record["dataset"]) != spec.own_data
+        or record["dataset"].get("samples", spec.samples) < spec.samples,
+        "spec.own_data": spec.own_data and spec.dataset in DATASETS,
+        "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]

@@ -232,7 +232,7 @@ class Entry(_Table):
 
     name: Annotated[str, AfterValidator(plain_name)]
     method: str
-    dataset: str
+    dataset: str = ""  # empty where only data of the user's own fit
     description: str = ""
     license: str = ""
     revision: int = Field(default=1, ge=1)  # raised when the entry changes: rows name it
@@ -255,6 +255,14 @@ class Entry(_Table):
     def _one_architecture(self) -> Self:
         if (self.backbone is None) == (self.factory is None):
             raise ValueError("give either a [backbone] or a factory")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_told(self) -> Self:
+        if not self.dataset and self.classes is None:
+            raise ValueError("give a dataset, or classes where none is known that fits")
+        if not self.dataset and self.training is not None:
+            raise ValueError("training needs a dataset: name a known one")
         return self
 
     @property

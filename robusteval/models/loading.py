@@ -32,11 +32,17 @@ def classes_of(entry: Entry) -> int:
     return entry.classes or DATASETS.get(entry.dataset).classes
 
 
+def channels_of(entry: Entry) -> int:
+    """The channels of its images: the data set's, else one for each value of [input] mean."""
+    given = len(entry.input.mean)
+    return DATASETS.get(entry.dataset).shape.channels if entry.dataset else given
+
+
 def build_network(entry: Entry) -> PrototypeNetwork:
     """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
     if entry.backbone is None:
         raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
-    channels = DATASETS.get(entry.dataset).shape.channels
+    channels = channels_of(entry)
     if len(entry.input.mean) not in (1, channels):
         raise EntryError(
             f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "

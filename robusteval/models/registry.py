@@ -110,7 +110,8 @@ def all_entries() -> Iterator[Entry | RobustevalError]:
     for path in found.values():
         try:
             entry = _read_named(path)
-            DATASETS.get(entry.dataset)
+            if entry.dataset:
+                DATASETS.get(entry.dataset)
         except UnknownNameError as error:
             yield EntryError(f"{path}: {error}")
         except RobustevalError as error:

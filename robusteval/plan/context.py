@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.own import of_classes, own_data_at
 from robusteval.errors import DataError, EvidenceError
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
@@ -27,6 +28,7 @@ class Access:
 
     entry: str = ""  # name or path; empty for a model given from Python
     data_dir: Path | None = None
+    data: str = ""  # path of the user's own data; empty for others, and where Python gave them
     allow_code: bool = False
     device: str | None = None  # instead of the run's own
 
@@ -86,6 +88,7 @@ class Context:
             "dataset": {
                 "classes": list(self.data.class_names),
                 "shape": [shape.channels, shape.height, shape.width],
+                **({"samples": self.data.info.test_samples} if self.spec.own_data else {}),
             },
             "attacks": {
                 cell.key: {
@@ -123,17 +126,29 @@ def open_entry(spec: RunSpec, access: Access) -> Entry:
     return entry
 
 
-def samples_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
+def samples_of(spec: RunSpec, access: Access, classes: int) -> Dataset:
     """The run's samples.  Raises EvidenceError if the data differ from the run's."""
-    data = load_dataset(spec.dataset, "test", data_dir)
-    if spec.samples < len(data):
-        data = data.balanced_subset(spec.samples)
+    if spec.own_data:
+        if not access.data:
+            raise EvidenceError(
+                "this run's data were given from Python: pass images=… and labels=… to verify, or "
+                "where they are with --data"
+            )
+        found = own_data_at(Path(access.data), spec.dataset, spec.asked, False, access.data_dir)
+        data, way = of_classes(found, classes), "--data"
+    else:
+        whole = load_dataset(spec.dataset, "test", access.data_dir)
+        data, way = whole.choose(spec.asked, at_most=True), "--data-dir"
+    require_same_data(spec, data, f"name the right copy with {way}")
+    return data
+
+
+def require_same_data(spec: RunSpec, data: Dataset, advice: str) -> None:
+    """Raises EvidenceError unless they are the run's samples."""
     if data.digest != spec.data_digest:
         raise EvidenceError(
-            f"{spec.dataset} holds other images or labels than those of this run: "
-            "name the right copy with --data-dir"
+            f"{spec.dataset} holds other images or labels than those of this run: {advice}"
         )
-    return data
 
 
 def open_context(
@@ -151,6 +166,6 @@ def open_context(
     for name, digest in spec.sources.items():
         unchanged(name, digest)
     if data is None:
-        data = samples_of(spec, access.data_dir)
+        data = samples_of(spec, access, model.classes)
     plan = make_plan(spec.suite, spec, model.parts)
     return Context(model, data, spec, plan, access)

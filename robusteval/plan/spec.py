@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
+from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.readers import Shape
 from robusteval.hardware import MOST_THREADS
 from robusteval.models.acceleration import static_batch
@@ -17,6 +18,7 @@ Keep = Literal["first", "all"]
 Name = Annotated[str, Field(pattern=r"^\w[\w.\-]*$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, le=10**8)]
+_Indices = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 _MOST_CHUNKS = 10**5
 
 
@@ -32,7 +34,9 @@ class RunSpec:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
     images that are taken of outlier sets and folders.  ``code``: digests of what computes each
     attack and detector; empty in runs from before attacks had versions.  ``training``: how many
-    samples detectors are fitted to and their digest; empty where none is fitted.
+    samples detectors are fitted to and their digest; empty where none is fitted.  ``own_data``:
+    whether a user gave the data, so that no name leads to them.  ``chosen``: which samples of them,
+    class-balanced, the first ones, or those of these indices.
     """
 
     # What ``from_json`` asks of a file.
@@ -63,6 +67,15 @@ class RunSpec:
     code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)
 
     training: tuple[()] | tuple[Count, Digest] = ()
+    own_data: bool = False
+    chosen: Literal["balanced", "first"] | _Indices = "balanced"
+
+    @property
+    def asked(self) -> Samples:
+        """Which samples of its data a run takes."""
+        if isinstance(self.chosen, tuple):
+            return Listed(self.chosen)
+        return First(self.samples) if self.chosen == "first" else self.samples
 
     @property
     def digest(self) -> str:
@@ -82,8 +95,9 @@ class RunSpec:
         """
         suite = self.suite.model_dump(exclude_unset=True)
         plain: dict[str, Any] = json.loads(json.dumps({**self.__dict__, "suite": suite}))
-        for younger in ("code", "training"):  # so that the digests of older runs stay theirs
-            if not plain[younger]:
+        unset = {"code": {}, "training": [], "own_data": False, "chosen": "balanced"}
+        for younger, value in unset.items():  # so that the digests of older runs stay theirs
+            if plain[younger] == value:
                 del plain[younger]
         return plain
 
@@ -96,6 +110,9 @@ class RunSpec:
         """
         spec = TypeAdapter(cls).validate_json(json.dumps(plain))
         spec.threat_models()
+        listed = spec.chosen if isinstance(spec.chosen, tuple) else ()
+        if listed and (len(listed) != spec.samples or list(listed) != sorted({*listed})):
+            raise ValueError("chosen: indices that aren't so many, or not in order")
         if spec.samples > spec.batch_size * _MOST_CHUNKS:
             raise ValueError(f"batch_size: {spec.batch_size} makes over {_MOST_CHUNKS} chunks")
         return spec

@@ -26,8 +26,10 @@ from robusteval.report.wording import (
     number,
     parameters_text,
     percent,
+    samples_text,
     sign,
     threat_text,
+    usual_eps_text,
     worst_text,
 )
 
@@ -40,7 +42,7 @@ METRIC_TITLES = {
 }
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
-    *(found_text, worst_text, incomplete_text),
+    *(found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
 )
 
 

@@ -3,8 +3,11 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robusteval.attacks.record import Attack
+from robusteval.data.entry import usual_threats
+from robusteval.data.known import DATASETS
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.evidence.results import (
     NOT_REACHED,
@@ -50,12 +53,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
             "description": suite.description,
             "revision": suite.revision,
         },
-        "dataset": {
-            "name": result.spec.dataset,
-            "split": "test",
-            "digest": result.spec.data_digest,
-            "classes": record["dataset"]["classes"],
-        },
+        "dataset": _dataset(result),
         "samples": result.spec.samples,
         "seed": seed,
         "missing": _missing(result),
@@ -72,7 +70,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
             {**_separation(s, seed), "attacker_knew": False}
             for s in _kind(result, "attack_detection")
         ],
-        "claims": [_claim(c, attacks, worst, correct) for c in (entry.claims if entry else [])],
+        "claims": [_claim(c, attacks, worst, correct) for c in _claims(result, entry)],
         "evidence": {
             "digest": result.evidence_digest,
             "keep": result.spec.keep,
@@ -82,6 +80,56 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 2),
         "provenance": record["provenance"],
     }
+
+
+def _dataset(result: RunResult) -> dict[str, Any]:
+    """The data and which of its samples ran; ``usual_eps``: norms whose ε is what such images get
+    where nobody gives one."""
+    spec, about = result.spec, result.record["dataset"]
+    own, total = spec.own_data, _total(result)
+    how = "all" if spec.samples == total else "listed"
+    if how != "all" and isinstance(spec.chosen, str):
+        how = spec.chosen
+    usual = usual_threats(about["shape"][0]).items() if own else []
+    return {
+        "name": spec.dataset,
+        "split": "own" if own else "test",
+        "digest": spec.data_digest,
+        "classes": about["classes"],
+        "samples": total,
+        "chosen": {"how": how, "indices": _ranges(result.indices)},
+        "usual_eps": [
+            norm
+            for norm, eps in usual
+            if norm not in spec.suite.threats
+            and [n for n, e in spec.threats if n == norm] == [norm]
+            and (norm, str(parse_eps(eps))) in spec.threats
+        ],
+    }
+
+
+def _total(result: RunResult) -> int | None:
+    """Samples there were to choose from; None for a known data set that isn't known here."""
+    if result.spec.own_data:
+        return int(result.record["dataset"]["samples"])
+    name = result.spec.dataset
+    return DATASETS.get(name).test_samples if name in DATASETS else None
+
+
+def _ranges(indices: NDArray[np.int64]) -> str:
+    """Ascending indices as text.
+
+    >>> _ranges(np.array([0, 1, 2, 7, 9, 10]))
+    '0-2,7,9-10'
+    """
+    runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
+    ends = [(int(run[0]), int(run[-1])) for run in runs if len(run)]
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in ends)
+
+
+def _claims(result: RunResult, entry: Entry | None) -> list[Claim]:
+    """What a paper reports of the model, on the data that it is about."""
+    return entry.claims if entry and entry.dataset == result.spec.dataset else []
 
 
 def _left_out(result: RunResult) -> list[dict[str, str]]:

@@ -34,6 +34,32 @@ def threat_text(threat: dict[str, Any]) -> str:
     return f"{NORM_SIGNS[threat['norm']]} {threat['eps'] or ''}".strip()
 
 
+_CHOSEN = {
+    "all": "",
+    "balanced": ", class-balanced",
+    "first": ", the first ones",
+    "listed": ", chosen by their indices",
+}
+
+
+def samples_text(report: dict[str, Any]) -> str:
+    """Which samples ran: "60 of 397 samples of my photos, class-balanced"."""
+    data = report["dataset"]
+    if data["split"] != "own":
+        how = data["chosen"]["how"]
+        told = _CHOSEN[how] if how in ("first", "listed") else ""
+        return f"{report['samples']} samples of {data['name']} ({data['split']}){told}"
+    told = _CHOSEN[data["chosen"]["how"]]
+    return f"{report['samples']} of {data['samples']} samples of {data['name']}{told}"
+
+
+def usual_eps_text(report: dict[str, Any]) -> str:
+    """Which ε nobody gave; nothing where all were given."""
+    usual = report["dataset"]["usual_eps"]
+    threats = [w["threat"] for w in report["worst_case"] if w["threat"]["norm"] in usual]
+    return ", ".join(map(threat_text, threats))
+
+
 def check_text(finding: dict[str, Any]) -> str:
     """A finding's check, and the threat model that it is about, if it is about one."""
     threat = finding.get("threat")  # reports of earlier versions have it in the check

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import TimeLimitReached
 from robusteval.attacks.seeding import seeded
-from robusteval.errors import AttackError, RobustevalError
+from robusteval.errors import AttackError, RobustevalError, ScoreError
 from robusteval.evidence.arrays import Arrays, digest_of_state
 from robusteval.evidence.columns import SCORE, facts_by, filled, merged_facts
 from robusteval.evidence.judge import (
@@ -99,7 +99,8 @@ def perform(
 ) -> Done | Failure:
     """Does one job and writes its evidence; ``budget`` is in seconds.
 
-    An attack or a fit that fails leaves a failure behind and the model as it was.  Raises
+    An attack or a fit that fails leaves a failure behind and the model as it was; so do outliers
+    whose scores aren't finite.  Raises
     RobustevalError where the model or the data can't be used at all.
     """
     keep_freed_memory()
@@ -109,6 +110,12 @@ def perform(
                 return _guarded(context, store, job, budget, within)
             with _models_errors(job):
                 return (_clean if job.kind == "clean" else _outliers)(context, store, job)
+    except ScoreError as error:
+        if job.kind != "outliers":
+            raise
+        failure = Failure("error", str(error))  # far from the data a model may say nothing
+        store.fail(job, failure)
+        return failure
     finally:
         give_memory_back()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from robusteval.catalogue import near_names
+from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder
 from robusteval.errors import OutputError, RobustevalError, cut, shown
@@ -27,7 +28,9 @@ SHORTEST_LIMIT = 1e-9  # seconds
 class Options:
     """How to run.
 
-    ``samples`` None means all; ``eps`` as text or numbers, L∞ unless written ``L2:0.5``;
+    ``samples``: so many, class-balanced; ``first:256``; ``@FILE`` or a list with indices; None for
+    all.  ``data``: a path to the user's own data (see ``data.paths``), or a known data set's name,
+    in the place of the model's data set.  ``eps`` as text or numbers, L∞ unless written ``L2:0.5``;
     ``batch_size`` None goes by the images' size.  ``workers`` are processes with ``threads`` each,
     by default the machine's cores shared among them.  ``keep``: which adversarial images are
     stored, the ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where
@@ -38,7 +41,8 @@ class Options:
     RobustevalError for a value of another kind.
     """
 
-    samples: int | None = None
+    samples: Samples = None
+    data: str | None = None
     seed: int = 0
     eps: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -69,7 +73,8 @@ class Options:
 class OptionKeywords(TypedDict, total=False):
     """The same, as keywords of ``evaluate`` and ``estimate``."""
 
-    samples: int | str | None
+    samples: int | str | Sequence[int] | None
+    data: str | Path | None
     seed: int
     eps: str | float | Sequence[str | float]
     only: str | Sequence[str]
@@ -111,12 +116,6 @@ def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
             "of them into options, or give each by keyword"
         )
     return options
-
-
-def _count(value: Any) -> int | None:
-    return (
-        None if value is None or (isinstance(value, str) and value == "all") else parse_whole(value)
-    )
 
 
 def _some(value: Any) -> int | None:
@@ -166,7 +165,8 @@ def _progress(value: Any) -> Progress:
 
 
 _READ: dict[str, Callable[[Any], Any]] = {
-    "samples": _count,
+    "samples": parse_samples,
+    "data": lambda value: None if value is None else _text(value),
     "seed": parse_whole,
     "eps": lambda value: tuple(map(_eps, _several(value))),
     "only": lambda value: tuple(map(_text, _several(value))),
@@ -193,8 +193,6 @@ def check_options(options: Options) -> None:
         raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
     if not 0 <= options.seed < 2**32:
         raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
-    if options.samples is not None and options.samples < 1:
-        raise RobustevalError(f"--samples {options.samples}: choose 1 or more, or all")
     limits = {
         "batch-size": (options.batch_size, LARGEST_BATCH),
         "threads": (options.threads, most_threads()),

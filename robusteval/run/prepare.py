@@ -4,11 +4,12 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from robusteval.ambient import refuse_inference_mode
+from robusteval.data.choice import First, Listed
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
 from robusteval.errors import EvidenceError, RobustevalError, shown
@@ -17,7 +18,6 @@ from robusteval.evidence.judge import state_digest
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
-from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
@@ -29,7 +29,7 @@ from robusteval.plan.threats import threats_for
 from robusteval.run.options import Options, check_options
 from robusteval.run.runner import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
-from robusteval.run.subject import Subject, entry_of, subject_of, try_out
+from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME
 from robusteval.storage import require_possible
 
@@ -48,25 +48,19 @@ class Prepared:
         return self.context.spec
 
 
-def prepare(
-    model: str | Path | Adapter,
-    suite: str | Path,
-    dataset: str | None,
-    name: str | None,
-    options: Options,
-) -> Prepared:
+def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
-    if name is not None:
-        _require_name(name)
-    whole, entry = read_suite(suite), entry_of(model)
+    if asked.name is not None:
+        _require_name(asked.name)
+    whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
-    subject = subject_of(model, entry, dataset, options)
-    asked = _spec(chosen, subject, name or "model", options)
-    spec = _as_begun(asked, options) or _with_forms(asked, subject)
-    access = Access(subject.reference, options.data_dir, options.allow_code)
+    subject = subject_of(asked, entry, options)
+    wanted = _spec(chosen, subject, asked.name or "model", options)
+    spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
+    access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
     return Prepared(open_context(spec, access, subject.model, subject.data), entry)
 
 
@@ -95,12 +89,23 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
         training=_training(suite, subject, options),
+        own_data=data.info.own,
+        chosen=_how_chosen(subject, options),
     )
+
+
+def _how_chosen(
+    subject: Subject, options: Options
+) -> Literal["balanced", "first"] | tuple[int, ...]:
+    """All samples are chosen alike, however they were asked for."""
+    if len(subject.data) == subject.total or not isinstance(options.samples, First | Listed):
+        return "balanced"
+    return "first" if isinstance(options.samples, First) else options.samples.indices
 
 
 def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
     """How many samples detectors are fitted to, and their digest; nothing where there are none."""
-    if not has_fits(suite, subject.model.parts):
+    if not has_fits(suite, subject.model.parts) or subject.data.info.own:
         return ()
     data = fitting_data(subject.data.info.name, options.data_dir, options.download)
     return (len(data), data.digest) if data is not None else ()

@@ -17,6 +17,7 @@ def record_of(prepared: Prepared, options: Options) -> dict[str, Any]:
         "spec": context.spec.to_json(),
         "entry": prepared.entry.model_dump(mode="json") if prepared.entry else None,
         "entry_reference": context.access.entry,
+        **({"data_reference": context.access.data} if context.spec.own_data else {}),
         **context.described(),
         "provenance": provenance(options, context.spec),
     }

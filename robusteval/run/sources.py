@@ -26,6 +26,8 @@ def digests_of_sources(suite: Suite, subject: Subject, options: Options) -> dict
     data, attacked, digests = subject.data, subject.entry, {}
     for name in suite.sources:
         source = find_entry(name)
+        if not source.dataset:
+            raise AttackError(f"{name} names no data set: choose a source that does")
         info = DATASETS.get(source.dataset)
         if (info.classes, info.shape) != (data.info.classes, data.info.shape):
             raise AttackError(

@@ -1,28 +1,58 @@
 """What a run is about: a model, and the samples that it is asked about."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS
-from robusteval.errors import DataError, RobustevalError, shown
-from robusteval.models.adapter import Adapter, require_answers
+from robusteval.data.own import is_known, of_classes, own_data, own_data_at
+from robusteval.errors import AttackError, DataError, RobustevalError, shown
+from robusteval.models.adapter import Adapter, require_answers, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import entry_paths, find_entry
+from robusteval.reading import named_path
 from robusteval.run.options import Options
+
+Model = str | Path | nn.Module
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to be about, as a caller says it.
+
+    ``model``: an entry's name or path, an adapter, or any module.  ``dataset``: a known data set's
+    name or, with ``images``, what the report calls them.  ``images`` and ``labels``: the user's own
+    (see ``data.given``).  ``classes``: how many a module tells apart.  ``name``: what the report
+    calls a model without an entry.
+    """
+
+    model: Model
+    dataset: str | None = None
+    name: str | None = None
+    images: Any = None
+    labels: Any = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model behind its adapter, its entry if it has one, and the chosen samples."""
+    """A model behind its adapter, its entry if it has one, and the chosen samples.
+
+    ``total``: how many samples there were to choose from.  ``path``: of own data, "" for others.
+    """
 
     model: Adapter
     entry: Entry | None
     data: Dataset
+    total: int
+    path: str = ""
 
     @property
     def reference(self) -> str:
@@ -34,58 +64,110 @@ class Subject:
         return self.entry.name if same else str(self.entry.path.resolve())
 
 
-def entry_of(model: str | Path | Adapter) -> Entry | None:
-    """The entry that is meant; None for an adapter.  Raises RobustevalError for another thing."""
+def entry_of(model: Model) -> Entry | None:
+    """The entry that is meant; None for a module.  Raises RobustevalError for another thing."""
     if isinstance(model, str | Path):
         return find_entry(model)
-    _require_adapter(model)
+    if not isinstance(model, nn.Module):
+        raise RobustevalError(
+            f"model {shown(model)}: give an entry's name, its path, or a torch module"
+        )
     return None
 
 
-def subject_of(
-    model: str | Path | Adapter, entry: Entry | None, dataset: str | None, options: Options
-) -> Subject:
+def subject_of(asked: Asked, entry: Entry | None, options: Options) -> Subject:
     """Loads both.  Raises RobustevalError where they can't be had, or don't fit each other."""
-    if not isinstance(dataset, str | None):
-        raise DataError(f"data set {shown(dataset)}: give its name")
-    set_name = dataset or (entry.dataset if entry else None)
-    if set_name is None:
-        raise DataError("a model from Python needs a data set: pass dataset=…")
-    DATASETS.get(set_name)
-    adapter = _adapter(model, entry, options)
-    return Subject(adapter, entry, _samples(set_name, adapter, options))
-
-
-def _require_adapter(model: object) -> None:
-    """Raises RobustevalError for what is neither an entry's name or path nor an adapter."""
-    if isinstance(model, nn.Module):
-        if isinstance(model, Adapter):
-            return
-        raise RobustevalError(
-            "a plain torch module has no adapter: pass wrap_module(module, classes=…)"
-        )
-    raise RobustevalError(
-        f"model {shown(model)}: give an entry's name, its path, or wrap_module(module, classes=…)"
-    )
-
-
-def _adapter(model: str | Path | Adapter, entry: Entry | None, options: Options) -> Adapter:
-    if entry is not None:
-        return load_model(entry, options.device, options.allow_code)
-    assert isinstance(model, Adapter), "anything else was refused"
-    return model.to(options.device)
-
-
-def _samples(set_name: str, model: Adapter, options: Options) -> Dataset:
+    if not isinstance(asked.dataset, str | None):
+        raise DataError(f"data set {shown(asked.dataset)}: give its name")
+    if asked.images is not None and options.data is not None:
+        raise DataError("images= and data= were both given: leave one out")
+    if asked.images is not None or (options.data is not None and not is_known(options.data)):
+        return _on_own_data(asked, entry, options)
+    set_name = options.data or asked.dataset or (entry.dataset if entry else None)
+    if not set_name:
+        raise DataError(_NO_DATA)
+    known = DATASETS.get(set_name).classes
+    adapter = _adapter(asked.model, entry, options, asked.classes or known)
     data = load_dataset(set_name, "test", options.data_dir, options.download)
-    if data.info.classes != model.classes:
+    if data.info.classes != adapter.classes:
         raise DataError(
-            f"{set_name} has {data.info.classes} classes, the model {model.classes}: "
+            f"{set_name} has {data.info.classes} classes, the model {adapter.classes}: "
             "choose the data set it was trained on"
         )
-    if options.samples is None or (options.at_most and options.samples >= len(data)):
-        return data
-    return data.balanced_subset(options.samples)
+    chosen = data.choose(options.samples, options.at_most)
+    return Subject(adapter, entry, chosen, len(data))
+
+
+_NO_DATA = (
+    "there is no data set to run on: name one with dataset=…, pass images and labels, or name data "
+    "with --data"
+)
+
+
+def _on_own_data(asked: Asked, entry: Entry | None, options: Options) -> Subject:
+    path = ""
+    if asked.images is not None:
+        name = asked.dataset or "own data"
+        data = own_data(asked.images, asked.labels, name, options.samples, options.at_most)
+    else:
+        place = named_path(options.data or "", "data", DataError).resolve()
+        how = (options.samples, options.at_most, options.data_dir)
+        data, path = own_data_at(place, asked.dataset, *how), str(place)
+    adapter = _adapter(asked.model, entry, options, asked.classes, data)
+    return Subject(adapter, entry, of_classes(data, adapter.classes), data.info.test_samples, path)
+
+
+def _adapter(
+    model: Model,
+    entry: Entry | None,
+    options: Options,
+    classes: int | None,
+    data: Dataset | None = None,
+) -> Adapter:
+    """The model on its device; a plain module tells by an answer how many classes it has."""
+    if entry is not None:
+        return load_model(entry, options.device, options.allow_code)
+    assert isinstance(model, nn.Module), "anything else was refused"
+    model = model.to(options.device)
+    if isinstance(model, Adapter):
+        if classes is not None and classes != model.classes and data is not None:
+            raise AttackError(f"classes = {classes}: the adapter has {model.classes}")
+        return model
+    if classes is None and data is not None:
+        images = data.images(slice(0, 2)).to(options.device)
+        with seeded(options.seed, images.device), evaluating(model):
+            classes = require_answers(model, images)
+    return wrap_module(model, classes or 0)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, and after it as it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def borrowed(model: object) -> Iterator[None]:
+    """A user's plain module comes back as it was: its modes, its gradients, its device."""
+    if not isinstance(model, nn.Module) or isinstance(model, Adapter):
+        yield
+        return
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    device = next((parameter.device for parameter in wanted), None)
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for parameter, is_wanted in wanted.items():
+            parameter.requires_grad_(is_wanted)
+        if device is not None:
+            model.to(device)
 
 
 def try_out(model: Adapter, data: Dataset, options: Options) -> None:

@@ -16,6 +16,7 @@ from robusteval.models.registry import find_entry
 from robusteval.plan.context import Access, open_context
 from robusteval.plan.suite import read_suite
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 from tests.helpers.commands import cli, refused
 from tests.helpers.known import Function, images_near_grey, linear, margins, threat_of
 
@@ -77,7 +78,7 @@ def test_sources_of_a_run_stand_in_its_spec_and_may_not_change(tmp_path: Path) -
     rows = {(a["name"], a["threat"]["norm"]) for a in report.content["attacks"]}
     assert rows == {("pgd10", "Linf"), ("transfer_ce_digits", "Linf")}
     assert all(check.held for check in api.verify(report.folder))
-    spec = prepare("pcl_at_digits", "quick", None, None, options).spec
+    spec = prepare(Asked("pcl_at_digits"), "quick", options).spec
     assert [*spec.sources] == ["ce_digits"]
     changed = spec.from_json({**spec.to_json(), "sources": {"ce_digits": "0" * 64}})
     with pytest.raises(EvidenceError, match="has changed since"):

@@ -33,6 +33,7 @@ from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.report import rows
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 from robusteval.types import NORMS, Norm
 from tests.helpers.models import file_of
 
@@ -242,7 +243,7 @@ def test_the_bare_loop_leaves_what_the_harness_leaves(tmp_path: Path) -> None:
     path.write_text(overhead.plain_suite("full"))
     only = ("gaussian_noise", "fgsm", "adaptive", "smallest")
     options = api.Options(samples=8, only=only, out=tmp_path)
-    prepared = prepare("ce_digits", str(path), None, None, options)
+    prepared = prepare(Asked("ce_digits"), str(path), options)
     left = overhead.bare_loop(prepared)
     report = api.evaluate("ce_digits", str(path), options=options)
     for attack in report.content["attacks"]:

@@ -84,9 +84,13 @@ def exits(images: Tensor) -> Tensor:
     [
         (lambda: api.compare("runs"), RobustevalError, "a list of their folders"),
         (lambda: api.compare(1), RobustevalError, "a list of their folders"),
-        (lambda: api.estimate("ce_digits", "quick", 1j), DataError, "data set 1j: give its name"),
         (
-            lambda: api.estimate("ce_digits", "quick", np.zeros(3)),
+            lambda: api.estimate("ce_digits", "quick", dataset=1j),
+            DataError,
+            "data set 1j: give its name",
+        ),
+        (
+            lambda: api.estimate("ce_digits", "quick", dataset=np.zeros(3)),
             DataError,
             "data set array.*: give its name",
         ),

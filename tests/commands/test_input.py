@@ -605,9 +605,10 @@ def test_a_source_that_cannot_be_loaded_gives_way_to_the_next(
     (folder / "a_digits.toml").write_text(text.replace('"ce_digits"', '"a_digits"'))
     (folder / "ce_digits.safetensors").write_bytes(b"no weights")
     from robusteval.run.prepare import prepare
+    from robusteval.run.subject import Asked
 
     with caplog.at_level(logging.WARNING, "robusteval"):
-        prepared = prepare("pcl_digits", "quick", None, None, Options(samples=10))
+        prepared = prepare(Asked("pcl_digits"), "quick", Options(samples=10))
     assert prepared.spec.transfer_source[0] == "ce_digits"
     assert "a_digits is no source for the diagnostics: weights" in caplog.text
 

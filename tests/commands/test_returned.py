@@ -76,7 +76,10 @@ def content() -> dict[str, Any]:
         **{"status": "incomplete", "samples": 10, "seed": 3, "run": "0123abcd"},
         "model": {"name": "mine"},
         "suite": {"name": "quick"},
-        "dataset": {"name": "digits", "split": "test", "classes": ["cat", "dog"]},
+        "dataset": {
+            **{"name": "digits", "split": "test", "classes": ["cat", "dog"], "samples": 360},
+            **{"chosen": {"how": "balanced", "indices": "0-9"}, "usual_eps": []},
+        },
         "clean": {"accuracy": rate(8, 10)},
         "attacks": [
             attack("pgd", LINF),
@@ -308,7 +311,7 @@ def test_keywords_are_options() -> None:
         ({"x\n" * 99: 1}, "unknown option x x"),
         ({"options": Options(), "seed": 1, "out": "x"}, "options= and seed=, out= were both given"),
         ({"options": Options(), "sample": 1}, "unknown option sample"),
-        ({"samples": "many"}, "samples = 'many'"),
+        ({"samples": "many"}, "samples 'many'"),
         ({"options": {"samples": 3}}, "pass api.Options"),
     ],
 )

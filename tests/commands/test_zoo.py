@@ -62,9 +62,8 @@ def test_only_models_that_cannot_be_run() -> None:
 
 def test_fewer_samples_than_asked_are_fine_among_several(tmp_path: Path) -> None:
     def evaluate_one(name: str, suite: str, options: api.Options) -> api.Report:
-        return api.Report(
-            {"samples": api.prepare(name, suite, None, None, options).spec.samples}, tmp_path
-        )
+        spec = api.prepare(api.Asked(name), suite, options).spec
+        return api.Report({"samples": spec.samples}, tmp_path)
 
     (told,) = zoo.evaluate(["ce_digits"], "quick", api.Options(samples=5000), evaluate_one)
     assert isinstance(told, api.Report)

@@ -23,6 +23,7 @@ from robusteval.data.outliers import outlier_batches, outlier_names
 from robusteval.data.raw import Shape
 from robusteval.errors import DataError, UnknownNameError
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 from tests.helpers.plugins import Install
 
 COLOUR, GREY, DIGITS = ("8/255", "0.5"), ("0.3", "2"), ("0.15", "0.6")
@@ -187,7 +188,7 @@ def test_a_run_takes_it(folder: Path, tmp_path: Path) -> None:
     write(folder)
     model = wrap_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), classes=4)
     options = Options(data_dir=pictures(tmp_path / "data"), out=tmp_path / "runs", only=("fgsm",))
-    spec = prepare(model, "quick", "mine", "my_model", options).spec
+    spec = prepare(Asked(model, "mine", "my_model"), "quick", options).spec
     assert (spec.dataset, spec.samples) == ("mine", 12)
     assert ("Linf", "8/255") in spec.threats
 

@@ -22,6 +22,7 @@ from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
 from robusteval.run.options import Options
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 
 
 def test_digits_split_is_fixed_and_stratified(digits: Dataset) -> None:
@@ -211,14 +212,14 @@ def photographs(folder: Path, bad: str) -> Path:
 def test_outlier_images_are_read_before_any_attack(tmp_path: Path, bad: str) -> None:
     options = Options(samples=40, outlier_folders=photographs(tmp_path / "bad", bad), out=tmp_path)
     with pytest.raises(DataError, match=r"x\.(png|jpg) "):
-        prepare("pcl_digits", "quick", None, None, options)
+        prepare(Asked("pcl_digits"), "quick", options)
 
 
 @pytest.mark.parametrize("bad", ["", "appledouble"])
 def test_sound_outlier_folders_are_taken(tmp_path: Path, bad: str) -> None:
     folder = photographs(tmp_path / "good", bad)
     options = Options(samples=40, outlier_folders=folder, out=tmp_path)
-    assert prepare("pcl_digits", "quick", None, None, options).spec.outlier_folders
+    assert prepare(Asked("pcl_digits"), "quick", options).spec.outlier_folders
     assert len(load_all(folder, 40, Shape(1, 8, 8), 0)) == 12
 
 
@@ -236,10 +237,10 @@ def test_a_folder_with_other_images_makes_another_run(tmp_path: Path) -> None:
     """Else evidence of the old ones would come back as that of the new ones."""
     folder = photographs(tmp_path / "mine", "")
     chosen = Options(samples=40, outlier_folders=folder, out=tmp_path)
-    first = prepare("pcl_digits", "quick", None, None, chosen).spec
-    assert prepare("pcl_digits", "quick", None, None, chosen).spec.name == first.name
+    first = prepare(Asked("pcl_digits"), "quick", chosen).spec
+    assert prepare(Asked("pcl_digits"), "quick", chosen).spec.name == first.name
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(folder / "0.png")
-    second = prepare("pcl_digits", "quick", None, None, chosen).spec
+    second = prepare(Asked("pcl_digits"), "quick", chosen).spec
     assert second.outlier_folders == first.outlier_folders
     assert second.name != first.name
 

@@ -40,6 +40,7 @@ from robusteval.run.attacking import Chunk, settle
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.here import Here
 from robusteval.run.prepare import prepare
+from robusteval.run.subject import Asked
 from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
@@ -637,7 +638,7 @@ def test_threads_of_a_begun_run_are_kept(hasty: str, finished: Path, copied: Pat
     assert again.folder == copied
     assert read_record(Local(copied))["spec"]["threads"] == 1
     asked = options(copied.parent, threads=2)
-    assert prepare("pcl_digits", hasty, None, None, asked).spec.name != copied.name
+    assert prepare(Asked("pcl_digits"), hasty, asked).spec.name != copied.name
 
 
 def test_digests_are_of_the_stored_bytes() -> None:

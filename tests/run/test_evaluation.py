@@ -263,6 +263,8 @@ def test_a_model_driven_to_nan_still_gets_its_report(pcl_digits: Adapter, tmp_pa
     report = api.evaluate(model, "quick", dataset="digits", name="mine", options=chosen)
     assert report.content["status"] == "incomplete"
     assert report.content["diagnostics"]["wobble"] == {"relative": 1.0}
+    lacking = {m["name"]: m["reason"] for m in report.content["missing"]}
+    assert "scores that are NaN or infinite" in lacking["gaussian_noise"]
     assert (report.folder / "report.html").is_file()
 
 

@@ -93,10 +93,16 @@ class Processes:
             raise RobustevalError(
                 "a model given from Python can't be sent to workers: use workers=1, or an entry"
             )
+        if context.spec.own_data and not access.data:
+            raise RobustevalError(
+                "images given from Python can't be sent to workers: use workers=1, or save them "
+                "and pass data=…"
+            )
         data_dir = None if access.data_dir is None else str(Path(access.data_dir).resolve())
         self.access = {
             "entry": access.entry,
             "data_dir": data_dir,
+            "data": access.data,
             "allow_code": access.allow_code,
         }
         self.store, self.count, self.threads = (

@@ -51,7 +51,8 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
         data_dir = Path(how["data_dir"]) if how["data_dir"] else None
         store, spec, _ = open_store(Local(folder))
         with precision(spec):
-            context = open_context(spec, Access(how["entry"], data_dir, how["allow_code"]))
+            access = Access(how["entry"], data_dir, how["data"], how["allow_code"])
+            context = open_context(spec, access)
             while True:
                 message = incoming.get()
                 job = _job(context, message)
