@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check clean
+.PHONY: run test check docs clean
 
 run: $(VENV)/.ready
 	$(BIN)/robusteval run --model pcl_digits --suite full
@@ -18,6 +18,17 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check robusteval tests benchmarks examples
 	$(BIN)/mypy
 
+# The site needs a younger requests than torchattacks takes: it has an environment of its own, which
+# finds everything else in the project's.
+docs: $(VENV)-docs/.ready
+	$(VENV)-docs/bin/sphinx-build -W --keep-going -q -b html docs docs/_build
+
+$(VENV)-docs/.ready: $(VENV)/.ready docs/constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c docs/constraints.txt sphinx myst-parser furo sphinx-copybutton
+	echo $(abspath $(VENV))/lib/python3.11/site-packages > $$(ls -d $(VENV)-docs/lib/python*/site-packages)/project.pth
+	touch $@
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -25,4 +36,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-docs docs/_build build dist

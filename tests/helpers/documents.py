@@ -1,0 +1,134 @@
+"""Code blocks of the documents, and how each is run.
+
+A page is run from top to bottom in an empty folder: its Python blocks share their names, its files
+and commands share the folder.  What a reader has and a test has not comes from a setup:
+
+    <!-- setup: NAME -->        tests.helpers.setups.NAME(names, folder) before the next block
+    <!-- file: PATH -->         the next block is that file
+    <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
+    <!-- exit: N -->            the next command ends with this code
+
+Of a ``console`` block, lines after ``$`` are commands, and the others what they print: each must be
+among what was printed, in this order, where … stands for anything.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.helpers import setups
+from tests.helpers.commands import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+_FENCE = re.compile(r"^(```+|~~~+)\s*(\S*)\s*$")
+_NOTE = re.compile(r"^<!-- (setup|file|instead|exit): (.+?) -->$")
+_RUN = {"python", "console"}
+
+
+@dataclass
+class Block:
+    """One fenced block: its language, its text, the line it begins at, and what was noted of it."""
+
+    kind: str
+    text: str
+    line: int
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def pages() -> list[Path]:
+    """Every page whose snippets are run."""
+    return sorted((ROOT / "docs").rglob("*.md"))
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page, in order."""
+    notes: dict[str, str] = {}
+    inside: Block | None = None
+    fence = ""
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if inside is None and (note := _NOTE.match(line.strip())):
+            notes[note[1]] = note[2]
+        elif inside is None and (opened := _FENCE.match(line)):
+            fence, inside = opened[1], Block(opened[2], "", number + 1, notes)
+            notes = {}
+        elif inside is not None and line.strip() == fence:
+            yield inside
+            inside = None
+        elif inside is not None:
+            inside.text += f"{line}\n"
+
+
+def run_page(page: Path, folder: Path) -> int:
+    """Runs what a page shows; returns how many blocks that were.  Fails where one does."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    done = 0
+    for block in blocks_of(page):
+        if name := block.notes.get("setup"):
+            getattr(setups, name)(names, folder)
+        if name := block.notes.get("file"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(block.text, "utf-8")
+        elif block.kind == "python":
+            # Its lines count from the page's own, so that a traceback leads there.
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+        elif block.kind == "console":
+            _run_console(page, block)
+        done += block.kind in _RUN or "file" in block.notes
+    return done
+
+
+def _run_console(page: Path, block: Block) -> None:
+    for command, printed in commands_of(block.text):
+        where = f"{page.name}, line {block.line}: {command}"
+        code, output = _output(block.notes.pop("instead", command))
+        assert code == int(block.notes.pop("exit", "0")), f"{where}: exit code {code}\n{output}"
+        rest = output.splitlines()
+        for line in printed:
+            wanted = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
+            found = [i for i, given in enumerate(rest) if wanted.fullmatch(given.strip())]
+            assert found, f"{where}: it did not print {line!r} but\n{output}"
+            rest = rest[found[0] + 1 :]
+
+
+def commands_of(text: str) -> list[tuple[str, list[str]]]:
+    """Each command, lines that end with a backslash joined, and the lines that it prints."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("$ "):
+            found.append((re.sub(r"\s+# .*$", "", line[2:]).strip(), []))
+        elif line.strip() and found:
+            found[-1][1].append(line)
+    return found
+
+
+def _output(command: str) -> tuple[int, str]:
+    """Exit code and what was printed; ours in this process, which is quicker."""
+    words = shlex.split(command)
+    if words[0] == "robusteval" and not {"|", ">", "&&"} & set(words):
+        result = cli(*_expanded(words[1:]))
+        return result.exit_code, result.output
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    ran = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=_environment(path)
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def _environment(path: str) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PATH": path}
+
+
+def _expanded(words: list[str]) -> list[str]:
+    """Patterns as a shell expands them: a run's folder has digits that no page can know."""
+    found: list[str] = []
+    for word in words:
+        matches = sorted(map(str, Path().glob(word))) if re.search(r"[*?]", word) else []
+        found += matches or [word]
+    return found
