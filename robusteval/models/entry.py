@@ -18,6 +18,8 @@ from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
+CHECKPOINT = ".pt"  # how a checkpoint of torch ends, as RobustBench keeps them
+_SAFETENSORS = "weights are safetensors files: no pickle is ever loaded"
 _MOST_WEIGHTS = 2**33  # bytes
 _MOST_EPOCHS = 100_000
 
@@ -70,7 +72,10 @@ def _a_sha256(value: str) -> str:
 
 
 class Weights(_Table):
-    """A safetensors file beside the entry, and its SHA-256."""
+    """A safetensors file beside the entry, and its SHA-256.
+
+    Only a model of RobustBench, which no file describes, may have a checkpoint of torch instead.
+    """
 
     file: str
     sha256: Annotated[str, AfterValidator(_a_sha256)]
@@ -78,8 +83,8 @@ class Weights(_Table):
     @field_validator("file")
     @classmethod
     def _a_plain_name(cls, value: str) -> str:
-        if not value.endswith(".safetensors"):
-            raise ValueError("weights are safetensors files: no pickle is ever loaded")
+        if not value.endswith((".safetensors", CHECKPOINT)):
+            raise ValueError(_SAFETENSORS)
         return value
 
 
@@ -273,6 +278,11 @@ class Entry(_Table):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def address(self) -> str:
+        """How to find an entry again that stands in no file; empty for one that does."""
+        return ""
+
+    @property
     def weights_path(self) -> Path:
         """Beside the entry; a path in the entry may not leave its folder."""
         name = self.weights.file if self.weights else f"{self.name}.safetensors"
@@ -284,6 +294,8 @@ def read_entry(path: Path) -> Entry:
     require_toml(path)
     content = read_toml(path, "entry file", EntryError)
     entry = checked(Entry, content, str(path), EntryError).model_copy(update={"path": path})
+    if entry.weights is not None and entry.weights.file.endswith(CHECKPOINT):
+        raise EntryError(f"{path}: weights.file: {_SAFETENSORS}")
     _require_percent(path, [claim["accuracy"] for claim in content.get("claims", [])])
     return entry
 

@@ -22,6 +22,8 @@ from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.robustbench import RobustBenchEntry
+from robusteval.models.robustbench_zoo import robustbench_adapter
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -98,6 +100,8 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     The weights' SHA-256 is checked first.  Raises WeightsError for a missing, altered or
     unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
     """
+    if isinstance(entry, RobustBenchEntry):
+        return robustbench_adapter(entry, read_weights).to(device)
     if entry.factory is not None:
         module = module_from_factory(entry, allow_code)
         if entry.weights is not None:
