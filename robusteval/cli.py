@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robusteval import __version__, stops, streams
+from robusteval import __version__, setup_verbs, stops, streams
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -369,17 +369,27 @@ def list_things(
 @guarded
 def show(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Names, shapes and types of its weights instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one model's entry: what it is, what its paper claims, how it was trained."""
-    from robusteval import terminal
+    from robusteval import listing, terminal
     from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
+    found = listing.weights(entry) if weights else entry.model_dump(mode="json")
     if as_json:
-        print_json(entry.model_dump(mode="json"))
+        print_json(found)
+    elif weights:
+        terminal.print_weights(found)
     else:
         terminal.print_entry(entry)
+
+
+app.command()(setup_verbs.init)
+app.command()(setup_verbs.doctor)
 
 
 def main() -> None:

@@ -286,6 +286,19 @@ def print_entry(entry: "Entry") -> None:
             console.print(f"{key} = {value}")
 
 
+def print_weights(found: dict[str, Any]) -> None:
+    """A line for each tensor, and the file that they are in."""
+    rows = [(t["name"], _shape(t["shape"]), t["type"]) for t in found["tensors"]]
+    widths = [max((len(_fitting(row[k])) for row in rows), default=0) for k in range(2)]
+    for name, shape, kind in rows:
+        print(inert.line(f"{name:{widths[0]}}  {shape:{widths[1]}}  {kind}"))
+    print(inert.line(f"{len(rows)} tensors, {found['numbers']:,} numbers, in {found['file']}"))
+
+
+def _shape(sizes: list[int]) -> str:
+    return f"({', '.join(map(str, sizes))})"
+
+
 def _not_run(claim: dict[str, Any]) -> str:
     """What is to be said of a claim of an attack that no suite has."""
     from robusteval.plan.suite import suites_with

@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +28,7 @@ class Spool:
         self.shape, self.dtype = shape, dtype  # of one image
         self._kind = np.dtype(np.uint8 if dtype == torch.uint8 else np.float32)
         self._size = int(np.prod(shape)) * self._kind.itemsize
-        self._file, self._lock = _nameless(), threading.Lock()
+        self._held, self._lock = _Nameless(), threading.Lock()
         self._places: NDArray[np.int64] = np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -38,8 +39,8 @@ class Spool:
         start = len(self)
         with self._lock:
             try:
-                self._file.seek(start * self._size)
-                self._file.write(np.ascontiguousarray(images.numpy()).data)
+                self._held.file.seek(start * self._size)
+                self._held.file.write(np.ascontiguousarray(images.numpy()).data)
             except OSError as error:
                 raise DataError(
                     f"the images can't be kept in {_place()} ({error.strerror}): free space, or "
@@ -61,8 +62,8 @@ class Spool:
         images = np.empty((len(places), *self.shape), self._kind)
         with self._lock:
             for image, place in zip(images, places, strict=True):
-                self._file.seek(int(place) * self._size)
-                content = self._file.read(self._size)
+                self._held.file.seek(int(place) * self._size)
+                content = self._held.file.read(self._size)
                 image[...] = np.frombuffer(content, self._kind).reshape(self.shape)
         return torch.from_numpy(images)
 
@@ -85,7 +86,15 @@ def _place() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _nameless() -> BinaryIO:
+class _Nameless:
+    """A file without a name, closed with the last spool that reads it."""
+
+    def __init__(self) -> None:
+        self.file = _opened()
+        weakref.finalize(self, self.file.close)
+
+
+def _opened() -> BinaryIO:
     try:
         return tempfile.TemporaryFile(dir=_place())
     except OSError:

@@ -154,8 +154,11 @@ def to_8_bits(images: Tensor) -> Tensor:
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 over parameters and buffers: an attack must leave it as it was."""
+    """SHA-256 over parameters and buffers, and what an adapter adds to them: an attack must leave
+    it as it was."""
     digest = hashlib.sha256()
+    if isinstance(model, Adapter):
+        digest.update(model.fingerprint.encode())
     # Buffers by name, since those that are not saved (an input's mean, say) decide outputs too.
     for name, value in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(name.encode())

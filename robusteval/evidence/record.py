@@ -25,6 +25,7 @@ from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
@@ -34,6 +35,7 @@ RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
 _Name = Annotated[str, Field(max_length=200)]
+_Note = Annotated[str, Field(min_length=1, max_length=LONGEST_NOTE)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
 
@@ -42,11 +44,22 @@ def _a_day(text: str) -> str:
     return text
 
 
+class _Prototypes(TypedDict):
+    """How prototypes that were given beside a module agree with it: ``models.own.Agreement``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    same: Annotated[int, Field(ge=0)] | None
+    of: Annotated[int, Field(ge=1, le=COMPARED)]
+    distance: float
+
+
 class _Model(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
+    notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
+    prototypes: NotRequired[_Prototypes]
 
 
 class _Dataset(TypedDict):
@@ -198,6 +211,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
         "spec.forms": forms != list(spec.forms),
@@ -216,6 +230,14 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _no_agreement(model: dict[str, Any], spec: RunSpec) -> bool:
+    """Whether a comparison of prototypes with their module can't be this run's."""
+    if (told := model.get("prototypes")) is None:
+        return False
+    too_many = told["same"] is not None and told["same"] > told["of"]
+    return too_many or told["of"] != min(COMPARED, spec.samples) or not model["layers"]
 
 
 def _corrupt(files: Files, error: Exception) -> EvidenceError:

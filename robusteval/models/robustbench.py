@@ -92,8 +92,7 @@ def robustbench_entry(text: str) -> RobustBenchEntry:
         dataset=asked.dataset if known else "",
         classes=CLASSES[asked.dataset],
         input=Input(mean=[0.0], std=[1.0]),  # its models normalise by themselves
-        # The version decides what the architecture computes: another one is another model.
-        backbone=BackboneTable(name=f"{PREFIX}{asked.place}", version=made_with),
+        backbone=BackboneTable(name=f"{PREFIX}{asked.place}"),
         weights=Weights(file=path.name, sha256=_digest(path)),
         path=Path(f"{PREFIX}{asked.place}"),
         asked=asked,

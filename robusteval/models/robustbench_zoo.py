@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.errors import EntryError, WeightsError, reason
-from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import CHECKPOINT, weights_content
 from robusteval.models.fitting import fill, some
 from robusteval.models.robustbench import CLASSES, RobustBenchEntry, names_of, require_known
@@ -20,10 +19,11 @@ _CONSTANTS = {"mu", "sigma", "mean", "std"}
 _WRAPS = ("last", "state_dict")  # what checkpoints keep their tensors under
 
 
-def robustbench_adapter(
+def robustbench_module(
     entry: RobustBenchEntry, safetensors: Callable[[RobustBenchEntry], dict[str, Tensor]]
-) -> Adapter:
-    """The trained model behind an adapter; ``safetensors`` reads such a file.
+) -> nn.Module:
+    """The trained model: images (B, C, H, W) in [0, 1] to logits (B, K).  ``safetensors`` reads the
+    weights of such a file.
 
     Raises UnknownNameError, EntryError and WeightsError, as ``load_model`` does.
     """
@@ -32,7 +32,7 @@ def robustbench_adapter(
     is_pickle = entry.weights_path.suffix == CHECKPOINT
     tensors = _state_dict(entry) if is_pickle else safetensors(entry)
     fill(module, _fitting(module, tensors), entry.weights_path)
-    return wrap_module(module, CLASSES[entry.asked.dataset], [0.0], [1.0])
+    return module
 
 
 def _architecture(entry: RobustBenchEntry) -> nn.Module:

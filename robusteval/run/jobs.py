@@ -204,7 +204,7 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
             f"the model returns shape {tuple(logits.shape)}, not (B, {context.model.classes})"
         )
     if not torch.isfinite(logits).all():
-        raise AttackError("the model returns NaN or infinite logits on clean images")
+        raise AttackError("the model returns NaN or infinite logits on clean images: mend it")
     second = predict(context.model, images, OTHER_BATCH).argmax(1)
     indices = context.data.indices[rows.start : rows.stop]
     columns = filled("clean", Predicted(indices, labels, logits, second))

@@ -359,7 +359,7 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     ]
     head, _, row = attacks.contest(results)
     told = "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | "
-    assert head.endswith("| seconds | left at a budget of 60, 120, 240, 400, 1,000 | APGD-T |")
+    assert head.endswith("| seconds | robust samples at a budget of 60, 120, 240, 400, 1,000 | APGD-T |")
     assert row == told + "100, 1/30 | 1, 1/60 | –, –, –, 50, 49 | 52 at 18× |"
     *_, alone = attacks.contest(results[:2])
     assert alone == told + "100, 1/30 | 1, 1/60 |"

@@ -20,7 +20,9 @@ from robusteval import api, terminal
 from robusteval.cli import expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
+from robusteval.run.prepare import prepare
 from robusteval.run.runner import Run
+from robusteval.run.subject import Asked
 from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
@@ -477,9 +479,9 @@ def test_a_model_that_fails_on_clean_images_is_bad_input(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("returned", "said"),
-    [((lambda z: (z,)), "returns a tuple"), ((lambda z: {"logits": z}), "returns a dict")],
+    [((lambda z: (z[None], z)), "returns a tuple"), ((lambda z: {"scores": z}), "returns a dict")],
 )
-def test_a_module_must_return_logits_alone(
+def test_a_module_must_return_logits_where_they_can_be_found(
     returned: Callable[[torch.Tensor], object], said: str, tmp_path: Path
 ) -> None:
     class Wrapped(nn.Module):
@@ -515,6 +517,6 @@ def test_a_damaged_neighbour_does_not_spoil_a_run(
     (folder / "ce_digits.safetensors").write_bytes(b"altered")
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(folder))
     chosen = api.Options(samples=10, only=("fgsm",), out=tmp_path)
-    prepared = api.prepare("pcl_digits", "full", None, None, chosen)
+    prepared = prepare(Asked("pcl_digits"), "full", chosen)
     assert prepared.spec.transfer_source
     assert prepared.spec.transfer_source[0] != "ce_digits"

@@ -7,8 +7,6 @@ import pytest
 
 from tests.helpers.documents import Block, blocks_of, commands_of, pages, run_page
 
-pytestmark = pytest.mark.usefixtures("as_in_use")
-
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A page is run from top to bottom in an empty folder: its Python blocks share their names, its files
 and commands share the folder.  What a reader has and a test has not comes from a setup:
 
-    <!-- setup: NAME -->        tests.helpers.setups.NAME(names, folder) before the next block
+    <!-- setup: NAME -->        tests.helpers.setups.NAME before the next block
     <!-- file: PATH -->         the next block is that file
     <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
     <!-- exit: N -->            the next command ends with this code
@@ -12,11 +12,14 @@ Of a ``console`` block, lines after ``$`` are commands, and the others what they
 among what was printed, in this order, where … stands for anything.
 """
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from tests.helpers import setups
 from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-_FENCE = re.compile(r"^(```+|~~~+)\s*(\S*)\s*$")
+_FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
 _NOTE = re.compile(r"^<!-- (setup|file|instead|exit): (.+?) -->$")
 _RUN = {"python", "console"}
 
@@ -42,7 +45,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Every page whose snippets are run."""
-    return sorted((ROOT / "docs").rglob("*.md"))
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -57,6 +60,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
             fence, inside = opened[1], Block(opened[2], "", number + 1, notes)
             notes = {}
         elif inside is not None and line.strip() == fence:
+            inside.text = textwrap.dedent(inside.text)
             yield inside
             inside = None
         elif inside is not None:
@@ -65,11 +69,16 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 def run_page(page: Path, folder: Path) -> int:
     """Runs what a page shows; returns how many blocks that were.  Fails where one does."""
+    with ExitStack() as undo:
+        return _run_page(page, folder, undo)
+
+
+def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
     names: dict[str, Any] = {"__name__": "__main__"}
     done = 0
     for block in blocks_of(page):
         if name := block.notes.get("setup"):
-            getattr(setups, name)(names, folder)
+            getattr(setups, name)(names, folder, undo)
         if name := block.notes.get("file"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(block.text, "utf-8")
@@ -114,15 +123,9 @@ def _output(command: str) -> tuple[int, str]:
         return result.exit_code, result.output
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, env=_environment(path)
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
     )
     return ran.returncode, ran.stdout + ran.stderr
-
-
-def _environment(path: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PATH": path}
 
 
 def _expanded(words: list[str]) -> list[str]:

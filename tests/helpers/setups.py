@@ -1,12 +1,21 @@
-"""What a reader of the documents has: a model, images, a folder of photographs."""
+"""What a reader of the documents has and a test has not: a model, images, an installed package.
 
+Each is called with the page's names, its folder, and a stack of what is to be undone after it.
+"""
+
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import tomllib
+
+from robusteval.models.registry import find_entry
+from robusteval.plugins import plugins
+from tests.helpers.plugins import lay_package
 
 
-def module_and_images(names: dict[str, Any], folder: Path) -> None:
+def module_and_images(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     """``my_module``, an MLP trained on digits; ``images`` and ``labels``, arrays that it never
     saw."""
     import torch
@@ -26,14 +35,28 @@ def module_and_images(names: dict[str, Any], folder: Path) -> None:
     names |= {"my_module": module, "images": test.images().numpy(), "labels": test.labels.numpy()}
 
 
-def photographs(names: dict[str, Any], folder: Path) -> None:
-    """``photos/``: a folder of 16×16 images for each of three classes, each with its colour."""
-    from PIL import Image
+def installed(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """The package in the folder, as ``pip install .`` would leave it."""
+    told = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+    project = told["project"]
+    points = {
+        group.removeprefix("robusteval."): named
+        for group, named in project["entry-points"].items()
+    }
+    lay_package(folder, project["name"], project["version"], points, {})
+    sys.path.insert(0, str(folder))
+    plugins.cache_clear()
+    undo.callback(_removed, folder, told["tool"]["setuptools"]["py-modules"])
 
-    rng = np.random.default_rng(0)
-    for k, name in enumerate(("apple", "leaf", "sky")):
-        (folder / "photos" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.integers(0, 120, (16, 16, 3)).astype(np.uint8)
-            pixels[..., k] += 90
-            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.png")
+
+def _removed(folder: Path, modules: list[str]) -> None:
+    sys.path.remove(str(folder))
+    for name in modules:
+        sys.modules.pop(name, None)
+    plugins.cache_clear()
+
+
+def entry_of_pcl(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """``mine.toml``, a copy of pcl_digits' entry."""
+    text = find_entry("pcl_digits").path.read_text("utf-8")
+    (folder / "mine.toml").write_text(text, "utf-8")
