@@ -39,3 +39,13 @@ def test_blocks_and_commands_are_read() -> None:
     assert commands_of(text) == [("one --a    b", ["printed"]), ("two", [])]
     assert Block("python", "", 1).notes == {}
     assert all(re.search(r"\.md$", str(page)) for page in pages())
+
+
+def test_a_block_that_needs_a_package_waits_for_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    block = "\n```python\nassert False\n```\n"
+    page.write_text(f"<!-- needs: no-such-package -->{block}")
+    assert run_page(page, tmp_path) == 0
+    page.write_text(f"<!-- needs: torch -->{block}")
+    with pytest.raises(AssertionError):
+        run_page(page, tmp_path)

@@ -7,6 +7,7 @@ and commands share the folder.  What a reader has and a test has not comes from 
     <!-- file: PATH -->         the next block is that file
     <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
     <!-- exit: N -->            the next command ends with this code
+    <!-- needs: PACKAGE -->     the next block runs only where that is installed
 
 Of a ``console`` block, lines after ``$`` are commands, and the others what they print: each must be
 among what was printed, in this order, where … stands for anything.
@@ -21,6 +22,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
-_NOTE = re.compile(r"^<!-- (setup|file|instead|exit): (.+?) -->$")
+_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|needs): (.+?) -->$")
 _RUN = {"python", "console"}
 
 
@@ -77,6 +79,8 @@ def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
     names: dict[str, Any] = {"__name__": "__main__"}
     done = 0
     for block in blocks_of(page):
+        if not is_installed(block.notes.get("needs")):
+            continue
         if name := block.notes.get("setup"):
             getattr(setups, name)(names, folder, undo)
         if name := block.notes.get("file"):
@@ -89,6 +93,14 @@ def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
             _run_console(page, block)
         done += block.kind in _RUN or "file" in block.notes
     return done
+
+
+def is_installed(package: str | None) -> bool:
+    """Whether there is such a package; without one there is nothing to miss."""
+    try:
+        return package is None or bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _run_console(page: Path, block: Block) -> None:
@@ -123,7 +135,11 @@ def _output(command: str) -> tuple[int, str]:
         return result.exit_code, result.output
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path},
     )
     return ran.returncode, ran.stdout + ran.stderr
 

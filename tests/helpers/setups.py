@@ -40,8 +40,7 @@ def installed(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     told = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
     project = told["project"]
     points = {
-        group.removeprefix("robusteval."): named
-        for group, named in project["entry-points"].items()
+        group.removeprefix("robusteval."): named for group, named in project["entry-points"].items()
     }
     lay_package(folder, project["name"], project["version"], points, {})
     sys.path.insert(0, str(folder))
@@ -60,3 +59,18 @@ def entry_of_pcl(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     """``mine.toml``, a copy of pcl_digits' entry."""
     text = find_entry("pcl_digits").path.read_text("utf-8")
     (folder / "mine.toml").write_text(text, "utf-8")
+
+
+def cifar_of_noise(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """RobustBench finds images of noise where it would look for CIFAR-10's."""
+    import torch
+
+    from robusteval.robustbench import robustbench
+
+    def loaded(dataset: Any, count: int, data_dir: str, prepr: Any) -> Any:
+        return torch.rand(count, 3, 32, 32), torch.arange(count) % 10
+
+    robustbench()
+    module = sys.modules["robustbench.eval"]
+    undo.callback(setattr, module, "load_clean_dataset", module.load_clean_dataset)
+    module.load_clean_dataset = loaded
