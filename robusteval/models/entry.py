@@ -18,6 +18,8 @@ from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
+CHECKPOINT = ".pt"  # how a checkpoint of torch ends, as RobustBench keeps them
+_SAFETENSORS = "weights are safetensors files: no pickle is ever loaded"
 _MOST_WEIGHTS = 2**33  # bytes
 _MOST_ONNX = 2**30  # bytes
 _MOST_EPOCHS = 100_000
@@ -72,8 +74,12 @@ def _a_sha256(value: str) -> str:
 
 def _safetensors(value: str) -> str:
     if not value.endswith(".safetensors"):
-        raise ValueError("weights are safetensors files: no pickle is ever loaded")
+        raise ValueError(_SAFETENSORS)
     return value
+
+
+def _weights_file(value: str) -> str:
+    return value if value.endswith(CHECKPOINT) else _safetensors(value)
 
 
 Sha256 = Annotated[str, AfterValidator(_a_sha256)]
@@ -81,9 +87,12 @@ File = Annotated[str, AfterValidator(_safetensors)]
 
 
 class Weights(_Table):
-    """A safetensors file beside the entry, and its SHA-256."""
+    """A safetensors file beside the entry, and its SHA-256.
 
-    file: File
+    Only a model of RobustBench, which no file describes, may have a checkpoint of torch instead.
+    """
+
+    file: Annotated[str, AfterValidator(_weights_file)]
     sha256: Sha256
 
 
@@ -328,6 +337,11 @@ class Entry(_Table):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def address(self) -> str:
+        """How to find an entry again that stands in no file; empty for one that does."""
+        return ""
+
+    @property
     def stored(self) -> Weights | Onnx | None:
         """What holds the trained numbers."""
         return self.weights or self.onnx
@@ -347,6 +361,8 @@ def read_entry(path: Path) -> Entry:
     require_toml(path)
     content = read_toml(path, "entry file", EntryError)
     entry = checked(Entry, content, str(path), EntryError).model_copy(update={"path": path})
+    if entry.weights is not None and entry.weights.file.endswith(CHECKPOINT):
+        raise EntryError(f"{path}: weights.file: {_SAFETENSORS}")
     _require_percent(path, [claim["accuracy"] for claim in content.get("claims", [])])
     return entry
 

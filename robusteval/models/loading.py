@@ -31,6 +31,8 @@ from robusteval.models.libraries import (
 from robusteval.models.made import adapter_of, given_adapter
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.onnx_files import module_from_onnx
+from robusteval.models.robustbench import RobustBenchEntry
+from robusteval.models.robustbench_zoo import robustbench_module
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -135,8 +137,10 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
 
 
 def _without_code(entry: Entry) -> nn.Module | None:
-    """A foreign network that needs no code of the user's: of an ONNX file, or of a library's
-    architecture with its own classifier.  None where the entry has neither."""
+    """A foreign network that needs no code of the user's: of an ONNX file, of RobustBench, or of a
+    library's architecture with its own classifier.  None where the entry has none of them."""
+    if isinstance(entry, RobustBenchEntry):
+        return robustbench_module(entry, read_weights)
     if entry.onnx is not None:
         return module_from_onnx(entry, _image_shape(entry))
     if not reads_itself(entry):

@@ -103,3 +103,13 @@ def test_only_the_seconds_of_a_row_may_differ(tmp_path: Path) -> None:
 def test_commands_are_read() -> None:
     text = "$ one --a \\\n  b  # why\nprinted\n\n$ two\n"
     assert commands_of(text) == [("one --a    b", ["printed"]), ("two", [])]
+
+
+def test_a_block_that_needs_a_package_waits_for_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    block = "\n```python\nassert False\n```\n"
+    page.write_text(f"<!-- needs: no-such-package -->{block}")
+    assert run_page(page, tmp_path) == 0
+    page.write_text(f"<!-- needs: torch -->{block}")
+    with pytest.raises(AssertionError):
+        run_page(page, tmp_path)

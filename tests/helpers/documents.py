@@ -8,6 +8,7 @@ and commands share the folder.  What a reader has and a test has not comes from 
     <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
     <!-- exit: N -->            the next command ends with this code
     <!-- printed: above -->     the next block is what the Python block before it prints
+    <!-- needs: PACKAGE -->     the next block runs only where that is installed
 
 Of a ``console`` block, lines after ``$`` are commands, and the others what they print: each must be
 among what was printed, in this order, where … stands for anything, and the seconds at the end of a
@@ -24,6 +25,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
-_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed): (.+?) -->$")
+_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed|needs): (.+?) -->$")
 _SECONDS = re.compile(r"(?<=│)\s+\d+\.\d │$")
 _RUN = {"python", "console"}
 
@@ -81,6 +83,8 @@ def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
     names: dict[str, Any] = {"__name__": "__main__"}
     done, printed = 0, io.StringIO()
     for block in blocks_of(page):
+        if not is_installed(block.notes.get("needs")):
+            continue
         where = f"{page.name}, line {block.line}"
         if name := block.notes.get("setup"):
             getattr(setups, name)(names, folder, undo)
@@ -98,6 +102,14 @@ def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
             _run_console(where, block)
         done += block.kind in _RUN or "file" in block.notes
     return done
+
+
+def is_installed(package: str | None) -> bool:
+    """Whether there is such a package; without one there is nothing to miss."""
+    try:
+        return package is None or bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def _run_console(where: str, block: Block) -> None:

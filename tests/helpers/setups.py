@@ -94,3 +94,18 @@ def a_run(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
     from robusteval import evaluate
 
     names["folder"] = evaluate("pcl_digits", "quick", samples=20, only=["fgsm", "pgd10"]).folder
+
+
+def cifar_of_noise(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """RobustBench finds images of noise where it would look for CIFAR-10's."""
+    import torch
+
+    from robusteval.robustbench import robustbench
+
+    def loaded(dataset: Any, count: int, data_dir: str, prepr: Any) -> Any:
+        return torch.rand(count, 3, 32, 32), torch.arange(count) % 10
+
+    robustbench()
+    module = sys.modules["robustbench.eval"]
+    undo.callback(setattr, module, "load_clean_dataset", module.load_clean_dataset)
+    module.load_clean_dataset = loaded
