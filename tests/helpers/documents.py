@@ -1,5 +1,9 @@
 """Code blocks of the documents, and how each is run.
 
+    python -m tests.helpers.documents NAME …
+
+runs pages of ``docs/``, such as ``own_model``, with whatever robusteval is installed.
+
 A page is run from top to bottom in an empty folder: its Python blocks share their names, its files
 and commands share the folder.  What a reader has and a test has not comes from a setup:
 
@@ -21,9 +25,10 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, chdir, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -169,3 +174,13 @@ def _expanded(words: list[str]) -> list[str]:
         matches = sorted(map(str, Path().glob(word))) if re.search(r"[*?]", word) else []
         found += matches or [word]
     return found
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            print(f"{name}: {run_page(ROOT / 'docs' / f'{name}.md', Path(folder))} blocks run")
+
+
+if __name__ == "__main__":
+    main()
