@@ -139,7 +139,7 @@ def _text(draft: Draft) -> str:
 def _about(draft: Draft) -> str:
     lines = [
         "# A model for robusteval.  Lines marked ← are for you to look at, and what is commented",
-        '# out may stay so.  The README explains the fields ("Add a model").',
+        "# out may stay so.  docs/entry.md explains the fields.",
         "",
         _line(f"name = {_quoted(draft.name)}", "that of this file"),
         _line('method = "ce"', "← how it was trained: ce, pcl, mpat, or a word of yours"),

@@ -380,7 +380,7 @@ def _require_percent(path: Path, claimed: list[Any]) -> None:
 # What people give in an entry's place, by the end of its name, and what to do with it.
 _IN_PYTHON = "or in Python pass robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
 _DESCRIBE = (
-    "describe its network in an entry (`robusteval init NAME` writes one; README, Add a model), "
+    "describe its network in an entry (`robusteval init NAME` writes one; docs/entry.md), "
     + _IN_PYTHON
 )
 _OTHERS = {
@@ -392,9 +392,9 @@ _OTHERS = {
         f"is a checkpoint, not an entry: {_DESCRIBE}",
     ),
     ".onnx": "is a checkpoint, not an entry: name it in one (`robusteval init NAME --onnx FILE` "
-    f"writes it; README, Add a model), {_IN_PYTHON}",
+    f"writes it; docs/entry.md), {_IN_PYTHON}",
     ".py": 'is code, not an entry: write an entry with factory = "module:function", '
-    "and pass --allow-code (README, Add a model)",
+    "and pass --allow-code (docs/entry.md)",
 }
 
 

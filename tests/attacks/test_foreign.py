@@ -144,7 +144,7 @@ class Stairs(nn.Module):
 
 
 class MyAdapter(Adapter):
-    """As README tells: ``layers``, ``distances`` and ``logits_and_distances``."""
+    """As its class tells: ``layers``, ``distances`` and ``logits_and_distances``."""
 
     module: Stairs
 

@@ -665,7 +665,7 @@ def test_a_package_of_entries_that_leads_nowhere(
     "name", ["cnn.pt", "x/model.pth", "a.CKPT", "weights.safetensors", "m.onnx"]
 )
 def test_a_checkpoint_is_no_entry(name: str) -> None:
-    refused(cli("run", "--model", name), name, "is a checkpoint", "wrap_module", "README")
+    refused(cli("run", "--model", name), name, "is a checkpoint", "wrap_module", "docs/entry.md")
 
 
 def test_other_things_that_are_no_entries(tmp_path: Path) -> None:

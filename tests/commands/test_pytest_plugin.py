@@ -692,13 +692,3 @@ def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
-
-
-def test_what_the_readme_shows(pytester: pytest.Pytester, kept: Path) -> None:
-    """With attacks that take less time."""
-    text = (PROJECT / "README.md").read_text("utf-8")
-    (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", text, re.DOTALL)
-    assert 'suite="quick"' in shown
-    pytester.makepyfile(shown.replace('suite="quick"', 'suite="few.toml", only="fgsm"'))
-    (pytester.path / "few.toml").write_text(FEW, "utf-8")
-    inner(pytester, f"--robusteval-out={kept}").assert_outcomes(passed=1)

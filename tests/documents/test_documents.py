@@ -31,6 +31,22 @@ def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     assert broken_links(page) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own_model", "robusteval.evaluate(my_module, images, labels"),
+        ("own_prototypes", "wrap_module(net, prototypes="),
+        ("own_data", "def make():"),
+        ("plugins", "DARKEN = Attack("),
+        ("plugins", "GAP = Detector("),
+        ("ci", "def test_it_withstands_attacks("),
+    ],
+)
+def test_ten_lines_do(name: str, said: str) -> None:
+    (block, *_) = [b for b in blocks_of(ROOT / "docs" / f"{name}.md") if said in b.text]
+    assert len([line for line in block.text.splitlines() if line.strip()]) <= 10
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# A *head*, `code` & more\n\n## A head\n\n## A head\n")
     assert anchors_of(tmp_path / "other.md") == {"a-head-code--more", "a-head", "a-head-1"}

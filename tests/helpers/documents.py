@@ -30,7 +30,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, redirect_stdout
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from tests.helpers import setups
 from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = "robusteval.pytest_plugin"
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
 _NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed|needs): (.+?) -->$")
 _SECONDS = re.compile(r"(?<=│)\s+\d+\.\d │$")
@@ -159,6 +160,8 @@ def _output(command: str) -> tuple[int, str]:
         return result.exit_code, result.output
     if words[0] == "make":
         command = shlex.join(["make", "-n", "-C", str(ROOT), *words[1:]])
+    if words[0] == "pytest" and PLUGIN not in {p.value for p in entry_points(group="pytest11")}:
+        command += f" -p {PLUGIN}"  # the checkout was installed before it had one
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {**os.environ, "PATH": path}
     ran = subprocess.run(

@@ -65,7 +65,7 @@ def test_a_copy_under_a_new_name_gets_weights_of_its_own(tmp_path: Path) -> None
 
 
 def test_a_zoo_models_copy_leaves_the_zoo_alone(tmp_path: Path) -> None:
-    """As the README advises, in the folder of the original."""
+    """As docs/entry.md advises, in the folder of the original."""
     entry = find_entry("ce_digits")
     for suffix in (".toml", ".safetensors"):
         shutil.copy(entry.path.with_suffix(suffix), tmp_path)
