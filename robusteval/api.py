@@ -14,7 +14,7 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -95,6 +95,10 @@ class Estimate:
     backward_passes: int
     minutes: float
     bytes: int
+
+    def to_json(self, model: str) -> dict[str, Any]:
+        """As plain data, with the model's name."""
+        return {"model": model, **asdict(self)}
 
 
 def list_entries() -> list[Entry]:

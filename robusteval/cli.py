@@ -4,7 +4,7 @@ them."""
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ from robusteval.arguments import (
     whole_option,
 )
 from robusteval.data.choice import parse_samples
-from robusteval.endings import complaint, exit_after, exit_of, print_held, print_json
+from robusteval.endings import print_held, print_json
 from robusteval.errors import shown
 from robusteval.export_verb import export
 from robusteval.guarded import (
@@ -32,10 +32,7 @@ from robusteval.guarded import (
     guarded,
     say,
 )
-from robusteval.storage import LEADERBOARDS, require_replaceable
-
-if TYPE_CHECKING:
-    from robusteval.api import Options
+from robusteval.storage import LEADERBOARDS
 
 __all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -77,6 +74,7 @@ def root(
 @app.command()
 @guarded
 def run(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(
@@ -141,10 +139,17 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
+    from robusteval import remembered, running
+
+    question = None if dry_run else remembered.run_question(context.params)
+    if (known := remembered.recall(question)) is not None:
+        running.print_one(known, as_json)
+        return
     count = parse_samples(samples)
-    from robusteval import api, bars, terminal, zoo
+    from robusteval import api, bars, zoo
 
     options = api.Options(
         samples=count,
@@ -167,47 +172,15 @@ def run(
     )
     models = parse_models(model)
     if zoo.is_several(models):
-        several = estimate_several if dry_run else run_several
-        several(models, suite, options)
+        several = running.estimate_several if dry_run else running.run_several
+        several(models, suite, options, as_json)
     elif dry_run:
-        terminal.print_estimate(models[0], api.estimate(models[0], suite, options=options))
+        running.print_estimate(models[0], api.estimate(models[0], suite, options=options), as_json)
     else:
-        report = bars.evaluate_watched(models[0], suite, options)
-        terminal.print_report(report)
-        exit_of(report)
-
-
-def run_several(models: list[str], suite: str, options: "Options") -> None:
-    """One table of all models, and its CSV; those that can't be run are told last."""
-    from robusteval import bars, terminal, zoo
-
-    table = options.out / f"{Path(suite).stem}.csv"
-    require_replaceable(table, "choose another folder with --out")
-    outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
-    reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
-    refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
-    if reports:
-        zoo.write(reports, table)
-        terminal.print_models([report.content for report in reports])
-        say(table)
-    codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
-    exit_after(refused, "run", codes)
-
-
-def estimate_several(models: list[str], suite: str, options: "Options") -> None:
-    """What each model's run would take; those that can't be run are told last."""
-    from robusteval import api, terminal, zoo
-
-    refused, codes = [], []
-    for found in zoo.for_each(
-        models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
-    ):
-        if isinstance(found, zoo.Refused):
-            refused.append(found)
-        else:
-            terminal.print_estimate(*found)
-            codes.append(0)
-    exit_after(refused, "estimated", codes)
+        found = bars.evaluate_watched(models[0], suite, options)
+        if found.complete:
+            remembered.remember(question, remembered.run_question(context.params), found)
+        running.print_one(found, as_json)
 
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or its archive.")]
@@ -215,13 +188,17 @@ RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or 
 
 @app.command()
 @guarded
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write a run's report anew from its evidence, without the model."""
-    from robusteval import api, terminal
+    from robusteval import remembered, running
 
-    rebuilt = api.rebuild_report(run)
-    terminal.print_report(rebuilt)
-    exit_of(rebuilt)
+    question = remembered.report_question(run)
+    if (found := remembered.recall(question)) is None:
+        from robusteval import api
+
+        found = api.rebuild_report(run)
+        remembered.remember(question, remembered.report_question(run), found)
+    running.print_one(found, as_json)
 
 
 @app.command()

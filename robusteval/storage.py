@@ -35,6 +35,16 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting
 
 
+def cache_dir() -> Path | None:
+    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``; None without a home."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "robusteval"
+    try:
+        return Path.home() / ".cache" / "robusteval"
+    except RuntimeError:  # neither $HOME nor an entry in passwd: a container's arbitrary user
+        return None
+
+
 def replace_file(path: Path, content: bytes, advice: str) -> None:
     """Replaces a file atomically: a kill leaves the old one or the new one, never half of one.
 

@@ -20,8 +20,11 @@ from robusteval.evidence.judge import TOLERANCE
 from robusteval.evidence.telling import merged_notes, merged_stages, merged_warnings
 from robusteval.plan.plan import JobKind
 
-SCHEMA = 3  # of evidence: 2 told in sentences (see ``older``), 1 had no checksums
+# Of evidence: 3 tells of no prototypes, 2 told in sentences (see ``older``), 1 had no checksums.
+SCHEMA = 4
 SCORE = "score_"  # and a detector's name: the column of its scores
+PROTOTYPES_SINCE = 4  # the first schema that tells of prototypes
+NEAREST = "nearest_"  # and a layer's place, from 0: the column of the prototypes nearest there
 Values = NDArray[Any]
 Fill = Callable[[Any], Any]  # from a job's ``Predicted`` or ``Attacked`` (see ``jobs``)
 
@@ -85,6 +88,10 @@ def _any(values: Values) -> Any:
 
 def _from_0(values: Values) -> Any:
     return np.isfinite(values) & (values >= 0)
+
+
+def _from_minus_1(values: Values) -> Any:
+    return values >= -1
 
 
 def _finite_or_none(values: Values) -> Any:
@@ -270,6 +277,23 @@ def score_column(detector: str) -> Column:
     """A detector's scores, which are filled where the detectors are at hand."""
     holds = _finite_or_none if find_detector(detector).needs_training_data else np.isfinite
     return Column(SCORE + detector, "higher is more in-distribution", "float64", holds, {})
+
+
+def nearest_columns(layers: int) -> list[Column]:
+    """One for each layer with prototypes, which are filled where the model is at hand."""
+    return [
+        Column(
+            f"{NEAREST}{place}",
+            "the nearest prototype, the first of those that coincide: class · M + its place in "
+            "the class; −1 where that isn't known, or no success",
+            *("int64", _from_minus_1),
+            {},
+            blank=np.int64(-1),
+            again=_if_sure,
+            since=PROTOTYPES_SINCE,
+        )
+        for place in range(layers)
+    ]
 
 
 def filled(kind: JobKind, made: Any) -> dict[str, Any]:

@@ -54,8 +54,11 @@ class Judged:
 
 
 @torch.no_grad()
-def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> Tensor:
-    """Logits (B, K) in float32, at the verifier's own batch size, halved where memory ends."""
+def predict(
+    model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = VERIFY_BATCH
+) -> Tensor:
+    """Logits (B, K), or what else ``model`` gives, in float32, at the verifier's own batch size,
+    halved where memory ends."""
     try:
         return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
     except (RuntimeError, MemoryError) as error:

@@ -18,7 +18,7 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.columns import PROTOTYPES_SINCE, SCHEMA
 from robusteval.evidence.files import Files
 from robusteval.evidence.store import Store, json_bytes, require_readable
 from robusteval.hardware import PACKAGES
@@ -34,6 +34,7 @@ from robusteval.schema import told_problem
 RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
+_Index = Annotated[int, Field(ge=0, le=10**9)]
 _Name = Annotated[str, Field(max_length=200)]
 _Note = Annotated[str, Field(min_length=1, max_length=LONGEST_NOTE)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
@@ -47,19 +48,31 @@ def _a_day(text: str) -> str:
 class _Prototypes(TypedDict):
     """How prototypes that were given beside a module agree with it: ``models.own.Agreement``."""
 
-    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
     same: Annotated[int, Field(ge=0)] | None
     of: Annotated[int, Field(ge=1, le=COMPARED)]
     distance: float
 
 
-class _Model(TypedDict):
+class _Layer(TypedDict):
+    """Of a layer with prototypes: see ``PrototypeLayer``."""
+
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    layer: _Name
+    per_class: Annotated[int, Field(ge=1, le=10**6)]
+    features: Annotated[int, Field(ge=1, le=10**9)] | None
+    coinciding: list[tuple[_Index, _Index]] | None
+    equal: _Index | None
+
+
+class _Model(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
     notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
     prototypes: NotRequired[_Prototypes]
+    prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
 
 
 class _Dataset(TypedDict):
@@ -190,7 +203,7 @@ def _require_installed(files: Files, spec: RunSpec) -> None:
 def parts_of(record: dict[str, Any]) -> Parts:
     """What a run's model has beside logits, as the run's record says."""
     model = record["model"]
-    return Parts(bool(model["layers"]), model.get("features", False))
+    return Parts(len(model["layers"]), model.get("features", False))
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -210,6 +223,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
+        "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
         "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
@@ -230,6 +244,35 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _fitting_prototypes(record: dict[str, Any]) -> bool:
+    """Whether prototypes are told of layers that there are, and coincide with those before them."""
+    model = record["model"]
+    told = model.get("prototype_layers", [])
+    names = [layer["layer"] for layer in told]
+    due = bool(model["layers"]) and _schema_of(record["schema"])[1] >= PROTOTYPES_SINCE
+    found = "prototype_layers" in model
+    return (
+        (found or not due)
+        and found == bool(told)
+        and names == [name for name in model["layers"] if name in names]
+        and all(_ordered(layer, model["classes"] * layer["per_class"]) for layer in told)
+    )
+
+
+def _ordered(layer: dict[str, Any], count: int) -> bool:
+    """Whether each coinciding prototype of ``count`` is named once, with the first of them."""
+    pairs, unknown = layer["coinciding"], [layer[key] is None for key in ("features", "equal")]
+    if pairs is None:
+        return all(unknown)
+    later = [i for i, _ in pairs]
+    return (
+        not any(unknown)
+        and later == sorted(set(later))
+        and all(first < i < count and first not in later for i, first in pairs)
+        and layer["equal"] <= len(pairs)
+    )
 
 
 def _no_agreement(model: dict[str, Any], spec: RunSpec) -> bool:

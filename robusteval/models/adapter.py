@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
@@ -18,10 +19,16 @@ from robusteval.models.prototypes import prototype_distances
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model has beside its logits: whether prototypes, whether features of its own."""
+    """What a model has beside its logits: how many layers with prototypes, whether features of its
+    own."""
 
-    prototypes: bool
+    layers: int
     features: bool
+
+    @property
+    def prototypes(self) -> bool:
+        """Whether it has some."""
+        return self.layers > 0
 
 
 class Adapter(nn.Module):
@@ -66,7 +73,7 @@ class Adapter(nn.Module):
     @property
     def parts(self) -> Parts:
         """What it has beside logits."""
-        return Parts(bool(self.layers), self.has_features)
+        return Parts(len(self.layers), self.has_features)
 
     @property
     def reads_distances(self) -> bool:
@@ -118,6 +125,15 @@ class Adapter(nn.Module):
         Raises AttackError where there are none.
         """
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
+
+    def all_distances(self, images: Tensor) -> dict[str, Tensor]:
+        """For each layer whose prototypes are known its distances (B, K, M), as it has them."""
+        return {self.layers[-1]: self.distances(images)} if self.layers else {}
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        """Each layer's prototypes (K, M, D), as unit vectors where only directions count; empty
+        where the model doesn't show them."""
+        return {}
 
     def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, K), and for each of ``layers``, in that order, the squared distances
@@ -173,6 +189,17 @@ class PrototypeAdapter(Adapter):
         if not self.layers:
             return super().distances(images)
         return self._distances(self.embed(images), self.layers[-1], self.module.head.similarity)
+
+    def all_distances(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.module.supervised_features(self.module.activations(images))
+        similarity = self.module.head.similarity
+        return {name: self._distances(f, name, similarity) for name, f in features.items()}
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        found = {name: self.module.prototypes[name].detach() for name in self.layers}
+        if self.module.head.similarity == "cosine":
+            return {name: F.normalize(vectors, dim=2) for name, vectors in found.items()}
+        return found
 
     def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         layers = self.module.activations(images)

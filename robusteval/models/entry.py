@@ -138,6 +138,10 @@ class Claim(_Table):
     """What the paper reports: accuracy in percent under one attack.
 
     Also as text with its sign, such as "0.28 %", which one percent and less needs in a file.
+
+    ``by``: the ``paper``; or its ``protocol``, where the paper has no number on the data set: what
+    the attacks that it evaluates with leave of these very weights, measured by this project.  Such
+    a claim stands in the model's own reports, and in no table of what papers claim.
     """
 
     attack: str
@@ -146,6 +150,7 @@ class Claim(_Table):
     eps: Eps | None = None
     source: str = ""
     note: str = ""
+    by: Literal["paper", "protocol"] = "paper"
 
     @field_validator("accuracy", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.own import Agreement
+from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
@@ -60,6 +61,11 @@ class Context:
         return Forms.of(self.model, libraries, gradients)
 
     @cached_property
+    def prototypes(self) -> tuple[PrototypeLayer, ...]:
+        """What is known of the model's prototypes."""
+        return prototype_layers(self.model)
+
+    @cached_property
     def fitting_data(self) -> Dataset:
         """What the run's detectors are fitted to."""
         return fitting_data_of(self.spec, self.access.data_dir)
@@ -96,6 +102,8 @@ class Context:
         notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
         facts |= {"notes": notes} if notes else {}
         facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}
+        placed = [layer.to_json() for layer in self.prototypes]
+        facts |= {"prototype_layers": placed} if placed else {}
         return {
             "model": {
                 "classes": self.model.classes,

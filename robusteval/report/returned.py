@@ -1,13 +1,13 @@
-"""What ``evaluate`` returns: a report to be read in Python, and shown in a notebook."""
+"""What ``evaluate`` returns: a report to be read in Python, and shown in a notebook.
+
+Importing it loads neither torch nor pandas: a report that was made before is printed at once.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusteval import inert
-from robusteval.evidence.archive import files_at
-from robusteval.report.page import render_fragment
-from robusteval.report.tables import frame
 from robusteval.report.wording import check_text, count, interval, percent, threat_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Report:
         ones ``success_rate``.  Attacks that know no ε have ``success_at_any_norm`` and
         ``median_norm``, too.
         """
-        return frame(self.content, "attacks")
+        return self._frame("attacks")
 
     @property
     def worst_case(self) -> "pd.DataFrame":
@@ -68,17 +68,17 @@ class Report:
 
         Where an attack has no number, ``complete`` is False, and there is only ``at_most``.
         """
-        return frame(self.content, "worst_case")
+        return self._frame("worst_case")
 
     @property
     def classes(self) -> "pd.DataFrame":
         """The same for the samples of each class."""
-        return frame(self.content, "classes")
+        return self._frame("classes")
 
     @property
     def outliers(self) -> "pd.DataFrame":
         """A row for each detector and set of outliers, with five metrics."""
-        return frame(self.content, "outliers")
+        return self._frame("outliers")
 
     @property
     def detection(self) -> "pd.DataFrame":
@@ -86,27 +86,34 @@ class Report:
 
         ``attacker_knew``: whether the attack was told the detector.
         """
-        return frame(self.content, "detection")
+        return self._frame("detection")
 
     @property
     def claims(self) -> "pd.DataFrame":
         """A row for each number of the paper, beside what was found here."""
-        return frame(self.content, "claims")
+        return self._frame("claims")
 
     @property
     def findings(self) -> "pd.DataFrame":
         """A row for each check of whether the numbers can be trusted."""
-        return frame(self.content, "findings")
+        return self._frame("findings")
 
     @property
     def missing(self) -> "pd.DataFrame":
         """What has no evidence, or not all of it, and why; empty where the run is complete."""
-        return frame(self.content, "missing")
+        return self._frame("missing")
 
     @property
     def left_out(self) -> "pd.DataFrame":
         """The suite's attacks that this model or data set doesn't allow, and why."""
-        return frame(self.content, "left_out")
+        return self._frame("left_out")
+
+    @property
+    def prototypes(self) -> "pd.DataFrame":
+        """A row for each layer with prototypes and each class: how many it has, how many are
+        ``distinct``, and how many of those are ``unused``; and to how many clean samples its
+        prototypes are ``nearest``.  Empty for a model without prototypes."""
+        return self._frame("prototypes")
 
     @property
     def curves(self) -> "pd.DataFrame":
@@ -114,7 +121,7 @@ class Report:
 
         That is an ε where ``curve`` is "distance", passes over a sample where it is "cost".
         """
-        return frame(self.content, "curves")
+        return self._frame("curves")
 
     @property
     def samples(self) -> "pd.DataFrame":
@@ -125,6 +132,7 @@ class Report:
         a sample's least ``robust`` over all attacks is its worst case.  Raises EvidenceError for
         evidence that is missing or corrupt.
         """
+        from robusteval.evidence.archive import files_at
         from robusteval.report.samples import samples_of
 
         return samples_of(files_at(self.folder)).frame
@@ -152,7 +160,14 @@ class Report:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a fragment without scripts and without anything from elsewhere."""
+        from robusteval.report.page import render_fragment
+
         return render_fragment(self.content, self.folder)
+
+    def _frame(self, name: str) -> "pd.DataFrame":
+        from robusteval.report.tables import frame
+
+        return frame(self.content, name)
 
 
 def _about(content: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
+from robusteval.report.prototypes import prototypes_of
 from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 
@@ -62,6 +63,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "attacks": attacks,
         "left_out": _left_out(result),
         "worst_case": worst,
+        "prototypes": prototypes_of(result),
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
         "fitting": _fitting(result),

@@ -175,7 +175,7 @@ class Run:
 
     def _look_at_clean(self) -> None:
         """Tells at once, before hours of attacks, where the clean accuracy is no likely one."""
-        clean, _ = clean_columns(self.store, self.context.plan, self.context.model.classes)
+        clean, _ = clean_columns(self.store, self.context.plan, self.record["model"])
         spec, labels, predictions = self.context.spec, clean["label"], clean["prediction"]
         if doubt := self.settings.doubted(spec, self.record, labels, predictions):
             self.settings.progress.doubt(f"{spec.model}: {doubt}")

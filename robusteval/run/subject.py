@@ -10,8 +10,8 @@ from torch import nn
 
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.data.known import DATASETS
-from robusteval.data.own import is_known, of_classes, own_data, own_data_at
+from robusteval.data.known import DATASETS, is_known
+from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.errors import AttackError, DataError, RobustevalError, shown
 from robusteval.models.adapter import Adapter, require_answers, wrap_module
 from robusteval.models.entry import Entry

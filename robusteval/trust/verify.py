@@ -45,6 +45,7 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
 from robusteval.run.jobs import OTHER_BATCH, clean_chunk
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
+from robusteval.trust.nearest import nearest_hold
 
 FLOAT64_SAMPLES = 128
 _SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
@@ -125,14 +126,18 @@ def require_same_model(context: Context, store: Store) -> None:
 
 def model_as_told(told: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """What is found of a model now, with the distance to its prototypes that was told, where the
-    two differ by no more than kernels do."""
+    two differ by no more than kernels do; without its layers' prototypes where a run is from before
+    they were told, or it would not have been read."""
     then, found = (about.get("prototypes") or {} for about in (told, now))
     if math.isclose(then.get("distance", 0), found.get("distance", 0), rel_tol=_SAME_SCORE):
         found = {
             name: then.get(name, value) if name == "distance" else value
             for name, value in found.items()
         }
-    return {**now, "prototypes": found} if found else now
+    now = {**now, "prototypes": found} if found else dict(now)
+    if "prototype_layers" not in told:
+        now.pop("prototype_layers", None)
+    return now
 
 
 def near(tie: float, values: Any) -> float:
@@ -368,5 +373,6 @@ CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "float64, on a sample": float64_holds,
     "rounded to 8 bits": eight_bits_hold,
     "detectors' scores": scores_hold,
+    "nearest prototypes": nearest_hold,
     "pictures of the report": pictures_hold,
 }

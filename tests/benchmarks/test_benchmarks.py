@@ -149,7 +149,7 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
     fewer = {norm: replace(usual, fewest=4) for norm, usual in TUNING.items()}
     monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
-    count = 20 if norm == "Linf" else 12
+    count = 20 if norm == "Linf" else 8
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, 400)
     stages = {"margin", "aim", "polish", "square"} | ({"flip"} if norm == "Linf" else set())

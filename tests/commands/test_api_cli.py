@@ -243,7 +243,10 @@ def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
     assert all(row["name"] for row in rows)
 
 
-def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> None:
+def test_listed_data_sets_tell_the_order_of_their_classes(
+    tmp_path: Path, at_terminal: Callable[[int], None]
+) -> None:
+    at_terminal(80)
     for split in ("train", "test"):
         for k in range(100):
             (tmp_path / "cifar100" / split / str(k)).mkdir(parents=True)
@@ -262,8 +265,8 @@ def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> Non
     refused(cli("list", "datasets", "--data-dir", str(tmp_path / "nowhere")), "nowhere")
 
 
-def test_a_narrow_table_of_models_keeps_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal.console, "width", 80)
+def test_a_narrow_table_of_models_keeps_what_matters(at_terminal: Callable[[int], None]) -> None:
+    at_terminal(80)
     shown = cli("list", "models").stdout
     lines = {line.split()[1]: line for line in shown.splitlines() if "digits" in line}
     header = next(line for line in shown.splitlines() if "name" in line)

@@ -14,10 +14,11 @@ from robusteval import api
 from robusteval.data.datasets import Dataset
 from robusteval.errors import RobustevalError
 from robusteval.evidence.files import Local
-from robusteval.evidence.record import open_store, write_record
+from robusteval.evidence.record import open_store, parts_of, write_record
 from robusteval.evidence.store import Store
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.plan.context import Access, open_context
+from robusteval.plan.plan import make_plan
 from robusteval.trust.described import description_holds
 
 
@@ -112,11 +113,9 @@ def test_prototypes_of_other_classes_are_told(
 
 
 def clean_predictions(store: Store) -> Any:
-    _, spec, _ = open_store(store.files)
-    context = open_context(spec, Access(), wrap_module(nn.Flatten(), 64))
-    return np.concatenate(
-        [store.read(job).columns["prediction"] for job in context.plan.clean_jobs()]
-    )
+    _, spec, record = open_store(store.files)
+    jobs = make_plan(spec.suite, spec, parts_of(record)).clean_jobs()
+    return np.concatenate([store.read(job).columns["prediction"] for job in jobs])
 
 
 def test_what_a_record_says_of_prototypes_is_checked(means: Tensor, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""What ``robusteval run`` prints: of one model or of several, for people or as JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robusteval import terminal
+from robusteval.endings import complaint, exit_after, exit_of, print_json
+from robusteval.guarded import note, say
+from robusteval.storage import require_replaceable
+
+if TYPE_CHECKING:
+    from robusteval import api
+
+
+def print_one(report: "api.Report", as_json: bool) -> None:
+    """A report, as the terminal shows it or as JSON; exits as it deserves."""
+    if as_json:
+        print_json(report.content)
+        note(report.page)
+    else:
+        terminal.print_report(report)
+    exit_of(report)
+
+
+def print_estimate(model: str, found: "api.Estimate", as_json: bool) -> None:
+    """What a run would take, as the terminal shows it or as JSON."""
+    if as_json:
+        print_json(found.to_json(model))
+    else:
+        terminal.print_estimate(model, found)
+
+
+def run_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
+    """One table of all models, and its CSV; those that can't be run are told last."""
+    from robusteval import bars, zoo
+
+    table = options.out / f"{Path(suite).stem}.csv"
+    require_replaceable(table, "choose another folder with --out")
+    outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
+    reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
+    refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
+    if reports:
+        zoo.write(reports, table)
+    if as_json:
+        print_json([report.content for report in reports])
+    elif reports:
+        terminal.print_models([report.content for report in reports])
+    if reports:
+        (note if as_json else say)(table)
+    codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
+    exit_after(refused, "run", codes)
+
+
+def estimate_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
+    """What each model's run would take; those that can't be run are told last."""
+    from robusteval import api, zoo
+
+    refused, estimates = [], []
+    for found in zoo.for_each(
+        models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
+    ):
+        if isinstance(found, zoo.Refused):
+            refused.append(found)
+            continue
+        estimates.append(found)
+        if not as_json:
+            terminal.print_estimate(*found)
+    if as_json:
+        print_json([estimate.to_json(name) for name, estimate in estimates])
+    exit_after(refused, "estimated", [0 for _ in estimates])
