@@ -28,16 +28,19 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir, redirect_stdout
+from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from robusteval import terminal
 from tests.helpers import setups
 from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 100  # columns of the terminal that pages show
 PLUGIN = "robusteval.pytest_plugin"
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
 _NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed|needs): (.+?) -->$")
@@ -156,7 +159,8 @@ def _output(command: str) -> tuple[int, str]:
     """Exit code and what was printed; ours in this process, which is quicker."""
     words = shlex.split(command)
     if words[0] == "robusteval" and not {"|", ">", "&&"} & set(words):
-        result = cli(*_expanded(words[1:]))
+        with as_at_a_terminal():
+            result = cli(*_expanded(words[1:]))
         return result.exit_code, result.output
     if words[0] == "make":
         command = shlex.join(["make", "-n", "-C", str(ROOT), *words[1:]])
@@ -168,6 +172,15 @@ def _output(command: str) -> tuple[int, str]:
         ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment
     )
     return ran.returncode, ran.stdout + ran.stderr
+
+
+@contextmanager
+def as_at_a_terminal() -> Iterator[None]:
+    """In a pipe some commands print rows instead of tables."""
+    with ExitStack() as patched:
+        patched.enter_context(patch.object(terminal, "is_piped", lambda: False))
+        patched.enter_context(patch.object(terminal.console, "_width", WIDTH))
+        yield
 
 
 def _expanded(words: list[str]) -> list[str]:
