@@ -188,7 +188,7 @@ def print_models(reports: list[dict[str, Any]]) -> None:
         table.add_section()
     console.print(table)
     if any(_lowest_claim(r) for r in reports):
-        console.print(Text("What is claimed is of one attack, the columns before it are of all."))
+        console.print(Text("The claim is about one attack, the columns before it are about all."))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
