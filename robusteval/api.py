@@ -14,11 +14,10 @@ A module, an entry or an attack from elsewhere meets the same checks as the proj
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import nn
 
 from robusteval import __version__
@@ -28,29 +27,29 @@ from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.archive import files_at
 from robusteval.evidence.files import Files, Local
-from robusteval.evidence.judge import predict, state_digest
+from robusteval.evidence.judge import state_digest
 from robusteval.evidence.kept import image_balance
 from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
 from robusteval.exports import export
-from robusteval.hardware import best_seconds, check_device
-from robusteval.models.acceleration import seconds_per_gradient
+from robusteval.hardware import check_device
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.plan.context import Access, Context, open_context, require_same_data
-from robusteval.plan.plan import expected_passes
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
+from robusteval.run.costs import Costs, Estimate, measured_speeds
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.prepare import Prepared, prepare
+from robusteval.run.progress import Progress, Silent, Watcher, watcher
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings, precision
 from robusteval.run.subject import Asked, borrowed
@@ -81,24 +80,7 @@ __all__ = [
 
 
 REPORT_FILES = "report files"  # the check that looks at them
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will take at most: jobs, passes, minutes, bytes.
-
-    On an honest model: where gradients are masked or outputs change, ``adaptive`` takes more.
-    """
-
-    jobs: int
-    forward_passes: int
-    backward_passes: int
-    minutes: float
-    bytes: int
-
-    def to_json(self, model: str) -> dict[str, Any]:
-        """As plain data, with the model's name."""
-        return {"model": model, **asdict(self)}
+PREPARING, REPORT = "model and data", "report"  # parts of a run that its progress is told of
 
 
 def list_entries() -> list[Entry]:
@@ -170,7 +152,10 @@ def _asked(
 
 
 def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
+    told = watcher(options.progress)
+    told.part(PREPARING, 0, 0)
     prepared = prepare(asked, suite, options)
+    told.part(PREPARING, 1, 1)
     files = Local(options.out / prepared.spec.name)
     store = Store(files, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
@@ -188,12 +173,16 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
         if is_new:  # where nothing was found, nothing stays behind
             store.remove_if_empty()
         raise
-    return _write(store, result)
+    told.part(REPORT, 0, 0)
+    report = _write(store, result)
+    told.part(REPORT, 1, 1)
+    return report
 
 
 def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     """What a finished run found, if this is one: its evidence says it, no report."""
-    if not all(store.has(job) for job in prepared.context.plan.jobs()):
+    plan = prepared.context.plan
+    if not all(map(store.has, plan.jobs())) or any(map(store.has, plan.probe_jobs())):
         return None
     try:
         result = load_result(store.files)
@@ -254,17 +243,21 @@ def verify(
     images: Any = None,
     labels: Any = None,
     data: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
     ``folder``: the run's, or its archive.  ``model``: where the run's entry is now, or the module
     that was evaluated.  ``images`` and ``labels``: those that were evaluated, where Python gave
     them; ``data``: where the user's own are now.  ``again``: how many jobs, chosen at random, to do
-    once more.  ``device``: another than the run's.  Raises RobustevalError where the run, its model
-    or its data can't be had at all.
+    once more.  ``device``: another than the run's.  ``progress`` is told how far the checks are.
+    Raises RobustevalError where the run, its model or its data can't be had at all.
     """
+    told = watcher(progress or Silent())
     with borrowed(model):
-        return _verified(folder, model, data_dir, allow_code, again, device, images, labels, data)
+        return _verified(
+            folder, model, data_dir, allow_code, again, device, images, labels, data, told
+        )
 
 
 def _verified(
@@ -277,6 +270,7 @@ def _verified(
     images: Any,
     labels: Any,
     data: str | Path | None,
+    told: Watcher,
 ) -> list[Check]:
     refuse_inference_mode()
     if not isinstance(again, int) or again < 0:
@@ -306,9 +300,11 @@ def _verified(
     with precision(spec):
         try:
             result = gather(store, spec, context.plan, record)
-            checks += prove(context, store, result)
+            checks += prove(context, store, result, told)
+            told.part("fits of detectors", 0, 0)
             checks += fits_hold(context, store)
-            checks += repeated(context, store, result, again)
+            told.part("fits of detectors", 1, 1)
+            checks += repeated(context, store, result, again, told)
             checks.append(_report_holds(store, result))
         except EvidenceError as error:
             return [*checks, Check("evidence agrees", False, str(error))]
@@ -384,7 +380,7 @@ def estimate(
     """What ``evaluate`` would take at most, from the speed of a few passes made now.
 
     >>> estimate("pcl_digits", "quick", samples=20, only="fgsm").jobs
-    6
+    11
     """
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
@@ -393,25 +389,10 @@ def estimate(
 
 
 def _estimated(context: Context, options: Options) -> Estimate:
-    spec, cells = context.spec, context.plan.cells
-    pairs = [expected_passes(cell, context.model.classes) for cell in cells]
-    forward, backward = (sum(p[i] for p in pairs) * spec.samples for i in (0, 1))
-    images = context.images(range(min(spec.batch_size, spec.samples)))
-    with precision(spec):
-        per_forward, per_backward = _seconds_per_pass(context.model, images)
-    minutes = (forward * per_forward + backward * per_backward) / 60 / options.workers
-    pixels = images[0].numel()
-    kept = spec.samples * len(context.plan.threats) * 2 * pixels  # 16 bits a pixel
-    rows = spec.samples * len(cells) * 110
-    size = 250_000 + 12 * 3 * pixels + kept + rows
-    return Estimate(len(context.plan.jobs()), forward, backward, minutes, size)
-
-
-def _seconds_per_pass(model: Adapter, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds per image of a forward pass, and of a backward pass on top of it."""
-    forward = best_seconds(lambda: predict(model, images, len(images)), str(images.device))
-    try:
-        both = seconds_per_gradient(model, images)
-    except RuntimeError:  # no backward pass: attacks by gradients will fail
-        both = forward
-    return forward / len(images), max(both - forward, 0.0) / len(images)
+    costs = Costs(context.plan, context.spec, context.model.classes)
+    with precision(context.spec):
+        speeds = measured_speeds(context)
+    found = costs.estimate(speeds, options.workers, context.images(range(1)).numel())
+    budget = context.spec.budget
+    cut = budget.told(context.spec.samples) if budget else ()
+    return replace(found, left_out=tuple(cut))

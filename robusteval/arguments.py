@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from robusteval.errors import RobustevalError
+from robusteval.durations import parse_duration
+from robusteval.errors import RobustevalError, shown
 from robusteval.reading import parse_path
 from robusteval.types import parse_float, parse_whole
 
@@ -56,6 +57,14 @@ def path_option(help: str) -> Any:
 def path_argument(help: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(help=help, parser=_path)
+
+
+def parse_budget(text: str | None) -> float | None:
+    """Seconds, of such as 90s, 10m or 1h30m."""
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise RobustevalError(f"--budget {shown(text)}: {error}") from None
 
 
 def split_list(values: Sequence[str] | None) -> list[str]:

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from robusteval import __version__, setup_verbs, stops, streams
+from robusteval import __version__, setup_verbs, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
+    parse_budget,
     parse_models,
     path_argument,
     path_option,
@@ -126,6 +127,10 @@ def run(
         float | None,
         seconds_option("Seconds for each attack; what doesn't finish says so."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Time for each whole run, such as 10m; what doesn't fit is left out."),
+    ] = None,
     data_dir: DataDir = None,
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
@@ -148,39 +153,40 @@ def run(
     if (known := remembered.recall(question)) is not None:
         running.print_one(known, as_json)
         return
-    count = parse_samples(samples)
-    from robusteval import api, bars, zoo
+    count, seconds = parse_samples(samples), parse_budget(budget)
+    with watching.shown("robusteval"):
+        from robusteval import api, zoo
 
-    options = api.Options(
-        samples=count,
-        data=data,
-        seed=seed,
-        eps=tuple(given_list("eps", eps)),
-        only=tuple(given_list("only", only)),
-        sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        threads=threads,
-        keep=keep,  # type: ignore[arg-type]  # checked with the other options
-        time_limit=time_limit,
-        data_dir=data_dir,
-        download=download,
-        outlier_folders=tuple(outlier_dir or ()),
-        allow_code=allow_code,
-        out=out,
-    )
-    models = parse_models(model)
-    if zoo.is_several(models):
-        several = running.estimate_several if dry_run else running.run_several
-        several(models, suite, options, as_json)
-    elif dry_run:
-        running.print_estimate(models[0], api.estimate(models[0], suite, options=options), as_json)
-    else:
-        found = bars.evaluate_watched(models[0], suite, options)
-        if found.complete:
-            remembered.remember(question, remembered.run_question(context.params), found)
-        running.print_one(found, as_json)
+        options = api.Options(
+            samples=count,
+            data=data,
+            seed=seed,
+            eps=tuple(given_list("eps", eps)),
+            only=tuple(given_list("only", only)),
+            sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            threads=threads,
+            keep=keep,  # type: ignore[arg-type]  # checked with the other options
+            time_limit=time_limit,
+            budget=seconds,
+            data_dir=data_dir,
+            download=download,
+            outlier_folders=tuple(outlier_dir or ()),
+            allow_code=allow_code,
+            out=out,
+        )
+        models = parse_models(model)
+        if dry_run:
+            running.estimate(models, suite, options, as_json)
+        elif zoo.is_several(models):
+            running.run_several(models, suite, options, as_json)
+        else:
+            found = watching.evaluate(models[0], suite, options)
+            if found.complete:
+                remembered.remember(question, remembered.run_question(context.params), found)
+            running.print_one(found, as_json)
 
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or its archive.")]
@@ -203,6 +209,7 @@ def report(run: RunFolder, as_json: AsJson = False) -> None:
 
 @app.command()
 @guarded
+@watching.watched("robusteval")
 def verify(
     run: RunFolder,
     model: Annotated[
@@ -223,8 +230,11 @@ def verify(
     """Check a run's evidence and report against the model and the data, afresh."""
     from robusteval import api
 
-    found = api.verify(run, model, data_dir, allow_code, again, device, data=data)
-    print_held(found, as_json)
+    with watching.shown(str(run)) as told:
+        checks = api.verify(
+            run, model, data_dir, allow_code, again, device, data=data, progress=told
+        )
+    print_held(checks, as_json)
 
 
 app.command()(export)
@@ -305,7 +315,9 @@ def board_add(
     """Verify runs and put their models on the leaderboards of their threat models."""
     from robusteval.boards import publish as leaderboards
 
-    for path in leaderboards.add(runs, folder, data_dir, allow_code, again, device):
+    with watching.shown("leaderboards"):
+        changed = leaderboards.add(runs, folder, data_dir, allow_code, again, device)
+    for path in changed:
         say(path)
 
 

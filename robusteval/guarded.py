@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import typer
 from typer.core import TyperGroup
@@ -61,14 +61,22 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
-            complain("interrupted: what was finished is kept; the same command goes on from there")
-            raise typer.Exit(stops.exit_code(stop)) from None
+            _interrupted(stop)
         except OSError as error:  # what no one foresaw, and output that doesn't arrive
             complain(_failed(error))
             _discard_output()
             raise typer.Exit(EXIT_BAD_INPUT) from None
+        except Exception as error:
+            if (stopped := stops.behind(error)) is None:
+                raise
+            _interrupted(stopped)
 
     return run
+
+
+def _interrupted(stop: KeyboardInterrupt) -> NoReturn:
+    complain("interrupted: what was finished is kept; the same command goes on from there")
+    raise typer.Exit(stops.exit_code(stop)) from None
 
 
 def complain(message: str) -> None:

@@ -22,21 +22,25 @@ def print_one(report: "api.Report", as_json: bool) -> None:
     exit_of(report)
 
 
-def print_estimate(model: str, found: "api.Estimate", as_json: bool) -> None:
-    """What a run would take, as the terminal shows it or as JSON."""
-    if as_json:
-        print_json(found.to_json(model))
+def estimate(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
+    """What the run of one model or of several would take, as the terminal shows it or as JSON."""
+    from robusteval import watching, zoo
+
+    if zoo.is_several(models):
+        estimate_several(models, suite, options, as_json)
+    elif as_json:
+        print_json(watching.estimate(models[0], suite, options).to_json(models[0]))
     else:
-        terminal.print_estimate(model, found)
+        terminal.print_estimate(models[0], watching.estimate(models[0], suite, options))
 
 
 def run_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
-    from robusteval import bars, zoo
+    from robusteval import watching, zoo
 
     table = options.out / f"{Path(suite).stem}.csv"
     require_replaceable(table, "choose another folder with --out")
-    outcomes = zoo.evaluate(models, suite, options, bars.evaluate_watched)
+    outcomes = zoo.evaluate(models, suite, options, watching.evaluate)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]
     if reports:
@@ -53,11 +57,11 @@ def run_several(models: list[str], suite: str, options: "api.Options", as_json: 
 
 def estimate_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
     """What each model's run would take; those that can't be run are told last."""
-    from robusteval import api, zoo
+    from robusteval import watching, zoo
 
     refused, estimates = [], []
     for found in zoo.for_each(
-        models, options, lambda name, options: (name, api.estimate(name, suite, options=options))
+        models, options, lambda name, options: (name, watching.estimate(name, suite, options))
     ):
         if isinstance(found, zoo.Refused):
             refused.append(found)

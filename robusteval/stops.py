@@ -15,6 +15,13 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
+def behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The stop behind an error: what was being loaded may have made another one of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 @contextmanager
 def heeded() -> Iterator[None]:
     """Within it SIGTERM raises; after it both signals end the process at once and in silence."""

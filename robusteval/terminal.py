@@ -44,6 +44,7 @@ _WRAPPED = (
 _SHORTEST = 8  # of a line there: longer words are folded
 _NUMBERS = ("clean", "first", "second", "difference", "p", "only_first", "only_second")
 _ONLY_IN_JSON = ("path", "title", "clean_count", "class_order", "license", "source")
+BUDGET = "budget"  # the check that tells what a run was cut to: of interest where it is ok, too
 AS_SAID = "as the run says"
 _CLASSES_SHOWN = 200  # characters of a data set's class names
 
@@ -92,7 +93,7 @@ def print_report(report: "Report") -> None:
     for claim in content["claims"]:
         _say(_claim_line(claim))
     for finding in content["findings"]:
-        if finding["verdict"] != "ok":
+        if finding["verdict"] != "ok" or finding["check"] == BUDGET:
             _say(finding_text(finding), style="yellow")
     print(inert.line(report.page))
 
@@ -176,7 +177,8 @@ def print_models(reports: list[dict[str, Any]]) -> None:
         table.add_column("claimed", justify="right")
     for data in sorted({r["dataset"]["name"] for r in reports}):
         group = sorted((r for r in reports if r["dataset"]["name"] == data), key=_firmest)
-        about = f"{data}, {group[0]['samples']}"
+        counts = sorted({report["samples"] for report in group})
+        about = f"{data}, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
         eps = [" / ".join(w["threat"]["eps"] for w in _worst(group[0], n)) for n in norms]
         table.add_row(about, "", *eps, style="bold")
         for report in group:
@@ -189,6 +191,10 @@ def print_models(reports: list[dict[str, Any]]) -> None:
     console.print(table)
     if any(_lowest_claim(r) for r in reports):
         console.print(Text("The claim is about one attack, the columns before it are about all."))
+    for report in reports:
+        for finding in report["findings"]:
+            if finding["check"] == BUDGET:
+                console.print(Text(f"{report['model']['name']}: {finding['measured']}"))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
@@ -224,6 +230,13 @@ def print_estimate(model: str, found: "Estimate") -> None:
     print(f"backward passes {found.backward_passes:,} at most")
     print(f"minutes         {found.minutes:.1f} at most, if nothing breaks early")
     print(f"evidence        about {found.bytes / 1000:.0f} kB")
+    for part in found.parts:
+        print(
+            f"  {part.purpose:17}  {part.jobs} jobs, {part.forward_passes:,} + "
+            f"{part.backward_passes:,} passes, {part.minutes:.1f} min"
+        )
+    for line in found.left_out:
+        print(inert.line(line))
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

@@ -159,6 +159,11 @@ def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
 
 def _require_enough(run: Path, spec: RunSpec) -> None:
     """Raises EvidenceError where rows would not be comparable."""
+    if spec.budget and (names := [*spec.budget.attacks, *spec.budget.parts]):
+        raise EvidenceError(
+            f"{run} was cut to a budget, for which {', '.join(names)} were left out: a leaderboard "
+            "takes whole runs; run it without --budget"
+        )
     missing = lacking(spec.suite, spec.threat_models())
     if missing:
         raise EvidenceError(

@@ -110,6 +110,39 @@ class Measured(_Table):
     transfer: _Transfer | None
 
 
+# What single probes tell until the diagnostics put them together; ``broken``: for each sample.
+
+
+class _Part(_Table):
+    samples: Annotated[int, Field(ge=1)]
+
+
+class _Looks(_Part):
+    gradients: dict[Loss, _Gradient]
+    logits: _Logits
+    passes: _Passes
+    wobble: _Wobble
+
+
+class _Ascents(_Part):
+    attack: _Attack
+    broken: list[bool]
+
+
+class _Grown(_Part):
+    growth: _Growth
+
+
+class _Broken(_Part):
+    broken: list[bool]
+
+
+_PARTS: dict[str, TypeAdapter[Any]] = {
+    "looks": TypeAdapter(_Looks),
+    "ascents": TypeAdapter(_Ascents),
+    "growth": TypeAdapter(_Grown),
+    **{name: TypeAdapter(_Broken) for name in ("noise", "square", "transfer")},
+}
 _NOTHING, _MEASURED = TypeAdapter(Nothing), TypeAdapter(Measured)
 
 
@@ -117,6 +150,14 @@ def require_form(told: dict[str, Any]) -> None:
     """Raises pydantic's ValidationError for what are no measurements."""
     form: TypeAdapter[Any] = _NOTHING if len(told) == 1 else _MEASURED
     form.validate_json(json.dumps(told))
+
+
+def require_part(probe: str, told: dict[str, Any]) -> None:
+    """Raises ValueError (pydantic's too) for what is not what such a probe tells."""
+    form = _NOTHING if len(told) == 1 else _PARTS[probe]
+    form.validate_json(json.dumps(told))
+    if "broken" in told and len(told["broken"]) != told["samples"]:
+        raise ValueError(f"it tells of {len(told['broken'])} of {told['samples']} samples")
 
 
 def counts(measured: Any) -> list[int]:

@@ -115,7 +115,10 @@ def require_form(job: Job, piece: Piece, schema: int = SCHEMA) -> None:
     if not (math.isfinite(piece.seconds) and piece.seconds >= 0):
         raise ValueError(f"seconds are {piece.seconds}")
     try:
-        _FACTS_OF[job.kind](piece.facts)
+        if job.kind == "probe":
+            measured.require_part(job.label, piece.facts)
+        else:
+            _FACTS_OF[job.kind](piece.facts)
     except ValidationError as error:
         raise other_form(error) from None
     if job.kind == "attack":

@@ -25,6 +25,7 @@ from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
+from robusteval.plan.budget import Budget
 from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
@@ -234,6 +235,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outliers": len(set(plan.outliers)) < len(plan.outliers),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
+        "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
@@ -244,6 +246,20 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _contradicts(budget: Budget, spec: RunSpec) -> bool:
+    """Whether a run has what it says was left out for its budget, or was planned to take longer."""
+    suite = spec.suite
+    there = {attack.name for attack in suite.attacks}
+    parts = {"diagnostics": suite.diagnostics.samples, "detection": suite.detection.detectors}
+    return (
+        not there.isdisjoint(budget.attacks)
+        or any(parts[part] for part in budget.parts)
+        or len({*budget.attacks}) + len({*budget.parts}) < len(budget.attacks + budget.parts)
+        or budget.samples < spec.samples
+        or budget.planned > budget.seconds + 0.1  # it is told with one digit
+    )
 
 
 def _fitting_prototypes(record: dict[str, Any]) -> bool:

@@ -129,7 +129,8 @@ class Store:
             "seconds": piece.seconds,
         }
         self.files.write(rows_name(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
-        self.files.remove(failure_name(job), _ADVICE)
+        if job.kind != "probe":  # another one's failure stays
+            self.files.remove(failure_name(job), _ADVICE)
 
     def write_images(self, job: Job, kept: Kept) -> None:
         """Replaces a job's kept images; no file stays where there are none."""
@@ -138,6 +139,10 @@ class Store:
             self.files.remove(name, _ADVICE)
             return
         self.files.write(name, images_bytes(kept.rows, kept.images, job.stem), _ADVICE)
+
+    def remove(self, job: Job) -> None:
+        """Removes a job's rows, if they are there."""
+        self.files.remove(rows_name(job), _ADVICE)
 
     def _write_state(self, job: Job, state: Arrays) -> None:
         self.files.write(beside_name(job), state_bytes(state, job.stem), _ADVICE)
@@ -288,8 +293,9 @@ def beside_name(job: Job) -> str:
 
 
 def failure_name(job: Job) -> str:
-    """Why a job has no evidence."""
-    return f"{EVIDENCE}/{job.stem}{_FAILED}"
+    """Why a job has no evidence; a probe's failure is that of the diagnostics."""
+    stem = "diagnostics" if job.kind == "probe" else job.stem
+    return f"{EVIDENCE}/{stem}{_FAILED}"
 
 
 def _delete_both(job: Job) -> str:

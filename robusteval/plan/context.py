@@ -1,6 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ class Context:
     def forms(self) -> Forms:
         """The model's faster forms.  What counts is decided by ``model`` alone."""
         libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
+        return Forms.of(self.model, libraries, gradients)
+
+    @property
+    def uncompiled(self) -> Forms:
+        """The same forms, made anew without compiling: for a look at how fast they are."""
+        libraries, gradients = (
+            replace(Acceleration.parse(text), compiled=False) for text in self.spec.forms
+        )
         return Forms.of(self.model, libraries, gradients)
 
     @cached_property

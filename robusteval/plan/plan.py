@@ -44,16 +44,19 @@ class Cell:
 
 
 NO_PROTOTYPES = "the model has no prototypes"
-JobKind = Literal["fit", "clean", "attack", "outliers", "diagnostics"]
+# What the diagnostics measure, part by part; the last one only where there is a model to transfer
+# from.
+PROBES = ("looks", "ascents", "growth", "noise", "square", "transfer")
+JobKind = Literal["fit", "clean", "attack", "outliers", "probe", "diagnostics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the fit's, cell's or outlier set's place in the plan; ``label``: its name, for people;
-    ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers with
-    prototypes.
+    ``part``: the place in the plan of its fit, cell, outlier set or probe; ``label``: its name, for
+    people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers
+    with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
     """
 
     kind: JobKind
@@ -70,6 +73,8 @@ class Job:
             return f"clean-{self.chunk:04d}"
         if self.kind == "diagnostics":
             return "diagnostics"
+        if self.kind == "probe":
+            return f"diagnostics-{self.label}"
         slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
         if self.kind == "fit":
             return f"fit-{self.part:02d}-{slug}"
@@ -88,6 +93,7 @@ class Plan:
     threats: list[ThreatModel]
     outliers: list[str]
     diagnosed: int  # samples that the diagnostics look at
+    probes: tuple[str, ...]  # the parts of the diagnostics
     detectors: tuple[str, ...]  # that this model can have
     fits: tuple[str, ...]  # those of them that are fitted
     detectors_left_out: dict[str, str]
@@ -124,16 +130,27 @@ class Plan:
             for chunk in range(len(self.chunks))
         ]
 
-    def other_jobs(self) -> list[Job]:
-        """Outlier scores, and the diagnostics."""
-        jobs = [
+    def outlier_jobs(self) -> list[Job]:
+        """Outlier scores."""
+        return [
             Job("outliers", part, 0, name, self.detectors)
             for part, name in enumerate(self.outliers)
         ]
-        return [*jobs, *([Job("diagnostics", 0, 0)] if self.diagnosed else [])]
+
+    def probe_jobs(self) -> list[Job]:
+        """The parts of the diagnostics, whose evidence gives way to the whole's."""
+        return [Job("probe", part, 0, name) for part, name in enumerate(self.probes)]
+
+    def diagnostics_jobs(self) -> list[Job]:
+        """The diagnostics as a whole, if there are any."""
+        return [Job("diagnostics", 0, 0)] if self.diagnosed else []
+
+    def other_jobs(self) -> list[Job]:
+        """Outlier scores, and the diagnostics."""
+        return [*self.outlier_jobs(), *self.diagnostics_jobs()]
 
     def jobs(self) -> list[Job]:
-        """Everything, in the order in which one process does it."""
+        """Everything whose evidence stays, in the order in which one process does it."""
         return [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
 
 
@@ -170,6 +187,7 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         threats,
         outliers,
         diagnosed,
+        (PROBES if spec.transfer_source else PROBES[:-1]) if diagnosed else (),
         detectors,
         fits=tuple(name for name in detectors if detection.find(name).needs_training_data),
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -11,6 +11,7 @@ from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.readers import Shape
 from robusteval.hardware import MOST_THREADS
 from robusteval.models.acceleration import static_batch
+from robusteval.plan.budget import Budget
 from robusteval.plan.suite import Suite
 from robusteval.types import Norm, ThreatModel, parse_eps
 
@@ -36,7 +37,8 @@ class RunSpec:
     attack and detector; empty in runs from before attacks had versions.  ``training``: how many
     samples detectors are fitted to and their digest; empty where none is fitted.  ``own_data``:
     whether a user gave the data, so that no name leads to them.  ``chosen``: which samples of them,
-    class-balanced, the first ones, or those of these indices.
+    class-balanced, the first ones, or those of these indices.  ``budget``: what was left out so
+    that the run fits into a time.
     """
 
     # What ``from_json`` asks of a file.
@@ -69,6 +71,7 @@ class RunSpec:
     training: tuple[()] | tuple[Count, Digest] = ()
     own_data: bool = False
     chosen: Literal["balanced", "first"] | _Indices = "balanced"
+    budget: Budget | None = None
 
     @property
     def asked(self) -> Samples:
@@ -94,10 +97,12 @@ class RunSpec:
         Of the suite what was set, so that a field that suites get later leaves old digests alone.
         """
         suite = self.suite.model_dump(exclude_unset=True)
-        plain: dict[str, Any] = json.loads(json.dumps({**self.__dict__, "suite": suite}))
+        budget = asdict(self.budget) if self.budget else None
+        whole = {**self.__dict__, "suite": suite, "budget": budget}
+        plain: dict[str, Any] = json.loads(json.dumps(whole))
         unset = {"code": {}, "training": [], "own_data": False, "chosen": "balanced"}
-        for younger, value in unset.items():  # so that the digests of older runs stay theirs
-            if plain[younger] == value:
+        for younger, value in {**unset, "budget": None}.items():
+            if plain[younger] == value:  # so that the digests of older runs stay theirs
                 del plain[younger]
         return plain
 

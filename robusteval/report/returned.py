@@ -172,7 +172,10 @@ class Report:
 
 def _about(content: dict[str, Any]) -> str:
     model, suite, data = (content[key]["name"] for key in ("model", "suite", "dataset"))
-    return f"{model} under {suite}, {content['samples']} samples of {data}: {content['status']}"
+    status = content["status"]
+    if content.get("budget") and content["budget"]["left_out"]:
+        status += f", but for {', '.join(content['budget']['left_out'])}, left out for a budget"
+    return f"{model} under {suite}, {content['samples']} samples of {data}: {status}"
 
 
 def _rate(rate: dict[str, Any] | None) -> str:

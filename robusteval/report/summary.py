@@ -9,6 +9,7 @@ from robusteval.attacks.record import Attack
 from robusteval.data.entry import usual_threats
 from robusteval.data.known import DATASETS
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
+from robusteval.durations import duration_text
 from robusteval.evidence.results import (
     NOT_REACHED,
     Bools,
@@ -56,6 +57,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         },
         "dataset": _dataset(result),
         "samples": result.spec.samples,
+        "budget": _budget(result),
         "seed": seed,
         "missing": _missing(result),
         "findings": [f.to_json() for f in findings_of(result)],
@@ -138,11 +140,30 @@ def _left_out(result: RunResult) -> list[dict[str, str]]:
     """What this model can't have, and why; and detectors whose fit failed."""
     failed = {name: f"its fit failed: {reason}" for name, reason in result.unfitted.items()}
     detectors = {**result.plan.detectors_left_out, **failed}
+    attacks, budget = dict(result.plan.left_out), result.spec.budget
+    cut: dict[str, str] = {}
+    if budget:
+        reason = f"it did not fit into the budget of {duration_text(budget.seconds)}"
+        attacks |= dict.fromkeys(budget.attacks, reason)
+        cut = dict.fromkeys(budget.parts, reason)
     return [
         {"kind": kind, "name": name, "reason": reason}
-        for kind, reasons in (("attack", result.plan.left_out), ("detector", detectors))
+        for kind, reasons in (("attack", attacks), ("detector", detectors), ("part", cut))
         for name, reason in reasons.items()
     ]
+
+
+def _budget(result: RunResult) -> dict[str, Any] | None:
+    """What the run was cut to; null where no budget was given."""
+    budget = result.spec.budget
+    if budget is None:
+        return None
+    return {
+        "seconds": budget.seconds,
+        "planned_seconds": budget.planned,
+        "samples_asked": budget.samples,
+        "left_out": [*budget.attacks, *budget.parts],
+    }
 
 
 def _fitting(result: RunResult) -> dict[str, Any] | None:

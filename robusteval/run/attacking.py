@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,12 @@ from robusteval.attacks.losses import require_finite
 from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.evidence.images import Stored, decode, encode, encode_within
 from robusteval.evidence.judge import Judged, in_threat, judge, predict
+from robusteval.evidence.pieces import Piece
+from robusteval.evidence.store import Store
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.acceleration import Forms
 from robusteval.models.adapter import Adapter
+from robusteval.plan.context import Context
 from robusteval.plan.plan import Cell
 from robusteval.types import ThreatModel
 
@@ -31,6 +35,17 @@ class Chunk:
     rows: Tensor  # (B,) into the run's samples
     images: Tensor  # (B, C, H, W)
     labels: Tensor  # (B,)
+
+
+def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piece]:
+    """A chunk's initially correct samples, and its clean evidence."""
+    clean = store.read(context.plan.clean_job(chunk))
+    correct = clean.columns["prediction"] == clean.columns["label"]
+    rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
+    if len(rows) == 0:
+        empty = torch.empty(0, device=context.device)
+        return Chunk(rows, empty, empty.long()), clean
+    return Chunk(rows, context.images(rows), context.labels(rows)), clean
 
 
 @dataclass

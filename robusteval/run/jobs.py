@@ -30,10 +30,10 @@ from robusteval.hardware import give_memory_back, keep_freed_memory
 from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job, expected_passes, job_seed, job_stream
-from robusteval.run.attacking import Chunk, JobResult, run_job
+from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
+from robusteval.run.diagnosing import probed, whole_of
 from robusteval.run.fits import fitted_state
 from robusteval.run.nearest import attacked_nearest, clean_nearest
-from robusteval.run.probes import measure
 from robusteval.run.scoring import attacked_scores, clean_scores, outlier_scores
 from robusteval.types import ThreatModel
 
@@ -151,7 +151,7 @@ def _guarded(
         limit = context.spec.time_limit
         failure = Failure("time_limit", f"the time limit of {limit:g} s was reached")
     except (*FAILURES, RobustevalError) as error:
-        if job.kind != "diagnostics" and not isinstance(error, FAILURES):
+        if job.kind not in ("probe", "diagnostics") and not isinstance(error, FAILURES):
             raise  # not the attack's or the fit's: the run's own evidence or data
         reason = str(error) or type(error).__name__
         name = "" if isinstance(error, RobustevalError) else f"{type(error).__name__}: "
@@ -164,7 +164,8 @@ def _guarded(
     if failure is not None:
         store.fail(job, failure)
         return failure
-    piece = replace(made.piece, seconds=time.perf_counter() - started)
+    seconds = made.piece.seconds + time.perf_counter() - started
+    piece = replace(made.piece, seconds=seconds)
     store.write(job, piece, made.beside)
     return made.done
 
@@ -175,7 +176,10 @@ def _made(context: Context, store: Store, job: Job, budget: float | None, within
     if job.kind == "fit":
         state = fitted_state(context, job)
         return Made(Piece({}, {"state": digest_of_state(state)}), state)
-    return Made(Piece({}, diagnosed(context, store, context.transfer_source())))
+    if job.kind == "probe":
+        source = context.transfer_source() if job.label == "transfer" else None
+        return Made(Piece({}, probed(context, store, job, source, within)))
+    return Made(whole_of(context, store))
 
 
 def _digest(context: Context) -> str:
@@ -219,37 +223,6 @@ def _outliers(context: Context, store: Store, job: Job) -> Done:
     started = time.perf_counter()
     store.write(job, Piece(outlier_scores(context, store, job), {}, time.perf_counter() - started))
     return Done(0, 0)
-
-
-def diagnosed(context: Context, store: Store, source: Adapter | None) -> dict[str, Any]:
-    """The diagnostics' measurements on the first initially correct samples; ``source``: the model
-    whose adversarials are transferred."""
-    wanted, rows = context.plan.diagnosed, torch.empty(0, dtype=torch.int64)
-    for index in range(len(context.plan.chunks)):
-        if len(rows) < wanted:
-            chunk, _ = clean_chunk(context, store, index)
-            rows = torch.cat([rows, chunk.rows])[:wanted]
-    if len(rows) == 0:
-        return {"samples": 0}
-    return measure(
-        context.model,
-        context.images(rows),
-        context.labels(rows),
-        context.plan.threats[0],
-        context.spec.seed,
-        source,
-    )
-
-
-def clean_chunk(context: Context, store: Store, chunk: int) -> tuple[Chunk, Piece]:
-    """A chunk's initially correct samples, and its clean evidence."""
-    clean = store.read(context.plan.clean_job(chunk))
-    correct = clean.columns["prediction"] == clean.columns["label"]
-    rows = torch.from_numpy(np.flatnonzero(correct)) + context.plan.chunks[chunk].start
-    if len(rows) == 0:
-        empty = torch.empty(0, device=context.device)
-        return Chunk(rows, empty, empty.long()), clean
-    return Chunk(rows, context.images(rows), context.labels(rows)), clean
 
 
 def _attack_chunk(

@@ -13,6 +13,7 @@ from robusteval.catalogue import near_names
 from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder
+from robusteval.durations import parse_duration
 from robusteval.errors import OutputError, RobustevalError, cut, shown
 from robusteval.hardware import check_device, most_threads, most_workers
 from robusteval.plan.spec import Keep
@@ -35,7 +36,9 @@ class Options:
     by default the machine's cores shared among them.  ``keep``: which adversarial images are
     stored, the ``first`` success of each sample and threat model, or ``all``.  ``at_most``: where
     the data set has fewer than ``samples``, all of it is taken.  ``sources``: models whose
-    adversarials are tried as well; the attacked one among others is left out.
+    adversarials are tried as well; the attacked one among others is left out.  ``budget``: seconds,
+    or text such as "10m", into which the whole run is to fit: attacks, other parts of the suite and
+    samples are left out for it, and the report says which.
 
     Numbers and paths may be text, and a single value stand where several are taken.  Raises
     RobustevalError for a value of another kind.
@@ -53,6 +56,7 @@ class Options:
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
     time_limit: float | None = None
+    budget: float | None = None
     data_dir: Path | None = None
     download: bool = False
     outlier_folders: tuple[Path, ...] = ()
@@ -85,6 +89,7 @@ class OptionKeywords(TypedDict, total=False):
     keep: Keep
     sources: str | Sequence[str]
     time_limit: float | None
+    budget: str | float | None
     data_dir: str | Path | None
     download: bool
     outlier_folders: str | Path | Sequence[str | Path]
@@ -115,6 +120,8 @@ def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
             f"options= and {', '.join(f'{name}=' for name in keywords)} were both given: put all "
             "of them into options, or give each by keyword"
         )
+    if not isinstance(options, Options):
+        raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
     return options
 
 
@@ -177,6 +184,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "workers": parse_whole,
     "threads": _some,
     "time_limit": _seconds,
+    "budget": lambda value: None if value is None else parse_duration(value),
     "data_dir": lambda value: None if value is None else parse_path(value),
     "outlier_folders": lambda value: tuple(map(parse_path, _several(value))),
     "out": parse_path,
@@ -189,8 +197,6 @@ _READ: dict[str, Callable[[Any], Any]] = {
 
 def check_options(options: Options) -> None:
     """Raises RobustevalError for what makes no sense, before anything is loaded."""
-    if not isinstance(options, Options):
-        raise RobustevalError(f"options = {shown(options)}: pass api.Options(…)")
     if not 0 <= options.seed < 2**32:
         raise RobustevalError(f"--seed {options.seed}: choose 0 to {2**32 - 1}")
     limits = {

@@ -2,14 +2,16 @@
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import torch
 
 from robusteval.ambient import refuse_inference_mode
-from robusteval.data.choice import First, Listed
+from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
 from robusteval.errors import EvidenceError, RobustevalError, shown
@@ -20,6 +22,7 @@ from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
+from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
@@ -27,6 +30,8 @@ from robusteval.plan.plan import check_names, expected_passes, has_fits, make_pl
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
+from robusteval.run.budget import Chooser, asked_digest, budget_of
+from robusteval.run.costs import measured_speeds
 from robusteval.run.options import Options, check_options
 from robusteval.run.runner import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
@@ -51,6 +56,7 @@ class Prepared:
 
 def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
+    started = monotonic()
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
@@ -60,6 +66,13 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     chosen = _chosen(whole, options, entry)
     subject = subject_of(asked, entry, options)
     wanted = _spec(chosen, subject, asked.name or "model", options)
+    if options.budget is not None:
+        spent = monotonic() - started
+        chosen, count, budget = _within_budget(wanted, subject, options, spent)
+        if count < len(subject.data):
+            options = replace(options, samples=_fewer(options.samples, count))
+            subject = replace(subject, data=subject_of(asked, entry, options).data)
+        wanted = replace(_spec(chosen, subject, asked.name or "model", options), budget=budget)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
     access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
     context = open_context(spec, access, subject.model, subject.data)
@@ -118,6 +131,42 @@ def _how_chosen(
     if len(subject.data) == subject.total or not isinstance(options.samples, First | Listed):
         return "balanced"
     return "first" if isinstance(options.samples, First) else options.samples.indices
+
+
+def _within_budget(
+    wanted: RunSpec, subject: Subject, options: Options, spent: float
+) -> tuple[Suite, int, Budget]:
+    """What of the suite, and how many samples, fit; of a run that was begun, what did then."""
+    assert options.budget is not None, "it was asked for"
+    begun = _begun_within(wanted, options)
+    if begun is not None and begun.budget is not None:
+        return begun.suite, begun.samples, begun.budget
+    whole = _with_forms(wanted, subject)
+    context = open_context(whole, Access(), subject.model, subject.data)
+    with precision(whole):
+        speeds = measured_speeds(context)
+    model = subject.model
+    chooser = Chooser(whole, model.parts, model.classes, speeds, options.workers, spent)
+    choice = chooser.choose(options.budget)
+    budget = budget_of(choice, wanted, options.budget, options.threads)
+    return choice.cut(wanted.suite), choice.samples, budget
+
+
+def _begun_within(wanted: RunSpec, options: Options) -> RunSpec | None:
+    """The spec of a run that was begun for the same request within the same budget."""
+    digest = asked_digest(wanted, options.threads)
+    for begun in _begun(wanted, options).values():
+        same = begun.budget is not None and begun.budget.asked == digest
+        if same and begun.budget and begun.budget.seconds == options.budget:
+            return begun
+    return None
+
+
+def _fewer(samples: Samples, count: int) -> Samples:
+    """So many of the chosen samples, chosen alike."""
+    if isinstance(samples, First):
+        return First(count)
+    return Listed(samples.indices[:count]) if isinstance(samples, Listed) else count
 
 
 def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
@@ -189,6 +238,15 @@ def _threads(workers: int) -> int:
     return max(1, min(cores(), torch.get_num_threads()) // workers)
 
 
+def _begun(spec: RunSpec, options: Options) -> dict[Path, RunSpec]:
+    """The specs of runs of that model and suite that were begun."""
+    found = {}
+    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
+        with suppress(EvidenceError):
+            found[folder] = open_store(Local(folder))[1]
+    return found
+
+
 def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     """The spec of a run that was begun, and differs only in what the machine chose then: the
     model's forms, and threads unless they were asked for.
@@ -196,11 +254,7 @@ def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
     A run that was made with other code is no such one, which is logged.
     """
     older: list[Path] = []
-    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
-        try:
-            _, begun, _ = open_store(Local(folder))
-        except EvidenceError:
-            continue
+    for folder, begun in _begun(spec, options).items():
         threads = begun.threads if options.threads is None else spec.threads
         now = replace(spec, threads=threads, forms=begun.forms)
         if now.digest == begun.digest:

@@ -7,7 +7,7 @@ model's doing and not its loss's.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from robusteval.attacks.steps import (
 from robusteval.evidence.judge import predict
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, losses_of
 from robusteval.models.adapter import Adapter
+from robusteval.plan.plan import PROBES
 from robusteval.types import ThreatModel
 
 WOBBLE_DRAWS = 20
@@ -86,6 +87,25 @@ def ascend(
     return best, Trace(torch.stack(margins))
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What probes look at: a model, initially correct samples, and a ball around each.
+
+    ``source``: the model whose adversarials are transferred to this one.
+    """
+
+    model: Adapter
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    seed: int
+    source: Adapter | None = None
+
+    @property
+    def start(self) -> int:
+        return self.seed % 2**32
+
+
 def measure(
     model: Adapter,
     images: Tensor,
@@ -98,25 +118,58 @@ def measure(
 
     ``source``: the model whose adversarials are transferred to this one.
     """
-    start = seed % 2**32
-    _, many = ascend(model, images, labels, threat, STEPS, start)
-    _, double = ascend(model, images, labels, threat, 2 * STEPS, start)
-    by_gradient = many.ever | double.ever
+    subject = Subject(model, images, labels, threat, seed, source)
+    names = PROBES if source else PROBES[:-1]
+    return put_together({name: probe(name, subject) for name in names}, threat)
+
+
+def probe(name: str, subject: Subject) -> dict[str, Any]:
+    """One part of the measurements, which needs no other."""
+    return {"samples": len(subject.images), **_PARTS[name](subject)}
+
+
+def put_together(parts: Mapping[str, Mapping[str, Any]], threat: ThreatModel) -> dict[str, Any]:
+    """All measurements, from those of each probe."""
+    looks, ascents, growth = parts["looks"], parts["ascents"], parts["growth"]["growth"]
+    by_gradient = torch.tensor(ascents["broken"])
+    broken = list(growth["broken"])
+    broken.insert(EPS_MULTIPLES.index(1.0), [threat.radius, ascents["attack"]["many"]])
+
+    def compared(name: str, **about: int) -> dict[str, int] | None:
+        if name not in parts:
+            return None
+        by_this = torch.tensor(parts[name]["broken"])
+        alone = int((by_this & ~by_gradient).sum())
+        return {**about, "broken": int(by_this.sum()), "alone": alone}
+
     return {
-        "samples": len(images),
+        "samples": looks["samples"],
         "threat": threat.to_json(),
-        "gradients": gradients(model, images, labels),
-        "logits": kind_of_logits(model, images),
-        "passes": changes(model, images),
-        "attack": attack_quality(model, images, labels, threat, many, double),
-        "wobble": wobble(model, images, labels, threat, start),
-        "growth": growth(model, images, labels, threat, start, many),
-        "noise": noise(model, images, labels, threat, start, by_gradient),
-        "square": square(model, images, labels, threat, start, by_gradient),
-        "transfer": transfer(model, source, images, labels, threat, start, by_gradient)
-        if source
-        else None,
+        **{name: looks[name] for name in ("gradients", "logits", "passes")},
+        "attack": ascents["attack"],
+        "wobble": looks["wobble"],
+        "growth": {**growth, "broken": broken},
+        "noise": compared("noise", draws=NOISE_DRAWS),
+        "square": compared("square", queries=SQUARE_QUERIES),
+        "transfer": compared("transfer"),
     }
+
+
+def _looks(on: Subject) -> dict[str, Any]:
+    return {
+        "gradients": gradients(on.model, on.images, on.labels),
+        "logits": kind_of_logits(on.model, on.images),
+        "passes": changes(on.model, on.images),
+        "wobble": wobble(on.model, on.images, on.labels, on.threat, on.start),
+    }
+
+
+def _ascents(on: Subject) -> dict[str, Any]:
+    about = on.model, on.images, on.labels, on.threat
+    _, many = ascend(*about, STEPS, on.start)
+    _, double = ascend(*about, 2 * STEPS, on.start)
+    broken = (many.ever | double.ever).tolist()
+    return {"attack": attack_quality(*about, many, double), "broken": broken}
 
 
 def _losses(model: Adapter, classes: int) -> dict[str, Losses]:
@@ -235,83 +288,74 @@ def wobble(
     return {"relative": total / WOBBLE_DRAWS}
 
 
-def growth(
-    model: Adapter, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int, at_eps: Trace
-) -> dict[str, Any]:
-    """Success as ε grows, and indicator 6: samples that not even the whole range breaks."""
-    whole = 1.0 if threat.norm == "Linf" else math.sqrt(images[0].numel())
-    broken = []
-    for multiple in EPS_MULTIPLES:
-        radius, trace = min(multiple * threat.radius, whole), at_eps
-        if multiple != 1:
-            _, trace = ascend(model, images, labels, _ball(threat, radius), STEPS, seed)
-        broken.append([radius, int(trace.ever.sum())])
+def growth(on: Subject) -> dict[str, Any]:
+    """Success as ε grows (at ε itself the ascents tell), and indicator 6: samples that not even the
+    whole range breaks."""
+    whole = 1.0 if on.threat.norm == "Linf" else math.sqrt(on.images[0].numel())
+
+    def broken(radius: float, start: int | None) -> Tensor:
+        ball = _ball(on.threat, radius)
+        return ascend(on.model, on.images, on.labels, ball, STEPS, start)[1].ever
+
+    radii = [min(m * on.threat.radius, whole) for m in EPS_MULTIPLES if m != 1]
+    by_radius = [[radius, int(broken(radius, on.start).sum())] for radius in radii]
     # Over the whole range, twice: a start may lie badly.
-    ever = torch.zeros(len(images), dtype=torch.bool)
-    for start in (None, seed + 1):
-        ever |= ascend(model, images, labels, _ball(threat, whole), STEPS, start)[1].ever
-    return {"broken": broken, "whole_range": int(ever.sum())}
+    ever = broken(whole, None) | broken(whole, on.start + 1)
+    return {"growth": {"broken": by_radius, "whole_range": int(ever.sum())}}
 
 
-def noise(
-    model: Adapter,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-    by_gradient: Tensor,
-) -> dict[str, int]:
-    """What the best of many random perturbations breaks, and what of it no gradient did."""
-    generator = torch.Generator().manual_seed(seed)
-    broken = torch.zeros(len(images), dtype=torch.bool)
+def noise(on: Subject) -> dict[str, list[bool]]:
+    """What the best of many random perturbations breaks."""
+    generator = torch.Generator().manual_seed(on.start)
+    broken = torch.zeros(len(on.images), dtype=torch.bool)
     for _ in range(NOISE_DRAWS):
-        noisy = project(images + _noise(images, threat, 1.0, generator), images, threat)
-        broken |= _wrong(model, noisy, labels)
-    return _compared(broken, by_gradient, draws=NOISE_DRAWS)
+        moved = on.images + _noise(on.images, on.threat, 1.0, generator)
+        broken |= _wrong(on, project(moved, on.images, on.threat))
+    return {"broken": broken.tolist()}
 
 
-def square(
-    model: Adapter,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-    by_gradient: Tensor,
-) -> dict[str, int]:
-    """The same of a short Square attack, which asks for logits alone."""
+def square(on: Subject) -> dict[str, list[bool]]:
+    """What a short Square attack breaks, which asks for logits alone."""
     found = torchattacks_attack(
-        Counted(model, len(images)),
-        images,
-        labels,
-        threat,
+        Counted(on.model, len(on.images)),
+        on.images,
+        on.labels,
+        on.threat,
         name="Square",
-        seed=seed,
+        seed=on.start,
         parameters={"n_queries": SQUARE_QUERIES, "p_init": 0.8, "loss": "margin"},
     ).images
-    broken = _wrong(model, project(found, images, threat), labels)
-    return _compared(broken, by_gradient, queries=SQUARE_QUERIES)
+    return {"broken": _wrong(on, project(found, on.images, on.threat)).tolist()}
 
 
-def transfer(
-    model: Adapter,
-    source: Adapter,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    seed: int,
-    by_gradient: Tensor,
-) -> dict[str, int]:
-    """The same of adversarials made on another model."""
-    best, _ = ascend(source, images, labels, threat, STEPS, seed)
-    return _compared(_wrong(model, best, labels), by_gradient)
+def transfer(on: Subject) -> dict[str, list[bool]]:
+    """What adversarials made on another model break."""
+    assert on.source is not None, "there is a model to transfer from"
+    best, _ = ascend(on.source, on.images, on.labels, on.threat, STEPS, on.start)
+    return {"broken": _wrong(on, best).tolist()}
 
 
-def _compared(by_this: Tensor, by_gradient: Tensor, **about: int) -> dict[str, int]:
-    return {**about, "broken": int(by_this.sum()), "alone": int((by_this & ~by_gradient).sum())}
+_PARTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
+    "looks": _looks,
+    "ascents": _ascents,
+    "growth": growth,
+    "noise": noise,
+    "square": square,
+    "transfer": transfer,
+}
+# The forward and backward passes of each sample; gradients are of up to five losses.
+PASSES: dict[str, tuple[int, int]] = {
+    "looks": (10 + WOBBLE_DRAWS, 5),
+    "ascents": (3 * STEPS + 4, 3 * STEPS + 1),
+    "growth": (6 * (STEPS + 1), 6 * STEPS),
+    "noise": (NOISE_DRAWS, 0),
+    "square": (SQUARE_QUERIES, 0),
+    "transfer": (STEPS + 2, STEPS),
+}
 
 
-def _wrong(model: Adapter, images: Tensor, labels: Tensor) -> Tensor:
-    return (predict(model, images).argmax(1) != labels).cpu()
+def _wrong(on: Subject, images: Tensor) -> Tensor:
+    return (predict(on.model, images).argmax(1) != on.labels).cpu()
 
 
 def _noise(images: Tensor, threat: ThreatModel, share: float, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """Carries a plan out: what is missing is done, what is there is kept; the proof comes last."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from robusteval.ambient import plain_state
 from robusteval.errors import EvidenceError
 from robusteval.evidence.judge import success
-from robusteval.evidence.kept import counted_images, float32_tally, image_balance
+from robusteval.evidence.kept import KeptImages, counted_images, float32_tally, image_balance
 from robusteval.evidence.pictures import write_examples
 from robusteval.evidence.results import RunResult, clean_columns, gather, to_be_kept
 from robusteval.evidence.store import Failure, Kept, Store
@@ -20,15 +21,21 @@ from robusteval.hardware import most_threads
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
+from robusteval.run.costs import Costs
+from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.processes import Processes
+from robusteval.run.forecast import PARTS, Forecast, name_of
 from robusteval.run.jobs import Done
-from robusteval.run.progress import Progress, Silent
+from robusteval.run.progress import Progress, Silent, watcher
 
 # Of a run's spec, its record, labels (N,) and clean predictions (N,): what makes all that follows
 # doubtful, or nothing.
 Doubt = Callable[[RunSpec, dict[str, Any], NDArray[np.int64], NDArray[np.int64]], str]
+
+
+_PAUSE = 0.3  # seconds between two words on how far a run is
 
 
 @dataclass(frozen=True)
@@ -66,30 +73,50 @@ class Run:
         self, context: Context, store: Store, record: dict[str, Any], settings: Settings
     ) -> None:
         self.context, self.store, self.record, self.settings = context, store, record, settings
+        self.told = watcher(settings.progress)
         self.tallies = [_Tally() for _ in context.plan.cells]
+        self.shares: dict[Job, float] = {}  # of jobs that are no attacks
+        self.told_at = 0.0  # when the whole run's standing was told
 
     def execute(self, executor: Executor | None = None) -> RunResult:
         """Does every job without evidence.  A failed attack spoils its own cell, no other."""
         plan, store = self.context.plan, self.store
         with store.lock(), precision(self.context.spec):
             store.forget_failures(self._settled())
+            self.forecast = self._forecast()
             executor = executor or self._executor()
             try:
                 for stage in (
                     plan.fit_jobs(),
                     plan.clean_jobs(),
                     plan.attack_jobs(),
-                    plan.other_jobs(),
+                    [*plan.outlier_jobs(), *self._probes()],
+                    plan.diagnostics_jobs(),
                 ):
                     missing = [job for job in stage if not store.has(job)]
                     if stage and stage[0].kind == "attack":
                         self._tell_what_is_there(stage)
-                    executor.run(missing, self)
+                    if missing:
+                        self._tell_standing()
+                        executor.run(missing, self)
                     if stage and stage[0].kind == "clean":
                         self._look_at_clean()
             finally:
                 executor.close()
             return self._conclude()
+
+    def _forecast(self) -> Forecast:
+        context = self.context
+        costs = Costs(context.plan, context.spec, context.model.classes)
+        probes = set() if self._probes() else set(context.plan.probe_jobs())
+        there = probes | {job for job in costs.jobs() if self.store.has(job)}
+        self.shares = {job: 1.0 for job in there if job.kind != "attack"}
+        return Forecast(costs, there, self.settings.workers)
+
+    def _probes(self) -> list[Job]:
+        """The parts of diagnostics that are still to be made."""
+        plan = self.context.plan
+        return [] if all(map(self.store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
 
     def _settled(self) -> list[Job]:
         """Fits whose failure stands: where there are scores already, theirs are left out of all."""
@@ -104,6 +131,7 @@ class Run:
     def _conclude(self) -> RunResult:
         """Drops images that prove nothing new, predicts the rest again, picks pictures."""
         self.store.forget_conclusions()
+        forget_probes(self.context, self.store)
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
@@ -112,8 +140,7 @@ class Run:
                 f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
                 "same command again: all other evidence is kept"
             )
-        batches = counted_images(self.context, self.store)
-        tally = float32_tally(self.context, batches, result.tie)
+        tally = float32_tally(self.context, self._counted(), result.tie)
         self.store.write_verification(tally.to_json())
         write_examples(self.context, self.store, result)
         result = self._gather()
@@ -121,15 +148,25 @@ class Run:
             (self.store.folder / "workers.log").unlink(missing_ok=True)
         return result
 
+    def _counted(self) -> Iterator[KeptImages]:
+        """The stored images, and a word on how far they are."""
+        name, jobs = "stored images predicted again", len(self.context.plan.attack_jobs())
+        self.told.part(name, 0, jobs)
+        for batch in counted_images(self.context, self.store):
+            yield batch
+            place = batch.job.part * len(self.context.plan.chunks) + batch.job.chunk
+            self.told.part(name, place + 0.5, jobs)
+        self.told.part(name, jobs, jobs)
+
     def _gather(self) -> RunResult:
         return gather(self.store, self.context.spec, self.context.plan, self.record)
 
     # What executors ask and tell
 
     def wanted(self, job: Job) -> bool:
-        """Not if another chunk of its cell has failed: the cell has no number any more; nor a fit
-        whose failure stands."""
-        if job.kind == "fit":
+        """Not if another chunk of its cell, or another probe, has failed: the whole has no number
+        any more; nor a fit whose failure stands."""
+        if job.kind in ("fit", "probe", "diagnostics"):
             return self.store.failure(job) is None
         return job.kind != "attack" or not self.tallies[job.part].failed
 
@@ -140,45 +177,90 @@ class Run:
             return None
         return limit - self.tallies[job.part].seconds
 
+    def started(self, job: Job) -> None:
+        """A job is at work."""
+        self.forecast.started(job)
+        self._tell_part(job, 0.0)
+        self._tell_standing()
+
     def within(self, job: Job, share: float) -> None:
-        """A part of a chunk is done."""
+        """A part of a job is done."""
+        self.forecast.within(job, share)
         if job.kind == "attack":
             self._start(job.part)
             done = self.tallies[job.part].samples + share * len(self.context.plan.chunks[job.chunk])
-            self.settings.progress.within(self.context.plan.cells[job.part], done)
+            self.told.within(self.context.plan.cells[job.part], done)
+        elif not self._told_lately():
+            self._tell_part(job, share)
+        if not self._told_lately():
+            self._tell_standing()
+
+    def _told_lately(self) -> bool:
+        """Passes of small models follow each other faster than anybody reads."""
+        return time.monotonic() - self.told_at < _PAUSE
+
+    def _tell_standing(self) -> None:
+        self.told_at = time.monotonic()
+        self.told.standing(self.forecast.standing())
 
     def finished(self, job: Job, found: Done | Failure) -> None:
         """A job is done, or failed."""
-        if job.kind == "fit" and isinstance(found, Failure):
-            self.settings.progress.doubt(f"{job.label} is left out: its fit failed: {found.reason}")
-        if job.kind != "attack":
-            return
+        self.forecast.finished(job)
+        self._tell_standing()
+        if isinstance(found, Failure) and job.kind == "fit":
+            self.told.doubt(f"{job.label} is left out: its fit failed: {found.reason}")
+        if job.kind == "attack":
+            self._count(job, found)
+        else:
+            self._tell_part(job, 1.0)
+        if job.kind != "diagnostics":
+            self.told.job(name_of(job, self.context.plan), self._found(job, found))
+
+    def _count(self, job: Job, found: Done | Failure) -> None:
+        """An attack's job among those of its cell."""
         self._start(job.part)
         tally, cell = self.tallies[job.part], self.context.plan.cells[job.part]
         if isinstance(found, Failure):
             tally.failed = True
-            self.settings.progress.finish(cell, found.status)
+            self.told.finish(cell, found.status)
             return
         tally.samples += found.samples
         tally.robust += found.robust
         if self.context.spec.time_limit is not None:
             tally.seconds += self.store.read(job).seconds
-        self.settings.progress.advance(cell, tally.samples, tally.robust, tally.samples)
+        self.told.advance(cell, tally.samples, tally.robust, tally.samples)
         if tally.samples == len(self.context.data):
-            self.settings.progress.finish(cell, "done")
+            self.told.finish(cell, "done")
+
+    def _found(self, job: Job, found: Done | Failure) -> str:
+        """What a job adds to what is known, in words."""
+        if isinstance(found, Failure):
+            return f"{found.status.replace('_', ' ')}: {found.reason}"
+        if job.kind != "attack":
+            return "done"
+        tally = self.tallies[job.part]
+        return f"{100 * tally.robust / max(tally.samples, 1):.1f} % robust"
+
+    def _tell_part(self, job: Job, share: float) -> None:
+        """How far all jobs of a kind are, of one that is no attack."""
+        if job.kind in ("attack", "diagnostics"):
+            return
+        self.shares[job] = share
+        done = sum(s for other, s in self.shares.items() if other.kind == job.kind)
+        self.told.part(PARTS[job.kind], done, sum(j.kind == job.kind for j in self.forecast.jobs))
 
     def _start(self, part: int) -> None:
         if not self.tallies[part].shown:
             self.tallies[part].shown = True
             cell = self.context.plan.cells[part]
-            self.settings.progress.start(cell, len(self.context.data))
+            self.told.start(cell, len(self.context.data))
 
     def _look_at_clean(self) -> None:
         """Tells at once, before hours of attacks, where the clean accuracy is no likely one."""
         clean, _ = clean_columns(self.store, self.context.plan, self.record["model"])
         spec, labels, predictions = self.context.spec, clean["label"], clean["prediction"]
         if doubt := self.settings.doubted(spec, self.record, labels, predictions):
-            self.settings.progress.doubt(f"{spec.model}: {doubt}")
+            self.told.doubt(f"{spec.model}: {doubt}")
 
     def _tell_what_is_there(self, jobs: Sequence[Job]) -> None:
         """Cells that are done or begun show up at once."""
@@ -187,7 +269,7 @@ class Run:
                 columns = self.store.read(job).columns
                 broken = success(columns, self.context.plan.cells[job.part].threats[0])
                 size = len(self.context.plan.chunks[job.chunk])
-                self.finished(job, Done(size, len(broken) - int(broken.sum())))
+                self._count(job, Done(size, len(broken) - int(broken.sum())))
 
 
 @dataclass

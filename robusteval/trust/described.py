@@ -13,6 +13,7 @@ from robusteval.evidence.pieces import canonical
 from robusteval.evidence.results import RunResult
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
+from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_entry
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.spec import RunSpec
@@ -104,11 +105,16 @@ def as_the_run_says(result: RunResult) -> list[Check]:
         f"{about['commit'] or 'no commit'}{state}, {about['hardware']} ({about['device']}, "
         f"{about['threads']} threads), {about['date']}, {result.seconds:.0f} s; {versions}"
     )
-    return [_suite(result.spec.suite), Check(AS_IT_SAYS, True, told, proven=False)]
+    return [
+        _suite(result.spec.suite, result.spec.budget),
+        Check(AS_IT_SAYS, True, told, proven=False),
+    ]
 
 
-def _suite(suite: Suite) -> Check:
-    """Whether attacks, diagnostics and texts are those of the project's suite of that name."""
+def _suite(suite: Suite, budget: Budget | None) -> Check:
+    """Whether attacks, diagnostics and texts are those of the project's suite of that name, but for
+    parts that were left out for a budget."""
+    cut = budget.parts if budget else ()
     if suite.name not in suite_names():
         return Check("suite", True, f"{suite.name}, which is not the project's", proven=False)
     own = read_suite(suite.name)
@@ -118,12 +124,15 @@ def _suite(suite: Suite) -> Check:
         for a in suite.attacks
         if known.get(a.name) != a.model_dump_json() and a.attack != "transfer"
     ]
-    for part in ("description", "diagnostics"):
-        differ += [part] if getattr(suite, part) != getattr(own, part) else []
-    differ += ["detection"] if suite.detection.detectors != own.detection.detectors else []
+    differ += ["description"] if suite.description != own.description else []
+    if "diagnostics" not in cut and suite.diagnostics != own.diagnostics:
+        differ.append("diagnostics")
+    if "detection" not in cut and suite.detection.detectors != own.detection.detectors:
+        differ.append("detection")
     if differ:
         told = f"{suite.name}, with other {', '.join(differ)} than the project's suite of that name"
         return Check("suite", True, told, proven=False)
     left_out = len(known) - sum(a.name in known for a in suite.attacks)
     some = f", {left_out} of its {len(known)} attacks left out" if left_out else ""
+    some += f", {' and '.join(cut)} too" if cut else ""
     return Check("suite", True, f"the project's {suite.name}{some}")

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.data.known import DATASETS
+from robusteval.durations import duration_text
 from robusteval.evidence.images import LEVELS
 from robusteval.evidence.results import NOT_REACHED, CellOutcome, RunResult
 from robusteval.evidence.telling import stage_text
 from robusteval.numerics import drawn_alike, wilson
+from robusteval.plan.budget import Budget
 from robusteval.plan.spec import RunSpec
 from robusteval.trust.verdicts import MORE, Finding, Measured, probed
 from robusteval.types import Norm, Rate, ThreatModel
@@ -48,6 +50,8 @@ def findings_of(result: RunResult) -> list[Finding]:
     ]
     if result.verification is not None:
         found.append(verification(result.verification))
+    if result.spec.budget:
+        found.append(cut_to_budget(result.spec.budget, result.spec.samples))
     if result.spec.device != "cpu":
         found.append(accelerated(result.spec.device))
     found += probed(result.diagnostics)
@@ -349,6 +353,17 @@ def verification(held: Measured) -> Finding:
             "up or compute its head in float64",
         )
     return Finding(name, "ok", measured)
+
+
+def cut_to_budget(budget: Budget, samples: int) -> Finding:
+    """What was left out so that the run fits into a time."""
+    measured = "; ".join(budget.told(samples)) or (
+        f"the whole suite fits into the budget of {duration_text(budget.seconds)}"
+    )
+    if not budget.left_out:
+        return Finding("budget", "ok", measured)
+    advice = "what was left out might break more, or show why not: run it without --budget"
+    return Finding("budget", "suspicious", measured, advice)
 
 
 def unprobed(reason: str) -> Finding:

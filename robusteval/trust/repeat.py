@@ -24,14 +24,11 @@ from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Cell, Job, job_seed, job_stream
-from robusteval.run.attacking import Chunk, JobResult, run_job
-from robusteval.run.jobs import (
-    attacked,
-    clean_chunk,
-    diagnosed,
-    drifted,
-)
+from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
+from robusteval.run.diagnosing import diagnosed
+from robusteval.run.jobs import attacked, drifted
 from robusteval.run.nearest import attacked_nearest
+from robusteval.run.progress import Watcher
 from robusteval.run.scoring import attacked_scores
 from robusteval.trust.verdicts import probed
 from robusteval.trust.verify import Check, near, other_scores
@@ -39,29 +36,36 @@ from robusteval.trust.verify import Check, near, other_scores
 UNSEEN = "what was not done again"
 
 
-def repeated(context: Context, store: Store, result: RunResult, again: int) -> list[Check]:
+def repeated(
+    context: Context, store: Store, result: RunResult, again: int, told: Watcher
+) -> list[Check]:
     """So many jobs, chosen anew each time, and the diagnostics with them; and what was not."""
     jobs = [job for job in context.plan.attack_jobs() if store.has(job)]
     chosen = random.sample(jobs, min(again, len(jobs)))
     checks: list[Check] = []
     if chosen:
-        checks = [jobs_repeat(context, store, result, chosen)]
+        checks = [jobs_repeat(context, store, result, chosen, told)]
+        told.part("diagnostics", 0, 0)
         checks += probes_repeat(context, store, result)
+        told.part("diagnostics", 1, 1)
     if len(chosen) < len(jobs):
         probes = "" if chosen or result.diagnostics is None else ", and the diagnostics"
-        told = (
+        unseen = (
             f"what {len(jobs) - len(chosen)} of {len(jobs)} jobs failed to break, successes "
             f"without a stored image and their scores, passes and notes{probes}: --again "
             f"{len(jobs)} does all again"
         )
-        checks.append(Check(UNSEEN, True, told, proven=False))
+        checks.append(Check(UNSEEN, True, unseen, proven=False))
     return checks
 
 
-def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[Job]) -> Check:
+def jobs_repeat(
+    context: Context, store: Store, result: RunResult, chosen: list[Job], told: Watcher
+) -> Check:
     """Jobs done again find the same successes, and, where images are the same, the same rows."""
     wrong, silenced, equal, total = [], [], 0, 0
-    for job in chosen:
+    for place, job in enumerate(chosen):
+        told.part("jobs done again", place, len(chosen))
         chunk, clean = clean_chunk(context, store, job.chunk)
         if len(chunk.rows) == 0:
             continue
@@ -75,12 +79,13 @@ def jobs_repeat(context: Context, store: Store, result: RunResult, chosen: list[
             silenced.append(job.stem)
         if not _finds_the_same(context.plan.cells[job.part], job, piece.columns, now, result.tie):
             wrong.append(job.stem)
-    told = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
+    told.part("jobs done again", len(chosen), len(chosen))
+    seen = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
     if wrong:
-        told += f"; other successes or rows in {', '.join(wrong)}"
+        seen += f"; other successes or rows in {', '.join(wrong)}"
     if silenced:
-        told += f"; other notes or warnings in {', '.join(silenced)}"
-    return Check("jobs done again", not wrong and not silenced, told)
+        seen += f"; other notes or warnings in {', '.join(silenced)}"
+    return Check("jobs done again", not wrong and not silenced, seen)
 
 
 def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
@@ -121,14 +126,12 @@ def probes_repeat(context: Context, store: Store, result: RunResult) -> list[Che
     """
     if not context.plan.diagnosed or result.diagnostics is None:
         return []
-    (job,) = [job for job in context.plan.other_jobs() if job.kind == "diagnostics"]
     told, source, lacking = result.diagnostics, None, ""
     try:
         source = context.transfer_source()
     except RobustevalError as error:
         told, lacking = {**told, "transfer": None}, f"; no transfer: {error}"
-    with seeded(job_stream(context.spec.seed, job), torch.device(context.device)):
-        now = diagnosed(context, store, source)
+    now = diagnosed(context, store, source)
     verdicts = {finding.check: finding.verdict for finding in probed(now)}
     differ = _differ(told, now, verdicts)
     return [

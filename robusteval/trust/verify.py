@@ -43,7 +43,9 @@ from robusteval.evidence.store import (
 )
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Plan
-from robusteval.run.jobs import OTHER_BATCH, clean_chunk
+from robusteval.run.attacking import clean_chunk
+from robusteval.run.jobs import OTHER_BATCH
+from robusteval.run.progress import Watcher
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
 from robusteval.trust.nearest import nearest_hold
 
@@ -78,11 +80,12 @@ def whole(store: Store, plan: Plan) -> Check:
         told = f"{store.where(EVIDENCE)} is missing: run the same command again"
         return Check(name, False, told)
     known = {f"{EVIDENCE}/{conclusion}" for conclusion in (VERIFICATION, EXAMPLES)}
-    for job in plan.jobs():
+    parts = [] if all(map(store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
+    for job in [*plan.jobs(), *parts]:
         if not store.has(job):
             known.add(failure_name(job))
             continue
-        done += 1
+        done += job not in parts
         known.add(rows_name(job))
         try:
             store.read(job)
@@ -154,14 +157,16 @@ def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any, A
     return tuple(part.cpu().numpy() for part in found)  # type: ignore[return-value]
 
 
-def prove(context: Context, store: Store, result: RunResult) -> list[Check]:
+def prove(context: Context, store: Store, result: RunResult, told: Watcher) -> list[Check]:
     """Every check that needs the model or the data, but for doing jobs again."""
     found = []
-    for name, check in CHECKS.items():
+    for place, (name, check) in enumerate(CHECKS.items()):
+        told.part("checks", place, len(CHECKS))
         try:
             found.append(Check(name, *check(context, store, result)))
         except EvidenceError as error:
             found.append(Check(name, False, str(error)))
+    told.part("checks", len(CHECKS), len(CHECKS))
     return found
 
 

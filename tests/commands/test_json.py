@@ -46,7 +46,10 @@ def test_an_incomplete_run_is_told_and_ends_so(asked: tuple[str, ...]) -> None:
 
 def test_estimates(asked: tuple[str, ...]) -> None:
     one = json.loads(cli("run", "--model", "ce_digits", *asked, "--dry-run").stdout)
-    assert list(one) == ["model", "jobs", "forward_passes", "backward_passes", "minutes", "bytes"]
+    known = ["model", "jobs", "forward_passes", "backward_passes", "minutes", "bytes"]
+    assert list(one) == [*known, "parts", "left_out"]
+    assert one["jobs"] == sum(part["jobs"] for part in one["parts"])
+    assert one["left_out"] == []
     assert (one["model"], one["jobs"], one["backward_passes"]) == ("ce_digits", 2, 10)
     several = cli("run", "--model", "ce_digits", "pcl_digits", *asked, "--dry-run")
     assert [told["model"] for told in json.loads(several.stdout)] == ["ce_digits", "pcl_digits"]

@@ -222,7 +222,8 @@ def test_what_would_be_run_is_estimated_without_gradients_too(digits: Dataset) -
 
     told = api.estimate(Adapter(no_graph, 10), "quick", "digits", options=Options(samples=20))  # type: ignore[arg-type]
     passes = (1 + 10 + 10) * 20  # FGSM, PGD-10 in both norms
-    assert (told.forward_passes, told.backward_passes) == (passes, passes)
+    attacks = next(part for part in told.parts if part.purpose == "attacks")
+    assert (attacks.forward_passes, attacks.backward_passes) == (passes, passes)
     assert told.minutes > 0
 
 

@@ -17,6 +17,9 @@ class Watch(Protocol):
     def budget(self, job: Job) -> float | None:
         """How many seconds it may take."""
 
+    def started(self, job: Job) -> None:
+        """Told that somebody does it now."""
+
     def within(self, job: Job, share: float) -> None:
         """Told how much of it is done."""
 

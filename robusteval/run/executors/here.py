@@ -19,6 +19,7 @@ class Here:
         """Does the jobs in their order."""
         for job in jobs:
             if watch.wanted(job):
+                watch.started(job)
                 found = perform(
                     self.context,
                     self.store,

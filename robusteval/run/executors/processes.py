@@ -23,6 +23,7 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.run.executors.base import Watch
 from robusteval.run.jobs import Done
+from robusteval.spinning import preferred
 from robusteval.storage import append_to
 
 ATTEMPTS = 3  # a job whose worker died is done again by another, twice
@@ -40,7 +41,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                env={**os.environ, **preferred(os.environ), "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # Ctrl-C is for the one who waits, who then ends us
             )
         self._send(access)
@@ -144,6 +145,7 @@ class Processes:
             worker = idle.pop() if idle else self._start()
             job = waiting.popleft()
             worker.give(job, watch.budget(job))
+            watch.started(job)
 
     def _start(self) -> Worker:
         worker = Worker(self.store, self.access, self.threads)

@@ -65,7 +65,8 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
 def _job(context: Context, message: dict[str, Any]) -> Job:
     """The plan's own job of that kind and place."""
     wanted = Job(message["kind"], message["part"], message["chunk"])
-    return next(job for job in context.plan.jobs() if job == wanted)
+    jobs = [*context.plan.jobs(), *context.plan.probe_jobs()]
+    return next(job for job in jobs if job == wanted)
 
 
 def _throttled(say: Any) -> Any:

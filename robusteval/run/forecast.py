@@ -1,0 +1,138 @@
+"""How long a run still takes: about, from the passes of its jobs and the speeds seen so far."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from robusteval.plan.plan import Job, Plan
+from robusteval.run.costs import Costs, Passes
+from robusteval.run.progress import Standing
+
+_BACKWARD = 2.0  # a backward pass takes about as long as so many forward passes
+_TOLD = 0.05  # the share of a job from which its pace says something
+_ENDING = 2.0  # seconds: the report
+
+
+@dataclass
+class _Seen:
+    """Seconds spent on so much work."""
+
+    seconds: float = 0.0
+    work: float = 0.0
+
+
+class Forecast:
+    """Learns from finished jobs how long the others take.
+
+    An attack's own finished chunks tell best, since broken samples stop early; then other attacks;
+    clean predictions don't, since a worker's start is among their seconds.
+    Until an attack, or half of one's first chunk, was seen nobody knows.
+    """
+
+    def __init__(
+        self,
+        costs: Costs,
+        there: Collection[Job],
+        workers: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.jobs = costs.jobs()
+        self.work = {job: _work(costs.of(job).values()) for job in self.jobs}
+        self.end = _work([costs.conclusion])
+        self.done = {job for job in self.jobs if job in there}
+        self.plan, self.workers, self.clock = costs.plan, workers, clock
+        self.budget = costs.spec.budget.seconds if costs.spec.budget else None
+        self.begun = clock()
+        self.running: dict[Job, tuple[float, float]] = {}  # when it began, its share done
+        self.seen: dict[Any, _Seen] = {}
+
+    def started(self, job: Job) -> None:
+        """A job is at work."""
+        self.running[job] = (self.clock(), 0.0)
+
+    def within(self, job: Job, share: float) -> None:
+        """A share of it is done."""
+        if job in self.running:
+            self.running[job] = (self.running[job][0], share)
+
+    def finished(self, job: Job) -> None:
+        """It is done, or failed."""
+        self.done.add(job)
+        if job in self.running and job in self.work:
+            seen = self.seen.setdefault(_group(job), _Seen())
+            seen.seconds += self.clock() - self.running[job][0]
+            seen.work += self.work[job]
+        self.running.pop(job, None)
+
+    def standing(self) -> Standing:
+        """How far the run is now."""
+        done = sum(job in self.done for job in self.jobs)
+        running = tuple(name_of(job, self.plan) for job in self.running)
+        so_far = self.clock() - self.begun
+        return Standing(done, len(self.jobs), so_far, self._left(), running, self.budget)
+
+    def _left(self) -> float | None:
+        seen = self._seen_now()
+        attacks = [s for group, s in seen.items() if group[0] == "attack"]
+        due = [job for job in self.jobs if job not in self.done]
+        if not attacks and any(job.kind == "attack" for job in due):
+            return None
+        usual = _pace(attacks or list(seen.values()))
+        total = 0.0
+        for job in due:
+            group = _group(job)
+            pace = (_pace([seen[group]]) if group in seen else None) or usual
+            if pace is None:
+                return None
+            began = self.running[job][0] if job in self.running else None
+            spent = 0.0 if began is None else self.clock() - began
+            total += max(self.work[job] * pace - spent, 0.0)
+        return total / self.workers + self.end * (usual or 0.0) + _ENDING
+
+    def _seen_now(self) -> dict[Any, _Seen]:
+        """What was seen, running jobs among it."""
+        seen = {group: _Seen(s.seconds, s.work) for group, s in self.seen.items()}
+        for job, (began, share) in self.running.items():
+            if share >= _TOLD and job in self.work:
+                of_group = seen.setdefault(_group(job), _Seen())
+                of_group.seconds += self.clock() - began
+                of_group.work += share * self.work[job]
+        return seen
+
+
+def _group(job: Job) -> tuple[str, int]:
+    return (job.kind, job.part if job.kind == "attack" else 0)
+
+
+def _work(passes: Collection[Passes]) -> float:
+    """In forward passes of one image; a little even where there are none."""
+    return 1.0 + sum(p.forward + _BACKWARD * p.backward for p in passes)
+
+
+def _pace(seen: list[_Seen]) -> float | None:
+    """Seconds for a unit of work."""
+    work = sum(s.work for s in seen)
+    return sum(s.seconds for s in seen) / work if work else None
+
+
+PARTS = {
+    "fit": "fits of detectors",
+    "clean": "clean predictions",
+    "outliers": "outliers",
+    "probe": "diagnostics",
+    "diagnostics": "diagnostics",
+}
+
+
+def name_of(job: Job, plan: Plan) -> str:
+    """A job's, for people."""
+    of_several = f", chunk {job.chunk + 1} of {len(plan.chunks)}" if len(plan.chunks) > 1 else ""
+    if job.kind == "attack":
+        cell = plan.cells[job.part]
+        return f"{cell.spec.title}, {', '.join(t.title for t in cell.threats)}{of_several}"
+    if job.kind == "clean":
+        return f"{PARTS[job.kind]}{of_several}"
+    if job.kind == "fit":
+        return f"fit of {job.label}"
+    return f"{PARTS[job.kind]}: {job.label}" if job.label else PARTS[job.kind]
