@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 _FENCED = re.compile(r"^\s*(```+|~~~+).*?^\s*\1\s*$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|<img src=\")([^)\s\"]+)")
 _HEAD = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 
 
