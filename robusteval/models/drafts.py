@@ -230,7 +230,7 @@ def _weights(draft: Draft) -> str:
         )
     if path.suffix != ".safetensors":
         raise WeightsError(
-            f"{path} is no safetensors file, and no pickle is ever loaded: save the weights by "
+            f"{path} is not a safetensors file, and no pickle is ever loaded: save the weights by "
             f"{_PLAIN}"
         )
     return _table(

@@ -191,7 +191,7 @@ def tensors_in(content: bytes, path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{where} can't be read ({reason(error)})") from None
         raise WeightsError(f"{where} don't fit into memory: free some") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"{where} are no safetensors file ({reason(error)})") from None
+        raise WeightsError(f"{where} are not a safetensors file ({reason(error)})") from None
     if wrong := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
         raise WeightsError(f"{where} hold NaN or infinity in {some(wrong)}: train them anew")
     return tensors

@@ -47,7 +47,7 @@ def _tensors(entry: Entry) -> Iterator[Held]:
         found = deserialize(content)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise WeightsError(
-            f"weights {entry.weights_path} are no safetensors file ({reason(error)})"
+            f"weights {entry.weights_path} are not a safetensors file ({reason(error)})"
         ) from None
     for name, about in found:
         yield Held(name, tuple(about["shape"]), _type(about["dtype"]))

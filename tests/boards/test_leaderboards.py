@@ -256,9 +256,9 @@ def test_checking_tells_of_rows_by_earlier_attacks(folder: Path) -> None:
     [
         ("worst_case", "99.99", "not 0 of 30"),
         ("clean", "99.99", "no share of 30"),
-        ("clean", "nan", "clean of nan is no share"),
+        ("clean", "nan", "clean of nan is not a share"),
         ("attack_pgd10", "99.00", "no share of 30"),
-        ("attack_pgd10", "inf", "inf is no share"),
+        ("attack_pgd10", "inf", "inf is not a share"),
         ("attack_gaussian_noise", "0.00", "its strongest attack"),
         ("strongest_attack", "gaussian_noise", "its strongest attack"),
         ("method", "=HYPERLINK(0)", "its method"),

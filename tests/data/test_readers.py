@@ -495,7 +495,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_batches_of_other_values_are_refused(tmp_path: Path, batch: object) -> None:
     path = tmp_path / "test_batch"
     path.write_bytes(pickle.dumps(batch, 2))
-    with pytest.raises(DataError, match="is no CIFAR batch"):
+    with pytest.raises(DataError, match="is not a CIFAR batch"):
         readers.read_cifar_batches([path], "labels")
 
 

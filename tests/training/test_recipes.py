@@ -496,7 +496,7 @@ def test_early_stopping_on_robustness(parts: tuple[Dataset, Dataset], tmp_path: 
     kept = [line.validation_robust or 0.0 for line in lines]
     assert trainer.state.best_score == max(kept) > 0
     assert max(kept) < max(line.validation_accuracy for line in lines)
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         settings_for("gcpl", stopping_eps="much")
 
 

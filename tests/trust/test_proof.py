@@ -707,5 +707,5 @@ def test_runs_on_other_samples_or_threats_are_refused(finished: Path, tmp_path: 
     other = api.evaluate("pcl_digits", "quick", options=wider).folder
     refused(cli("compare", str(finished), str(other)), "Linf 0.2", "--eps")
     refused(cli("compare", str(finished)), "two runs")
-    with pytest.raises(EvidenceError, match="is no run"):
+    with pytest.raises(EvidenceError, match="is not a run"):
         api.compare([finished, tmp_path])
