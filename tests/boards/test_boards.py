@@ -155,7 +155,7 @@ def resealed(path: Path, at: int, **changed: str) -> str:
         ({"findings": "suspicious: a; broken: b"}, "findings name no verdict"),
         ({"findings": "suspicious: "}, "findings name no verdict"),
         ({"eps": "16/510"}, "written otherwise"),
-        ({"eps": "1e9999999999"}, "no number as rows have them"),
+        ({"eps": "1e9999999999"}, "not a number as rows have them"),
         ({"eps": "8/0"}, "ε"),
         ({"norm": "L7"}, "norm"),
         ({"run": "0123abcg"}, "its run is not a digest"),

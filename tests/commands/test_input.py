@@ -672,8 +672,8 @@ def test_other_things_that_are_no_entries(tmp_path: Path) -> None:
     refused(cli("run", "--model", "net.py"), "factory")
     refused(cli("show", f"{tmp_path}/"), "a folder")
     (tmp_path / "x.yaml").touch()
-    refused(cli("show", str(tmp_path / "x.yaml")), "no TOML file")
-    refused(cli("run", "--model", "pcl_digits", "--suite", f"{tmp_path}/"), "no TOML file")
+    refused(cli("show", str(tmp_path / "x.yaml")), "not a TOML file")
+    refused(cli("run", "--model", "pcl_digits", "--suite", f"{tmp_path}/"), "not a TOML file")
 
 
 def test_far_names_are_not_listed() -> None:

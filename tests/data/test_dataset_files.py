@@ -249,7 +249,7 @@ def without(field: str) -> str:
 
 ALONE = "name = 'mine'\nclasses = 2\nbase = "
 WRONG = {
-    "no TOML": ("name = ", "no valid TOML"),
+    "no TOML": ("name = ", "not valid TOML"),
     "no title": (without("title"), "title is missing: give it"),
     "no shape": (without("shape"), "shape is missing: give it"),
     "no count": (without("test_samples"), "test_samples is missing: give it"),

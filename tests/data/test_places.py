@@ -130,7 +130,7 @@ def test_text_is_taken_for_a_data_folder_and_nothing_else(tmp_path: Path) -> Non
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\x03")
     assert load_dataset("mnist", data_dir=str(tmp_path)).labels.tolist() == [3]
     for nothing in (5, "", b"data"):
-        with pytest.raises(DataError, match="no path"):
+        with pytest.raises(DataError, match="not a path"):
             load_dataset("mnist", data_dir=nothing)
     with pytest.raises(UnknownNameError):
         load_dataset(5)
