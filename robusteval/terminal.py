@@ -232,10 +232,9 @@ def print_estimate(model: str, found: "Estimate") -> None:
     print(f"time            {duration_text(60 * found.minutes)} at most, if nothing breaks early")
     print(f"evidence        about {found.bytes / 1000:.0f} kB")
     for part in found.parts:
-        print(
-            f"  {part.purpose:17}  {part.jobs} {'job' if part.jobs == 1 else 'jobs'}, {part.forward_passes:,} + "
-            f"{part.backward_passes:,} passes, {duration_text(60 * part.minutes)}"
-        )
+        jobs = f"{part.jobs} job{'s' * (part.jobs != 1)}"
+        passes = f"{part.forward_passes:,} + {part.backward_passes:,} passes"
+        print(f"  {part.purpose:17}  {jobs}, {passes}, {duration_text(60 * part.minutes)}")
     for line in found.left_out:
         print(inert.line(line))
 
