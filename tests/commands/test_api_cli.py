@@ -113,7 +113,7 @@ def test_dry_run_writes_nothing() -> None:
     result = cli("run", "--model", "pcl_digits", "--dry-run", "--samples", "20")
     assert result.exit_code == 0
     assert "forward passes" in result.stdout
-    assert "minutes" in result.stdout
+    assert "time            " in result.stdout
     assert not Path("runs").exists()
 
 
