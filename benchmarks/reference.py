@@ -12,6 +12,7 @@ from robusteval.data.known import DATASETS
 from robusteval.models.entry import Entry
 from robusteval.models.registry import all_entries
 from robusteval.plan.suite import read_suite, suite_names
+from robusteval.report.samples import columns
 
 
 def entries() -> list[Entry]:
@@ -93,6 +94,15 @@ def detectors() -> Iterator[str]:
     yield f"|{'---|' * len(rows[0])}"
     for row in rows:
         yield f"| {' | '.join(str(cell) for cell in row.values())} |"
+
+
+def samples() -> Iterator[str]:
+    """The columns of per-sample results."""
+    yield "| column | kind | what it is |"
+    yield "|---|---|---|"
+    for column in columns():
+        name = column.name.replace("<", "&lt;")
+        yield f"| {name} | {column.kind_text} | {column.about} |"
 
 
 def commands() -> Iterator[str]:

@@ -57,6 +57,7 @@ TABLES = {
     "docs/data.md": {"datasets": reference.datasets},
     "docs/suites.md": {"suites": reference.suites, "detectors": reference.detectors},
     "docs/commands.md": {"commands": reference.commands},
+    "docs/exporting.md": {"samples": reference.samples},
     "docs/lab/contests.md": {
         "contest": contest,
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),

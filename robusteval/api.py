@@ -26,6 +26,7 @@ from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
+from robusteval.evidence.archive import files_at
 from robusteval.evidence.files import Files, Local
 from robusteval.evidence.judge import predict, state_digest
 from robusteval.evidence.kept import image_balance
@@ -33,6 +34,7 @@ from robusteval.evidence.pictures import pick_examples, read_examples, read_pict
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
+from robusteval.exports import export
 from robusteval.hardware import best_seconds, check_device
 from robusteval.models.acceleration import seconds_per_gradient
 from robusteval.models.adapter import Adapter, wrap_module
@@ -67,6 +69,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "export",
     "list_entries",
     "load_dataset",
     "load_model",
@@ -212,8 +215,11 @@ def _record(prepared: Prepared, files: Files, options: Options) -> dict[str, Any
 
 
 def _write(store: Store, result: RunResult) -> Report:
-    """The report's files as the evidence gives them; what is so already stays untouched."""
+    """The report's files as the evidence gives them; what is so already stays untouched, and so
+    does an archive."""
     content = summarise(result)
+    if store.files.read_only:
+        return Report(content, store.folder)
     files = report_files(content, read_examples(store, result))
     if altered_files(store.files, files):
         with store.lock():
@@ -225,7 +231,8 @@ def _write(store: Store, result: RunResult) -> Report:
 def rebuild_report(folder: str | Path) -> Report:
     """Writes a run's report anew from its evidence, without model or data, byte for byte.
 
-    Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
+    Of a run in an archive nothing is written: the report is returned alone.  Raises EvidenceError
+    for evidence that is missing, corrupt or newer than this version.
     """
     store, _, _ = open_store(_run(folder))
     return _write(store, load_result(store.files))
@@ -246,10 +253,11 @@ def verify(
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
-    ``model``: where the run's entry is now, or the module that was evaluated.  ``images`` and
-    ``labels``: those that were evaluated, where Python gave them; ``data``: where the user's own
-    are now.  ``again``: how many jobs, chosen at random, to do once more.  ``device``: another than
-    the run's.  Raises RobustevalError where the run, its model or its data can't be had at all.
+    ``folder``: the run's, or its archive.  ``model``: where the run's entry is now, or the module
+    that was evaluated.  ``images`` and ``labels``: those that were evaluated, where Python gave
+    them; ``data``: where the user's own are now.  ``again``: how many jobs, chosen at random, to do
+    once more.  ``device``: another than the run's.  Raises RobustevalError where the run, its model
+    or its data can't be had at all.
     """
     with borrowed(model):
         return _verified(folder, model, data_dir, allow_code, again, device, images, labels, data)
@@ -319,8 +327,8 @@ def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
     return data
 
 
-def _run(folder: str | Path) -> Local:
-    return Local(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
+def _run(folder: str | Path) -> Files:
+    return files_at(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
 
 
 def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
@@ -352,7 +360,8 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     if not isinstance(folders, list | tuple) or len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more: give a list of their folders")
     runs = [_run(folder) for folder in folders]
-    return compare_results([run.folder.name for run in runs], [load_result(run) for run in runs])
+    names = [Path(run.where()).name for run in runs]
+    return compare_results(names, [load_result(run) for run in runs])
 
 
 @plain_state()

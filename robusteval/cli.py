@@ -22,6 +22,7 @@ from robusteval.arguments import (
 from robusteval.data.choice import parse_samples
 from robusteval.endings import complaint, exit_after, exit_of, print_held, print_json
 from robusteval.errors import shown
+from robusteval.export_verb import export
 from robusteval.guarded import (
     EXIT_BAD_INPUT,
     OneLine,
@@ -209,7 +210,7 @@ def estimate_several(models: list[str], suite: str, options: "Options") -> None:
     exit_after(refused, "estimated", codes)
 
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
+RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or its archive.")]
 
 
 @app.command()
@@ -249,10 +250,13 @@ def verify(
     print_held(found, as_json)
 
 
+app.command()(export)
+
+
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], path_argument("Two run folders or more.")],
+    runs: Annotated[list[Path], path_argument("Two run folders or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -311,7 +315,7 @@ Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], path_argument("Run folders.")],
+    runs: Annotated[list[Path], path_argument("Run folders or archives.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,

@@ -41,10 +41,17 @@ def replace_file(path: Path, content: bytes, advice: str) -> None:
     A new file gets the usual mode, a replaced one keeps its own.  Raises OutputError, ending in
     ``advice``, if it can't be written, or if what is there is write-protected or no file.
     """
+    with replacing(path, advice) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path, advice: str) -> Iterator[BinaryIO]:
+    """The same for a file that is written bit by bit: it is there, whole, when this ends."""
     with _told(path, advice):
         mode = _mode_of(path)
         with _partial_in(path.parent) as (partial, stream):
-            stream.write(content)
+            yield stream
             stream.flush()
             if mode is not None:
                 partial.chmod(mode)

@@ -73,7 +73,7 @@ def print_report(report: "Report") -> None:
     for finding in content["findings"]:
         if finding["verdict"] != "ok":
             console.print(finding_text(finding), style="yellow")
-    print(inert.line(report.folder / "report.html"))
+    print(inert.line(report.page))
 
 
 def _claim_line(claim: dict[str, Any]) -> str:

@@ -131,7 +131,7 @@ def _gap(made: Any) -> Any:
 COLUMNS = (
     Column(
         "index",
-        "of the sample in its split",
+        "index of the sample in its split",
         *("int64", _from_0),
         _of_both(lambda made: made.indices.numpy()),
         of_none=True,
@@ -146,7 +146,7 @@ COLUMNS = (
     ),
     Column(
         "prediction",
-        "the class, of the clean or of the counted image; −1 where an attack has none",
+        "the predicted class",
         *("int64", _from_0),
         {
             "clean": lambda made: made.logits.argmax(1).cpu().numpy(),
@@ -158,19 +158,19 @@ COLUMNS = (
     ),
     Column(
         "gap",
-        "between the two largest clean logits",
+        "between the two largest logits",
         *("float32", _from_0),
         {"clean": _gap},
     ),
     Column(
         "spread",
-        "between the largest and the smallest clean logit",
+        "between the largest and the smallest logit",
         *("float32", _from_0),
         {"clean": lambda made: (made.logits.amax(1) - made.logits.amin(1)).cpu().numpy()},
     ),
     Column(
         "second_prediction",
-        "the class of the clean image at another batch size",
+        "the predicted class at another batch size",
         *("int64", _from_0),
         {"clean": lambda made: made.second.cpu().numpy()},
         names_class=True,
@@ -225,7 +225,7 @@ COLUMNS = (
     ),
     Column(
         "sha256",
-        "of the counted image; other images prove the same",
+        "of the counted image, as it would be stored",
         *("object", _sha256),
         {"attack": lambda made: np.array(digests(made.result.stored), dtype=object)},
     ),

@@ -133,7 +133,7 @@ def read_record(files: Files) -> dict[str, Any]:
         name, schema = _schema_of(record["schema"])
     except (FileNotFoundError, NotADirectoryError):
         raise EvidenceError(
-            f"{files.where()} is no run: name a folder that `robusteval run` made"
+            f"{files.where()} is no run: name a folder that `robusteval run` made, or its archive"
         ) from None
     except (OSError, *_MALFORMED) as error:
         raise _corrupt(files, error) from None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusteval import inert
+from robusteval.evidence.archive import files_at
 from robusteval.report.page import render_fragment
 from robusteval.report.tables import frame
 from robusteval.report.wording import check_text, count, interval, percent, threat_text
@@ -34,6 +35,11 @@ class Report:
 
     content: dict[str, Any]
     folder: Path
+
+    @property
+    def page(self) -> Path:
+        """The HTML page for people; of a run in an archive, the archive."""
+        return self.folder if self.folder.is_file() else self.folder / "report.html"
 
     @property
     def complete(self) -> bool:
@@ -109,6 +115,19 @@ class Report:
         That is an ε where ``curve`` is "distance", passes over a sample where it is "cost".
         """
         return frame(self.content, "curves")
+
+    @property
+    def samples(self) -> "pd.DataFrame":
+        """A row for each sample, attack and threat model, read from the run's evidence.
+
+        `robusteval export --columns` explains its columns.  Within an attack and a threat model
+        the mean of ``robust`` is the robust accuracy, and that of ``success`` the success rate;
+        a sample's least ``robust`` over all attacks is its worst case.  Raises EvidenceError for
+        evidence that is missing or corrupt.
+        """
+        from robusteval.report.samples import samples_of
+
+        return samples_of(files_at(self.folder)).frame
 
     def __str__(self) -> str:
         """A few lines: what was run, clean and worst-case accuracy, findings that are not ok."""

@@ -1,5 +1,9 @@
 """Code blocks of the documents, and how each is run.
 
+    python -m tests.helpers.documents NAME …
+
+runs pages of ``docs/``, such as ``own_model``, with whatever robusteval is installed.
+
 A page is run from top to bottom in an empty folder: its Python blocks share their names, its files
 and commands share the folder.  What a reader has and a test has not comes from a setup:
 
@@ -7,20 +11,24 @@ and commands share the folder.  What a reader has and a test has not comes from 
     <!-- file: PATH -->         the next block is that file
     <!-- instead: COMMAND -->   run in the place of the next command, which takes too long here
     <!-- exit: N -->            the next command ends with this code
+    <!-- printed: above -->     the next block is what the Python block before it prints
     <!-- needs: PACKAGE -->     the next block runs only where that is installed
 
 Of a ``console`` block, lines after ``$`` are commands, and the others what they print: each must be
-among what was printed, in this order, where … stands for anything.
+among what was printed, in this order, where … stands for anything, and the seconds at the end of a
+table's row for any.  ``make`` only tells what it would do.
 """
 
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +39,8 @@ from tests.helpers.commands import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^\s*(```+|~~~+)\s*(\S*).*$")
-_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|needs): (.+?) -->$")
+_NOTE = re.compile(r"^<!-- (setup|file|instead|exit|printed|needs): (.+?) -->$")
+_SECONDS = re.compile(r"(?<=│)\s+\d+\.\d │$")
 _RUN = {"python", "console"}
 
 
@@ -77,20 +86,25 @@ def run_page(page: Path, folder: Path) -> int:
 
 def _run_page(page: Path, folder: Path, undo: ExitStack) -> int:
     names: dict[str, Any] = {"__name__": "__main__"}
-    done = 0
+    done, printed = 0, io.StringIO()
     for block in blocks_of(page):
         if not is_installed(block.notes.get("needs")):
             continue
+        where = f"{page.name}, line {block.line}"
         if name := block.notes.get("setup"):
             getattr(setups, name)(names, folder, undo)
         if name := block.notes.get("file"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(block.text, "utf-8")
+        elif "printed" in block.notes:
+            _require(block.text.splitlines(), printed.getvalue(), where)
         elif block.kind == "python":
             # Its lines count from the page's own, so that a traceback leads there.
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            with redirect_stdout(printed := io.StringIO()):
+                exec(code, names)  # noqa: S102 - the project's own pages
         elif block.kind == "console":
-            _run_console(page, block)
+            _run_console(where, block)
         done += block.kind in _RUN or "file" in block.notes
     return done
 
@@ -103,17 +117,27 @@ def is_installed(package: str | None) -> bool:
         return False
 
 
-def _run_console(page: Path, block: Block) -> None:
+def _run_console(where: str, block: Block) -> None:
     for command, printed in commands_of(block.text):
-        where = f"{page.name}, line {block.line}: {command}"
         code, output = _output(block.notes.pop("instead", command))
-        assert code == int(block.notes.pop("exit", "0")), f"{where}: exit code {code}\n{output}"
-        rest = output.splitlines()
-        for line in printed:
-            wanted = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
-            found = [i for i, given in enumerate(rest) if wanted.fullmatch(given.strip())]
-            assert found, f"{where}: it did not print {line!r} but\n{output}"
-            rest = rest[found[0] + 1 :]
+        said = f"{where}: {command}"
+        assert code == int(block.notes.pop("exit", "0")), f"{said}: exit code {code}\n{output}"
+        _require(printed, output, said)
+
+
+def _require(lines: list[str], output: str, where: str) -> None:
+    """Fails unless these lines were printed, in this order."""
+    rest = output.splitlines()
+    for line in filter(str.strip, lines):
+        wanted = _pattern(line)
+        found = [i for i, given in enumerate(rest) if wanted.fullmatch(given.strip())]
+        assert found, f"{where}: it did not print {line!r} but\n{output}"
+        rest = rest[found[0] + 1 :]
+
+
+def _pattern(line: str) -> re.Pattern[str]:
+    told = _SECONDS.sub("…│", line.strip())
+    return re.compile(".*".join(map(re.escape, told.split("…"))))
 
 
 def commands_of(text: str) -> list[tuple[str, list[str]]]:
@@ -133,13 +157,12 @@ def _output(command: str) -> tuple[int, str]:
     if words[0] == "robusteval" and not {"|", ">", "&&"} & set(words):
         result = cli(*_expanded(words[1:]))
         return result.exit_code, result.output
+    if words[0] == "make":
+        command = shlex.join(["make", "-n", "-C", str(ROOT), *words[1:]])
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    environment = {**os.environ, "PATH": path}
     ran = subprocess.run(
-        ["bash", "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PATH": path},
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment
     )
     return ran.returncode, ran.stdout + ran.stderr
 
@@ -151,3 +174,13 @@ def _expanded(words: list[str]) -> list[str]:
         matches = sorted(map(str, Path().glob(word))) if re.search(r"[*?]", word) else []
         found += matches or [word]
     return found
+
+
+def main() -> None:
+    for name in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            print(f"{name}: {run_page(ROOT / 'docs' / f'{name}.md', Path(folder))} blocks run")
+
+
+if __name__ == "__main__":
+    main()

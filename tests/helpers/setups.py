@@ -4,13 +4,12 @@ Each is called with the page's names, its folder, and a stack of what is to be u
 """
 
 import sys
+import tomllib
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
-from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
 from tests.helpers.plugins import lay_package
 
@@ -55,10 +54,46 @@ def _removed(folder: Path, modules: list[str]) -> None:
     plugins.cache_clear()
 
 
-def entry_of_pcl(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
-    """``mine.toml``, a copy of pcl_digits' entry."""
-    text = find_entry("pcl_digits").path.read_text("utf-8")
-    (folder / "mine.toml").write_text(text, "utf-8")
+def photographs(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """What ``docs/own_data.md`` shows: ``photos/``, three classes of colours, and ``net.py``."""
+    from tests.helpers.documents import ROOT, blocks_of
+
+    photos, net, *_ = blocks_of(ROOT / "docs" / "own_data.md")
+    exec(compile(photos.text, "own_data.md", "exec"), {})  # noqa: S102 - the project's own page
+    (folder / "net.py").write_text(net.text, "utf-8")
+
+
+def added_to_the_house(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """The attack and the detector in the folder, as if they stood in the package."""
+    from robusteval.attacks.registry import OWN
+    from robusteval.detection.registry import DETECTORS
+
+    sys.path.insert(0, str(folder))
+    undo.callback(_removed, folder, ["contrast", "smallest_logit"])
+    (attack,) = import_module("contrast").ATTACKS
+    (detector,) = import_module("smallest_logit").DETECTORS
+    undo.enter_context(OWN.having(attack.name, attack))
+    undo.enter_context(DETECTORS.having(detector.name, detector))
+
+
+def importable(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """``mine.py``, from which another process imports a model, images and labels."""
+    import torch
+
+    module_and_images(names, folder, undo)
+    torch.save((names["my_module"], names["images"], names["labels"]), folder / "mine.pt")
+    (folder / "mine.py").write_text(
+        "import torch\n"
+        "my_module, images, labels = torch.load('mine.pt', weights_only=False)\n"
+        "images, labels = images[:20], labels[:20]\n"
+    )
+
+
+def a_run(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
+    """``folder``, of a finished run of few samples below ``runs/``."""
+    from robusteval import evaluate
+
+    names["folder"] = evaluate("pcl_digits", "quick", samples=20, only=["fgsm", "pgd10"]).folder
 
 
 def cifar_of_noise(names: dict[str, Any], folder: Path, undo: ExitStack) -> None:
