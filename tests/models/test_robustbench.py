@@ -310,6 +310,17 @@ def test_its_models_with_weights_that_lie_here(
 
 
 @with_robustbench
+def test_what_lies_there_is_shown(network: nn.Module) -> None:
+    path = _put(_wrapped(network), CHECKPOINT)
+    shown = cli("show", f"robustbench:{WRN}")
+    assert "Hendrycks2020AugMix_WRN.pt" in shown.output
+    refused(cli("show", f"robustbench:{WRN}", "--weights"), "a checkpoint of torch")
+    path.unlink()
+    _put(network.state_dict(), ".safetensors")
+    assert "conv1.weight" in cli("show", f"robustbench:{WRN}", "--weights").output
+
+
+@with_robustbench
 def test_as_robustbench_loads_it(network: nn.Module) -> None:
     """Of one checkpoint, RobustBench's own ``load_model`` makes the same function."""
     _put(_wrapped(network), CHECKPOINT)
