@@ -113,7 +113,11 @@ SMALLEST: dict[str, tuple[Norm, float, Call]] = {
     "foolbox DeepFool": ("L2", 1.1, by_foolbox("L2DeepFoolAttack")),
     "foolbox FMN": ("Linf", 1.1, by_foolbox("LInfFMNAttack")),
     "foolbox DDN": ("L2", 1.4, by_foolbox("DDNAttack")),
-    "art DeepFool": ("L2", 1.1, by_art("DeepFool", epsilon=0.02, nb_grads=4, verbose=False)),
+    "art DeepFool": (
+        "L2",
+        1.1,
+        by_art("DeepFool", epsilon=0.02, nb_grads=4, batch_size=60, verbose=False),
+    ),
     "secml FMN": ("Linf", 1.4, by_secml("FMN", num_steps=100, step_size=0.1)),
     "secml FMN by advlib": (
         "L2",

@@ -4,6 +4,7 @@ What needs it runs in an environment of its own (``make robustbench``); names, m
 stand-in for ``autoattack`` are tried everywhere.
 """
 
+import json
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +22,6 @@ from robusteval.errors import AttackError, EntryError, RobustevalError, WeightsE
 from robusteval.models import robustbench as bench
 from robusteval.models.entry import CHECKPOINT, read_entry
 from robusteval.models.registry import find_entry
-from robusteval.vision import torchvision
 from tests.helpers.commands import cli, refused
 from tests.helpers.models import linear_model
 
@@ -170,7 +170,6 @@ def test_the_stand_in_is_there_only_while_it_is_needed() -> None:
 
 def test_the_stand_in_takes_what_robustbench_gives() -> None:
     """``bs`` is ``batch_size``, and images come alone; what breaks is known in closed form."""
-    torchvision()
     known = Linear(size=4)
     called = importing.AutoAttack(
         known.model, norm="Linf", eps=known.eps, version="standard", device="cpu", log_path=None
@@ -295,6 +294,8 @@ def test_its_models_with_weights_that_lie_here(
     Path("fgsm.toml").write_text(FGSM)
     report = robusteval.evaluate(f"robustbench:{WRN}", images, labels, suite="fgsm.toml", eps=0.05)
     assert report.content["model"]["name"] == "robustbench_cifar10_" + WRN.lower().replace("/", "_")
+    spec = json.loads((report.folder / "run.json").read_text())["spec"]
+    assert spec["versions"]["robustbench"] == version("robustbench")
     checks = robusteval.verify(report.folder, images=images, labels=labels)
     assert [check for check in checks if not check.held] == []
     path.rename(path.with_name("elsewhere"))
@@ -306,6 +307,17 @@ def test_its_models_with_weights_that_lie_here(
     assert (
         find_entry(f"robustbench:{WRN}").weights_path == Path("there", *path.parts[1:]).absolute()
     )
+
+
+@with_robustbench
+def test_what_lies_there_is_shown(network: nn.Module) -> None:
+    path = _put(_wrapped(network), CHECKPOINT)
+    shown = cli("show", f"robustbench:{WRN}")
+    assert "Hendrycks2020AugMix_WRN.pt" in shown.output
+    refused(cli("show", f"robustbench:{WRN}", "--weights"), "a checkpoint of torch")
+    path.unlink()
+    _put(network.state_dict(), ".safetensors")
+    assert "conv1.weight" in cli("show", f"robustbench:{WRN}", "--weights").output
 
 
 @with_robustbench
