@@ -1,6 +1,11 @@
 """The documents' site: Sphinx with MyST.  ``make docs`` builds it, warnings being errors."""
 
-from robusteval import __version__
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, whatever is installed
+
+from robusteval import __version__  # noqa: E402
 
 project = "robusteval"
 author = "robusteval contributors"
