@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check clean
+.PHONY: run test check docs robustbench clean
 
 run: $(VENV)/.ready
 	$(BIN)/robusteval run --model pcl_digits --suite full
@@ -18,6 +18,29 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check robusteval tests benchmarks examples
 	$(BIN)/mypy
 
+# The site needs a younger requests than torchattacks takes: it has an environment of its own, which
+# finds everything else in the project's.
+docs: $(VENV)-docs/.ready
+	$(VENV)-docs/bin/sphinx-build -W --keep-going -q -b html docs docs/_build
+
+$(VENV)-docs/.ready: $(VENV)/.ready docs/constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --disable-pip-version-check -c docs/constraints.txt sphinx myst-parser furo sphinx-copybutton
+	echo $(abspath $(VENV))/lib/python3.11/site-packages > $$(ls -d $(VENV)-docs/lib/python*/site-packages)/project.pth
+	touch $@
+
+# RobustBench needs a timm of its own, and none of the robustbench that torchattacks' wheel carries:
+# it has an environment where that is taken away.
+robustbench: $(VENV)-robustbench/.ready
+	$(VENV)-robustbench/bin/python -m pytest -q tests/models/test_robustbench.py tests/documents -k 'robustbench or other_tools'
+
+$(VENV)-robustbench/.ready: pyproject.toml constraints-robustbench.txt
+	$(PYTHON) -m venv --clear $(VENV)-robustbench
+	$(VENV)-robustbench/bin/python -m pip install --quiet --disable-pip-version-check -r constraints-robustbench.txt
+	rm -r $(VENV)-robustbench/lib/python*/site-packages/robustbench
+	$(VENV)-robustbench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps robustbench==1.1.1 -e .
+	touch $@
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -25,4 +48,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-robustbench docs/_build build dist

@@ -266,7 +266,7 @@ def contest(results: list[Result]) -> Iterator[str]:
     share of AutoAttack's, samples left after fewer and more passes, and by the others, with how
     many times our passes."""
     columns = _beside_columns(results)
-    heads = ["model", "AutoAttack", "`adaptive`", "passes a sample", "seconds", *columns]
+    heads = ["model", "AutoAttack", "`adaptive`", "passes per sample", "seconds", *columns]
     yield f"| {' | '.join(heads)} |"
     yield f"|---|{'---:|' * (len(heads) - 1)}"
     for group in grouped(results).values():
@@ -290,7 +290,7 @@ def _beside_columns(results: list[Result]) -> dict[str, Callable[[dict[str, Resu
     columns: dict[str, Callable[[dict[str, Result]], str]] = {}
     if any(name.startswith(f"{OURS}_") for name in ran):
         budgets = ", ".join(f"{b:,}" for b in BUDGETS)
-        columns[f"left at a budget of {budgets}"] = _by_budget
+        columns[f"robust samples at a budget of {budgets}"] = _by_budget
     for name, title in OTHERS.items():
         if name in ran:
             columns[title] = partial(_beside, name)

@@ -316,7 +316,7 @@ def _wrong(case: Case, seen: Seen) -> Iterator[str]:
     yield wrong_line(seen.stderr, case.says, case.quotes) if seen.code in (1, 2) else ""
     lost = [name for path in seen.lost if (name := Path(path).name) not in case.spare]
     yield f"changed: {', '.join(lost[:3])}" if seen.code == 2 and lost else ""
-    found = control_characters(seen.stdout)
+    found = control_characters(seen.stdout.replace("\t", " "))  # tabs stand between cells
     yield f"control characters on stdout: {found}" if found else ""
     yield case.look(seen) if case.look else ""
 

@@ -20,7 +20,7 @@ def named_folders(
         if os.path.isdir(name):
             yield Path(name)
         elif name:
-            fault = "is no folder" if os.path.exists(name) else "does not exist"
+            fault = "is not a folder" if os.path.exists(name) else "does not exist"
             yield error(f"{what} {name} of ${variable} {fault}: correct it")
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robusteval.errors import RobustevalError
 from robusteval.models.entry import Entry, weights_content
 from robusteval.models.registry import all_entries
 from robusteval.models.tensors import held_by
 from robusteval.report.wording import claimed_by, lowest_claim
+
+if TYPE_CHECKING:
+    from robusteval.attacks.record import Library
 
 Rows = list[dict[str, Any]]
 
@@ -112,7 +115,8 @@ def _found(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 
 def attacks(data_dir: Path | None) -> Rows:
-    """The attacks of the suite `full`, and those that packages add; none of these is loaded."""
+    """The attacks of the suite `full`, those that packages add, of which none is loaded, and what
+    else a suite may name of the libraries, with what is to be installed for it."""
     from robusteval.plan.suite import read_suite
     from robusteval.plugins import plugins
 
@@ -130,7 +134,34 @@ def attacks(data_dir: Path | None) -> Rows:
         {"name": p.name, "library": "robusteval", "attack": p.name, "package": p.package}
         for p in plugins("attacks")
     ]
-    return [*rows, *of_packages]
+    return [*rows, *of_packages, *_by_name({(a["library"], a["attack"]) for a in rows})]
+
+
+def _by_name(shown: set[tuple[str, str]]) -> Rows:
+    """The libraries' other attacks, by the names that suites give them."""
+    from robusteval.attacks.registry import LIBRARIES
+
+    return [
+        {
+            "name": attack.key,
+            "library": library,
+            "attack": name,
+            "norms": ", ".join(attack.norms),
+            **_needs(attack.library),
+        }
+        for library, attacks in LIBRARIES.items()
+        for name, attack in attacks.items()
+        if (library, name) not in shown
+    ]
+
+
+def _needs(library: "Library") -> dict[str, str]:
+    """What to do where a library isn't installed."""
+    try:
+        assert library.version
+    except RobustevalError:
+        return {"needs": library.install}
+    return {}
 
 
 def detectors(data_dir: Path | None) -> Rows:

@@ -30,7 +30,7 @@ def parse_path(value: object) -> Path:
     try:
         longest = max(len(part.encode()) for part in text.split(os.sep))
     except UnicodeEncodeError:  # reports and records are UTF-8, and name it
-        raise ValueError("the path is no UTF-8 text: rename it, or link to it") from None
+        raise ValueError("the path is not UTF-8 text: rename it, or link to it") from None
     if longest > _LONGEST_NAME or len(text.encode()) > _LONGEST_PATH:
         raise ValueError("no file can have so long a name: shorten it")
     return Path(text)
@@ -94,9 +94,9 @@ def read_toml(path: Path, what: str, error: type[RobustevalError]) -> dict[str, 
         return tomllib.loads(text)
     except UnicodeDecodeError as failed:
         coded = "UTF-16" if content[:2] in _UTF16 else f"byte {failed.start} is not"
-        raise error(f"{what} {path} is no UTF-8 text ({coded}): save it as UTF-8") from None
+        raise error(f"{what} {path} is not UTF-8 text ({coded}): save it as UTF-8") from None
     except tomllib.TOMLDecodeError as failed:
-        raise error(f"{what} {path} is no valid TOML ({reason(failed)}): mend that line") from None
+        raise error(f"{what} {path} is not valid TOML ({reason(failed)}): mend that line") from None
     except RecursionError:
         raise error(f"{what} {path} is nested too deeply: it should need few levels") from None
     except ValueError:  # Python's own limit on digits

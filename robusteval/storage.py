@@ -126,7 +126,7 @@ def require_possible(folder: Path, advice: str) -> None:
 def reason(error: Exception) -> str:
     """What went wrong with a file, without the file's name."""
     if isinstance(error, FileExistsError):
-        return "what is there is no folder"
+        return "what is there is not a folder"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -164,7 +164,7 @@ def _lock_file(path: Path, busy: RobustevalError, patience: float) -> Iterator[N
     lock = FileLock(path, timeout=patience, poll_interval=_PAUSE, fallback_to_soft=False)
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise OSError(errno.EINVAL, "it is a link" if path.is_symlink() else "it is no file")
+            raise OSError(errno.EINVAL, "it is a link" if path.is_symlink() else "it is not a file")
         lock.acquire()
     except Timeout:
         raise busy from None
@@ -207,7 +207,7 @@ def _mode_of(path: Path) -> int | None:
     if stat.S_ISLNK(found):
         return None  # it gives way, and what it leads to stays
     if not stat.S_ISREG(found):
-        raise OSError(errno.EINVAL, "what is there is no file")
+        raise OSError(errno.EINVAL, "what is there is not a file")
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, "it is write-protected")
     return stat.S_IMODE(found)

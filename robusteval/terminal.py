@@ -11,6 +11,7 @@ from rich.text import Text
 
 from robusteval import inert
 from robusteval.consoles import console
+from robusteval.durations import duration_text
 from robusteval.piped import is_piped, pair_rows, print_tsv
 from robusteval.report.wording import (
     by_protocol,
@@ -190,7 +191,7 @@ def print_models(reports: list[dict[str, Any]]) -> None:
         table.add_section()
     console.print(table)
     if any(_lowest_claim(r) for r in reports):
-        console.print(Text("What is claimed is of one attack, the columns before it are of all."))
+        console.print(Text("The claim is about one attack, the columns before it are about all."))
     for report in reports:
         for finding in report["findings"]:
             if finding["check"] == BUDGET:
@@ -228,13 +229,12 @@ def print_estimate(model: str, found: "Estimate") -> None:
     print(f"jobs            {found.jobs}")
     print(f"forward passes  {found.forward_passes:,} at most")
     print(f"backward passes {found.backward_passes:,} at most")
-    print(f"minutes         {found.minutes:.1f} at most, if nothing breaks early")
+    print(f"time            {duration_text(60 * found.minutes)} at most, if nothing breaks early")
     print(f"evidence        about {found.bytes / 1000:.0f} kB")
     for part in found.parts:
-        print(
-            f"  {part.purpose:17}  {part.jobs} jobs, {part.forward_passes:,} + "
-            f"{part.backward_passes:,} passes, {part.minutes:.1f} min"
-        )
+        jobs = f"{part.jobs} job{'s' * (part.jobs != 1)}"
+        passes = f"{part.forward_passes:,} + {part.backward_passes:,} passes"
+        print(f"  {part.purpose:17}  {jobs}, {passes}, {duration_text(60 * part.minutes)}")
     for line in found.left_out:
         print(inert.line(line))
 

@@ -32,11 +32,11 @@ def parse_number(value: str | int | float | Fraction) -> Fraction:
         return Fraction(value)
     text = str(value).strip()
     if len(text) > _LONGEST or not _NUMBER.fullmatch(text):
-        raise ValueError(f"{shown(value)} is no number")
+        raise ValueError(f"{shown(value)} is not a number")
     try:
         return Fraction(text)
     except ZeroDivisionError:
-        raise ValueError(f"{shown(value)} is no number") from None
+        raise ValueError(f"{shown(value)} is not a number") from None
 
 
 def parse_float(value: str | int | float | Fraction) -> float:
@@ -56,7 +56,7 @@ def parse_whole(value: str | SupportsIndex) -> int:
         whole = operator.index(value)
         if abs(whole) < 10**18:
             return whole
-    raise ValueError(f"{shown(value)} is no whole number")
+    raise ValueError(f"{shown(value)} is not a whole number")
 
 
 def parse_eps(text: str | int | float | Fraction) -> Fraction:
@@ -68,13 +68,13 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
         eps = parse_number(text)
     except ValueError:
         raise ThreatError(
-            f"ε {shown(text)} is no number: write a decimal or a fraction such as 8/255"
+            f"ε {shown(text)} is not a number: write a decimal or a fraction such as 8/255"
         ) from None
     if eps <= 0:
         raise ThreatError(f"ε {shown(text)} is not positive: write a value above 0, such as 8/255")
     if not _SMALLEST_EPS <= eps <= _LARGEST_EPS:
         raise ThreatError(
-            f"ε {shown(text)} is no size that pixels have: write a value such as 8/255"
+            f"ε {shown(text)} is not a size that pixels have: write a value such as 8/255"
         )
     return eps
 

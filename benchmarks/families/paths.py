@@ -42,7 +42,7 @@ def nowhere(end: str) -> Iterator[Bad]:
         ("é" * 200, "a name of 400 bytes in 200 letters"),
         ("d/" * 2500 + "x", "a path of 5,000 bytes"),
         ("a\0b", "NUL"),
-        (os.fsdecode(b"\xff\xfe"), "bytes that are no text"),
+        (os.fsdecode(b"\xff\xfe"), "bytes that are not text"),
         ("a\nb", "a line feed"),
         ("\x1b[31mred\x1b[0m", "an escape"),
         ("\x1b]0;title\x07", "an OSC escape"),

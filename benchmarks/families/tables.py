@@ -456,4 +456,4 @@ def _bad_files(made: Made, rng: random.Random) -> Iterator[tuple[str, Callable[[
         ("accuracy of 1e308", "clean_accuracy = 0.9917", "clean_accuracy = 1e308"),
     ):
         yield told, lay_text(name, text.replace(old, new, 1)), False
-    yield "a file that is no entry's", lambda: os.symlink("/etc/passwd", name), False
+    yield "a file that is not an entry's", lambda: os.symlink("/etc/passwd", name), False

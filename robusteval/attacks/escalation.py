@@ -37,7 +37,7 @@ def escalate(cascade: "Cascade") -> list[str]:
     if model.layers and not model.reads_distances:
         stages["pull"] = _pull
     stages["more steps"] = _insist
-    if cascade.threat.norm == "Linf" and search.words == 1:
+    if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search
     stages["AutoAttack"] = _autoattack
     return [
@@ -82,7 +82,7 @@ def _search(cascade: "Cascade", rows: Tensor) -> None:
 
 def _autoattack(cascade: "Cascade", rows: Tensor) -> None:
     images, labels = cascade.search.images[rows], cascade.search.labels[rows]
-    version: Version = "rand" if cascade.search.words > 1 else "standard"
+    version: Version = "rand" if cascade.search.votes > 1 else "standard"
     with cascade.model.attending(rows):
         try:
             found = autoattack(

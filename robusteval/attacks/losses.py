@@ -15,7 +15,7 @@ def require_finite(logits: Tensor) -> None:
     them."""
     if not torch.isfinite(logits).all():
         raise AttackError(
-            "the model's logits on attacked images are NaN or infinite, which is no prediction"
+            "the model's logits on attacked images are NaN or infinite, which is not a prediction"
         )
 
 

@@ -146,8 +146,9 @@ class Search:
     ``best`` (B, C, H, W) holds the first image that broke a sample, else the one with the largest
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
     passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
-    points (B, C, H, W), if it is given.  ``words``: passes whose mean logits decide; what they
-    break is looked at once more, by four times as many: of hundreds of tries one is lucky.
+    points (B, C, H, W), if it is given.  ``votes``: how many forward passes are averaged to decide
+    success.  A success is confirmed with four times as many, because among hundreds of tries one
+    succeeds by luck.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
@@ -155,7 +156,7 @@ class Search:
         images = images.detach()
         self.model, self.images, self.labels = model, images, labels.long()
         self.threat = threat
-        self.draws = self.words = 1
+        self.draws = self.votes = 1
         self.nearby: Callable[[Tensor], Tensor] | None = None
         self.batch_size = static_batch(images.device)
         self.best = images.clone()
@@ -165,7 +166,7 @@ class Search:
     @property
     def is_exact(self) -> bool:
         """Whether a step's own pass is the model's last word, too."""
-        return self.model.fast is None and self.words == 1 and not self.images.is_cuda
+        return self.model.fast is None and self.votes == 1 and not self.images.is_cuda
 
     def alive(self, rows: Tensor | None = None) -> Tensor:
         """Those of ``rows`` (all by default) that are not yet broken."""
@@ -180,7 +181,7 @@ class Search:
         first, second = (self.logits(rows, images) for _ in range(2))
         changed = (first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12)
         if changed:
-            self.draws = self.words = DRAWS
+            self.draws = self.votes = DRAWS
         return bool(changed)
 
     def judge(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -192,7 +193,7 @@ class Search:
     def confirmed(self, rows: Tensor, points: Tensor) -> Tensor:
         """Margins (B,) of points by the model itself; of a random one, luck is looked at again."""
         margins = self.margins(rows, points)
-        if self.words > 1 and (lucky := margins > 0).any():
+        if self.votes > 1 and (lucky := margins > 0).any():
             parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
             margins[lucky] = torch.stack(parts).mean(0)
         return margins
@@ -214,8 +215,8 @@ class Search:
         parts = []
         for at in torch.arange(len(rows), device=rows.device).split(self.batch_size):
             with self.model.attending(rows[at]), exact_float32():
-                passes = [self.model(points[at]) for _ in range(self.words)]
-            parts.append(torch.stack(passes).mean(0) if self.words > 1 else passes[0])
+                passes = [self.model(points[at]) for _ in range(self.votes)]
+            parts.append(torch.stack(passes).mean(0) if self.votes > 1 else passes[0])
         logits = torch.cat(parts)
         require_finite(logits)
         return logits

@@ -38,7 +38,7 @@ _OF_THE_RUN = (
 def file_name(row: Row) -> str:
     """Such as ``cifar10_Linf_8_255.csv``.  Raises ThreatError for a row without a threat."""
     if not _EPS.fullmatch(row["eps"]):
-        raise ThreatError(f"ε {ascii(row['eps'])[:60]} is no number as rows have them")
+        raise ThreatError(f"ε {ascii(row['eps'])[:60]} is not a number as rows have them")
     threat = ThreatModel(row["norm"], parse_eps(row["eps"]))  # type: ignore[arg-type]
     return f"{row['dataset']}_{threat.norm}_{threat.eps_text.replace('/', '_')}.csv"
 
@@ -76,7 +76,7 @@ def require_sound(path: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         if wrong := [*uncountable(row), *no_percents(row, ("clean",))]:
             raise EvidenceError(
-                f"{path}: the row of {model_of(row)} holds what is no number ({wrong[0]}): "
+                f"{path}: the row of {model_of(row)} holds what is not a number ({wrong[0]}): "
                 "restore it"
             )
     is_older = rows and all(SEAL not in row for row in rows)

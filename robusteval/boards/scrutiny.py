@@ -58,11 +58,11 @@ def wrong_origin(row: Row) -> Iterable[str]:
     doubt on it."""
     for column, form in _FORMS.items():
         if not re.fullmatch(form, row[column]):
-            yield f"its {column} is no digest"
+            yield f"its {column} is not a digest"
     if not (row["suite"] and row["versions"]):
         yield "its suite or versions are missing"
     elif not _SUITE.fullmatch(row["suite"]):
-        yield "its suite is no suite's name"
+        yield "its suite is not a suite's name"
     elif not _are_versions(row["versions"], row.get("revisions", "")):
         yield "its versions are not those of a run"
     if int(row["seed"]) >= 2**32:
@@ -106,7 +106,8 @@ def wrong_numbers(row: Row) -> Iterable[str]:
     if no_shares:
         first, others = no_shares[0], len(no_shares) - 1
         more = f", nor are {others} other cells" if others else ""
-        yield f"its {first} of {_shown(shares[first])[1:-1]} is no share of {rate.n} samples{more}"
+        value = _shown(shares[first])[1:-1]
+        yield f"its {first} of {value} is not a share of {rate.n} samples{more}"
     else:
         left = {column: float(cell) for column, cell in attacks.items()}
         yield from _contradictions(row["strongest_attack"], rate, float(row["clean"]), left)

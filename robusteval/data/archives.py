@@ -32,7 +32,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         start = stream.read(4)
         if len(start) < 4 or start[:3] != b"\x00\x00\x08" or start[3] > 4:
             raise DataError(
-                f"{shown(path)} is no IDX file of unsigned bytes, in 4 dimensions at most"
+                f"{shown(path)} is not an IDX file of unsigned bytes, in 4 dimensions at most"
             )
         header = stream.read(4 * start[3])
         if len(header) < 4 * start[3]:
@@ -84,7 +84,7 @@ def read_cifar_batches(files: Sequence[Path], label_key: str) -> RawData:
 
 
 def _cifar_batch(file: Path, label_key: str) -> RawData:
-    with parsing(f"{shown(file)} is no CIFAR batch", "fetch it anew"):
+    with parsing(f"{shown(file)} is not a CIFAR batch", "fetch it anew"):
         batch = read_pickle(read_bytes(file))
         rows, labels = whole_numbers(batch["data"]), whole_numbers(batch[label_key])
         if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
@@ -103,7 +103,7 @@ def _labels(labels: NDArray[Any]) -> NDArray[np.int64]:
 
 def read_svhn(path: Path) -> RawData:
     """SVHN's cropped digits (``test_32x32.mat``); the label 10 stands for the digit 0."""
-    with parsing(f"{shown(path)} is no SVHN file", "fetch it anew"):
+    with parsing(f"{shown(path)} is not an SVHN file", "fetch it anew"):
         arrays = read_arrays(read_bytes(path), _MOST_BYTES)
         if missing := {"X", "y"} - set(arrays):
             raise ValueError(f"it holds no array {' and no array '.join(sorted(missing))}")

@@ -31,7 +31,7 @@ def class_folders(root: Path) -> list[Path]:
     found = [path for path in entries(root) if is_folder(path)]
     for path in found:
         if not path.name.isprintable():
-            raise DataError(f"class folder {shown(path)} has a name that is no text: rename it")
+            raise DataError(f"class folder {shown(path)} has a name that is not text: rename it")
     if not all(re.fullmatch("[0-9]+", path.name) for path in found):
         return found
     found.sort(key=lambda path: int(path.name))
@@ -116,7 +116,7 @@ def _annotations(root: Path) -> list[tuple[str, str]]:
     """Each image's file and class.  Raises DataError for a list that is none."""
     listing = root / "val_annotations.txt"
     advice = "fetch it anew"
-    with parsing(f"{shown(listing)} is no list of files and classes", advice):
+    with parsing(f"{shown(listing)} is not a list of files and classes", advice):
         lines = read_bytes(listing).decode("utf-8").splitlines()
         rows = [(file, name) for file, name, *_ in (s.split("\t") for s in lines if s.strip())]
     for file, _ in rows:

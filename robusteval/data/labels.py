@@ -18,7 +18,7 @@ def check_names(told: Sequence[str], classes: int, place: str, name: str) -> Non
         what = "1 class" if len(told) == 1 else f"{len(told)} classes"
         raise DataError(
             f"{place} holds {what} ({_listed(told)}), and {name} has {classes}: "
-            "put in what is missing, or move away what is no class"
+            "put in what is missing, or move away what is not a class"
         )
 
 

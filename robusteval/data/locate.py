@@ -53,10 +53,10 @@ def data_root(data_dir: str | Path | None) -> Path | None:
         return None if folder is None else folder / "data"
     where = "$ROBUSTEVAL_DATA" if data_dir is None else "--data-dir"
     if not isinstance(named, str | os.PathLike) or not str(named):
-        raise DataError(f"data folder {shown(repr(named))} is no path: give one in {where}")
+        raise DataError(f"data folder {shown(repr(named))} is not a path: give one in {where}")
     root = Path(named)
     if not is_folder(root):
-        fault = "is no folder" if is_there(root) else "does not exist"
+        fault = "is not a folder" if is_there(root) else "does not exist"
         raise DataError(f"data folder {shown(root)} {fault}: give an existing one in {where}")
     return root
 

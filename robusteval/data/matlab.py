@@ -27,7 +27,7 @@ def read_arrays(content: bytes, most: int) -> dict[str, NDArray[np.generic]]:
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None or len(content) < _HEADER or content[:4] == b"\x89HDF":
-        raise ValueError("it is no MATLAB file of format 5")
+        raise ValueError("it is not a MATLAB file of format 5")
     arrays = {}
     for kind, data in _elements(content[_HEADER:], order):
         if kind == _COMPRESSED:

@@ -90,12 +90,12 @@ def _sizes(count: int) -> Iterator[int]:
 def check_folder(folder: Path) -> list[Path]:
     """The images of a folder.  Raises DataError if it isn't there, holds none or can't be named."""
     if not is_folder(folder):
-        raise DataError(f"outlier folder {shown(folder)} is no folder: give one with images")
+        raise DataError(f"outlier folder {shown(folder)} is not a folder: give one with images")
     files = image_files(folder)
     if not files:
         raise DataError(f"outlier folder {shown(folder)} holds no images: give a folder with some")
     if not str(folder.resolve()).isprintable():  # the report and the run's record name it
-        raise DataError(f"outlier folder {shown(folder)} has a name that is no text: rename it")
+        raise DataError(f"outlier folder {shown(folder)} has a name that is not text: rename it")
     return files
 
 

@@ -104,7 +104,7 @@ def stored_form(state: State) -> dict[str, Tensor]:
     Raises ValueError or TypeError for what is none.
     """
     if not isinstance(state, Mapping) or not state:
-        raise TypeError("its state is no table of tensors, or an empty one")
+        raise TypeError("its state is not a table of tensors, or an empty one")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise TypeError(f"its state has {kind_of(value)} under {shown(name)}, no tensor")

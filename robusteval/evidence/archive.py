@@ -56,8 +56,8 @@ class Archive:
         except (OSError, *_DAMAGED) as error:
             told = error.strerror if isinstance(error, OSError) else None
             raise EvidenceError(
-                f"{path} is no archive of a run ({told or reason(error)}): `robusteval export RUN "
-                "--as archive` makes one"
+                f"{path} is not an archive of a run ({told or reason(error)}): "
+                "`robusteval export RUN --as archive` makes one"
             ) from None
 
     def read(self, name: str) -> bytes:
@@ -130,7 +130,7 @@ def write_archive(run: Files, stream: BinaryIO) -> None:
     with zipfile.ZipFile(stream, "w") as archive:
         for name in sorted(names):
             if not _NAME.fullmatch(name):
-                raise EvidenceError(f"{shown(run.where(name))} is no file of a run: remove it")
+                raise EvidenceError(f"{shown(run.where(name))} is not a file of a run: remove it")
             archive.writestr(_entry(name), _content(run, name))
 
 
@@ -170,7 +170,7 @@ def _count(ends: bytes, size: int) -> int:
     """
     end, before = ends[-_END_SIZE:], ends[:-_END_SIZE]
     if len(end) < _END_SIZE or end[:4] != _END or end[-2:] != bytes(2):
-        raise ValueError("it is no zip, or was cut short")
+        raise ValueError("it is not a zip, or was cut short")
     count, directory = _number(end[10:12]), _number(end[12:16])
     if before[-20:-16] == _LOCATOR:  # the archive is large, and its real end stands before
         if _number(before[-12:-4]) != size - _ALL_ENDS:
@@ -192,7 +192,7 @@ def _require_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(f"it holds {shown(name)}, which no run has")
         if not stat.S_ISREG(entry.external_attr >> 16):
-            raise ValueError(f"{name} is no file in it")
+            raise ValueError(f"{name} is not a file in it")
         packed = entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size
         if packed or entry.flag_bits & ~_UTF8:
             raise ValueError(f"{name} is packed in it: unpack it, and name the folder")

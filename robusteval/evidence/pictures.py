@@ -76,7 +76,7 @@ def _require_pictures(pictures: Pictures, told: Any) -> None:
     if clean.shape != adversarial.shape or clean.ndim != 4 or clean.shape[1] not in (1, 3):
         raise ValueError("its arrays don't belong together")
     if clean.dtype != np.uint8 or adversarial.dtype != np.uint8 or 0 in clean.shape:
-        raise ValueError("its pixels are no bytes")
+        raise ValueError("its pixels are not bytes")
 
 
 def pick_examples(result: RunResult) -> list[tuple[int, int, int]]:

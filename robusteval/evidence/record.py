@@ -147,7 +147,8 @@ def read_record(files: Files) -> dict[str, Any]:
         name, schema = _schema_of(record["schema"])
     except (FileNotFoundError, NotADirectoryError):
         raise EvidenceError(
-            f"{files.where()} is no run: name a folder that `robusteval run` made, or its archive"
+            f"{files.where()} is not a run: name a folder that `robusteval run` made, or its "
+            "archive"
         ) from None
     except (OSError, *_MALFORMED) as error:
         raise _corrupt(files, error) from None
@@ -166,7 +167,7 @@ def _schema_of(told: Any) -> tuple[str, int]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def open_store(files: Files) -> tuple[Store, RunSpec, dict[str, Any]]:

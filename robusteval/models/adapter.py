@@ -270,7 +270,9 @@ def wrap_module(
     or features that there are not.
     """
     if not isinstance(module, nn.Module):
-        raise AttackError(f"{kind_of(module)} is no torch module: wrap what returns logits in one")
+        raise AttackError(
+            f"{kind_of(module)} is not a torch module: wrap what returns logits in one"
+        )
     if classes is not None or prototypes is None:
         _require_classes(classes)
     own = OwnPrototypes(prototypes, features, similarity, pooling, temperature, reading)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from robusteval.data.known import DATASETS
 from robusteval.errors import EntryError, OutputError, WeightsError, shown
-from robusteval.models.entry import BackboneTable, Entry
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import BackboneTable
 from robusteval.reading import read_file
 from robusteval.schema import checked, plain_name
 from robusteval.storage import create_file
@@ -139,7 +140,7 @@ def _text(draft: Draft) -> str:
 def _about(draft: Draft) -> str:
     lines = [
         "# A model for robusteval.  Lines marked ← are for you to look at, and what is commented",
-        '# out may stay so.  The README explains the fields ("Add a model").',
+        "# out may stay so.  docs/entry.md explains the fields.",
         "",
         _line(f"name = {_quoted(draft.name)}", "that of this file"),
         _line('method = "ce"', "← how it was trained: ce, pcl, mpat, or a word of yours"),
@@ -230,7 +231,7 @@ def _weights(draft: Draft) -> str:
         )
     if path.suffix != ".safetensors":
         raise WeightsError(
-            f"{path} is no safetensors file, and no pickle is ever loaded: save the weights by "
+            f"{path} is not a safetensors file, and no pickle is ever loaded: save the weights by "
             f"{_PLAIN}"
         )
     return _table(

@@ -17,7 +17,8 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, sealed_content, weights_content
+from robusteval.models.entry import Entry, sealed_content, weights_content
+from robusteval.models.entry_tables import BackboneTable
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
@@ -31,6 +32,8 @@ from robusteval.models.libraries import (
 from robusteval.models.made import adapter_of, given_adapter
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.onnx_files import module_from_onnx
+from robusteval.models.robustbench import RobustBenchEntry
+from robusteval.models.robustbench_zoo import robustbench_module
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -135,8 +138,10 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
 
 
 def _without_code(entry: Entry) -> nn.Module | None:
-    """A foreign network that needs no code of the user's: of an ONNX file, or of a library's
-    architecture with its own classifier.  None where the entry has neither."""
+    """A foreign network that needs no code of the user's: of an ONNX file, of RobustBench, or of a
+    library's architecture with its own classifier.  None where the entry has none of them."""
+    if isinstance(entry, RobustBenchEntry):
+        return robustbench_module(entry, read_weights)
     if entry.onnx is not None:
         return module_from_onnx(entry, _image_shape(entry))
     if not reads_itself(entry):
@@ -187,7 +192,7 @@ def tensors_in(content: bytes, path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"{where} can't be read ({reason(error)})") from None
         raise WeightsError(f"{where} don't fit into memory: free some") from None
     except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"{where} are no safetensors file ({reason(error)})") from None
+        raise WeightsError(f"{where} are not a safetensors file ({reason(error)})") from None
     if wrong := [name for name, value in tensors.items() if not torch.isfinite(value).all()]:
         raise WeightsError(f"{where} hold NaN or infinity in {some(wrong)}: train them anew")
     return tensors

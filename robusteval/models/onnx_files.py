@@ -83,7 +83,7 @@ def _checked(where: str, model: Any, shape: Sizes | None) -> tuple[str, Sizes]:
     try:
         _onnx(where).checker.check_model(model)
     except Exception as error:  # noqa: BLE001 - of a compiled part, whose kinds are its own
-        raise WeightsError(f"{where} is no valid ONNX ({reason(error)}): export it anew") from None
+        raise WeightsError(f"{where} is not valid ONNX ({reason(error)}): export it anew") from None
     names = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in names]
     if len(inputs) != 1 or len(model.graph.output) != 1:

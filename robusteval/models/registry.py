@@ -13,6 +13,7 @@ from robusteval.data.known import DATASETS
 from robusteval.errors import EntryError, RobustevalError, UnknownNameError, shown
 from robusteval.folders import named_folders, package_folders, toml_files
 from robusteval.models.entry import Entry, read_entry, require_toml
+from robusteval.models.robustbench import PREFIX, robustbench_entry
 from robusteval.reading import named, named_path
 
 _LOG = logging.getLogger("robusteval")
@@ -84,8 +85,10 @@ def entry_paths() -> dict[str, Path]:
 
 
 def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
-    """An entry by name, or by the path of its TOML file."""
+    """An entry by name, by the path of its TOML file, or of RobustBench's: ``robustbench:NAME``."""
     name = named(name_or_path, "model", EntryError)
+    if name.startswith(PREFIX):
+        return robustbench_entry(name)
     if name.lower().endswith(".toml") or os.sep in name:
         return read_entry(named_path(name, "entry file", EntryError))
     found, problems = _registry()

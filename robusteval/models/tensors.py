@@ -8,6 +8,7 @@ from safetensors import SafetensorError, deserialize
 
 from robusteval.errors import WeightsError, reason
 from robusteval.models.entry import Entry, weights_content
+from robusteval.models.entry_tables import CHECKPOINT
 from robusteval.models.onnx_files import initializers
 
 _TYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}
@@ -43,11 +44,16 @@ def _initializers(entry: Entry) -> Iterator[Held]:
 
 def _tensors(entry: Entry) -> Iterator[Held]:
     content = weights_content(entry)
+    if entry.weights_path.suffix == CHECKPOINT:
+        raise WeightsError(
+            f"weights {entry.weights_path} are a checkpoint of torch: only safetensors files are "
+            "listed (docs/other_tools.md says how to save one)"
+        )
     try:
         found = deserialize(content)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise WeightsError(
-            f"weights {entry.weights_path} are no safetensors file ({reason(error)})"
+            f"weights {entry.weights_path} are not a safetensors file ({reason(error)})"
         ) from None
     for name, about in found:
         yield Held(name, tuple(about["shape"]), _type(about["dtype"]))

@@ -234,7 +234,7 @@ def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "suite file", SuiteError)
         if path.suffix.lower() != ".toml":
-            raise SuiteError(f"suite {path} is no TOML file: name one that ends in .toml")
+            raise SuiteError(f"suite {path} is not a TOML file: name one that ends in .toml")
         return _read(path)
     known = suite_paths()
     if name not in known:

@@ -129,7 +129,7 @@ def cost_curve(curve: dict[str, Any]) -> str:
             label = inert.plot(row["title"])
             axes.plot(max(row["most"], 1), left, mark, color=colour, ms=5, label=label)
         axes.set_xscale("log")
-        axes.set_xlabel("passes over a sample (a backward one counts as two)")
+        axes.set_xlabel("passes per sample, a backward pass counted as two")
         _accuracy_axis(axes)
         return _svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
 

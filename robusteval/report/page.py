@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from robusteval import inert
+from robusteval.durations import duration_text
 from robusteval.evidence.results import Example
 from robusteval.report.figures import (
     accuracy_bars,
@@ -45,7 +46,7 @@ METRIC_TITLES = {
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table),
+    *(from_text, goal_table, duration_text),
 )
 
 

@@ -174,13 +174,13 @@ def read_rows(path: Path, first: Sequence[str] = (), last: Sequence[str] = ()) -
         raise EvidenceError(f"{path}: a row has more or fewer cells than the header: restore it")
     known = [*first, *FOUND, DOUBTS, *BACKING]
     if lacking := [name for name in known if name not in names]:
-        raise EvidenceError(f"{path} is no leaderboard: it lacks {', '.join(lacking[:3])}")
+        raise EvidenceError(f"{path} is not a leaderboard: it lacks {', '.join(lacking[:3])}")
     others = [name for name in names if name not in {*known, *LATER, *last}]
     odd = [name for name in others if not _ATTACKS.fullmatch(name)]
     odd += [name for name, times in Counter(names).items() if times > 1]
     if odd:
         raise EvidenceError(
-            f"{path} is no leaderboard: it has a column too many, {ascii(odd[0])[:60]}"
+            f"{path} is not a leaderboard: it has a column too many, {ascii(odd[0])[:60]}"
         )
     return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -189,7 +189,7 @@ def _cells(path: Path) -> list[list[str]]:
     """Every line that isn't empty, the header first; none if there is no file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise EvidenceError(f"{path} is no file: remove it")
+            raise EvidenceError(f"{path} is not a file: remove it")
         text = path.read_bytes().decode("utf-8-sig")
         return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except FileNotFoundError:

@@ -7,8 +7,8 @@ from robusteval.types import NORM_SIGNS, Norm
 
 # Said beside detectors' numbers on attacked images, until an attack is told the detector.
 UNAWARE = (
-    "No attack here knew the detectors: each was made to fool the model alone. How well a detector "
-    "tells its images apart says nothing of attacks that evade both"
+    "No attack here was told the detectors: each was made to fool the model alone. How well a "
+    "detector recognises its images says nothing about attacks that evade both"
 )
 
 
@@ -96,13 +96,12 @@ def by_protocol(claim: dict[str, Any]) -> bool:
 
 
 _OF_PAPER = (
-    "What papers claim is about their own model; what is measured here is this one, by the suite's "
+    "A paper's claim is about its own model. What was found is about this model, under the suite's "
     "attack of that name"
 )
 _BY_PROTOCOL = (
-    "What is claimed by protocol is about this very model: what the attacks that the paper "
-    "evaluates with leave of it, measured by this project, since the paper has no number on these "
-    "data"
+    "A claim by protocol is about this model: its robust accuracy under the attacks of the paper, "
+    "measured by this project, because the paper has no number on this data set"
 )
 
 

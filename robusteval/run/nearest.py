@@ -39,7 +39,7 @@ def _checked(found: dict[str, Tensor], layer: PrototypeLayer, count: int, model:
     apart = found.get(layer.name)
     due = (count, model.classes, layer.per_class)
     if apart is None or apart.shape != due or not torch.isfinite(apart).all():
-        told = "none" if apart is None else f"{tuple(apart.shape)}, or some that are no numbers"
+        told = "none" if apart is None else f"{tuple(apart.shape)}, or some that are not numbers"
         raise AttackError(
             f"distances to the prototypes of {layer.name} are {told}: return finite ones of shape "
             f"{due} (B, K, M)"

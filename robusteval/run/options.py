@@ -249,7 +249,7 @@ def _require_usable(out: Path) -> None:
     """Raises OutputError for what can't be looked into; a folder that isn't there will be made."""
     try:
         if not stat.S_ISDIR(os.stat(out).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, "it is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder")
     except FileNotFoundError:
         pass
     except OSError as error:

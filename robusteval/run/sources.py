@@ -71,7 +71,7 @@ def transfer_source(
         try:
             _try_source(other, subject, options)
         except RobustevalError as error:
-            _LOG.warning("%s is no source for the diagnostics: %s", other.name, error)
+            _LOG.warning("%s is not a source for the diagnostics: %s", other.name, error)
             continue
         return other.name, other.digest
     return ()

@@ -60,6 +60,8 @@ class Subject:
         """How to find the entry again: its name where that leads to it, else its path."""
         if self.entry is None:
             return ""
+        if self.entry.address:
+            return self.entry.address
         known = entry_paths().get(self.entry.name)
         same = known is not None and known.resolve() == self.entry.path.resolve()
         return self.entry.name if same else str(self.entry.path.resolve())

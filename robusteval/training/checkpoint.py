@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if told is not None and told != _digest(tensors, metadata["state"]):
         raise broken(path, "its digest is another")
     if not isinstance(state, dict):
-        raise broken(path, "its state is no table")
+        raise broken(path, "its state is not a table")
     return tensors, state
 
 

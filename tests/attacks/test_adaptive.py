@@ -585,7 +585,7 @@ def test_luck_does_not_break_a_random_model() -> None:
         torch.zeros(8, dtype=torch.long),
         threat_of("Linf", 0.1),
     )
-    search.words = 8
+    search.votes = 8
     rows = search.alive()
     for _ in range(200):
         search.judge(rows, search.images)

@@ -153,5 +153,5 @@ def test_a_model_that_answers_nan_is_refused() -> None:
 
     moved = Function(lambda x: torch.where(unmoved(x), model(x), torch.nan))
     for attack in (adaptive, smallest):
-        with pytest.raises(AttackError, match="NaN or infinite, which is no prediction"):
+        with pytest.raises(AttackError, match="NaN or infinite, which is not a prediction"):
             attack(moved, images, labels, threat)

@@ -15,6 +15,7 @@ from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.foolbox import foolbox_attack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
@@ -48,12 +49,17 @@ def by_advlib(*given: Any) -> Tensor:
     return advlib_attack(*given, name="fmn", seed=0, parameters={"steps": 2}).images
 
 
+def by_foolbox(*given: Any) -> Tensor:
+    pytest.importorskip("foolbox")
+    return foolbox_attack(*given, name="LInfFMNAttack", seed=0, parameters={"steps": 2}).images
+
+
 def by_noise(*given: Any) -> Tensor:
     return gaussian_noise(*given, draws=2)
 
 
 OWN: list[Attack] = [adaptive, smallest, by_source]
-OTHERS = [by_torchattacks, by_advlib, by_noise, gaussian_noise, autoattack]
+OTHERS = [by_torchattacks, by_advlib, by_foolbox, by_noise, gaussian_noise, autoattack]
 
 
 # Randomised modules
@@ -138,7 +144,7 @@ class Stairs(nn.Module):
 
 
 class MyAdapter(Adapter):
-    """As README tells: ``layers``, ``distances`` and ``logits_and_distances``."""
+    """As its class tells: ``layers``, ``distances`` and ``logits_and_distances``."""
 
     module: Stairs
 

@@ -12,6 +12,7 @@ from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
+from robusteval.attacks.libraries.foolbox import foolbox_attack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
@@ -38,6 +39,11 @@ def by_advlib(*given: Any) -> Tensor:
     return advlib_attack(*given, name="fmn", seed=0, parameters={"steps": 2}).images
 
 
+def by_foolbox(*given: Any) -> Tensor:
+    pytest.importorskip("foolbox")
+    return foolbox_attack(*given, name="LInfFMNAttack", seed=0, parameters={"steps": 2}).images
+
+
 def by_source(*given: Any) -> Tensor:
     return transfer(*given, source=nearest_prototypes(count=4).model, steps=2)
 
@@ -48,7 +54,7 @@ def by_noise(*given: Any) -> Tensor:
 
 PLAIN: list[Attack] = [
     *(adaptive, adaptive_result, smallest, by_source, joint_pc, prototype_margin),
-    *(gaussian_noise, by_noise, by_torchattacks, by_advlib, autoattack),
+    *(gaussian_noise, by_noise, by_torchattacks, by_advlib, by_foolbox, autoattack),
 ]
 THREAT = threat_of("Linf", 0.05)
 KNOWN = nearest_prototypes(count=6)

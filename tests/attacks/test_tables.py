@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robusteval import api
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.libraries import advlib, torchattacks
+from robusteval.attacks.libraries import advlib, foolbox, torchattacks
 from robusteval.attacks.libraries.torchattacks import (
     REFUSED,
     torchattacks_attack,
@@ -24,21 +24,36 @@ from robusteval.errors import AttackError
 from robusteval.plan.plan import check_names
 from robusteval.plan.suite import read_suite, suite_names
 from robusteval.types import NORMS, ThreatModel
-from tests.helpers.attacks import AddAttack, Call
+from tests.helpers.attacks import AddAttack, Call, require_installed
 from tests.helpers.commands import cli, refused
 from tests.helpers.known import images_near_grey, threat_of
 
-# What no suite can give: starting points, penalties, other forms of the answer.
-LEFT_OUT = {"starting_points", "penalty", "return_unsuccessful", "return_targets"}
-TABLES = {"torchattacks": torchattacks.TABLE.listed, "advlib": advlib.TABLE.listed}
+# What no suite can give: starting points, penalties, other forms of the answer, and what the
+# threat model says.
+LEFT_OUT = {
+    *("starting_points", "penalty", "return_unsuccessful", "return_targets"),
+    *("init_attack", "distance", "tensorboard", "channel_axis", "constraint", "epsilon"),
+}
+TABLES = {
+    "torchattacks": torchattacks.TABLE.listed,
+    "advlib": advlib.TABLE.listed,
+    "foolbox": foolbox.TABLE.listed,
+}
 TORCHATTACKS, ADVLIB = TABLES["torchattacks"], TABLES["advlib"]
 EVERY = [(library, name) for library, table in TABLES.items() for name in table]
 
 
 def signature_of(library: str, name: str) -> dict[str, inspect.Parameter]:
+    """What an attack takes; of Foolbox's, which take ε where they run, that too."""
+    require_installed(library, name)
     if library == "advlib":
-        pytest.importorskip("adv_lib")
         return dict(inspect.signature(getattr(advlib.advlib_module(), name)).parameters)
+    if library == "foolbox":
+        kind = getattr(foolbox.foolbox_module().attacks, name)
+        taken = dict(inspect.signature(kind.run).parameters)
+        return {k: v for k, v in taken.items() if k == "epsilon"} | dict(
+            inspect.signature(kind).parameters
+        )
     return dict(inspect.signature(getattr(torchattacks_module(), name)).parameters)
 
 
@@ -164,8 +179,12 @@ SMALL = {
     **{"num_steps": 24, "n_iter": 12, "nb_iter": 5, "nb_sample": 8, "iter": 12, "search_iter": 4},
     **{"df_steps": 6, "N": 4, "m": 3, "eot_iter": 2, "n_restarts": 2, "restarts": 2},
     **{"noise_batch_size": 4, "batch_max": 16, "num_iter_set": 5, "num_targets": 3},
+    **{"initial_gradient_eval_steps": 20},
 }
 STOPS_EARLY = {
+    *("L2DeepFoolAttack", "LinfDeepFoolAttack", "L2CarliniWagnerAttack", "EADAttack"),
+    *("BoundaryAttack", "HopSkipJumpAttack", "LinearSearchBlendedUniformNoiseAttack"),
+    *("L2BrendelBethgeAttack", "LinfinityBrendelBethgeAttack"),
     *("CW", "DeepFool", "EADEN", "FAB", "fab", "df", "sdf", "tr"),
     *("carlini_wagner_l2", "carlini_wagner_linf"),
 }

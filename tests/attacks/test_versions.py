@@ -7,6 +7,7 @@ import pytest
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
 from robusteval.attacks.tuning import TUNING
+from tests.helpers.attacks import require_installed
 from tests.helpers.outcomes import attacks, outcomes, stored
 
 STORED = stored()
@@ -21,8 +22,7 @@ def test_every_attack_has_its_outcomes_stored() -> None:
 def test_what_an_attack_returns_changes_with_its_version_alone(key: str) -> None:
     """Norms and margins of its images, to three digits; nearer than that none is a decision."""
     library, _, name = key.partition(".")
-    if library == "advlib":
-        pytest.importorskip("adv_lib")
+    require_installed(library, name)
     attack, before = find(library, name), STORED[key]
     assert attack.version == before["version"], "run python -m tests.helpers.outcomes"
     assert not differing(attack), "raise its version, and run python -m tests.helpers.outcomes"

@@ -16,6 +16,7 @@ from benchmarks import (
     libraries,
     oracle,
     overhead,
+    published,
     retrain,
     scaling,
     stored,
@@ -31,7 +32,7 @@ from robusteval.attacks.tuning import TUNING
 from robusteval.boards.board import RANK
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
-from robusteval.models.entry import Trained
+from robusteval.models.entry_tables import Trained
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.report import rows
@@ -262,40 +263,42 @@ def test_the_documents_tables_say_what_entries_and_leaderboards_say(
     assert tables.main() == 0, capsys.readouterr().out
 
 
-def test_a_leaderboard_is_told_in_rows_where_there_are_claims_else_in_words(tmp_path: Path) -> None:
-    columns = [*RANK, *rows.FOUND, "attack_adaptive", "attack_autoattack", *rows.BACKING]
+def test_a_leaderboard_is_a_table_with_what_it_says_of_attacks(tmp_path: Path) -> None:
+    of_attacks = [f"attack_{name}" for name in ("adaptive", "autoattack", "pgd10", "smallest")]
+    columns = [*RANK, *rows.FOUND, *of_attacks, *rows.BACKING]
     firm = dict.fromkeys(columns, "") | {"model": "a", "clean": "90.00", "worst_case": "40.00"}
     firm |= {"worst_case_low": "35.80", "worst_case_high": "44.36", "samples": "500"}
+    firm |= {"dataset": "digits", "norm": "Linf", "eps": "0.15", "training": "standard"}
     firm |= {"claimed": "51.3", "claimed_by": "pgd20", "attack_autoattack": "40.20"}
-    firm |= {"attack_adaptive": "40.00"}
+    firm |= {"attack_adaptive": "40.00", "attack_smallest": "41.20", "attack_pgd10": "44.00"}
     broken = {**firm, "model": "b", "worst_case": "0.00", "claimed": "", "attack_adaptive": "41.00"}
     (tmp_path / "x.csv").write_text(rows.as_csv([firm, broken], RANK))
-    told = list(tables.found(tmp_path))
-    assert told[0] == "`x.csv`, 500 samples:"
-    assert told[4] == (
-        "| `a` |  | 90.00 % | 51.3 % (pgd20) | 40.20 % | 40.00 % | **40.00 %** [35.80, 44.36] |"
+    told = list(published.found(tmp_path))
+    assert told[0] == "## digits, L∞ 0.15"
+    assert told[2] == "`x.csv`, 500 samples for each model."
+    assert told[6] == (
+        "| `a` | standard | 90.00 % | 51.3 % (pgd20) | 44.00 % | 40.20 % | 40.00 % | 41.20 % | "
+        "**40.00 %** [35.80, 44.36] |"
     )
-    assert "| – |" in told[5]
-    assert told[7] == (
-        "`adaptive` leaves fewer samples than AutoAttack on 1 of them, as many on 0, more on 1 "
-        "(`b` by 4)."
+    assert "| – |" in told[7]
+    assert told[9] == (
+        "- Robust samples under `adaptive`, compared with AutoAttack: fewer for 1 of 2 models, as "
+        "many for 0, more for 1 (`b` by 4)."
     )
-    (tmp_path / "w.csv").write_text(rows.as_csv([{**firm, "claimed": ""}, broken], RANK))
-    told = list(tables.found(tmp_path))
-    assert told[0] == "`x.csv`, 500 samples:"  # claims come first
-    assert (
-        "`w.csv`, 500 samples: 2 models, worst cases from 40.00 % [35.80, 44.36] (`a`) down to "
-        "0.00 % [35.80, 44.36] (`b`)."
-    ) in told
-    (tmp_path / "w.csv").write_text(rows.as_csv([{**firm, "claimed": ""}], RANK))
-    alone = "`w.csv`, 500 samples: one model, worst case 40.00 % [35.80, 44.36] (`a`)."
-    assert alone in list(tables.found(tmp_path))
+    assert told[10] == (
+        "- Robust accuracy under `smallest` lies +0.2 to +1.2 points from that under `adaptive`."
+    )
+    unclaimed = {**firm, "claimed": "", "eps": "0.1"}
+    (tmp_path / "w.csv").write_text(rows.as_csv([unclaimed], RANK))
+    told = list(published.found(tmp_path))
+    assert told[0] == "## digits, L∞ 0.15"  # claims come first
+    assert "claimed" not in told[told.index("## digits, L∞ 0.1") + 4]
     doubted = [{**firm, "findings": "suspicious: logits"}, {**broken, "findings": "broken: x"}]
     (tmp_path / "w.csv").write_text(rows.as_csv(doubted, RANK))
-    said = "Since a check is suspicious, the worst cases of `a` are upper bounds."
-    assert any(line.endswith(said) for line in tables.found(tmp_path))
-    (tmp_path / "w.csv").write_text(rows.as_csv(doubted[:1] * (tables.NAMED + 1), RANK))
-    assert any("the worst cases of 6 of them are" in line for line in tables.found(tmp_path))
+    said = "- A check is suspicious for `a`: those worst cases are upper bounds."
+    assert said in list(published.found(tmp_path))
+    (tmp_path / "w.csv").write_text(rows.as_csv(doubted[:1] * (published.NAMED + 1), RANK))
+    assert said.replace("`a`", "6 models") in list(published.found(tmp_path))
 
 
 def test_only_what_is_between_the_marks_is_written() -> None:
@@ -362,7 +365,9 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     ]
     head, _, row = attacks.contest(results)
     told = "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | "
-    assert head.endswith("| seconds | left at a budget of 60, 120, 240, 400, 1,000 | APGD-T |")
+    assert head.endswith(
+        "| seconds | robust samples at a budget of 60, 120, 240, 400, 1,000 | APGD-T |"
+    )
     assert row == told + "100, 1/30 | 1, 1/60 | –, –, –, 50, 49 | 52 at 18× |"
     *_, alone = attacks.contest(results[:2])
     assert alone == told + "100, 1/30 | 1, 1/60 |"

@@ -144,7 +144,7 @@ def resealed(path: Path, at: int, **changed: str) -> str:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"suite": "no name"}, "suite is no suite's name"),
+        ({"suite": "no name"}, "suite is not a suite's name"),
         ({"suite": "mine"}, "its suite differ from its run's on"),
         ({"seed": str(2**32)}, "seed is larger than a run's"),
         ({"seed": "1"}, "its seed differ from its run's on cifar10_2_L2_0.5.csv"),
@@ -155,10 +155,10 @@ def resealed(path: Path, at: int, **changed: str) -> str:
         ({"findings": "suspicious: a; broken: b"}, "findings name no verdict"),
         ({"findings": "suspicious: "}, "findings name no verdict"),
         ({"eps": "16/510"}, "written otherwise"),
-        ({"eps": "1e9999999999"}, "no number as rows have them"),
+        ({"eps": "1e9999999999"}, "not a number as rows have them"),
         ({"eps": "8/0"}, "ε"),
         ({"norm": "L7"}, "norm"),
-        ({"run": "0123abcg"}, "its run is no digest"),
+        ({"run": "0123abcg"}, "its run is not a digest"),
     ],
 )
 def test_what_is_sealed_anew_must_fit_all_the_same(
@@ -273,7 +273,7 @@ def test_what_is_no_file_is_no_board(folder: Path) -> None:
     (folder / "folder.csv").mkdir()
     checks = {check.name: check.held for check in leaderboards.check(folder)}
     assert checks == {SISTER: True, SMALL: True, "loop.csv": False, "pipe.csv": False}
-    with pytest.raises(EvidenceError, match=r"folder\.csv is no file"):
+    with pytest.raises(EvidenceError, match=r"folder\.csv is not a file"):
         read_rows(folder / "folder.csv")
 
 

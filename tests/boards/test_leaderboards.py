@@ -255,10 +255,10 @@ def test_checking_tells_of_rows_by_earlier_attacks(folder: Path) -> None:
     ("column", "value", "said"),
     [
         ("worst_case", "99.99", "not 0 of 30"),
-        ("clean", "99.99", "no share of 30"),
-        ("clean", "nan", "clean of nan is no share"),
-        ("attack_pgd10", "99.00", "no share of 30"),
-        ("attack_pgd10", "inf", "inf is no share"),
+        ("clean", "99.99", "not a share of 30"),
+        ("clean", "nan", "clean of nan is not a share"),
+        ("attack_pgd10", "99.00", "not a share of 30"),
+        ("attack_pgd10", "inf", "inf is not a share"),
         ("attack_gaussian_noise", "0.00", "its strongest attack"),
         ("strongest_attack", "gaussian_noise", "its strongest attack"),
         ("method", "=HYPERLINK(0)", "its method"),
@@ -400,7 +400,7 @@ def test_numbers_that_cannot_be_trusted_are_not_added(
 
 def test_nothing_is_added_to_a_damaged_board(folder: Path, runs: list[Path]) -> None:
     alter(folder / "digits_Linf_0.15.csv", rank="x")
-    refused(cli("leaderboard", "add", str(runs[0]), "--folder", str(folder)), "no number")
+    refused(cli("leaderboard", "add", str(runs[0]), "--folder", str(folder)), "not a number")
 
 
 def test_every_trained_model_is_published_in_both_norms() -> None:

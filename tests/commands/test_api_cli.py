@@ -113,7 +113,7 @@ def test_dry_run_writes_nothing() -> None:
     result = cli("run", "--model", "pcl_digits", "--dry-run", "--samples", "20")
     assert result.exit_code == 0
     assert "forward passes" in result.stdout
-    assert "minutes" in result.stdout
+    assert "time            " in result.stdout
     assert not Path("runs").exists()
 
 
@@ -141,7 +141,7 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         ),
         (["--model", "resnet50"], ["unknown model", "60", "such as anl_at_digits", "list models"]),
         (["--model", "pcl_digits", "--eps", "-1"], ["not positive"]),
-        (["--model", "pcl_digits", "--eps", "big"], ["no number"]),
+        (["--model", "pcl_digits", "--eps", "big"], ["not a number"]),
         (["--model", "pcl_digits", "--eps", "8"], ["8/255"]),
         (["--model", "pcl_digits", "--eps", "L3:1"], ["L3"]),
         (["--model", "pcl_digits", "--samples", "0"], ["--samples"]),

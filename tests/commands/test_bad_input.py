@@ -45,7 +45,7 @@ def refused(text: str) -> None:
 
 
 def refuses() -> None:
-    raise DataError("x is no y: choose another")
+    raise DataError("x is not a y: choose another")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def exits(images: Tensor) -> Tensor:
             AttackError,
             "SystemExit: 0",
         ),
-        (lambda: read_record(Local(Path())), EvidenceError, "NaN is no number of JSON"),
+        (lambda: read_record(Local(Path())), EvidenceError, "NaN is not a number of JSON"),
         (lambda: read_record(Local(Path("other"))), EvidenceError, "schema ' ' names no version"),
         (
             lambda: read_pictures(Store(Local(Path()), "")),

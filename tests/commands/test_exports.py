@@ -267,7 +267,7 @@ def test_what_can_not_be_exported_is_told(report: api.Report, tmp_path: Path) ->
     run = str(report.folder)
     refused(cli("export", run, "--as", "csv"), "'csv'", "archive, json, parquet")
     refused(cli("export"), "run")
-    refused(cli("export", str(tmp_path)), "is no run")
+    refused(cli("export", str(tmp_path)), "is not a run")
     refused(cli("export", run, "--to", str(tmp_path / "no" / "x")), "can't be written", "--to")
     with pytest.raises(UnknownNameError):
         api.export(run, "xml")  # type: ignore[arg-type]

@@ -470,8 +470,8 @@ def test_no_number_is_infinite(
             "unknown field methud: did you mean method? (and 1 more)",
         ),
         ('norm = "Linf"', 'norm = "linf"', "claims.0.norm must be 'Linf' or 'L2', not 'linf'"),
-        ('eps = "8/255"', 'eps = "8 / 255"', "claims.0.eps: ε '8 / 255' is no number"),
-        ('eps = "8/255"', 'eps = "1e9999999999"', "claims.0.eps: ε '1e9999999999' is no number"),
+        ('eps = "8/255"', 'eps = "8 / 255"', "claims.0.eps: ε '8 / 255' is not a number"),
+        ('eps = "8/255"', 'eps = "1e9999999999"', "claims.0.eps: ε '1e9999999999' is not a number"),
         ('["0.1", "0.2"]', '["0.1"]', "training.adversarial.eps.1 is missing"),
         ('["0.1", "0.2"]', '["0.1", "0.2", "0.3"]', "training.adversarial.eps takes 2 values"),
         ('["0.1", "0.2"]', '["0.1", "8"]', "training.adversarial.eps: ε 8 is larger"),
@@ -610,7 +610,7 @@ def test_a_source_that_cannot_be_loaded_gives_way_to_the_next(
     with caplog.at_level(logging.WARNING, "robusteval"):
         prepared = prepare(Asked("pcl_digits"), "quick", Options(samples=10))
     assert prepared.spec.transfer_source[0] == "ce_digits"
-    assert "a_digits is no source for the diagnostics: weights" in caplog.text
+    assert "a_digits is not a source for the diagnostics: weights" in caplog.text
 
 
 def test_folders_that_are_not_there_are_told(
@@ -665,15 +665,15 @@ def test_a_package_of_entries_that_leads_nowhere(
     "name", ["cnn.pt", "x/model.pth", "a.CKPT", "weights.safetensors", "m.onnx"]
 )
 def test_a_checkpoint_is_no_entry(name: str) -> None:
-    refused(cli("run", "--model", name), name, "is a checkpoint", "wrap_module", "README")
+    refused(cli("run", "--model", name), name, "is a checkpoint", "wrap_module", "docs/entry.md")
 
 
 def test_other_things_that_are_no_entries(tmp_path: Path) -> None:
     refused(cli("run", "--model", "net.py"), "factory")
     refused(cli("show", f"{tmp_path}/"), "a folder")
     (tmp_path / "x.yaml").touch()
-    refused(cli("show", str(tmp_path / "x.yaml")), "no TOML file")
-    refused(cli("run", "--model", "pcl_digits", "--suite", f"{tmp_path}/"), "no TOML file")
+    refused(cli("show", str(tmp_path / "x.yaml")), "not a TOML file")
+    refused(cli("run", "--model", "pcl_digits", "--suite", f"{tmp_path}/"), "not a TOML file")
 
 
 def test_far_names_are_not_listed() -> None:
@@ -821,7 +821,7 @@ def test_a_pipe_never_blocks(tmp_path: Path) -> None:
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(5)
-    assert found[0].strerror == "it is no regular file"
+    assert found[0].strerror == "it is not a regular file"
 
 
 @pytest.mark.parametrize("value", ["", "a\0b", "x" * 256, "é" * 200, "d/" * 2048, b"x", 3, None])

@@ -99,5 +99,5 @@ def test_a_table_that_cannot_be_written_is_told_before_models_are_run(
 
 def test_no_character_of_a_path_is_a_traceback(places: Path) -> None:
     for name in ("\0", "\ud800"):
-        with pytest.raises(RobustevalError, match=r"^out = .*(NUL|no UTF-8 text)"):
+        with pytest.raises(RobustevalError, match=r"^out = .*(NUL|not UTF-8 text)"):
             api.Options(samples=2, out=places / name)

@@ -419,7 +419,10 @@ def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester)
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (["--robusteval-out=few.toml"], "few.toml can't be written (what is there is no folder)"),
+        (
+            ["--robusteval-out=few.toml"],
+            "few.toml can't be written (what is there is not a folder)",
+        ),
         (["-o", "cache_dir=few.toml"], "pytest's cache can't be written"),
     ],
 )
@@ -468,8 +471,8 @@ WRONG = {
     "norm='L1'": "norm = 'L1': did you mean L2?",
     "norm=2": "norm = 2: did you mean L2?",
     "eps=8": "ε 8 is larger than the whole pixel range [0, 1] in L∞: did you mean 8/255?",
-    "eps='8/'": "ε '8/' is no number: write a decimal or a fraction such as 8/255",
-    "eps=[0.1, {}]": "ε {} is no number",
+    "eps='8/'": "ε '8/' is not a number: write a decimal or a fraction such as 8/255",
+    "eps=[0.1, {}]": "ε {} is not a number",
     "eps='L3:1'": "norm 'L3' is unknown",
     "norm='L2', eps='Linf:0.1'": "norm = 'L2', but eps = 'Linf:0.1': give an ε in that norm",
     "images='photos'": "images = 'photos': give a path as data=…",
@@ -692,13 +695,3 @@ def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
-
-
-def test_what_the_readme_shows(pytester: pytest.Pytester, kept: Path) -> None:
-    """With attacks that take less time."""
-    text = (PROJECT / "README.md").read_text("utf-8")
-    (shown,) = re.findall(r"```python\n(import pytest\n.*?)```", text, re.DOTALL)
-    assert 'suite="quick"' in shown
-    pytester.makepyfile(shown.replace('suite="quick"', 'suite="few.toml", only="fgsm"'))
-    (pytester.path / "few.toml").write_text(FEW, "utf-8")
-    inner(pytester, f"--robusteval-out={kept}").assert_outcomes(passed=1)

@@ -157,7 +157,7 @@ def test_a_forged_array_in_a_pickle_cannot_reach_memory(tmp_path: Path) -> None:
     ):
         path = tmp_path / "test_batch"
         path.write_bytes(pickle.dumps({"data": Forged(state), "labels": [1]}, 2))
-        with pytest.raises(DataError, match="no CIFAR batch"):
+        with pytest.raises(DataError, match="not a CIFAR batch"):
             readers.read_cifar_batches([path], "labels")
 
 

@@ -249,7 +249,7 @@ def without(field: str) -> str:
 
 ALONE = "name = 'mine'\nclasses = 2\nbase = "
 WRONG = {
-    "no TOML": ("name = ", "no valid TOML"),
+    "no TOML": ("name = ", "not valid TOML"),
     "no title": (without("title"), "title is missing: give it"),
     "no shape": (without("shape"), "shape is missing: give it"),
     "no count": (without("test_samples"), "test_samples is missing: give it"),
@@ -266,7 +266,7 @@ WRONG = {
     "as text": (MINE.replace("= 4", '= "4"'), "classes needs a whole number, not '4'"),
     "one class": (MINE.replace("= 4", "= 1"), "classes must be 2 or more, not 1"),
     "ε of 255": (MINE.replace('"8/255"', '"8"'), "did you mean 8/255?"),
-    "ε as a word": (MINE.replace("0.5", '"half"'), "ε 'half' is no number"),
+    "ε as a word": (MINE.replace("0.5", '"half"'), "ε 'half' is not a number"),
     "names": (f'class_names = ["a"]\n{MINE}', "class_names has 1 names for 4 classes"),
     "a path": (f'folders = ["../x"]\n{MINE}', "folders.0: needs the name of one folder"),
     "archive": (f'torchvision = "EMNIST"\n{MINE}', "torchvision must be 'MNIST', "),

@@ -87,7 +87,7 @@ def test_undecodable_names_are_read_and_shown(tmp_path: Path) -> None:
     assert shown(folder).endswith("\\udcff")
     (found,) = readers.image_files(folder)
     assert readers.decode(found, SHAPE).max() == 0
-    with pytest.raises(DataError, match=r"udcff has a name that is no text"):
+    with pytest.raises(DataError, match=r"udcff has a name that is not text"):
         check_folder(folder)
     found.write_bytes(b"")
     with pytest.raises(DataError) as caught:
@@ -130,11 +130,11 @@ def test_text_is_taken_for_a_data_folder_and_nothing_else(tmp_path: Path) -> Non
     (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x01\x03")
     assert load_dataset("mnist", data_dir=str(tmp_path)).labels.tolist() == [3]
     for nothing in (5, "", b"data"):
-        with pytest.raises(DataError, match="no path"):
+        with pytest.raises(DataError, match="not a path"):
             load_dataset("mnist", data_dir=nothing)
     with pytest.raises(UnknownNameError):
         load_dataset(5)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         load_dataset("mnist", data_dir=raw / "t10k-labels-idx1-ubyte")
     with pytest.raises(DataError, match="train or test"):
         load_dataset("digits", "validation")

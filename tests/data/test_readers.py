@@ -474,7 +474,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
         readers.read_cifar_batches([path], "labels")
     assert not Path("owned").exists()
     path.write_bytes(b"\x80garbage")
-    with pytest.raises(DataError, match="no CIFAR batch"):
+    with pytest.raises(DataError, match="not a CIFAR batch"):
         readers.read_cifar_batches([path], "labels")
 
 
@@ -495,7 +495,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_batches_of_other_values_are_refused(tmp_path: Path, batch: object) -> None:
     path = tmp_path / "test_batch"
     path.write_bytes(pickle.dumps(batch, 2))
-    with pytest.raises(DataError, match="is no CIFAR batch"):
+    with pytest.raises(DataError, match="is not a CIFAR batch"):
         readers.read_cifar_batches([path], "labels")
 
 
@@ -557,7 +557,7 @@ def test_svhn_of_other_values_is_refused(
     tmp_path: Path, images: np.ndarray, labels: list[list[float]]
 ) -> None:
     savemat(tmp_path / "test_32x32.mat", {"X": images, "y": np.array(labels)})
-    with pytest.raises(DataError, match="no SVHN file"):
+    with pytest.raises(DataError, match="not an SVHN file"):
         load_dataset("svhn", data_dir=tmp_path)
 
 
@@ -604,12 +604,12 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 
 def test_broken_lists_and_matrices_are_named(tmp_path: Path) -> None:
     (tmp_path / "test_32x32.mat").write_bytes(b"cut")
-    with pytest.raises(DataError, match="no SVHN file"):
+    with pytest.raises(DataError, match="not an SVHN file"):
         load_dataset("svhn", data_dir=tmp_path)
     listing = tmp_path / "val_annotations.txt"
     for content in (b"only-a-file.png\n", b"\xff\xfe\n"):
         listing.write_bytes(content)
-        with pytest.raises(DataError, match="no list of files and classes"):
+        with pytest.raises(DataError, match="not a list of files and classes"):
             readers.read_tiny_imagenet_val(tmp_path, COLOUR)
 
 

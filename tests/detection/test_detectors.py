@@ -76,7 +76,7 @@ def test_what_a_model_has_not_is_left_out_and_says_why(tmp_path: Path) -> None:
             "feature_norm": ("detector", "the model shows no features, only logits"),
         }
         assert {row["detector"] for row in report.content["outliers"]} == {"energy"}
-        assert "Left out: feature_norm" in (report.folder / "report.md").read_text()
+        assert "feature_norm was left out, because" in (report.folder / "report.md").read_text()
         other = api.evaluate("ce_digits", path, options=api.Options(samples=12, out=tmp_path))
         assert {row["detector"] for row in other.content["outliers"]} == {"energy", "feature_norm"}
         assert [row["name"] for row in other.content["left_out"]] == ["nearest_prototype"]

@@ -310,7 +310,7 @@ def test_a_failure_stands_once_there_are_scores(
     path = suite_of(tmp_path, "energy", "vain")
     with DETECTORS.having("vain", vain):
         first = api.evaluate("ce_digits", path, options=options(tmp_path))
-        assert "TypeError: its state is no table" in first.content["left_out"][0]["reason"]
+        assert "TypeError: its state is not a table" in first.content["left_out"][0]["reason"]
         mended = replace(vain, fit_read=lambda *_: {"a": torch.ones(1)})
         monkeypatch.setattr(runner, "write_examples", lambda *_: None)
         with DETECTORS.having("vain", mended):

@@ -229,7 +229,7 @@ def test_what_is_gone_is_missed(name: str, folder: Path, tmp_path: Path) -> None
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     whole = altered(api.export(copy, "archive", "whole.zip"), lambda entries: strike(entries, name))
     if name == "run.json":
-        refused(cli("verify", str(whole)), "is no run")
+        refused(cli("verify", str(whole)), "is not a run")
     else:
         assert cli("verify", str(whole)).exit_code == 1
 
@@ -283,9 +283,12 @@ STRANGE = {
     "another file": (more("run.py"), "'run.py'"),
     "a log": (more("workers.log"), "'workers.log'"),
     "an escape": (more("evidence/\x1b[31m"), "x1b"),
-    "a link": (more("evidence/x", b"/etc/passwd", stat.S_IFLNK | 0o777), "evidence/x is no file"),
-    "a device": (more("evidence/x", b"", stat.S_IFCHR | 0o777), "evidence/x is no file"),
-    "a mode of nothing": (more("evidence/x", b"", 0), "evidence/x is no file"),
+    "a link": (
+        more("evidence/x", b"/etc/passwd", stat.S_IFLNK | 0o777),
+        "evidence/x is not a file",
+    ),
+    "a device": (more("evidence/x", b"", stat.S_IFCHR | 0o777), "evidence/x is not a file"),
+    "a mode of nothing": (more("evidence/x", b"", 0), "evidence/x is not a file"),
     "packed": (
         more("evidence/x", b"0" * 10**6, packed=zipfile.ZIP_DEFLATED),
         "evidence/x is packed",
@@ -302,8 +305,8 @@ def test_what_no_run_has_is_refused(how: str, packed: Path, tmp_path: Path) -> N
     other = altered(Path(shutil.copy(packed, tmp_path)), change)
     for verb in ("verify", "report"):
         result = cli(verb, str(other))
-        refused(result, "is no archive of a run", told)
-    with pytest.raises(EvidenceError, match="is no archive of a run"):
+        refused(result, "is not an archive of a run", told)
+    with pytest.raises(EvidenceError, match="is not an archive of a run"):
         api.compare([packed, other])
 
 
@@ -340,10 +343,10 @@ def test_half_of_it_is_none(packed: Path, tmp_path: Path) -> None:
     lengths = random.Random(0).sample(range(len(content)), 60)
     for length in (0, 1, 21, 22, len(content) - 1, *lengths):
         part.write_bytes(content[:length])
-        with pytest.raises(EvidenceError, match="is no archive of a run"):
+        with pytest.raises(EvidenceError, match="is not an archive of a run"):
             Archive(part)
     part.write_bytes(content + b"x")
-    refused(cli("verify", str(part)), "is no zip, or was cut short")
+    refused(cli("verify", str(part)), "is not a zip, or was cut short")
 
 
 def test_an_altered_byte_is_seen(packed: Path, tmp_path: Path) -> None:
@@ -398,10 +401,10 @@ def test_a_large_one_is_read(
 def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
-    refused(cli("verify", str(tmp_path / "empty.zip")), "is no run")
+    refused(cli("verify", str(tmp_path / "empty.zip")), "is not a run")
     (tmp_path / "notes.txt").write_text("notes")
-    refused(cli("report", str(tmp_path / "notes.txt")), "is no archive of a run")
-    refused(cli("verify", str(tmp_path / "nowhere.zip")), "is no run")
+    refused(cli("report", str(tmp_path / "notes.txt")), "is not an archive of a run")
+    refused(cli("verify", str(tmp_path / "nowhere.zip")), "is not a run")
 
 
 # Making one
@@ -413,7 +416,7 @@ def test_what_is_no_file_of_a_run_is_not_packed(folder: Path, tmp_path: Path) ->
     refused(cli("export", str(copy), "--as", "archive"), "evidence/more can't be read", "a folder")
     (copy / "evidence" / "more").rmdir()
     (copy / "evidence" / "a\nb").touch()
-    refused(cli("export", str(copy), "--as", "archive"), "is no file of a run: remove it")
+    refused(cli("export", str(copy), "--as", "archive"), "is not a file of a run: remove it")
     assert not list(tmp_path.glob("*.zip")) + list(tmp_path.glob(".*"))
 
 

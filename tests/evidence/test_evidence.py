@@ -568,8 +568,8 @@ def test_a_record_that_is_none(text: str, copied: Path) -> None:
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     for verb in ("report", "verify"):
-        refused(cli(verb, str(tmp_path)), "is no run")
-        refused(cli(verb, str(tmp_path / "nowhere")), "is no run")
+        refused(cli(verb, str(tmp_path)), "is not a run")
+        refused(cli(verb, str(tmp_path / "nowhere")), "is not a run")
 
 
 def test_a_full_disk_keeps_what_is_there(

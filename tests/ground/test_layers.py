@@ -20,6 +20,7 @@ FLOORS = {
     "robusteval.catalogue": 2,
     "robusteval.numerics": 2,
     "robusteval.vision": 2,
+    "robusteval.robustbench": 2,
     "robusteval.extras": 2,
     "robusteval.hardware": 2,
     "robusteval.ambient": 2,

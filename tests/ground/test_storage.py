@@ -110,8 +110,8 @@ def protected(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Path.mkdir, "what is there is no file"),
-        (a_pipe, "what is there is no file"),
+        (Path.mkdir, "what is there is not a file"),
+        (a_pipe, "what is there is not a file"),
         (protected, "it is write-protected"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     for make in (Path.touch, a_pipe, lambda path: path.symlink_to(path.name)):
         path = tmp_path / "a"
         make(path)
-        with pytest.raises(OutputError, match="what is there is no folder"):
+        with pytest.raises(OutputError, match="what is there is not a folder"):
             require_writable(path, "")
         path.unlink()
 

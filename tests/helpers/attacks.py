@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
@@ -54,3 +55,18 @@ class Call:
         self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel, seed: int
     ) -> AttackResult:
         return self.record.run(model, images, labels, threat, seed, self.parameters)
+
+
+# What a library is imported as where it is an extra, and what some of its attacks need beside.
+EXTRAS = {"advlib": "adv_lib", "foolbox": "foolbox"}
+NEEDED = {
+    "foolbox.L2BrendelBethgeAttack": "numba",
+    "foolbox.LinfinityBrendelBethgeAttack": "numba",
+}
+
+
+def require_installed(library: str, attack: str) -> None:
+    """Skips the test where an extra that this attack is of isn't installed."""
+    for module in (EXTRAS.get(library), NEEDED.get(f"{library}.{attack}")):
+        if module is not None:
+            pytest.importorskip(module)

@@ -323,7 +323,7 @@ def test_weights_that_are_no_safetensors(tmp_path: Path) -> None:
     path.write_text(
         path.read_text() + f'[weights]\nfile = "tiny.safetensors"\nsha256 = "{digest}"\n'
     )
-    with pytest.raises(WeightsError, match="no safetensors"):
+    with pytest.raises(WeightsError, match="not a safetensors"):
         load_model(read_entry(path))
 
 

@@ -377,7 +377,7 @@ def test_classes_are_a_whole_number(classes: Any) -> None:
 
 @pytest.mark.parametrize("module", ["ce_digits", None, lambda x: x])
 def test_a_module_is_one_of_torchs(module: Any) -> None:
-    with pytest.raises(AttackError, match="is no torch module"):
+    with pytest.raises(AttackError, match="is not a torch module"):
         wrap_module(module, 10)
 
 

@@ -19,7 +19,7 @@ from robusteval.data.datasets import Dataset
 from robusteval.endings import complaint
 from robusteval.evidence.results import NOT_REACHED
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import Claim
+from robusteval.models.entry_tables import Claim
 from robusteval.report.figures import BLUE, cost_curve
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.summary import _claim
@@ -158,8 +158,8 @@ def test_a_claim_by_protocol_is_never_the_papers(report: api.Report) -> None:
     assert lowest_claim([own]) is None
     assert _claim_line(own).startswith("claimed by the paper's protocol 9.0 % (fgsm, L∞ 0.15); the")
     assert _claim_line(paper).startswith("claimed 27.2 % (")
-    assert claims_text([paper]).startswith("What papers claim is about their own model")
-    assert claims_text([own]).startswith("What is claimed by protocol is about this very model")
+    assert claims_text([paper]).startswith("A paper's claim is about its own model")
+    assert claims_text([own]).startswith("A claim by protocol is about this model")
     assert claims_text([paper, own]) == f"{claims_text([paper])} {claims_text([own])}"
     content = bare(report)
     content["claims"] = [own]

@@ -84,7 +84,7 @@ def test_what_was_measured_on_other_weights_is_claimed_no_more(tmp_path: Path) -
 
 
 def test_a_zoo_models_copy_leaves_the_zoo_alone(tmp_path: Path) -> None:
-    """As the README advises, in the folder of the original."""
+    """As docs/entry.md advises, in the folder of the original."""
     entry = find_entry("ce_digits")
     for suffix in (".toml", ".safetensors"):
         shutil.copy(entry.path.with_suffix(suffix), tmp_path)

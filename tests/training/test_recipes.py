@@ -15,7 +15,7 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import BACKBONES
-from robusteval.models.entry import Adversarial, Training
+from robusteval.models.entry_tables import Adversarial, Training
 from robusteval.models.head import Head
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training import train  # noqa: F401 - registers the recipes
@@ -496,7 +496,7 @@ def test_early_stopping_on_robustness(parts: tuple[Dataset, Dataset], tmp_path: 
     kept = [line.validation_robust or 0.0 for line in lines]
     assert trainer.state.best_score == max(kept) > 0
     assert max(kept) < max(line.validation_accuracy for line in lines)
-    with pytest.raises(ValueError, match="is no number"):
+    with pytest.raises(ValueError, match="is not a number"):
         settings_for("gcpl", stopping_eps="much")
 
 

@@ -268,9 +268,17 @@ TABLE = Table(TORCHATTACKS, LISTED, REFUSED)
 
 
 def torchattacks_module() -> ModuleType:
-    """torchattacks, which needs torchvision to be importable."""
+    """torchattacks, which needs torchvision to be importable.
+
+    Raises AttackError, with the mend, where it isn't installed.
+    """
     torchvision()
-    return import_module("torchattacks")
+    try:
+        return import_module("torchattacks")
+    except ModuleNotFoundError as error:
+        if error.name != "torchattacks":
+            raise
+        raise AttackError(f"torchattacks is not installed: {TORCHATTACKS.install}") from None
 
 
 @attack
