@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robusteval import __version__, stops, streams, watching
+from robusteval import __version__, shard_verbs, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -155,6 +155,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
     ] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Write the folder for `robusteval work`, and stop.")
+    ] = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     count, seconds = parse_samples(samples), parse_budget(budget)
@@ -183,7 +186,9 @@ def run(
         out=out,
     )
     models = parse_models(model)
-    if zoo.is_several(models):
+    if prepare and not dry_run:
+        running.prepare(models, suite, options)
+    elif zoo.is_several(models):
         several = running.estimate_several if dry_run else running.run_several
         several(models, suite, options)
     elif dry_run:
@@ -327,6 +332,8 @@ def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
 
     print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 
+
+shard_verbs.add_to(app)
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")
 

@@ -30,6 +30,19 @@ def run_several(models: list[str], suite: str, options: api.Options) -> None:
     exit_after(refused, "run", codes)
 
 
+def prepare(models: list[str], suite: str, options: api.Options) -> None:
+    """Each run's folder, a line each; of several models, those that can't be run are told last."""
+    if not zoo.is_several(models):
+        say(watching.begin(models[0], suite, options))
+        return
+    found = zoo.for_each(models, options, lambda name, each: watching.begin(name, suite, each))
+    folders = [folder for folder in found if isinstance(folder, Path)]
+    for folder in folders:
+        say(folder)
+    refused = [one for one in found if isinstance(one, zoo.Refused)]
+    exit_after(refused, "prepared", [0] * len(folders))
+
+
 def estimate_several(models: list[str], suite: str, options: api.Options) -> None:
     """What each model's run would take; those that can't be run are told last."""
     refused, codes = [], []

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
 
     with shown(model):
         return api.estimate(model, suite, options=options)
+
+
+def begin(model: str, suite: str, options: "Options") -> Path:
+    """``sharing.begin``, watched."""
+    from robusteval import sharing
+
+    with shown(model) as display:
+        return sharing.begin(model, suite, replace(options, progress=display))
 
 
 def during(title: str, act: "Callable[[Display], T]") -> T:
