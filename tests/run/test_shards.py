@@ -1,6 +1,7 @@
 """Several processes share a run's jobs: equal evidence, whoever comes, goes or is killed."""
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from robusteval.run.claims import Claims
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.shared import Shared
+from robusteval.run.jobs import perform
 from robusteval.run.runner import Run, Settings
 from robusteval.run.shard import Shard, parse_shard, shard_of_array
 from robusteval.sharing import Way
@@ -47,10 +49,15 @@ def alone(hasty: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return api.evaluate("ce_digits", hasty, options=options(out)).folder
 
 
+@pytest.fixture(scope="module")
+def prepared(hasty: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sharing.begin("ce_digits", hasty, options(tmp_path_factory.mktemp("prepared")))
+
+
 @pytest.fixture
-def begun(hasty: str, tmp_path: Path) -> Path:
+def begun(prepared: Path, tmp_path: Path) -> Path:
     """The same run, on which nobody is at work yet."""
-    return sharing.begin("ce_digits", hasty, options(tmp_path / "runs"))
+    return shutil.copytree(prepared, tmp_path / "runs" / prepared.name)
 
 
 class Clock:
@@ -104,7 +111,9 @@ def test_a_claim_stands_while_its_claimant_lives(tmp_path: Path) -> None:
         first.sign()
         clock.now += 55
         assert taken(second, JOB) == 0
-    clock.now += 55
+    clock.now += 59
+    assert taken(second, JOB) == 0
+    clock.now += 1
     assert taken(second, JOB) == 2
     assert second.others() == []
 
@@ -258,7 +267,7 @@ class Stopping(Shared):
         super()._do(job, number, watch)
 
 
-@pytest.mark.parametrize("order", [("1/3", "2/3", "3/3"), ("3/3", "1/3", "2/3"), (None, None)])
+@pytest.mark.parametrize("order", [("3/3", "1/3", "2/3"), (None, None)])
 def test_shards_in_any_order_and_by_turns(
     order: tuple[str | None, ...], begun: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,7 +462,7 @@ def test_a_time_limit_counts_what_others_took(hasty: str, tmp_path: Path) -> Non
             super()._do(job, number, watch)
             if job.kind == "attack" and job.chunk == 0:
                 other = self.context.plan.attack_job(0, 1)
-                Here(self.context, self.store).run([other], Run(context, store, record, Settings()))
+                perform(context, store, other, None, lambda _: None)
                 piece = store.read(other)
                 store.write(other, type(piece)(piece.columns, piece.facts, 20.0))
                 self.looked = None
