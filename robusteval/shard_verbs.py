@@ -2,24 +2,41 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robusteval import watching
-from robusteval.arguments import path_argument, path_option, seconds_option
+from robusteval.arguments import path_argument, path_option, seconds_option, whole_option
 from robusteval.endings import exit_of
-from robusteval.guarded import guarded, say
+from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, say
 from robusteval.run.shard import parse_shard, shard_of_array
 from robusteval.watching import watched
+
+if TYPE_CHECKING:
+    from robusteval.sharing import Worked
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds them to the command line."""
-    for verb in (work,):
+    for verb in (work, submit):
         app.command()(verb)
+
+
+Model = Annotated[str | None, typer.Option(help="Where the run's entry is now, if it has moved.")]
+Data = Annotated[
+    str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
+]
+DataDir = Annotated[
+    Path | None, path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
+]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
+Device = Annotated[str | None, typer.Option(help="Which of the run's kind, such as cuda:1.")]
+Lease = Annotated[
+    float, seconds_option("Seconds without a sign of life until others take a process's job.")
+]
 
 
 @guarded
@@ -36,26 +53,12 @@ def work(
     finish: Annotated[
         bool, typer.Option("--finish", help="Write the report, too, once all jobs are done.")
     ] = False,
-    lease: Annotated[
-        float,
-        seconds_option("Seconds without a sign of life until others take this process's job."),
-    ] = 60.0,
-    model: Annotated[
-        str | None, typer.Option(help="Where the run's entry is now, if it has moved.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
-    ] = None,
-    allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Which of the run's kind, such as cuda:1.")
-    ] = None,
+    lease: Lease = 60.0,
+    model: Model = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    allow_code: AllowCode = False,
+    device: Device = None,
 ) -> None:
     """Do jobs of a run beside other processes, on one machine or on many."""
     place = shard_of_array(os.environ) if shard is None else parse_shard(shard)
@@ -69,6 +72,60 @@ def work(
         terminal.print_report(report)
         exit_of(report)
     else:
-        failed = f"; failed: {', '.join(worked.failed)}" if worked.failed else ""
-        say(f"{worked.done} of {worked.jobs} jobs are done{failed}")
-        say(f"the report: robusteval work {run} --finish")
+        _say_standing(run, worked)
+
+
+@guarded
+def submit(
+    run: RunFolder,
+    shards: Annotated[int, whole_option("How many jobs share the run.")],
+    cpus: Annotated[
+        int | None, whole_option("Cores of each job; by default the run's threads.")
+    ] = None,
+    gpus: Annotated[
+        int | None, whole_option("GPUs of each job; by default one where the run is on cuda.")
+    ] = None,
+    memory: Annotated[float, seconds_option("GB of each job.")] = 8.0,
+    minutes: Annotated[
+        int, whole_option("Time limit of each job, which is queued again then and goes on.")
+    ] = 240,
+    partition: Annotated[str | None, typer.Option(help="Of Slurm.")] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(help="Another option of sbatch, such as account=mine; may stand repeatedly."),
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="As processes of this machine, and wait for them.")
+    ] = False,
+    lease: Lease = 60.0,
+    model: Model = None,
+    data: Data = None,
+    data_dir: DataDir = None,
+    allow_code: AllowCode = False,
+    device: Device = None,
+) -> None:
+    """Hand a run's jobs to a Slurm queue, in shards (the extra submitit)."""
+    from robusteval import sharing, submission
+
+    resources = submission.Resources(
+        cpus, gpus, memory, minutes, partition, submission.slurm_options(slurm or [])
+    )
+    way = sharing.Way(model, data_dir, allow_code, device, data)
+    jobs = submission.submit(run, shards, resources, way, lease=lease, local=local)
+    say(f"submitted: {', '.join(job.job_id for job in jobs)}")
+    say(f"their logs: {submission.logs_of(run)}")
+    if not local:
+        say(f"once they have ended, the report: robusteval work {run} --finish")
+        return
+    for job in jobs:
+        job.wait()
+    _say_standing(run, worked := sharing.standing(run))
+    if worked.done + len(worked.failed) < worked.jobs and not worked.failed:
+        complain("some processes ended early: see their logs, and submit again")
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _say_standing(run: Path, worked: "Worked") -> None:
+    failed = f"; failed: {', '.join(worked.failed)}" if worked.failed else ""
+    say(f"{worked.done} of {worked.jobs} jobs are done{failed}")
+    say(f"the report: robusteval work {run} --finish")

@@ -18,11 +18,11 @@ from robusteval import api
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Local
-from robusteval.evidence.record import open_store
+from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
 from robusteval.hardware import check_device
 from robusteval.plan.context import Access, Context, open_context
-from robusteval.plan.plan import Plan
+from robusteval.plan.plan import Plan, make_plan
 from robusteval.reading import named, named_path
 from robusteval.report.returned import Report
 from robusteval.run import claims
@@ -177,6 +177,12 @@ def _join(
         f"`robusteval run` is at work on {store.where('')}, and shares it with none: wait for it, "
         "or stop it and start this command again"
     )
+
+
+def standing(run: str | Path) -> Worked:
+    """How far a run is."""
+    store, spec, record = open_store(api.files_of(run))
+    return _standing(store, make_plan(spec.suite, spec, parts_of(record)))
 
 
 def _standing(store: Store, plan: Plan) -> Worked:

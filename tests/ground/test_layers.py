@@ -50,6 +50,7 @@ FLOORS = {
     "robusteval.guarded": 12,
     "robusteval.endings": 12,
     "robusteval.shard_verbs": 12,
+    "robusteval.submission": 12,
     "robusteval.terminal": 12,
     "robusteval.cli": 12,
     "robusteval.arguments": 12,
