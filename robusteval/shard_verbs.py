@@ -1,14 +1,16 @@
 """The verbs of a run that several processes share."""
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robusteval import watching
 from robusteval.arguments import path_argument, path_option, seconds_option, whole_option
-from robusteval.endings import exit_of
+from robusteval.endings import exit_of, print_json
+from robusteval.errors import RobustevalError
 from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, say
 from robusteval.run.shard import parse_shard, shard_of_array
 from robusteval.watching import watched
@@ -21,7 +23,7 @@ RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` m
 
 def add_to(app: typer.Typer) -> None:
     """Adds them to the command line."""
-    for verb in (work, submit):
+    for verb in (work, submit, clean):
         app.command()(verb)
 
 
@@ -123,6 +125,56 @@ def submit(
     if worked.done + len(worked.failed) < worked.jobs and not worked.failed:
         complain("some processes ended early: see their logs, and submit again")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@guarded
+def clean(
+    runs: Annotated[
+        list[Path] | None, path_argument("Runs to delete; without them, all are listed.")
+    ] = None,
+    out: Annotated[Path, path_option("Where the listed runs are.")] = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List runs with their size, number of files and state; delete those that are named."""
+    from robusteval import terminal
+    from robusteval.runs import delete, look_at, require_deletable, runs_in
+
+    for run in runs or ():
+        require_deletable(run)
+    found = [look_at(run) for run in dict.fromkeys(runs)] if runs else runs_in(out)
+    if as_json:
+        print_json([one.to_json() for one in found])
+    elif not found:
+        say(f"there is no run in {out}")
+    else:
+        terminal.print_rows("runs", [_row(one.to_json()) for one in found])
+    if not runs:
+        return
+    if not yes and not _agreed(len(found)):
+        say("nothing is deleted")
+        return
+    for run in dict.fromkeys(runs):
+        delete(run)
+
+
+def _row(kept: dict[str, Any]) -> dict[str, Any]:
+    """A run as a line of the table."""
+    return {
+        "run": kept["run"],
+        "jobs": f"{kept['done']}/{kept['jobs']}",
+        "files": kept["files"],
+        "MB": f"{kept['bytes'] / 1e6:.2f}",
+        "state": kept["state"],
+    }
+
+
+def _agreed(count: int) -> bool:
+    """Asks on the terminal.  Raises RobustevalError where there is none."""
+    if not sys.stdin.isatty():
+        raise RobustevalError("nobody can be asked whether to delete: give --yes")
+    what = "this run" if count == 1 else f"these {count} runs"
+    return typer.confirm(f"Delete {what}?", err=True)
 
 
 def _say_standing(run: Path, worked: "Worked") -> None:

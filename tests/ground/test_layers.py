@@ -49,6 +49,7 @@ FLOORS = {
     "robusteval.running": 12,
     "robusteval.guarded": 12,
     "robusteval.endings": 12,
+    "robusteval.runs": 12,
     "robusteval.shard_verbs": 12,
     "robusteval.submission": 12,
     "robusteval.terminal": 12,
