@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 from robusteval import sharing
 from robusteval.api import files_of
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
-from robusteval.evidence.files import Local
 from robusteval.evidence.record import RECORD, read_record
 from robusteval.evidence.store import Store
-from robusteval.run.claims import Claims
+from robusteval.run.claims import alone
 from robusteval.submission import logs_of
 
-_PAUSE = 1.0  # seconds between two looks at whether somebody is at work
 _ADVICE = "mend its permissions, then run the same command again"
 
 
@@ -88,7 +85,7 @@ def delete(run: Path, clock: Callable[[], float] = time.monotonic) -> None:
     Raises EvidenceError while somebody is at work on it, OutputError for what can't be deleted.
     """
     require_deletable(run)
-    with _alone(files_of(run), clock):
+    with alone(Store(files_of(run), ""), clock):
         for folder in (logs_of(run), run):
             try:
                 shutil.rmtree(folder)
@@ -97,23 +94,3 @@ def delete(run: Path, clock: Callable[[], float] = time.monotonic) -> None:
             except OSError as error:
                 told = error.strerror or str(error)
                 raise OutputError(f"{folder} can't be deleted ({told}): {_ADVICE}") from None
-
-
-@contextmanager
-def _alone(files: Local, clock: Callable[[], float]) -> Iterator[None]:
-    """Nobody else works on a run within it; one that was killed is waited for, for its lease."""
-    with Store(files, "").lock():
-        watched = Claims(files, clock=clock)
-        watched.beat = 0.0  # each look is a new one
-        watched.look()
-        before: dict[str, bytes] = {}
-        while others := watched.others():
-            now = {who: watched.seen[who].content for who in others}
-            if any(now[who] != content for who, content in before.items() if who in now):
-                raise EvidenceError(
-                    f"{files.folder} is at work, by {', '.join(others)}: stop that first"
-                )
-            before = {**now, **before}
-            time.sleep(_PAUSE)
-            watched.look()
-        yield

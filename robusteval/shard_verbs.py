@@ -23,7 +23,7 @@ RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` m
 
 def add_to(app: typer.Typer) -> None:
     """Adds them to the command line."""
-    for verb in (work, submit, clean):
+    for verb in (work, submit, pack, clean):
         app.command()(verb)
 
 
@@ -125,6 +125,22 @@ def submit(
     if worked.done + len(worked.failed) < worked.jobs and not worked.failed:
         complain("some processes ended early: see their logs, and submit again")
         raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@guarded
+@watched("robusteval")
+def pack(
+    run: RunFolder,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Let each job's rows stand in a file of their own again.")
+    ] = False,
+) -> None:
+    """Put the rows of each attack's chunks into one file: fewer files, the same evidence."""
+    from robusteval.api import files_of
+    from robusteval.run import packing
+
+    done = (packing.unpack if undo else packing.pack)(files_of(run))
+    say(f"{done.before} files of evidence, now {done.after}")
 
 
 @guarded

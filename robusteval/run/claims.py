@@ -16,13 +16,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
-from robusteval.errors import OutputError, RobustevalError
+from robusteval.errors import EvidenceError, OutputError, RobustevalError
 from robusteval.evidence.files import Files
+from robusteval.evidence.store import Store
 from robusteval.plan.plan import Job
 
 CLAIMS = "claims"  # the folder, in a run's
@@ -31,6 +32,7 @@ SHORTEST_LEASE, LONGEST_LEASE = 0.5, 86400.0
 _BEATS = 6  # signs of life in a lease
 _PATIENCE = 5.0  # seconds for a sign of life that is under way
 _TRIES = 5  # to be there while others, who are leaving, remove the folder
+_LOOK = 1.0  # seconds between two looks at whether somebody is at work
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _CLAIM = re.compile(r"(?P<stem>.+)\.(?P<number>[1-9][0-9]{0,5})\.json", re.DOTALL)
 _WORKER = re.compile(r"worker-(?P<who>.+)\.json", re.DOTALL)
@@ -200,6 +202,29 @@ class Claims:
             self.held = dict(self.numbers)
             for stem in list(self.held):
                 self._release(stem)
+
+
+@contextmanager
+def alone(store: Store, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Nobody else works on a run within it; one that was killed is waited for, for its lease.
+
+    Raises EvidenceError where somebody is at work.
+    """
+    with store.lock():
+        watched = Claims(store.files, clock=clock)
+        watched.beat = 0.0  # each look is a new one
+        watched.look()
+        before: dict[str, bytes] = {}
+        while others := watched.others():
+            now = {who: watched.seen[who].content for who in others}
+            if any(now[who] != content for who, content in before.items() if who in now):
+                raise EvidenceError(
+                    f"{store.where('')} is at work, by {', '.join(others)}: stop that first"
+                )
+            before = {**now, **before}
+            time.sleep(_LOOK)
+            watched.look()
+        yield
 
 
 def are_there(files: Files) -> bool:

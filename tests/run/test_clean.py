@@ -138,7 +138,7 @@ def test_a_killed_process_does_not_hold_a_run(out: Path, monkeypatch: pytest.Mon
     def sleep(seconds: float) -> None:
         now[0] += 25 * seconds
 
-    monkeypatch.setattr("robusteval.runs.time.sleep", sleep)
+    monkeypatch.setattr("robusteval.run.claims.time.sleep", sleep)
     runs.delete(begun, lambda: now[0])
     assert now[0] >= 60
     assert not begun.exists()
