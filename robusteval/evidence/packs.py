@@ -4,8 +4,8 @@
     evidence/attack-03-fgsm_Linf_0.15.0084.rows.zip     of an attack's
 
 A plain zip, nothing packed in it, of the jobs' own Parquet files under their own names: each is
-read and checked as if it stood alone.  The name tells which jobs are in it, so that a listing says what
-is done.  A file that does stand alone counts before one in a pack.
+read and checked as if it stood alone.  The name tells which jobs are in it, so that a listing says
+what is done.  A file that does stand alone counts before one in a pack.
 """
 
 import io

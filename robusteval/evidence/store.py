@@ -188,6 +188,17 @@ class Store:
         except FileNotFoundError:
             return self.packs.read(f"{job.stem}.parquet")
 
+    def rows_file(self, job: Job) -> str:
+        """The name of the file that holds a job's rows: its own, or a pack."""
+        return self.where(rows_name(job)).rpartition("/")[2]
+
+    def delete_both(self, job: Job) -> str:
+        """How to have a job done again whose images or state, "it", can't be used."""
+        return (
+            f"delete it and {self.rows_file(job)}, then run the same command again: all other "
+            "evidence is kept"
+        )
+
     def unusable(self, job: Job, reason: str) -> EvidenceError:
         """What to raise for rows that contradict the run, and how to mend that."""
         return _corrupt(self.where(rows_name(job)), ValueError(reason))
@@ -200,7 +211,7 @@ class Store:
         try:
             return Kept(*images_of(self.files.read(name), job.stem))
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(self.where(name), error, _delete_both(job)) from None
+            raise _corrupt(self.where(name), error, self.delete_both(job)) from None
 
     def read_state(self, job: Job) -> Arrays:
         """A fit's state.  Raises EvidenceError if it is missing or corrupt."""
@@ -208,10 +219,10 @@ class Store:
         try:
             return state_of(self.files.read(name), job.stem, facts["state"])
         except FileNotFoundError:
-            missing = f"evidence {self.where(name)} is missing: {_delete_both(job)}"
+            missing = f"evidence {self.where(name)} is missing: {self.delete_both(job)}"
             raise EvidenceError(missing) from None
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(self.where(name), error, _delete_both(job)) from None
+            raise _corrupt(self.where(name), error, self.delete_both(job)) from None
 
     # Failures
 
@@ -311,13 +322,6 @@ def failure_name(job: Job) -> str:
     """Why a job has no evidence; a probe's failure is that of the diagnostics."""
     stem = "diagnostics" if job.kind == "probe" else job.stem
     return f"{EVIDENCE}/{stem}{_FAILED}"
-
-
-def _delete_both(job: Job) -> str:
-    return (
-        f"delete it and {job.stem}.parquet, then run the same command again: all other evidence is "
-        "kept"
-    )
 
 
 _VERIFIED = ("images", "held", "near_ties", "failed", "batch_size")

@@ -149,11 +149,12 @@ class Run:
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
-        if lacking := [stem for stem, (gone, _) in balance.items() if gone]:
-            raise EvidenceError(
-                f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
-                "same command again: all other evidence is kept"
-            )
+        for job in self.context.plan.attack_jobs():
+            if balance[job.stem][0]:
+                raise EvidenceError(
+                    f"{job.stem}.safetensors lacks images: delete {self.store.rows_file(job)} and "
+                    "run the same command again: all other evidence is kept"
+                )
         tally = float32_tally(self.context, self._counted(), result.tie)
         self.store.write_verification(tally.to_json())
         write_examples(self.context, self.store, result)

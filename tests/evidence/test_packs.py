@@ -268,3 +268,15 @@ def test_nothing_is_packed_while_somebody_works(run: Path) -> None:
     with store.lock():
         refused(cli("pack", str(run)), "another process is at work")
     refused(cli("pack", str(run.parent)), "is no run")
+
+
+def test_lost_images_of_packed_rows_are_mended(small: Path, loose: Path) -> None:
+    """The line names the file that is there."""
+    lost = next((small / "evidence").glob("attack-00-*-0001.safetensors"))
+    lost.unlink()
+    with pytest.raises(EvidenceError, match=r"delete attack-00-\S+\.0004\.rows\.zip and run"):
+        sharing.finish(small)
+    next((small / "evidence").glob("attack-00-*.rows.zip")).unlink()
+    assert sharing.finish(small).proven
+    packing.unpack(Local(small))
+    assert evidence_of(small) == evidence_of(loose)
