@@ -208,6 +208,8 @@ def report(run: RunFolder) -> None:
 
     rebuilt = api.rebuild_report(run)
     terminal.print_report(rebuilt)
+    if rebuilt.content["evidence"]["verification"] is None and rebuilt.complete:
+        complain(f"not proven yet: `robusteval work {run} --finish` predicts stored images again")
     exit_of(rebuilt)
 
 

@@ -272,11 +272,12 @@ def test_nothing_is_packed_while_somebody_works(run: Path) -> None:
 
 def test_lost_images_of_packed_rows_are_mended(small: Path, loose: Path) -> None:
     """The line names the file that is there."""
-    lost = next((small / "evidence").glob("attack-00-*-0001.safetensors"))
+    lost = next((small / "evidence").glob("attack-*-0001.safetensors"))
     lost.unlink()
-    with pytest.raises(EvidenceError, match=r"delete attack-00-\S+\.0004\.rows\.zip and run"):
+    pack = pack_name(str(group_of(f"{lost.stem}.parquet")), 4)
+    with pytest.raises(EvidenceError, match=f"delete {pack} and run the same command again"):
         sharing.finish(small)
-    next((small / "evidence").glob("attack-00-*.rows.zip")).unlink()
+    (small / "evidence" / pack).unlink()
     assert sharing.finish(small).proven
     packing.unpack(Local(small))
     assert evidence_of(small) == evidence_of(loose)

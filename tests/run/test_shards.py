@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -29,7 +32,7 @@ from robusteval.sharing import Way
 from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
-from tests.helpers.processes import started
+from tests.helpers.processes import Started, started
 from tests.helpers.runs import hasty_suite, options
 
 JOB, OTHER = Job("clean", 0, 0), Job("clean", 0, 1)
@@ -393,8 +396,8 @@ def begun_with(add_attack: AddAttack, tmp_path: Path) -> Path:
     return sharing.begin("ce_digits", path, options(tmp_path / "runs"))
 
 
-def killed_at_work(folder: Path, tmp_path: Path) -> None:
-    """A process that is killed while it does a job."""
+def at_work(folder: Path, tmp_path: Path) -> Started:
+    """A process that does a job, and never ends it."""
     mark = tmp_path / "stuck"
     mark.unlink(missing_ok=True)
     one, end = (
@@ -404,12 +407,12 @@ def killed_at_work(folder: Path, tmp_path: Path) -> None:
     while not mark.exists() and time.monotonic() < end:
         time.sleep(0.02)
     assert mark.exists()
-    one.kill()
+    return one
 
 
 def test_a_killed_claimants_job_is_done_by_another(add_attack: AddAttack, tmp_path: Path) -> None:
     folder = begun_with(add_attack, tmp_path)
-    killed_at_work(folder, tmp_path)
+    at_work(folder, tmp_path).kill()
     left = [path.name for path in (folder / "claims").iterdir()]
     assert sum(name.startswith("attack-01") for name in left) == 1
     report = api.evaluate("ce_digits", tmp_path / "two.toml", options=options(tmp_path / "runs"))
@@ -551,3 +554,46 @@ def test_claims_are_no_evidence(alone: Path, tmp_path: Path) -> None:
     assert all(check.held for check in api.verify(alone))
     one.leave()
     assert claims.are_there(Local(alone)) is False
+
+
+def test_one_that_is_told_to_stop_leaves_no_claim(add_attack: AddAttack, tmp_path: Path) -> None:
+    folder = begun_with(add_attack, tmp_path)
+    one = at_work(folder, tmp_path)
+    os.kill(one.pid, signal.SIGTERM)
+    done = one.ended()
+    assert done.returncode == 143
+    assert "interrupted: what was finished is kept" in done.stderr
+    assert not (folder / "claims").exists()
+
+
+def test_a_report_without_a_proof_says_so(hasty: str, tmp_path: Path) -> None:
+    folder = sharing.begin("ce_digits", hasty, options(tmp_path, only="fgsm"))
+    sharing.work(folder)
+    told = cli("report", str(folder))
+    assert told.exit_code == 0
+    assert f"not proven yet: `robusteval work {folder} --finish`" in told.stderr
+    assert cli("work", str(folder), "--finish").exit_code == 0
+    assert "not proven" not in cli("report", str(folder)).stderr
+
+
+@pytest.mark.slow
+def test_the_script_for_slurm(begun: Path, tmp_path: Path, alone: Path) -> None:
+    """As Slurm runs it, but for where."""
+    (place := tmp_path / "bin").mkdir()
+    for name, does in (
+        ("srun", 'exec "$@"'),
+        ("robusteval", f'exec {sys.executable} -m robusteval "$@"'),
+    ):
+        (place / name).write_text(f"#!/bin/sh\n{does}\n")
+        (place / name).chmod(0o755)
+    script = Path(__file__).parents[2] / "examples" / "slurm" / "shards.sh"
+    path = f"{place}:{os.environ['PATH']}"
+    tasks = [
+        subprocess.Popen(
+            ["bash", script, begun], env={**os.environ, "PATH": path, **array(task, 1, 2, 2)}
+        )
+        for task in (1, 2)
+    ]
+    assert [task.wait() for task in tasks] == [0, 0]
+    assert sharing.finish(begun).proven
+    assert evidence_of(begun) == evidence_of(alone)
