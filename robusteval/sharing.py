@@ -22,7 +22,9 @@ from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
 from robusteval.hardware import check_device
 from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.plan import Plan, make_plan
+from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 from robusteval.report.returned import Report
 from robusteval.run import claims
@@ -128,6 +130,7 @@ def _opened(run: str | Path, way: Way) -> tuple[Store, Context, dict[str, object
     """A run with its model and data, as they are found from here."""
     refuse_inference_mode()
     store, spec, record = open_store(api.files_of(run))
+    _require_same_code(spec, store)
     reference = str(way.model or record["entry_reference"])
     if not reference:
         raise RobustevalError(
@@ -150,6 +153,23 @@ def _opened(run: str | Path, way: Way) -> tuple[Store, Context, dict[str, object
     context = open_context(spec, access)
     told.part(api.PREPARING, 1, 1)
     return store, context, record
+
+
+def _require_same_code(spec: RunSpec, store: Store) -> None:
+    """Raises EvidenceError where this process would compute with other code than the run's."""
+    now, then = library_versions(spec.suite), spec.versions
+    differs = [
+        f"{name} {then.get(name, 'none')}, here {now.get(name, 'none')}"
+        for name in sorted(now.keys() | then.keys())
+        if now.get(name) != then.get(name)
+    ]
+    if not differs and code_digests(spec.suite) != spec.code:
+        differs = ["the same version, but edited"]
+    if differs:
+        raise EvidenceError(
+            f"{store.where('')} was begun with other code ({'; '.join(differs)}): use that, or "
+            "begin another run"
+        )
 
 
 def _join(

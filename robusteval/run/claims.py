@@ -35,7 +35,8 @@ _TRIES = 5  # to be there while others, who are leaving, remove the folder
 _LOOK = 1.0  # seconds between two looks at whether somebody is at work
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
 _CLAIM = re.compile(r"(?P<stem>.+)\.(?P<number>[1-9][0-9]{0,5})\.json", re.DOTALL)
-_WORKER = re.compile(r"worker-(?P<who>.+)\.json", re.DOTALL)
+_WHO = re.compile(r"[A-Za-z0-9\-]{1,120}")
+_WORKER = re.compile(rf"worker-(?P<who>{_WHO.pattern})\.json")
 
 
 @dataclass
@@ -162,8 +163,8 @@ class Claims:
         name = _claim(stem, number)
         if name not in self.holders:
             try:
-                told = json.loads(self.files.read(name))
-                self.holders[name] = str(told["who"])
+                who = str(json.loads(self.files.read(name))["who"])
+                self.holders[name] = who if _WHO.fullmatch(who) else ""
             except FileNotFoundError:  # just released
                 return None
             except (OSError, ValueError, TypeError, LookupError):
@@ -173,8 +174,8 @@ class Claims:
     def _is_gone(self, who: str | None) -> bool:
         if who is None or who == self.who:
             return False
-        if who not in self.workers:
-            return True
+        if who not in self.workers:  # a listing may be a moment old
+            return not who or not self.files.has(_worker(who))
         now, seen = self.clock(), self.seen.get(who)
         if seen and now - seen.at < self.beat:
             return now - seen.since >= _lease_of(seen.content)
@@ -224,6 +225,7 @@ def alone(store: Store, clock: Callable[[], float] = time.monotonic) -> Iterator
             before = {**now, **before}
             time.sleep(_LOOK)
             watched.look()
+        clear(store.files)  # else others would join
         yield
 
 

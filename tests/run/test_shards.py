@@ -19,6 +19,7 @@ from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Failure, Store
 from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.made_with import library_versions
 from robusteval.plan.plan import Job
 from robusteval.run import claims
 from robusteval.run.claims import Claims
@@ -525,6 +526,18 @@ def test_what_cannot_be_had_is_told(way: Way, said: str, begun: Path) -> None:
     with pytest.raises(RobustevalError, match=said):
         sharing.work(begun, way)
     assert [path.name for path in begun.iterdir()] == ["run.json"]
+
+
+def test_other_code_is_told(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is loaded."""
+    monkeypatch.setattr(sharing, "open_context", None)
+    with monkeypatch.context() as patch:
+        other = lambda suite: library_versions(suite) | {"torch": "0.0"}  # noqa: E731
+        patch.setattr(sharing, "library_versions", other)
+        refused(cli("work", str(begun)), "was begun with other code (torch 2.", ", here 0.0)")
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing, "code_digests", lambda suite: {})
+        refused(cli("work", str(begun)), "(the same version, but edited): use that")
 
 
 def test_no_run_is_told(tmp_path: Path) -> None:
