@@ -122,7 +122,7 @@ def submit(
     for job in jobs:
         job.wait()
     _say_standing(run, worked := sharing.standing(run))
-    if worked.done + len(worked.failed) < worked.jobs and not worked.failed:
+    if worked.done < worked.jobs and not worked.failed:
         complain("some processes ended early: see their logs, and submit again")
         raise typer.Exit(EXIT_INCOMPLETE)
 

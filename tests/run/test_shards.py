@@ -34,28 +34,28 @@ from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.processes import Started, started
-from tests.helpers.runs import hasty_suite, options
+from tests.helpers.runs import FEW, hasty_suite, options
 
 JOB, OTHER = Job("clean", 0, 0), Job("clean", 0, 1)
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("suite") / "quick.toml"
-    path.write_text(hasty_suite())
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("suite") / "few.toml"
+    path.write_text(FEW)
     return str(path)
 
 
 @pytest.fixture(scope="module")
-def alone(hasty: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(few: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process."""
     out = tmp_path_factory.mktemp("alone")
-    return api.evaluate("ce_digits", hasty, options=options(out)).folder
+    return api.evaluate("ce_digits", few, options=options(out)).folder
 
 
 @pytest.fixture(scope="module")
-def prepared(hasty: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharing.begin("ce_digits", hasty, options(tmp_path_factory.mktemp("prepared")))
+def prepared(few: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sharing.begin("ce_digits", few, options(tmp_path_factory.mktemp("prepared")))
 
 
 @pytest.fixture
@@ -271,10 +271,13 @@ class Stopping(Shared):
         super()._do(job, number, watch)
 
 
-@pytest.mark.parametrize("order", [("3/3", "1/3", "2/3"), (None, None)])
-def test_shards_in_any_order_and_by_turns(
-    order: tuple[str | None, ...], begun: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_shards_in_any_order_and_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run with every kind of job."""
+    (suite := tmp_path / "quick.toml").write_text(hasty_suite())
+    alone = api.evaluate("ce_digits", suite, options=options(tmp_path / "alone")).folder
+    begun = sharing.begin("ce_digits", suite, options(tmp_path / "runs"))
+    order = ("3/3", None, "1/3", "2/3")
     monkeypatch.setattr(sharing, "Shared", Stopping)
     for turn in range(100):
         try:
@@ -305,9 +308,9 @@ def test_several_processes_at_once(begun: Path, alone: Path) -> None:
     assert evidence_of(begun) == evidence_of(alone)
 
 
-def test_run_finishes_what_was_shared(hasty: str, begun: Path, alone: Path) -> None:
+def test_run_finishes_what_was_shared(few: str, begun: Path, alone: Path) -> None:
     sharing.work(begun, shard="2/2")
-    report = api.evaluate("ce_digits", hasty, options=options(begun.parent))
+    report = api.evaluate("ce_digits", few, options=options(begun.parent))
     assert report.folder == begun
     assert report.proven
     assert evidence_of(begun) == evidence_of(alone)
@@ -452,9 +455,9 @@ def test_what_failed_stands_for_all(begun: Path) -> None:
     assert f"; failed: {worked.failed[0]}" in told.stdout
 
 
-def test_a_time_limit_counts_what_others_took(hasty: str, tmp_path: Path) -> None:
+def test_a_time_limit_counts_what_others_took(few: str, tmp_path: Path) -> None:
     limited = options(tmp_path, time_limit=50.0, only="fgsm")
-    folder = sharing.begin("ce_digits", hasty, limited)
+    folder = sharing.begin("ce_digits", few, limited)
     context, store, record = opened(folder)
     budgets = []
 
@@ -485,10 +488,10 @@ def test_a_time_limit_counts_what_others_took(hasty: str, tmp_path: Path) -> Non
 
 
 def test_run_shares_where_others_are_at_work(
-    hasty: str, begun: Path, alone: Path, caplog: pytest.LogCaptureFixture
+    few: str, begun: Path, alone: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = claims_of(begun)
-    report = api.evaluate("ce_digits", hasty, options=options(begun.parent, workers=2))
+    report = api.evaluate("ce_digits", few, options=options(begun.parent, workers=2))
     assert "other processes are at work on this run" in caplog.text
     assert report.complete
     assert evidence_of(begun) == evidence_of(alone)
@@ -544,8 +547,8 @@ def test_no_run_is_told(tmp_path: Path) -> None:
     refused(cli("work", str(tmp_path / "nowhere")), "is no run")
 
 
-def test_prepare_prints_the_folder(hasty: str, tmp_path: Path) -> None:
-    asked = ("--suite", hasty, "--samples", "40", "--batch-size", "12", "--threads", "1")
+def test_prepare_prints_the_folder(few: str, tmp_path: Path) -> None:
+    asked = ("--suite", few, "--samples", "40", "--batch-size", "12", "--threads", "1")
     several = ("--model", "ce_digits", "pcl_digits", "--out", str(tmp_path / "r"), "--prepare")
     done = cli("run", *several, *asked)
     assert done.exit_code == 0
@@ -579,8 +582,8 @@ def test_one_that_is_told_to_stop_leaves_no_claim(add_attack: AddAttack, tmp_pat
     assert not (folder / "claims").exists()
 
 
-def test_a_report_without_a_proof_says_so(hasty: str, tmp_path: Path) -> None:
-    folder = sharing.begin("ce_digits", hasty, options(tmp_path, only="fgsm"))
+def test_a_report_without_a_proof_says_so(few: str, tmp_path: Path) -> None:
+    folder = sharing.begin("ce_digits", few, options(tmp_path, only="fgsm"))
     sharing.work(folder)
     told = cli("report", str(folder))
     assert told.exit_code == 0

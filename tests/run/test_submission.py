@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -110,10 +111,31 @@ def test_a_killed_jobs_work_is_done_by_the_others(begun: Path, tmp_path: Path) -
 
 def kill_its_task(controller: int) -> None:
     """The process that does a local job's work, once there is one."""
-    children, end = Path(f"/proc/{controller}/task/{controller}/children"), time.monotonic() + 60
-    while not (found := children.read_text().split()) and time.monotonic() < end:
-        time.sleep(0.05)
-    os.kill(int(found[0]), signal.SIGKILL)
+    children = Path(f"/proc/{controller}/task/{controller}/children")
+    until(lambda: bool(children.read_text()))
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+
+
+@needs_submitit
+@pytest.mark.slow
+def test_what_is_submitted_later_goes_on(begun: Path) -> None:
+    """After the only job was killed at work."""
+    (job,) = submission.submit(begun, 1, lease=1.0, local=True)
+    until(lambda: any(begun.glob("evidence/*.parquet")))
+    kill_its_task(int(job.job_id))
+    job.wait()
+    assert sharing.standing(begun).done < 12
+    done = cli("submit", str(begun), "--shards", "1", "--local")
+    assert done.exit_code == 0, done.stderr
+    assert "12 of 12 jobs are done" in done.stdout
+    assert sharing.finish(begun).proven
+
+
+def until(happens: Callable[[], bool]) -> None:
+    end = time.monotonic() + 100
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.005)
+    assert happens()
 
 
 @needs_submitit
@@ -121,10 +143,8 @@ def kill_its_task(controller: int) -> None:
 def test_a_job_that_is_signalled_is_queued_again(begun: Path) -> None:
     """As before a time limit."""
     (job,) = submission.submit(begun, 1, local=True)
-    log, end = submission.logs_of(begun) / f"{job.job_id}_0_log.err", time.monotonic() + 100
-    controller = int(job.job_id)
-    while not (begun / "evidence").exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    log, controller = submission.logs_of(begun) / f"{job.job_id}_0_log.err", int(job.job_id)
+    until((begun / "evidence").exists)
     (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
     os.kill(int(task), signal.SIGUSR2)
     job.wait()
