@@ -20,6 +20,7 @@ from robusteval.models.entry import Claim, Entry
 from robusteval.models.registry import all_entries, find_entry
 from robusteval.plan.suite import read_suite
 from robusteval.report.rows import ATTACK, DOUBTS, Row
+from robusteval.report.samples import columns
 from robusteval.report.wording import threat_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,8 +236,18 @@ def entries() -> list[Entry]:
     return [entry for entry in all_entries() if isinstance(entry, Entry)]
 
 
+def samples() -> Iterator[str]:
+    """The columns of per-sample results."""
+    yield "| column | kind | |"
+    yield "|---|---|---|"
+    for column in columns():
+        name = column.name.replace("<", "&lt;")
+        yield f"| {name} | {column.kind_text} | {column.about} |"
+
+
 TABLES = {
     "README.md": {
+        "samples": samples,
         "numbers": numbers,
         "models": models,
         "found": found,

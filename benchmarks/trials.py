@@ -331,7 +331,10 @@ def wrong_line(stderr: str, says: tuple[str, ...] = (), quotes: bool = False) ->
     return next(filter(None, _wrong_of_line(stderr, says, quotes)), "")
 
 
-_PROGRESS = re.compile(r"^(?:.*━.*|epoch [0-9]+/[0-9]+: .*)\n", re.MULTILINE)
+_PROGRESS = re.compile(
+    r"^(?:.*━.*|epoch [0-9]+/[0-9]+: .*|.*: (?:[0-9]+ of [0-9]+ jobs|nothing) done(?: yet)?:.*)\n",
+    re.MULTILINE,
+)
 
 
 def _wrong_of_line(stderr: str, says: tuple[str, ...], quotes: bool) -> Iterator[str]:

@@ -6,6 +6,9 @@ import sys
 def main() -> None:
     """The command line; interrupted while it is still being loaded, it ends without a word."""
     try:
+        from robusteval.spinning import settle
+
+        settle()
         from robusteval.cli import main as run
 
         run()

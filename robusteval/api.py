@@ -25,6 +25,7 @@ from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
+from robusteval.evidence.archive import files_at
 from robusteval.evidence.files import Files, Local
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.kept import image_balance
@@ -32,6 +33,7 @@ from robusteval.evidence.pictures import pick_examples, read_examples, read_pict
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
+from robusteval.exports import export
 from robusteval.hardware import check_device
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
@@ -67,6 +69,7 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "export",
     "list_entries",
     "load_dataset",
     "load_model",
@@ -206,8 +209,11 @@ def record_of_begun(prepared: Prepared, files: Files, options: Options) -> dict[
 
 
 def write_report(store: Store, result: RunResult) -> Report:
-    """The report's files as the evidence gives them; what is so already stays untouched."""
+    """The report's files as the evidence gives them; what is so already stays untouched, and so
+    does an archive."""
     content = summarise(result)
+    if store.files.read_only:
+        return Report(content, store.folder)
     files = report_files(content, read_examples(store, result))
     if altered_files(store.files, files):
         with store.lock():
@@ -219,7 +225,8 @@ def write_report(store: Store, result: RunResult) -> Report:
 def rebuild_report(folder: str | Path) -> Report:
     """Writes a run's report anew from its evidence, without model or data, byte for byte.
 
-    Raises EvidenceError for evidence that is missing, corrupt or newer than this version.
+    Of a run in an archive nothing is written: the report is returned alone.  Raises EvidenceError
+    for evidence that is missing, corrupt or newer than this version.
     """
     store, _, _ = open_store(files_of(folder))
     return write_report(store, load_result(store.files))
@@ -241,11 +248,11 @@ def verify(
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
-    ``model``: where the run's entry is now, or the module that was evaluated.  ``images`` and
-    ``labels``: those that were evaluated, where Python gave them; ``data``: where the user's own
-    are now.  ``again``: how many jobs, chosen at random, to do once more.  ``device``: another than
-    the run's.  ``progress`` is told how far the checks are.  Raises RobustevalError where the run,
-    its model or its data can't be had at all.
+    ``folder``: the run's, or its archive.  ``model``: where the run's entry is now, or the module
+    that was evaluated.  ``images`` and ``labels``: those that were evaluated, where Python gave
+    them; ``data``: where the user's own are now.  ``again``: how many jobs, chosen at random, to do
+    once more.  ``device``: another than the run's.  ``progress`` is told how far the checks are.
+    Raises RobustevalError where the run, its model or its data can't be had at all.
     """
     told = watcher(progress or Silent())
     with borrowed(model):
@@ -321,9 +328,9 @@ def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
     return data
 
 
-def files_of(folder: str | Path) -> Local:
+def files_of(folder: str | Path) -> Files:
     """A run's files.  Raises EvidenceError for what can't be a path."""
-    return Local(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
+    return files_at(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
 
 
 def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
@@ -355,7 +362,8 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     if not isinstance(folders, list | tuple) or len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more: give a list of their folders")
     runs = [files_of(folder) for folder in folders]
-    return compare_results([run.folder.name for run in runs], [load_result(run) for run in runs])
+    names = [Path(run.where()).name for run in runs]
+    return compare_results(names, [load_result(run) for run in runs])
 
 
 @plain_state()

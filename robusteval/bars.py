@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import (
     BarColumn,
@@ -45,7 +45,6 @@ class Bars:
         self.cells: dict[str, TaskID] = {}
         self.whole: TaskID | None = None
         self.title = ""
-        self.told: set[str] = set()
 
     def open(self, title: str) -> None:
         """Shows that something is at work, before anybody knows how much there is."""
@@ -58,7 +57,7 @@ class Bars:
         """Leaves a clean line."""
         for task in list(self.bars.task_ids):
             self.bars.remove_task(task)
-        self.parts, self.cells, self.whole, self.told = {}, {}, None, set()
+        self.parts, self.cells, self.whole = {}, {}, None
         if self.bars.live.is_started:
             self.bars.stop()
 
@@ -73,20 +72,19 @@ class Bars:
 
     def within(self, cell: "Cell", done: float) -> None:
         """Some passes were made."""
-        self.bars.update(self.cells[cell.key], completed=done)
+        self._update(cell, completed=done)
 
     def advance(self, cell: "Cell", done: int, robust: int, of: int) -> None:
         """A chunk is done."""
-        told = f"{100 * robust / max(of, 1):.1f} % robust"
-        self.bars.update(self.cells[cell.key], completed=done, told=told)
+        self._update(cell, completed=done, told=f"{100 * robust / max(of, 1):.1f} % robust")
 
     def finish(self, cell: "Cell", status: str) -> None:
         """The attack is done, failed, or out of time: its bar gives way to a line."""
-        if (key := cell.key) not in self.cells:
+        if (task := self.cells.pop(cell.key, None)) is None:
             return
-        task = self.bars._tasks[self.cells.pop(key)]
-        told = task.fields["told"] if status == "done" else status.replace("_", " ")
-        self.bars.remove_task(task.id)
+        (told,) = (one.fields["told"] for one in self.bars.tasks if one.id == task)
+        told = told if status == "done" else status.replace("_", " ")
+        self.bars.remove_task(task)
         self._say(f"{_title(cell)}: {told}", "" if status == "done" else "yellow")
 
     def part(self, name: str, done: float, of: float) -> None:
@@ -111,6 +109,11 @@ class Bars:
         if now.budget is not None and now.seconds > now.budget:
             told = f"over its budget; {told}".rstrip("; ")
         self.bars.update(self.whole, completed=now.done, total=now.jobs, told=told)
+
+    def _update(self, cell: "Cell", **changed: Any) -> None:
+        """Not after its end: where a chunk fails, others of its attack may still be at work."""
+        if cell.key in self.cells:
+            self.bars.update(self.cells[cell.key], **changed)
 
     def _forget(self, name: str) -> None:
         if name in self.parts:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robusteval import __version__, shard_verbs, stops, streams, watching
+from robusteval import __version__, setup_verbs, shard_verbs, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -21,8 +21,9 @@ from robusteval.arguments import (
     whole_option,
 )
 from robusteval.data.choice import parse_samples
-from robusteval.endings import exit_of, print_held, print_json
+from robusteval.endings import print_held, print_json
 from robusteval.errors import shown
+from robusteval.export_verb import export
 from robusteval.guarded import (
     EXIT_BAD_INPUT,
     OneLine,
@@ -33,7 +34,6 @@ from robusteval.guarded import (
     say,
 )
 from robusteval.storage import LEADERBOARDS
-from robusteval.watching import watched
 
 __all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -74,8 +74,8 @@ def root(
 
 @app.command()
 @guarded
-@watched("robusteval")
 def run(
+    context: typer.Context,
     model: Annotated[
         list[str],
         typer.Option(
@@ -138,9 +138,7 @@ def run(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(
-            help="Time for each model's whole run, such as 10m: what doesn't fit is left out."
-        ),
+        typer.Option(help="Time for each whole run, such as 10m; what doesn't fit is left out."),
     ] = None,
     data_dir: DataDir = None,
     download: Annotated[
@@ -158,64 +156,76 @@ def run(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Write the folder for `robusteval work`, and stop.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
+    from robusteval import remembered, running
+
+    question = None if dry_run or prepare else remembered.run_question(context.params)
+    if (known := remembered.recall(question)) is not None:
+        running.print_one(known, as_json)
+        return
     count, seconds = parse_samples(samples), parse_budget(budget)
-    from robusteval import api, running, terminal, zoo
+    with watching.shown("robusteval"):
+        from robusteval import api, zoo
 
-    options = api.Options(
-        samples=count,
-        data=data,
-        seed=seed,
-        eps=tuple(given_list("eps", eps)),
-        only=tuple(given_list("only", only)),
-        sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        ray_address=ray_address,
-        gpus_per_worker=gpus_per_worker,
-        threads=threads,
-        keep=keep,  # type: ignore[arg-type]  # checked with the other options
-        time_limit=time_limit,
-        budget=seconds,
-        data_dir=data_dir,
-        download=download,
-        outlier_folders=tuple(outlier_dir or ()),
-        allow_code=allow_code,
-        out=out,
-    )
-    models = parse_models(model)
-    if prepare and not dry_run:
-        running.prepare(models, suite, options)
-    elif zoo.is_several(models):
-        several = running.estimate_several if dry_run else running.run_several
-        several(models, suite, options)
-    elif dry_run:
-        terminal.print_estimate(models[0], watching.estimate(models[0], suite, options))
-    else:
-        running.run_one(models[0], suite, options)
+        options = api.Options(
+            samples=count,
+            data=data,
+            seed=seed,
+            eps=tuple(given_list("eps", eps)),
+            only=tuple(given_list("only", only)),
+            sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            ray_address=ray_address,
+            gpus_per_worker=gpus_per_worker,
+            threads=threads,
+            keep=keep,  # type: ignore[arg-type]  # checked with the other options
+            time_limit=time_limit,
+            budget=seconds,
+            data_dir=data_dir,
+            download=download,
+            outlier_folders=tuple(outlier_dir or ()),
+            allow_code=allow_code,
+            out=out,
+        )
+        models = parse_models(model)
+        if dry_run:
+            running.estimate(models, suite, options, as_json)
+        elif prepare:
+            running.prepare(models, suite, options)
+        elif zoo.is_several(models):
+            running.run_several(models, suite, options, as_json)
+        else:
+            found = watching.evaluate(models[0], suite, options)
+            if found.complete:
+                remembered.remember(question, remembered.run_question(context.params), found)
+            running.print_one(found, as_json)
 
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
+RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or its archive.")]
 
 
 @app.command()
 @guarded
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write a run's report anew from its evidence, without the model."""
-    from robusteval import api, terminal
+    from robusteval import remembered, running
 
-    rebuilt = api.rebuild_report(run)
-    terminal.print_report(rebuilt)
-    if rebuilt.content["evidence"]["verification"] is None and rebuilt.complete:
-        complain(f"not proven yet: `robusteval work {run} --finish` predicts stored images again")
-    exit_of(rebuilt)
+    question = remembered.report_question(run)
+    if (found := remembered.recall(question)) is None:
+        from robusteval import api
+
+        found = api.rebuild_report(run)
+        remembered.remember(question, remembered.report_question(run), found)
+    running.print_one(found, as_json)
 
 
 @app.command()
 @guarded
-@watched("robusteval")
+@watching.watched("robusteval")
 def verify(
     run: RunFolder,
     model: Annotated[
@@ -236,19 +246,20 @@ def verify(
     """Check a run's evidence and report against the model and the data, afresh."""
     from robusteval import api
 
-    checks = watching.during(
-        str(run),
-        lambda told: api.verify(
+    with watching.shown(str(run)) as told:
+        checks = api.verify(
             run, model, data_dir, allow_code, again, device, data=data, progress=told
-        ),
-    )
+        )
     print_held(checks, as_json)
+
+
+app.command()(export)
 
 
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], path_argument("Two run folders or more.")],
+    runs: Annotated[list[Path], path_argument("Two run folders or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -307,7 +318,7 @@ Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], path_argument("Run folders.")],
+    runs: Annotated[list[Path], path_argument("Run folders or archives.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
@@ -369,17 +380,27 @@ def list_things(
 @guarded
 def show(
     name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Names, shapes and types of its weights instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show one model's entry: what it is, what its paper claims, how it was trained."""
-    from robusteval import terminal
+    from robusteval import listing, terminal
     from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
+    found = listing.weights(entry) if weights else entry.model_dump(mode="json")
     if as_json:
-        print_json(entry.model_dump(mode="json"))
+        print_json(found)
+    elif weights:
+        terminal.print_weights(found)
     else:
         terminal.print_entry(entry)
+
+
+app.command()(setup_verbs.init)
+app.command()(setup_verbs.doctor)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from robusteval import inert
 from robusteval.guarded import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_NOT_HELD, complain
+from robusteval.piped import is_piped
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Report
@@ -54,7 +55,7 @@ def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
         print_json([check.to_json() for check in checks])
     else:
         terminal.print_checks(checks)
-        print(limits, end="\n" if limits else "")
+        print(limits, end="\n" if limits else "", file=sys.stderr if is_piped() else None)
     if failed := [check.name for check in checks if not check.held]:
         complain(f"does not hold: {', '.join(failed)}")
         raise typer.Exit(EXIT_NOT_HELD)

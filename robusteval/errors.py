@@ -10,6 +10,7 @@ RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── CodeNotAllowedError    an entry that names code, without --allow-code
 ├── OutputError            a place that can't be written
 ├── EvidenceError          a run's evidence that is missing, corrupt, newer, or in use
+│   └── BusyError          … because another process is at work on the run
 ├── AttackError            an attack that can't run on this model, or returned nonsense
 │   └── ScoreError         a detector's score that is NaN or infinite
 ├── TrainingError          training that can't start or went wrong
@@ -61,6 +62,10 @@ class OutputError(RobustevalError):
 
 class EvidenceError(RobustevalError):
     """A run's evidence that is missing, corrupt, made by a newer schema, or in use."""
+
+
+class BusyError(EvidenceError):
+    """A run that another process is at work on."""
 
 
 class AttackError(RobustevalError):

@@ -90,6 +90,12 @@ def say(text: object) -> None:
     print(inert.line(text))
 
 
+def note(text: object) -> None:
+    """One line on stderr beside what is for machines, if that can be written."""
+    with suppress(OSError):
+        print(inert.line(text), file=sys.stderr)
+
+
 def _failed(error: OSError) -> str:
     """What the system said; without a file's name it was said of output."""
     if error.filename is None:

@@ -7,6 +7,7 @@ from typing import Any
 from robusteval.errors import RobustevalError
 from robusteval.models.entry import Entry, weights_content
 from robusteval.models.registry import all_entries
+from robusteval.models.tensors import held_by
 from robusteval.report.wording import claimed_by, lowest_claim
 
 Rows = list[dict[str, Any]]
@@ -38,13 +39,27 @@ def _model(entry: Entry) -> dict[str, Any]:
 
 def _weights(entry: Entry) -> dict[str, str]:
     """Whether the weights are there, and their digest is the entry's."""
-    if entry.weights is None:
+    if entry.stored is None:
         return {"weights": "untrained" if entry.training else "none"}
     try:
         weights_content(entry)
     except RobustevalError as error:
         return {"weights": "unusable", "problem": str(error)}
     return {"weights": "checked"}
+
+
+def weights(entry: Entry) -> dict[str, Any]:
+    """What an entry's weights file holds: its tensors by name, and how many numbers they have.
+
+    Raises WeightsError where it can't be read, or isn't the one that the entry names.
+    """
+    held = held_by(entry)
+    return {
+        "file": str(entry.weights_path),
+        "sha256": entry.stored.sha256 if entry.stored else None,
+        "numbers": sum(one.count for one in held),
+        "tensors": [{"name": h.name, "shape": list(h.shape), "type": h.type} for h in held],
+    }
 
 
 def datasets(data_dir: Path | None) -> Rows:

@@ -4,7 +4,7 @@ import math
 
 from robusteval.types import Rate
 
-_Z = 1.959963984540054  # the normal's 97.5 % quantile
+Z = 1.959963984540054  # the normal's 97.5 % quantile
 
 
 def wilson(k: int, n: int) -> Rate | None:
@@ -13,9 +13,9 @@ def wilson(k: int, n: int) -> Rate | None:
         return None
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is no share")
-    share, z2 = k / n, _Z * _Z
+    share, z2 = k / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     low = 0.0 if k == 0 else max(centre - half, 0.0)
     high = 1.0 if k == n else min(centre + half, 1.0)
     return Rate(share, low, high, k, n)

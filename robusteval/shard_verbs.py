@@ -13,7 +13,6 @@ from robusteval.endings import exit_of, print_json
 from robusteval.errors import RobustevalError
 from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, say
 from robusteval.run.shard import parse_shard, shard_of_array
-from robusteval.watching import watched
 
 if TYPE_CHECKING:
     from robusteval.sharing import Worked
@@ -42,7 +41,6 @@ Lease = Annotated[
 
 
 @guarded
-@watched("robusteval")
 def work(
     run: RunFolder,
     shard: Annotated[
@@ -64,9 +62,9 @@ def work(
 ) -> None:
     """Do jobs of a run beside other processes, on one machine or on many."""
     place = shard_of_array(os.environ) if shard is None else parse_shard(shard)
-    from robusteval import sharing, terminal
-
     with watching.shown(run.name) as display:
+        from robusteval import sharing, terminal
+
         way = sharing.Way(model, data_dir, allow_code, device, data, display)
         worked = sharing.work(run, way, shard=place, lease=lease)
         report = sharing.finish(run, way) if finish else None
@@ -128,7 +126,6 @@ def submit(
 
 
 @guarded
-@watched("robusteval")
 def pack(
     run: RunFolder,
     undo: Annotated[
@@ -136,10 +133,11 @@ def pack(
     ] = False,
 ) -> None:
     """Put the rows of each attack's chunks into one file: fewer files, the same evidence."""
-    from robusteval.api import files_of
-    from robusteval.run import packing
+    with watching.shown(run.name):
+        from robusteval.api import files_of
+        from robusteval.run import packing
 
-    done = (packing.unpack if undo else packing.pack)(files_of(run))
+        done = (packing.unpack if undo else packing.pack)(files_of(run))
     say(f"{done.before} files of evidence, now {done.after}")
 
 

@@ -35,16 +35,33 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # a pipe must not keep us waiting
 
 
+def cache_dir() -> Path | None:
+    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``; None without a home."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "robusteval"
+    try:
+        return Path.home() / ".cache" / "robusteval"
+    except RuntimeError:  # neither $HOME nor an entry in passwd: a container's arbitrary user
+        return None
+
+
 def replace_file(path: Path, content: bytes, advice: str) -> None:
     """Replaces a file atomically: a kill leaves the old one or the new one, never half of one.
 
     A new file gets the usual mode, a replaced one keeps its own.  Raises OutputError, ending in
     ``advice``, if it can't be written, or if what is there is write-protected or no file.
     """
+    with replacing(path, advice) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def replacing(path: Path, advice: str) -> Iterator[BinaryIO]:
+    """The same for a file that is written bit by bit: it is there, whole, when this ends."""
     with _told(path, advice):
         mode = _mode_of(path)
         with _partial_in(path.parent) as (partial, stream):
-            stream.write(content)
+            yield stream
             stream.flush()
             if mode is not None:
                 partial.chmod(mode)

@@ -1,14 +1,19 @@
 """What the terminal shows: tables, and the path of the report."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from rich.box import HEAVY_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from robusteval import inert
 from robusteval.consoles import console
+from robusteval.piped import is_piped, pair_rows, print_tsv
 from robusteval.report.wording import (
+    by_protocol,
     check_text,
     found_text,
     interval,
@@ -26,10 +31,27 @@ if TYPE_CHECKING:
 
 WIDE = 96  # columns of a terminal that has room for intervals
 NARROW = 66  # columns of a terminal under which tables lose their lesser columns
-_LESSER = ("weights", "training")  # what a table can do without
-_WRAPPED = ("claim",)  # columns whose cells may break between words
+# What a table can do without, the least first, and what together.
+_LESSER = (
+    *(("weights",), ("training",), ("only_first", "only_second"), ("package",)),
+    *(("shape",), ("method",), ("difference",), ("claim",)),
+)
+# Columns whose cells may break between words.
+_WRAPPED = (
+    *("claim", "attack", "threats", "found", "norms", "description", "problem"),
+    *("needs prototypes", "needs training data"),
+)
+_SHORTEST = 8  # of a line there: longer words are folded
+_NUMBERS = ("clean", "first", "second", "difference", "p", "only_first", "only_second")
 _ONLY_IN_JSON = ("path", "title", "clean_count", "class_order", "license", "source")
+BUDGET = "budget"  # the check that tells what a run was cut to: of interest where it is ok, too
+AS_SAID = "as the run says"
 _CLASSES_SHOWN = 200  # characters of a data set's class names
+
+
+def _say(*parts: "str | Text", style: str | None = None) -> None:
+    """A line, which is broken on terminals alone."""
+    console.print(*parts, style=style, soft_wrap=is_piped())
 
 
 def _range(rate: dict[str, Any] | None) -> str:
@@ -41,7 +63,7 @@ def print_report(report: "Report") -> None:
     content = report.content
     model, data = content["model"]["name"], content["dataset"]["name"]
     table = Table(title=f"{model} · {content['suite']['name']} · {content['samples']} of {data}")
-    table.add_column("attack")
+    table.add_column("attack", overflow="fold")
     table.add_column("threat")
     table.add_column("robust", justify="right", no_wrap=True)
     if console.width >= NARROW:
@@ -67,19 +89,20 @@ def print_report(report: "Report") -> None:
     for attack in content["attacks"]:
         if attack["reason"]:
             status = attack["status"].replace("_", " ")
-            console.print(f"{attack['title']} {status}: {attack['reason']}")
+            _say(f"{attack['title']} {status}: {attack['reason']}")
     for claim in content["claims"]:
-        console.print(_claim_line(claim))
+        _say(_claim_line(claim))
     for finding in content["findings"]:
-        if finding["verdict"] != "ok":
-            console.print(finding_text(finding), style="yellow")
-    print(inert.line(report.folder / "report.html"))
+        if finding["verdict"] != "ok" or finding["check"] == BUDGET:
+            _say(finding_text(finding), style="yellow")
+    print(inert.line(report.page))
 
 
 def _claim_line(claim: dict[str, Any]) -> str:
     """A claim beside the same attack here, and beside all attacks."""
     at = f"{claim['attack']}, {threat_text(claim)}" if claim["norm"] else claim["attack"]
-    line = f"claimed {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
+    whose = " by the paper's protocol" if by_protocol(claim) else ""
+    line = f"claimed{whose} {claim['accuracy']:.1f} % ({at}); the same here: {found_text(claim)}"
     return f"{line}; worst case here: {worst_text(claim)}" if claim["worst"] else line
 
 
@@ -94,13 +117,21 @@ def _fitting(text: str) -> str:
     return inert.fitting(inert.line(text), console.encoding)
 
 
+def _verdict(check: "Check") -> str:
+    if not check.proven:
+        return AS_SAID
+    return "holds" if check.held else "DOES NOT HOLD"
+
+
 def print_checks(checks: "list[Check]") -> None:
     """What verification found, line by line."""
+    if is_piped():
+        print_tsv([{"check": c.name, "verdict": _verdict(c), "told": c.told} for c in checks])
+        return
     width = max(len(_fitting(check.name)) for check in checks)
     for check in checks:
-        word, style = ("holds", "green") if check.held else ("DOES NOT HOLD", "bold red")
-        if not check.proven:
-            word, style = "as the run says", "yellow"
+        word = _verdict(check)
+        style = {"holds": "green", AS_SAID: "yellow"}.get(word, "bold red")
         name, told = _fitting(check.name), _fitting(check.told)
         start = f"{name:{width}}  " if console.width >= NARROW else f"{name}: "
         console.print(Text(start).append(word, style=style).append(f"  {told}"))
@@ -108,29 +139,25 @@ def print_checks(checks: "list[Check]") -> None:
 
 def print_comparison(found: dict[str, Any]) -> None:
     """A table per pair of runs."""
+    if is_piped():
+        print_tsv([row for pair in found["pairs"] for row in pair_rows(pair)])
+        return
     for pair in found["pairs"]:
         title = f"{pair['first']} and {pair['second']} · {found['samples']} of {found['dataset']}"
-        table = Table(title=title)
-        table.add_column("attack")
-        table.add_column("threat")
-        for name in ("first", "second", "difference", "p"):
-            table.add_column(name, justify="right", no_wrap=True)
-        if console.width >= NARROW:
-            table.add_column("only first", justify="right")
-            table.add_column("only second", justify="right")
-        for row in pair["rows"]:
-            cells = [
-                row["attack"],
-                threat_text(row["threat"]) if row["threat"] else "",
-                percent(row["first"]),
-                percent(row["second"]),
-                f"{100 * row['difference']:+.1f}",
-                f"{row['p']:.2g}",
-                str(len(row["only_first"])),
-                str(len(row["only_second"])),
-            ]
-            table.add_row(*cells[: len(table.columns)])
-        console.print(table)
+        rows = [
+            {
+                "attack": row["attack"],
+                "threat": threat_text(row["threat"]) if row["threat"] else "",
+                "first": percent(row["first"]),
+                "second": percent(row["second"]),
+                "difference": f"{100 * row['difference']:+.1f}",
+                "p": f"{row['p']:.2g}",
+                "only_first": len(row["only_first"]),
+                "only_second": len(row["only_second"]),
+            }
+            for row in pair["rows"]
+        ]
+        _print_table(title, rows)
         for key in pair["only_in_one"]:
             console.print(f"{key} is in one of the two only, or did not finish in the other")
         for key in pair["not_alike"]:
@@ -150,7 +177,8 @@ def print_models(reports: list[dict[str, Any]]) -> None:
         table.add_column("claimed", justify="right")
     for data in sorted({r["dataset"]["name"] for r in reports}):
         group = sorted((r for r in reports if r["dataset"]["name"] == data), key=_firmest)
-        about = f"{data}, {group[0]['samples']}"
+        counts = sorted({report["samples"] for report in group})
+        about = f"{data}, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
         eps = [" / ".join(w["threat"]["eps"] for w in _worst(group[0], n)) for n in norms]
         table.add_row(about, "", *eps, style="bold")
         for report in group:
@@ -163,6 +191,10 @@ def print_models(reports: list[dict[str, Any]]) -> None:
     console.print(table)
     if any(_lowest_claim(r) for r in reports):
         console.print(Text("What is claimed is of one attack, the columns before it are of all."))
+    for report in reports:
+        for finding in report["findings"]:
+            if finding["check"] == BUDGET:
+                console.print(Text(f"{report['model']['name']}: {finding['measured']}"))
 
 
 def _worst(report: dict[str, Any], norm: str) -> list[dict[str, Any]]:
@@ -208,31 +240,55 @@ def print_estimate(model: str, found: "Estimate") -> None:
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of plain data as a table; what is long is left to --json."""
-    columns = [c for c in dict.fromkeys(k for r in rows for k in r) if c not in _ONLY_IN_JSON]
-    if console.width < NARROW:
-        for row in rows:
-            cells = [_cell(c, row.get(c)) for c in columns]
-            console.print("  ".join(cell for cell in cells if cell))
-        return
-    columns = _that_fit(columns, rows)
-    if "weights" not in columns:  # what is wrong with them stands where a number can't be trusted
-        rows = [
-            {**r, "clean": r["weights"]} if r.get("weights", "checked") != "checked" else r
-            for r in rows
-        ]
-    table = Table(title=title)
+    """Rows of plain data as a table; what is long is left to --json, and to pipes."""
+    if is_piped():
+        print_tsv(rows, ("problem",) if title == "models" else ())
+    else:
+        _print_table(title, [{k: row[k] for k in row if k not in _ONLY_IN_JSON} for row in rows])
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Headings and whole names at any width: lesser columns are left out, which is said."""
+    every = list(dict.fromkeys(key for row in rows for key in row))
+    columns = _that_fit(every, rows)
+    is_narrow, fits = console.width < NARROW, _needed(columns, rows) <= console.width
+    table = Table(title=title, box=None if is_narrow else HEAVY_HEAD, pad_edge=not is_narrow)
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for row in rows:
+        table.add_column(
+            column.replace("_", " "),
+            justify="right" if column in _NUMBERS else "left",
+            overflow="fold",
+            no_wrap=fits and column not in _WRAPPED,
+        )
+    for row in _told_in(columns, rows):
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     console.print(table)
-    if left_out := [c for c in _LESSER if any(c in row for row in rows) and c not in columns]:
-        console.print(f"A wider terminal, or --json, shows {' and '.join(left_out)}, too.")
+    left_out = [c for c in chain(*_LESSER) if c in every and c not in columns]
+    if left_out:
+        console.print(f"A wider terminal, or --json, shows {_listed(left_out)}, too.")
+
+
+def _listed(columns: list[str]) -> str:
+    *most, last = (column.replace("_", " ") for column in columns)
+    return " and ".join([", ".join(most), last] if most else [last])
+
+
+def _told_in(columns: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in which what is wrong with weights stands where a number can't be trusted, unless it
+    has a column of its own."""
+    if "weights" in columns:
+        return rows
+    return [
+        {**r, "clean": r["weights"]} if r.get("weights", "checked") != "checked" else r
+        for r in rows
+    ]
 
 
 def print_datasets(rows: list[dict[str, Any]]) -> None:
     """The table of data sets; below it the classes found, and what can't be used."""
+    if is_piped():
+        print_tsv(rows, ("problem",))
+        return
     print_rows("datasets", [{k: v for k, v in row.items() if k != "problem"} for row in rows])
     if any(row.get("class_order") for row in rows):
         console.print("Classes in the order of their labels, from 0:")
@@ -256,19 +312,26 @@ def _classes(names: list[str]) -> str:
 
 def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
     """Without the lesser columns, one after another, while no line would fit without a break."""
-
-    def width(column: str) -> int:
-        cells = [_cell(column, row.get(column)) for row in rows]
-        if column in _WRAPPED:
-            cells = [word for cell in cells for word in cell.split()]
-        return max(len(column), *map(len, cells))
-
     kept = list(columns)
     for lesser in _LESSER:
-        if sum(width(c) + 3 for c in kept) < console.width:
+        if _needed(kept, rows) <= console.width:
             break
-        kept = [c for c in kept if c != lesser]
+        kept = [column for column in kept if column not in lesser]
     return kept
+
+
+def _needed(columns: list[str], rows: list[dict[str, Any]]) -> int:
+    """How wide a table must be in which nothing breaks but where that may be."""
+    told = _told_in(columns, rows)
+
+    def width(column: str) -> int:
+        cells = [column.replace("_", " "), *(_cell(column, row.get(column)) for row in told)]
+        if column not in _WRAPPED:
+            return max(map(cell_len, cells))
+        return min(_SHORTEST, max(cell_len(word) for cell in cells for word in cell.split()))
+
+    between = 2 if console.width < NARROW else 3
+    return sum(width(column) + between for column in columns) + between - 2
 
 
 def _cell(column: str, value: Any) -> str:
@@ -279,18 +342,31 @@ def _cell(column: str, value: Any) -> str:
 
 def print_entry(entry: "Entry") -> None:
     """One entry, table by table; what is empty is left out."""
-    console.print(Text(_fitting(entry.name), style="bold"), entry.description)
+    _say(Text(_fitting(entry.name), style="bold"), entry.description)
     content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
     for key, value in _told(content):
         if isinstance(value, dict):
-            console.print(f"[{key}]", style="bold")
+            _say(f"[{key}]", style="bold")
             for name, inner in _told(value):
-                console.print(f"  {name} = {inner}")
+                _say(f"  {name} = {inner}")
         elif isinstance(value, list):
             for item in value:
-                console.print(f"[{key}] {item}{_not_run(item) if key == 'claims' else ''}")
+                _say(f"[{key}] {item}{_not_run(item) if key == 'claims' else ''}")
         else:
-            console.print(f"{key} = {value}")
+            _say(f"{key} = {value}")
+
+
+def print_weights(found: dict[str, Any]) -> None:
+    """A line for each tensor, and the file that they are in."""
+    rows = [(t["name"], _shape(t["shape"]), t["type"]) for t in found["tensors"]]
+    widths = [max((len(_fitting(row[k])) for row in rows), default=0) for k in range(2)]
+    for name, shape, kind in rows:
+        print(inert.line(f"{name:{widths[0]}}  {shape:{widths[1]}}  {kind}"))
+    print(inert.line(f"{len(rows)} tensors, {found['numbers']:,} numbers, in {found['file']}"))
+
+
+def _shape(sizes: list[int]) -> str:
+    return f"({', '.join(map(str, sizes))})"
 
 
 def _not_run(claim: dict[str, Any]) -> str:

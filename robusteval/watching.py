@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol
 
 if TYPE_CHECKING:
     from robusteval.api import Estimate, Options, Report
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 P = ParamSpec("P")
-T = TypeVar("T")
 _DUMB = ("dumb", "unknown")  # terminals without cursor control
 _shown: "list[Display]" = []
 
@@ -91,9 +90,3 @@ def begin(model: str, suite: str, options: "Options") -> Path:
 
     with shown(model) as display:
         return sharing.begin(model, suite, replace(options, progress=display))
-
-
-def during(title: str, act: "Callable[[Display], T]") -> T:
-    """What ``act`` gives, which is given what tells people how far it is."""
-    with shown(title) as display:
-        return act(display)

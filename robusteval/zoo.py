@@ -65,7 +65,7 @@ def _can_be_run(name: str) -> bool:
         entry = read_entry(entry_paths()[name])
     except RobustevalError:
         return True
-    return entry.weights is not None or entry.factory is not None
+    return entry.stored is not None or entry.factory is not None
 
 
 def evaluate(

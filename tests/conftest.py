@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from robusteval import terminal
 from robusteval.attacks.registry import OWN
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.detection.metrics import bootstrap_intervals
@@ -70,6 +71,17 @@ def as_in_use() -> Iterator[None]:
             patch.setattr(page, name, getattr(figures, name))
         patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", RESAMPLES)
         yield
+
+
+@pytest.fixture
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """As if stdout were a terminal of so many columns."""
+
+    def wide(columns: int) -> None:
+        monkeypatch.setattr(terminal, "is_piped", lambda: False)
+        monkeypatch.setattr(terminal.console, "width", columns)
+
+    return wide
 
 
 @pytest.fixture

@@ -207,8 +207,10 @@ def modules(made: Made, rng: random.Random) -> Iterator[Case]:
         for name in (*_attacks(), "estimate", "evaluate"):
             if name in ("joint_pc", "prototype_margin", "gaussian_noise"):
                 continue
+            reads = told in ("a tuple", "a dictionary") and name in ("estimate", "evaluate")
+            right = TAKEN if reads else REFUSED
             yield Case("calls", f"{name}: a module that returns {told}",
-                       call(_with_module(name, forward)))  # fmt: skip
+                       call(_with_module(name, forward)), right=right)  # fmt: skip
 
 
 def _forwards() -> dict[str, Callable[[Any], Any]]:

@@ -11,7 +11,7 @@ from robusteval.boards.scrutiny import model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
-from robusteval.evidence.files import Local
+from robusteval.evidence.archive import files_at
 from robusteval.evidence.record import open_store
 from robusteval.evidence.results import load_result
 from robusteval.models.entry import Entry
@@ -86,7 +86,7 @@ def _sound_board(path: Path) -> list[Row]:
 
 def _require_open_boards(run: Path, folder: Path) -> None:
     """Raises EvidenceError, before a run is verified, for a board that it can't be added to."""
-    _, spec, _ = open_store(Local(run))
+    _, spec, _ = open_store(files_at(run))
     for threat in spec.threat_models():
         named = {"dataset": spec.dataset, "norm": threat.norm, "eps": threat.eps_text}
         _sound_board(folder / board.file_name(named))
@@ -95,9 +95,9 @@ def _require_open_boards(run: Path, folder: Path) -> None:
 def _rows(
     run: Path, data_dir: Path | None, allow_code: bool, again: int, device: str | None
 ) -> list[Row]:
-    _, spec, record = open_store(Local(run))
+    _, spec, record = open_store(files_at(run))
     _require_registered(run, spec, bool(record["entry"]))
-    report = summarise(load_result(Local(run)))
+    report = summarise(load_result(files_at(run)))
     if report["status"] != "complete" or not all(w["complete"] for w in report["worst_case"]):
         raise EvidenceError(f"{run} is incomplete: finish it with the command that began it")
     _require_enough(run, spec)

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robusteval.data.files import open_file, read_bytes
-from robusteval.data.locate import Source, cache_dir
+from robusteval.data.locate import Source
 from robusteval.data.raw import RawData, Shape
 from robusteval.errors import DataError, OutputError
-from robusteval.storage import replace_file
+from robusteval.storage import cache_dir, replace_file
 
 _RULES = 3  # one more whenever the same files are read as other pixels or labels
 _DIGEST = hashlib.sha256().digest_size

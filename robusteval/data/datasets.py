@@ -141,6 +141,20 @@ def class_order(
     return _regrouped(info, _names(info, split, root, source))
 
 
+def place_of(name: str, data_dir: str | Path | None = None) -> str | None:
+    """The folder that a data set's files were found in, or the package that brings them along;
+    None if nowhere, or if what is there can't be used."""
+    info = DATASETS.get(name)
+    if info.reader == "sklearn_digits":
+        return "scikit-learn"
+    root = data_root(data_dir)
+    for split in get_args(Split):
+        with suppress(DataError):
+            if root is not None and (source := _find(info, split, root)) is not None:
+                return str(source.files[0].parent)
+    return None
+
+
 def _require_split(split: str) -> None:
     if split not in get_args(Split):
         raise DataError(f"split {split!r}: choose train or test")

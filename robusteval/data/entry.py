@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
 from robusteval.catalogue import near_names
-from robusteval.data.raw import Shape
+from robusteval.data.shape import Shape
 from robusteval.errors import DataError, shown
 from robusteval.reading import read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain

@@ -11,6 +11,7 @@ one data set wherever its numbers are read, so the project's own can't be replac
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -119,6 +120,11 @@ def info_at(path: Path) -> DatasetInfo:
         hint = near_names(entry.base, found.found)
         raise DataError(f"{path}: base {shown(entry.base)} can't be grouped: {hint}")
     return regrouped(entry, path, found.found.get(entry.base))
+
+
+def is_known(data: str) -> bool:
+    """Whether ``--data`` names a known data set; what looks like a path is one."""
+    return not re.search(r"[/\\.]", data) and data in DATASETS
 
 
 class Known:

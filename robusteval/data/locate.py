@@ -18,6 +18,7 @@ from robusteval.data.folders import (
 from robusteval.data.parquet import parquet_class_names, read_parquet
 from robusteval.data.raw import RawData, Shape
 from robusteval.errors import DataError
+from robusteval.storage import cache_dir
 
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "valid", "validation", "val")}
 Names = tuple[str, ...] | None
@@ -39,16 +40,6 @@ class Source:
 
 # Such as test-00000-of-00001.parquet, or with a fingerprint at its end.
 _SHARD = re.compile(r"(?P<split>[a-z]+)-(?P<part>[0-9]+)-of-(?P<of>[0-9]+)(-[0-9a-f]+)?\.parquet")
-
-
-def cache_dir() -> Path | None:
-    """``$XDG_CACHE_HOME/robusteval``, else ``~/.cache/robusteval``; None without a home."""
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named) / "robusteval"
-    try:
-        return Path.home() / ".cache" / "robusteval"
-    except RuntimeError:  # neither $HOME nor an entry in passwd: a container's arbitrary user
-        return None
 
 
 def data_root(data_dir: str | Path | None) -> Path | None:

@@ -37,11 +37,6 @@ def own_name(wanted: str) -> str:
     return f"{name} (own)" if name in DATASETS else name
 
 
-def is_known(data: str) -> bool:
-    """Whether ``--data`` names a known data set; what looks like a path is one."""
-    return not re.search(r"[/\\.]", data) and data in DATASETS
-
-
 def own_data(images: Any, labels: Any, name: str, samples: Samples, at_most: bool) -> Dataset:
     """What Python gave in the place of images and labels: see ``data.given``.
 

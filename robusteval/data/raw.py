@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.data.files import shown
+from robusteval.data.shape import Shape
 from robusteval.errors import DataError
+
+__all__ = ["RawData", "Shape", "joined"]
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,6 @@ class RawData:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Channels, height and width."""
-
-    channels: int
-    height: int
-    width: int
 
 
 _TWICE = 0.1  # of a file's samples: public data sets hold a few samples twice

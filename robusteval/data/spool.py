@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robusteval.data.locate import cache_dir
 from robusteval.errors import DataError
+from robusteval.storage import cache_dir
 
 _AT_ONCE = 2**24  # bytes that are read together
 

@@ -20,8 +20,11 @@ from robusteval.evidence.judge import TOLERANCE
 from robusteval.evidence.telling import merged_notes, merged_stages, merged_warnings
 from robusteval.plan.plan import JobKind
 
-SCHEMA = 3  # of evidence: 2 told in sentences (see ``older``), 1 had no checksums
+# Of evidence: 3 tells of no prototypes, 2 told in sentences (see ``older``), 1 had no checksums.
+SCHEMA = 4
 SCORE = "score_"  # and a detector's name: the column of its scores
+PROTOTYPES_SINCE = 4  # the first schema that tells of prototypes
+NEAREST = "nearest_"  # and a layer's place, from 0: the column of the prototypes nearest there
 Values = NDArray[Any]
 Fill = Callable[[Any], Any]  # from a job's ``Predicted`` or ``Attacked`` (see ``jobs``)
 
@@ -87,6 +90,10 @@ def _from_0(values: Values) -> Any:
     return np.isfinite(values) & (values >= 0)
 
 
+def _from_minus_1(values: Values) -> Any:
+    return values >= -1
+
+
 def _finite_or_none(values: Values) -> Any:
     """Where its fit failed a detector has no score of any sample."""
     return np.isfinite(values) | np.isnan(values).all()
@@ -131,7 +138,7 @@ def _gap(made: Any) -> Any:
 COLUMNS = (
     Column(
         "index",
-        "of the sample in its split",
+        "index of the sample in its split",
         *("int64", _from_0),
         _of_both(lambda made: made.indices.numpy()),
         of_none=True,
@@ -146,7 +153,7 @@ COLUMNS = (
     ),
     Column(
         "prediction",
-        "the class, of the clean or of the counted image; −1 where an attack has none",
+        "the predicted class",
         *("int64", _from_0),
         {
             "clean": lambda made: made.logits.argmax(1).cpu().numpy(),
@@ -158,19 +165,19 @@ COLUMNS = (
     ),
     Column(
         "gap",
-        "between the two largest clean logits",
+        "between the two largest logits",
         *("float32", _from_0),
         {"clean": _gap},
     ),
     Column(
         "spread",
-        "between the largest and the smallest clean logit",
+        "between the largest and the smallest logit",
         *("float32", _from_0),
         {"clean": lambda made: (made.logits.amax(1) - made.logits.amin(1)).cpu().numpy()},
     ),
     Column(
         "second_prediction",
-        "the class of the clean image at another batch size",
+        "the predicted class at another batch size",
         *("int64", _from_0),
         {"clean": lambda made: made.second.cpu().numpy()},
         names_class=True,
@@ -225,7 +232,7 @@ COLUMNS = (
     ),
     Column(
         "sha256",
-        "of the counted image; other images prove the same",
+        "of the counted image, as it would be stored",
         *("object", _sha256),
         {"attack": lambda made: np.array(digests(made.result.stored), dtype=object)},
     ),
@@ -270,6 +277,23 @@ def score_column(detector: str) -> Column:
     """A detector's scores, which are filled where the detectors are at hand."""
     holds = _finite_or_none if find_detector(detector).needs_training_data else np.isfinite
     return Column(SCORE + detector, "higher is more in-distribution", "float64", holds, {})
+
+
+def nearest_columns(layers: int) -> list[Column]:
+    """One for each layer with prototypes, which are filled where the model is at hand."""
+    return [
+        Column(
+            f"{NEAREST}{place}",
+            "the nearest prototype, the first of those that coincide: class · M + its place in "
+            "the class; −1 where that isn't known, or no success",
+            *("int64", _from_minus_1),
+            {},
+            blank=np.int64(-1),
+            again=_if_sure,
+            since=PROTOTYPES_SINCE,
+        )
+        for place in range(layers)
+    ]
 
 
 def filled(kind: JobKind, made: Any) -> dict[str, Any]:

@@ -26,7 +26,11 @@ class Files(Protocol):
     """Where one run is kept.  Names are such as ``run.json`` and ``evidence/clean-0000.parquet``.
 
     ``advice`` ends what is said where something can't be written, in an OutputError.
+    ``read_only``: whether nothing can be.
     """
+
+    @property
+    def read_only(self) -> bool: ...
 
     def read(self, name: str) -> bytes:
         """A file's content.  Raises OSError, FileNotFoundError where there is none."""
@@ -74,6 +78,8 @@ class Files(Protocol):
 
 class Local:
     """A run in a folder of a disk."""
+
+    read_only = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -54,8 +54,11 @@ class Judged:
 
 
 @torch.no_grad()
-def predict(model: Adapter, images: Tensor, batch_size: int = VERIFY_BATCH) -> Tensor:
-    """Logits (B, K) in float32, at the verifier's own batch size, halved where memory ends."""
+def predict(
+    model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = VERIFY_BATCH
+) -> Tensor:
+    """Logits (B, K), or what else ``model`` gives, in float32, at the verifier's own batch size,
+    halved where memory ends."""
     try:
         return torch.cat([model(part.contiguous()).float() for part in images.split(batch_size)])
     except (RuntimeError, MemoryError) as error:
@@ -154,8 +157,11 @@ def to_8_bits(images: Tensor) -> Tensor:
 
 
 def state_digest(model: nn.Module) -> str:
-    """SHA-256 over parameters and buffers: an attack must leave it as it was."""
+    """SHA-256 over parameters and buffers, and what an adapter adds to them: an attack must leave
+    it as it was."""
     digest = hashlib.sha256()
+    if isinstance(model, Adapter):
+        digest.update(model.fingerprint.encode())
     # Buffers by name, since those that are not saved (an input's mean, say) decide outputs too.
     for name, value in sorted([*model.named_parameters(), *model.named_buffers()]):
         digest.update(name.encode())

@@ -26,10 +26,12 @@ from robusteval.evidence import measured, older
 from robusteval.evidence.columns import (
     COLUMNS,
     FACTS,
+    NEAREST,
     SCHEMA,
     Column,
     Values,
     columns_of,
+    nearest_columns,
     score_column,
 )
 from robusteval.plan.plan import Job, JobKind
@@ -93,6 +95,8 @@ class Piece:
 def expected(job: Job, rows: int, schema: int = SCHEMA) -> dict[str, Column]:
     """The columns of a job's rows, by the version of that schema."""
     found = [*columns_of(job.kind, rows, schema), *map(score_column, job.scored_by)]
+    if rows or job.kind == "clean":
+        found += [column for column in nearest_columns(job.layers) if column.since <= schema]
     return {column.name: column for column in found}
 
 
@@ -202,9 +206,23 @@ def _column_bytes(column: Values) -> bytes:
     return np.ascontiguousarray(column).tobytes()
 
 
-def require_classes(piece: Piece, classes: int) -> None:
-    """Raises ValueError for a row that names a class that there isn't."""
-    for name in (column.name for column in COLUMNS if column.names_class):
+def require_known(piece: Piece, model: Mapping[str, Any]) -> None:
+    """Raises ValueError for a row that names a class or a prototype that there isn't.
+
+    ``model``: what the run's record says of it.
+    """
+    limits = {c.name: ("class", model["classes"]) for c in COLUMNS if c.names_class}
+    limits |= {name: ("prototype", count) for name, count in prototype_counts(model).items()}
+    for name, (what, count) in limits.items():
         values: Sequence[int] | Values = piece.columns.get(name, ())
-        if len(values) and max(values) >= classes:
-            raise ValueError(f"column {name!r} names class {max(values)} of {classes}")
+        if len(values) and max(values) >= count:
+            raise ValueError(f"column {name!r} names {what} {max(values)} of {count}")
+
+
+def prototype_counts(model: Mapping[str, Any]) -> dict[str, int]:
+    """How many prototypes each layer has, by its column; nothing in an older run's record."""
+    if "prototype_layers" not in model:
+        return {}
+    layers = model["prototype_layers"]
+    known = {told["layer"]: model["classes"] * told["per_class"] for told in layers}
+    return {f"{NEAREST}{i}": known.get(name, 0) for i, name in enumerate(model["layers"])}

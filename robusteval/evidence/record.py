@@ -18,7 +18,7 @@ from robusteval.errors import (
     reason,
     shown,
 )
-from robusteval.evidence.columns import SCHEMA
+from robusteval.evidence.columns import PROTOTYPES_SINCE, SCHEMA
 from robusteval.evidence.files import Files
 from robusteval.evidence.store import Store, json_bytes, require_readable
 from robusteval.hardware import PACKAGES
@@ -26,6 +26,7 @@ from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features
 from robusteval.plan.spec import RunSpec
@@ -35,7 +36,9 @@ RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
 PACKED = "packed"  # in a packed run's record: the schema that it had before
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
+_Index = Annotated[int, Field(ge=0, le=10**9)]
 _Name = Annotated[str, Field(max_length=200)]
+_Note = Annotated[str, Field(min_length=1, max_length=LONGEST_NOTE)]
 _Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_\-]{1,64}$")]
 
 
@@ -44,11 +47,34 @@ def _a_day(text: str) -> str:
     return text
 
 
-class _Model(TypedDict):
+class _Prototypes(TypedDict):
+    """How prototypes that were given beside a module agree with it: ``models.own.Agreement``."""
+
     __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    same: Annotated[int, Field(ge=0)] | None
+    of: Annotated[int, Field(ge=1, le=COMPARED)]
+    distance: float
+
+
+class _Layer(TypedDict):
+    """Of a layer with prototypes: see ``PrototypeLayer``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    layer: _Name
+    per_class: Annotated[int, Field(ge=1, le=10**6)]
+    features: Annotated[int, Field(ge=1, le=10**9)] | None
+    coinciding: list[tuple[_Index, _Index]] | None
+    equal: _Index | None
+
+
+class _Model(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
+    notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
+    prototypes: NotRequired[_Prototypes]
+    prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
 
 
 class _Dataset(TypedDict):
@@ -136,7 +162,7 @@ def read_record(files: Files) -> dict[str, Any]:
         name, schema = _schema_of(record["schema"])
     except (FileNotFoundError, NotADirectoryError):
         raise EvidenceError(
-            f"{files.where()} is no run: name a folder that `robusteval run` made"
+            f"{files.where()} is no run: name a folder that `robusteval run` made, or its archive"
         ) from None
     except (OSError, *_MALFORMED) as error:
         raise _corrupt(files, error) from None
@@ -199,7 +225,7 @@ def _require_installed(files: Files, spec: RunSpec) -> None:
 def parts_of(record: dict[str, Any]) -> Parts:
     """What a run's model has beside logits, as the run's record says."""
     model = record["model"]
-    return Parts(bool(model["layers"]), model.get("features", False))
+    return Parts(len(model["layers"]), model.get("features", False))
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -219,7 +245,9 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
+        "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
         "spec.forms": forms != list(spec.forms),
@@ -242,7 +270,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
 
 
 def _contradicts(budget: Budget, spec: RunSpec) -> bool:
-    """Whether a run has what it says was left out for its budget."""
+    """Whether a run has what it says was left out for its budget, or was planned to take longer."""
     suite = spec.suite
     there = {attack.name for attack in suite.attacks}
     parts = {"diagnostics": suite.diagnostics.samples, "detection": suite.detection.detectors}
@@ -251,7 +279,45 @@ def _contradicts(budget: Budget, spec: RunSpec) -> bool:
         or any(parts[part] for part in budget.parts)
         or len({*budget.attacks}) + len({*budget.parts}) < len(budget.attacks + budget.parts)
         or budget.samples < spec.samples
+        or budget.planned > budget.seconds + 0.1  # it is told with one digit
     )
+
+
+def _fitting_prototypes(record: dict[str, Any]) -> bool:
+    """Whether prototypes are told of layers that there are, and coincide with those before them."""
+    model = record["model"]
+    told = model.get("prototype_layers", [])
+    names = [layer["layer"] for layer in told]
+    due = bool(model["layers"]) and _schema_of(record["schema"])[1] >= PROTOTYPES_SINCE
+    found = "prototype_layers" in model
+    return (
+        (found or not due)
+        and found == bool(told)
+        and names == [name for name in model["layers"] if name in names]
+        and all(_ordered(layer, model["classes"] * layer["per_class"]) for layer in told)
+    )
+
+
+def _ordered(layer: dict[str, Any], count: int) -> bool:
+    """Whether each coinciding prototype of ``count`` is named once, with the first of them."""
+    pairs, unknown = layer["coinciding"], [layer[key] is None for key in ("features", "equal")]
+    if pairs is None:
+        return all(unknown)
+    later = [i for i, _ in pairs]
+    return (
+        not any(unknown)
+        and later == sorted(set(later))
+        and all(first < i < count and first not in later for i, first in pairs)
+        and layer["equal"] <= len(pairs)
+    )
+
+
+def _no_agreement(model: dict[str, Any], spec: RunSpec) -> bool:
+    """Whether a comparison of prototypes with their module can't be this run's."""
+    if (told := model.get("prototypes")) is None:
+        return False
+    too_many = told["same"] is not None and told["same"] > told["of"]
+    return too_many or told["of"] != min(COMPARED, spec.samples) or not model["layers"]
 
 
 def _corrupt(files: Files, error: Exception) -> EvidenceError:

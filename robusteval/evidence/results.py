@@ -1,5 +1,6 @@
 """What a run found, per sample, read from its evidence.  Every number is computed from these."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -7,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
-from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts
+from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts, nearest_columns
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts, losses_of
-from robusteval.evidence.pieces import Piece, attack_facts, require_classes
+from robusteval.evidence.pieces import Piece, attack_facts, require_known
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
@@ -21,6 +22,7 @@ from robusteval.types import ThreatModel
 
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
+Model = Mapping[str, Any]  # what a run's record says of it
 
 NOT_REACHED = "it was not reached"
 
@@ -45,9 +47,10 @@ class CellOutcome:
     scores: dict[str, Scores] = field(default_factory=dict)  # per detector, of attacked samples
 
     @classmethod
-    def empty(cls, cell: Cell, count: int) -> "CellOutcome":
-        """An outcome to be filled chunk by chunk."""
-        rows = {c.name: np.full(count, c.blank) for c in COLUMNS if c.blank is not None}
+    def empty(cls, cell: Cell, count: int, layers: int) -> "CellOutcome":
+        """An outcome to be filled chunk by chunk; ``layers``: how many carry prototypes."""
+        columns = [*COLUMNS, *nearest_columns(layers)]
+        rows = {c.name: np.full(count, c.blank) for c in columns if c.blank is not None}
         return cls(cell, "done", "", np.zeros(count, bool), rows, merged_facts([]))
 
     def success(self, threat: ThreatModel) -> Bools:
@@ -202,9 +205,9 @@ def load_result(files: Files) -> RunResult:
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
-    classes = record["model"]["classes"]
-    clean, seconds = clean_columns(store, plan, classes)
-    outcomes = [_outcome(store, plan, part, clean, classes) for part in range(len(plan.cells))]
+    model = record["model"]
+    clean, seconds = clean_columns(store, plan, model)
+    outcomes = [_outcome(store, plan, part, clean, model) for part in range(len(plan.cells))]
     fits = [job for job in plan.fit_jobs() if store.has(job)]
     seconds += sum(store.read(job).seconds for job in fits)
     unfitted = {job.label: _why(store, job) for job in plan.fit_jobs() if job not in fits}
@@ -244,20 +247,22 @@ def _why(store: Store, job: Job) -> str:
     return failure.reason if failure else NOT_REACHED
 
 
-def clean_columns(store: Store, plan: Plan, classes: int) -> tuple[dict[str, Any], float]:
-    """The clean jobs' columns over all N samples, and their seconds."""
+def clean_columns(store: Store, plan: Plan, model: Model) -> tuple[dict[str, Any], float]:
+    """The clean jobs' columns over all N samples, and their seconds; ``model``: the record's."""
     pieces = [
-        _read(store, job, len(chunk), classes)
+        _read(store, job, len(chunk), model)
         for job, chunk in zip(plan.clean_jobs(), plan.chunks, strict=True)
     ]
-    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in pieces[0].columns}
+    # A run that an earlier version began may lack the later ones in some chunks.
+    shared = [n for n in pieces[0].columns if all(n in piece.columns for piece in pieces)]
+    columns = {n: np.concatenate([p.columns[n] for p in pieces]) for n in shared}
     return columns, sum(p.seconds for p in pieces)
 
 
 def _outcome(
-    store: Store, plan: Plan, part: int, clean: dict[str, Any], classes: int
+    store: Store, plan: Plan, part: int, clean: dict[str, Any], model: Model
 ) -> CellOutcome:
-    outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]))
+    outcome = CellOutcome.empty(plan.cells[part], len(clean["label"]), plan.layers)
     correct = clean["label"] == clean["prediction"]
     scores: dict[str, list[Scores]] = {}
     facts: list[dict[str, Any]] = []
@@ -267,7 +272,7 @@ def _outcome(
             _note_failure(outcome, store, job)
             continue
         rows = np.flatnonzero(correct[chunk.start : chunk.stop]) + chunk.start
-        piece = _read(store, job, len(rows), classes)
+        piece = _read(store, job, len(rows), model)
         _fill(outcome, rows, piece.columns)
         for name, values in _scores(piece.columns).items():
             scores.setdefault(name, []).append(values)
@@ -279,11 +284,12 @@ def _outcome(
     return outcome
 
 
-def _read(store: Store, job: Job, due: int, classes: int) -> Piece:
-    """A job's rows.  Raises EvidenceError unless there is one for each sample, of known classes."""
+def _read(store: Store, job: Job, due: int, model: Model) -> Piece:
+    """A job's rows.  Raises EvidenceError unless there is one for each sample, of known classes and
+    prototypes."""
     piece = store.read(job)
     try:
-        require_classes(piece, classes)
+        require_known(piece, model)
         if (found := len(piece.columns["label"])) != due:
             raise ValueError(f"{found} rows for {due} samples")
     except ValueError as error:

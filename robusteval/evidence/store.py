@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from robusteval import inert
-from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.errors import BusyError, EvidenceError, RobustevalError, shown
 from robusteval.evidence import older
 from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_bytes, state_of
 from robusteval.evidence.columns import SCHEMA
@@ -288,9 +288,7 @@ class Store:
     def lock(self) -> Iterator[None]:
         """One process at a time works on a run.  A kill frees the lock."""
         self.files.prepare(EVIDENCE, _ADVICE)
-        busy = EvidenceError(
-            f"another process is at work on {self.folder}: wait for it, or stop it"
-        )
+        busy = BusyError(f"another process is at work on {self.folder}: wait for it, or stop it")
         with self.files.lock(busy):
             self.files.prepare("", _ADVICE)
             yield

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from robusteval.hardware import best_seconds
-from robusteval.models.adapter import Adapter, PrototypeAdapter
+from robusteval.models.adapter import Adapter, OwnAdapter, PrototypeAdapter
 from robusteval.models.graphs import GraphedAdapter
 
 # A folded model's logits may differ by this share of their size: float32 rounding, no more.
@@ -111,34 +111,36 @@ class Faster(nn.Module):
         # In a tuple, so that its parameters, which are the module's, do not count twice.
         self.static: tuple[Any, ...] = (_compiled(module),) if compiled else ()
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, *wanted: str) -> Any:
+        """``wanted``: what else the module is told."""
         moved = _ChannelsLast.apply(images)  # type: ignore[no-untyped-call]
         if not self.rough:
-            return self._run(moved)
+            return self._run(moved, *wanted)
         with torch.autocast(images.device.type, torch.bfloat16):
-            return self._run(moved)
+            return self._run(moved, *wanted)
 
-    def _run(self, images: Tensor) -> Any:
+    def _run(self, images: Tensor, *wanted: str) -> Any:
         if not self.static:
-            return self.module(images)
+            return self.module(images, *wanted)
         size = static_batch(images.device)
-        parts = [self._part(part, size) for part in images.split(size)]
+        parts = [self._part(part, size, *wanted) for part in images.split(size)]
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _part(self, images: Tensor, size: int) -> Any:
+    def _part(self, images: Tensor, size: int, *wanted: str) -> Any:
         count = len(images)
         if count < size / 2 or not self.static:
-            return self.module(images)
+            return self.module(images, *wanted)
         filled = torch.cat([images, images[:1].detach().expand(size - count, -1, -1, -1)])
         try:
-            found = self.static[0](filled.contiguous(memory_format=torch.channels_last))
+            filled = filled.contiguous(memory_format=torch.channels_last)
+            found = self.static[0](filled, *wanted)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             self.static = ()  # no compiler here: a run that was begun elsewhere, say
-            return self.module(images)
+            return self.module(images, *wanted)
         if isinstance(found, Tensor):
             return found[:count]
         return {name: values[:count] for name, values in found.items()}
@@ -207,9 +209,17 @@ def folded_if_same(adapter: Adapter, images: Tensor) -> Adapter | None:
 
 
 def same_function(plain: Adapter, fast: Adapter, images: Tensor) -> bool:
-    """Whether two adapters give equal logits on ``images``, up to float32 rounding."""
+    """Whether two adapters give equal logits on ``images``, up to float32 rounding, and equal
+    distances to prototypes that stand beside a module: a layer that is folded into the one before
+    may be where they are measured."""
     with torch.no_grad():
-        first, second = plain(images), fast(images)
+        pairs = [(plain(images), fast(images))]
+        if isinstance(plain, OwnAdapter):
+            pairs.append((plain.distances(images), fast.distances(images)))
+    return all(_equal(first, second) for first, second in pairs)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
     scale = first.abs().amax().clamp_min(1e-12)
     return bool(torch.isfinite(second).all()) and float((first - second).abs().amax() / scale) <= (
         _TOLERANCE
@@ -268,7 +278,8 @@ def choose_forms(
     folded_one = folded_if_same(adapter, images)
     if folded_one is None:
         return PLAIN, PLAIN
-    graphs = images.is_cuda and isinstance(adapter, PrototypeAdapter)
+    known = isinstance(adapter, PrototypeAdapter) and not isinstance(adapter, OwnAdapter)
+    graphs = images.is_cuda and known  # a foreign module may wait for the processor
     try:
         seconds = {PLAIN: stopwatch(adapter, images)}
         seconds[Acceleration()] = stopwatch(folded_one, images)

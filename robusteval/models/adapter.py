@@ -3,23 +3,32 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from robusteval.errors import AttackError, RobustevalError, kind_of, reason, shown
-from robusteval.models.head import Similarity
+from robusteval.models.answers import answer, as_logits
+from robusteval.models.foreign import Normalised
+from robusteval.models.head import OwnReading, Pooling, Similarity
 from robusteval.models.network import PrototypeNetwork, precise
+from robusteval.models.own import Agreement, Features, OwnNetwork, OwnPrototypes
 from robusteval.models.prototypes import prototype_distances
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model has beside its logits: whether prototypes, whether features of its own."""
+    """What a model has beside its logits: how many layers with prototypes, whether features of its
+    own."""
 
-    prototypes: bool
+    layers: int
     features: bool
+
+    @property
+    def prototypes(self) -> bool:
+        """Whether it has some."""
+        return self.layers > 0
 
 
 class Adapter(nn.Module):
@@ -27,6 +36,13 @@ class Adapter(nn.Module):
 
     Attack libraries switch modes and collect parameter gradients; here ``train()`` keeps eval mode
     and no parameter takes a gradient, so that a run can't change the model it measures.
+
+    A subclass for a model with prototypes of its own says ``layers`` and ``distances``, and
+    ``logits_and_distances`` where one pass can give both; ``reads_distances``,
+    ``prototypes_per_class`` and ``class_distances`` help attacks to aim; ``has_features`` and
+    ``embed`` are read by detectors.  K classes, M prototypes each, features of D.  Everything is
+    differentiable with respect to the images, in float32.  ``wrap_module(…, prototypes=…)`` does
+    all of this for prototypes at one layer.
     """
 
     def __init__(self, module: nn.Module, classes: int) -> None:
@@ -57,17 +73,36 @@ class Adapter(nn.Module):
     @property
     def parts(self) -> Parts:
         """What it has beside logits."""
-        return Parts(bool(self.layers), self.has_features)
+        return Parts(len(self.layers), self.has_features)
 
     @property
     def reads_distances(self) -> bool:
-        """Whether classes are read from distances to prototypes, and from nothing else."""
+        """Whether classes are read from ``distances`` (B, K, M), and from nothing else: the class
+        is the nearest prototype's, or that of M pooled.  Attacks then climb margins of distances
+        and, where M > 1, aim at single prototypes.  False where a classifier stands beside."""
         return False
 
     @property
     def prototypes_per_class(self) -> int:
-        """M of the deepest layer that carries prototypes; 1 where nothing is known of them."""
+        """M of the deepest layer that carries prototypes, the last size of ``distances``
+        (B, K, M); 1 where nothing is known of them."""
         return 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Short facts that a report tells of how the model is read; they are known once it has
+        answered."""
+        return self.module.reader.notes() if isinstance(self.module, Normalised) else ()
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides outputs beside parameters and buffers, as text: a part of its digest."""
+        return ""
+
+    def agreement(self, images: Tensor) -> Agreement | None:
+        """How prototypes that were given beside a module agree with its own answers on images
+        (B, C, H, W); None where there are no such prototypes."""
+        return None
 
     def class_distances(self) -> Tensor | None:
         """How far apart classes are in feature space (K, K), zero to themselves; None if unknown.
@@ -78,16 +113,31 @@ class Adapter(nn.Module):
         return None
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features (B, D) that the model classifies by.  A plain module's are its logits."""
+        """Features (B, D) that the model classifies by, those that the deepest layer's prototypes
+        (K, M, D) are compared with.  A plain module's are its logits."""
         features: Tensor = self(images)
         return features.flatten(1)
 
     def distances(self, images: Tensor) -> Tensor:
-        """Distances (B, K, M) to the prototypes of the deepest layer that has some."""
+        """Distances (B, K, M) to the prototypes of the deepest layer that has some, in whatever
+        measure the model compares by; smaller is closer.
+
+        Raises AttackError where there are none.
+        """
         raise AttackError("this model has no prototypes: leave prototype-aware attacks out")
 
+    def all_distances(self, images: Tensor) -> dict[str, Tensor]:
+        """For each layer whose prototypes are known its distances (B, K, M), as it has them."""
+        return {self.layers[-1]: self.distances(images)} if self.layers else {}
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        """Each layer's prototypes (K, M, D), as unit vectors where only directions count; empty
+        where the model doesn't show them."""
+        return {}
+
     def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, K), and for each layer with prototypes the squared distances (B, K, M)."""
+        """Logits (B, K), and for each of ``layers``, in that order, the squared distances
+        (B, K, M): Euclidean ones, or 2 (1 − cos) where only directions are compared."""
         return self(images), {}
 
 
@@ -140,6 +190,17 @@ class PrototypeAdapter(Adapter):
             return super().distances(images)
         return self._distances(self.embed(images), self.layers[-1], self.module.head.similarity)
 
+    def all_distances(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.module.supervised_features(self.module.activations(images))
+        similarity = self.module.head.similarity
+        return {name: self._distances(f, name, similarity) for name, f in features.items()}
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        found = {name: self.module.prototypes[name].detach() for name in self.layers}
+        if self.module.head.similarity == "cosine":
+            return {name: F.normalize(vectors, dim=2) for name, vectors in found.items()}
+        return found
+
     def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         layers = self.module.activations(images)
         features = self.module.supervised_features(layers)
@@ -156,77 +217,85 @@ class PrototypeAdapter(Adapter):
         return prototype_distances(features, self.module.prototypes[layer], similarity)
 
 
-class Normalised(nn.Module):
-    """A foreign module behind its own input normalisation."""
+class OwnAdapter(PrototypeAdapter):
+    """An adapter around a foreign module with prototypes of one's own beside it."""
 
-    mean: Tensor
-    std: Tensor
+    module: OwnNetwork
 
-    def __init__(self, module: nn.Module, mean: ArrayLike, std: ArrayLike) -> None:
-        super().__init__()
-        self.module = module
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, _by_channel(name, values).to(device), persistent=False)
-        if not (self.std > 0).all():
-            raise AttackError(f"std = {std!r}: choose values above 0")
-        if len({1, self.mean.shape[1], self.std.shape[1]}) > 2:
-            raise AttackError(
-                f"mean has {self.mean.shape[1]} values and std {self.std.shape[1]}: give as many, "
-                "or a single one"
-            )
+    @property
+    def reads_distances(self) -> bool:
+        return self.module.reading == "nearest_prototype"
 
-    def forward(self, images: Tensor) -> Any:
-        channels = max(self.mean.shape[1], self.std.shape[1])
-        if channels not in (1, images.shape[1]):  # else one channel would become several
-            raise AttackError(
-                f"mean and std have {channels} values, the images {images.shape[1]} channels: give "
-                "one for each, or a single one"
-            )
-        return self.module((images - self.mean) / self.std)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.module.notes
 
+    @property
+    def fingerprint(self) -> str:
+        return self.module.fingerprint
 
-def _by_channel(name: str, values: Any) -> Tensor:
-    """One number, or one for each channel, of whatever type: (1, C, 1, 1) in float32."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values if values.dtype in (torch.bool, torch.complex64) else values.double()
-    try:
-        numbers = np.asarray(values)
-    except (TypeError, ValueError):  # lists of different lengths
-        numbers = np.asarray("")
-    if numbers.dtype.kind not in "iuf" or numbers.size != max(numbers.shape, default=1):
-        raise AttackError(f"{name} = {values!r}: give a number, or one for each channel")
-    found = torch.from_numpy(numbers.astype(np.float64).reshape(-1)).float()
-    if not torch.isfinite(found).all() or not len(found):
-        raise AttackError(f"{name} = {values!r}: give finite numbers")
-    return found.view(1, -1, 1, 1)
+    def agreement(self, images: Tensor) -> Agreement:
+        return self.module.agreement(images)
 
 
 def wrap_module(
     module: nn.Module,
-    classes: int,
+    classes: int | None = None,
     mean: ArrayLike = (0.0,),
     std: ArrayLike = (1.0,),
+    *,
+    prototypes: ArrayLike | Tensor | None = None,
+    features: Features = None,
+    similarity: Similarity = "sql2",
+    pooling: Pooling = "max",
+    temperature: float = 1.0,
+    reading: OwnReading = "module",
 ) -> Adapter:
     """Any ``nn.Module`` that maps normalised images to logits (B, K), as an adapter.
 
-    ``mean`` and ``std``: one number, or one for each channel, in a list, an array or a tensor.  The
-    module is put in eval mode and its parameters are frozen, in place.  Raises AttackError for what
-    is no module, for fewer than two classes, and for a std that isn't above 0.
+    ``mean`` and ``std``: one number, or one for each channel, in a list, an array or a tensor.
+    Logits may also be the output's attribute or key ``logits``, or the first of a tuple: the first
+    answer decides, and the report says so.  ``DataParallel`` and ``torch.compile`` are taken off.
+
+    ``prototypes`` (K, M, D) or (K, D): then attacks and detectors that need prototypes have them;
+    ``classes`` may be left out.  ``features``: where they are compared, a layer's name as in
+    ``named_modules()``, or a function of normalised images: vectors (B, D), or maps (B, D, H, W),
+    which are averaged over H and W.  ``similarity`` and ``pooling``: see
+    ``robusteval.models.prototypes``.  Logits are the module's own, or, with
+    ``reading="nearest_prototype"``, M similarities pooled to each class; then ``features`` may be
+    left out where the module itself returns them.
+
+    The module is put in eval mode and its parameters are frozen, in place.  Raises AttackError for
+    what is no module, for fewer than two classes, for a std that isn't above 0, and for prototypes
+    or features that there are not.
     """
     if not isinstance(module, nn.Module):
         raise AttackError(f"{kind_of(module)} is no torch module: wrap what returns logits in one")
+    if classes is not None or prototypes is None:
+        _require_classes(classes)
+    own = OwnPrototypes(prototypes, features, similarity, pooling, temperature, reading)
+    if prototypes is not None:
+        return OwnAdapter(OwnNetwork(Normalised(module, mean, std), own, classes))
+    if own != OwnPrototypes(None):
+        raise AttackError(
+            "features, similarity, pooling, temperature and reading say how prototypes are "
+            "compared: give prototypes=… with them"
+        )
+    assert classes is not None, "asked before"
+    return Adapter(Normalised(module, mean, std), classes)
+
+
+def _require_classes(classes: Any) -> None:
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise AttackError(f"classes = {shown(classes)}: choose a whole number from 2 up")
-    return Adapter(Normalised(module, mean, std), classes)
 
 
 def require_answers(module: nn.Module, images: Tensor, classes: int | None = None) -> int:
     """How many classes a foreign module tells apart.
 
     Raises AttackError where it can't read ``images`` (B, C, H, W), B from 1 up, or returns no
-    logits (B, K), be it for one image alone or for two.
+    logits (B, K), be it for one image alone or for two; and for an adapter whose distances to
+    prototypes are none.
     """
     if any(p.is_inference() for p in module.parameters()):
         raise AttackError(
@@ -237,6 +306,8 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
         try:
             with torch.no_grad():
                 logits = as_logits(answer(module, some), len(some), classes)
+                if isinstance(module, Adapter) and module.layers:
+                    _require_distances(module, some)
         except RobustevalError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may raise anything
@@ -244,9 +315,32 @@ def require_answers(module: nn.Module, images: Tensor, classes: int | None = Non
                 f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
                 f"{_mend(module, images)}"
             ) from None
+        if not torch.isfinite(logits).all():
+            raise AttackError("the model returns NaN or infinite logits on clean images: mend it")
         classes = logits.shape[1]
     assert classes is not None, "both passes say it"
     return classes
+
+
+def _require_distances(model: Adapter, images: Tensor) -> None:
+    """Raises AttackError for an adapter that doesn't show its prototypes as it should."""
+    _, squared = model.logits_and_distances(images)
+    if list(squared) != list(model.layers):
+        raise AttackError(
+            f"logits_and_distances gives distances of {', '.join(map(str, squared)) or 'no layer'}"
+            f", but layers are {', '.join(model.layers)}: give those of each, in that order"
+        )
+    given = {f"squared distances of {name}": values for name, values in squared.items()}
+    for told, values in {**given, "distances": model.distances(images)}.items():
+        if values.dim() != 3 or values.shape[:2] != (len(images), model.classes):
+            raise AttackError(
+                f"{told} are of shape {tuple(values.shape)} for {len(images)} images and "
+                f"{model.classes} classes: give (B, K, M), M prototypes for each of K classes"
+            )
+    if (features := model.embed(images)).dim() != 2 or len(features) != len(images):
+        raise AttackError(
+            f"embed gives shape {tuple(features.shape)} for {len(images)} images: give (B, D)"
+        )
 
 
 def _mend(module: nn.Module, images: Tensor) -> str:
@@ -256,48 +350,3 @@ def _mend(module: nn.Module, images: Tensor) -> str:
         return "mend it"
     weights, pixels = (str(kind).removeprefix("torch.") for kind in (kinds[0], images.dtype))
     return f"its weights are {weights}, the images {pixels}, so give both one type"
-
-
-def answer(module: nn.Module, images: Tensor) -> Any:
-    """What a foreign module makes of a copy of ``images``: some change in place what they are
-    given, and those would be the caller's.
-
-    NumPy refuses what asks for a gradient; a module that goes through it has none to give.
-    """
-    try:
-        return module(images.clone())
-    except RuntimeError as error:
-        if "Can't call numpy() on Tensor that requires grad" not in str(error):
-            raise
-    except SystemExit as error:  # else the program would end, and with the module's exit code
-        raise AttackError(
-            f"the module ends the program (SystemExit: {reason(error)}): leave that out"
-        ) from None
-    return module(images.detach().clone())
-
-
-def as_logits(found: Any, count: int, classes: int | None = None) -> Tensor:
-    """What a module returned for ``count`` images, if that is logits (B, K), K from 2 up.
-
-    Half precision becomes float32, as in ``precise``.  Raises AttackError for anything else.
-    """
-    if not isinstance(found, Tensor) or not found.is_floating_point():
-        kind = str(found.dtype) if isinstance(found, Tensor) else kind_of(found)
-        raise AttackError(
-            f"the module returns {kind}: attacks need logits (B, K), so wrap it in a module that "
-            "returns them alone"
-        )
-    if found.is_meta or found.layout is not torch.strided:
-        kind = "on the device meta" if found.is_meta else str(found.layout)
-        raise AttackError(f"the module returns logits {kind}: return a dense tensor of values")
-    wanted = classes or (found.shape[1] if found.dim() == 2 else 0)
-    if found.shape != (count, wanted) or wanted < 2:
-        images = "one image" if count == 1 else f"{count} images"
-        squeezed = ", so leave out what squeezes" if count == 1 and found.dim() == 1 else ""
-        raise AttackError(
-            f"the module returns shape {tuple(found.shape)} for {images}: attacks need logits "
-            f"(B, {classes or 'K'}) of two classes or more{squeezed}"
-        )
-    if found.is_inference() and not torch.is_inference_mode_enabled():
-        found = found.clone()  # else no gradient could be asked for beside it
-    return precise(found)

@@ -13,12 +13,13 @@ from robusteval.errors import (
     EntryError,
     WeightsError,
 )
-from robusteval.models.head import LARGEST, Head
+from robusteval.models.head import LARGEST, Head, OwnReading, Pooling, Similarity
 from robusteval.reading import read_file, read_toml
 from robusteval.schema import STRICT, Eps, checked, plain_name, require_plain
 from robusteval.types import Norm, ThreatModel, parse_eps, parse_float
 
 _MOST_WEIGHTS = 2**33  # bytes
+_MOST_ONNX = 2**30  # bytes
 _MOST_EPOCHS = 100_000
 
 
@@ -69,17 +70,58 @@ def _a_sha256(value: str) -> str:
     return value
 
 
+def _safetensors(value: str) -> str:
+    if not value.endswith(".safetensors"):
+        raise ValueError("weights are safetensors files: no pickle is ever loaded")
+    return value
+
+
+Sha256 = Annotated[str, AfterValidator(_a_sha256)]
+File = Annotated[str, AfterValidator(_safetensors)]
+
+
 class Weights(_Table):
     """A safetensors file beside the entry, and its SHA-256."""
+
+    file: File
+    sha256: Sha256
+
+
+class Prototypes(_Table):
+    """Prototypes (K, M, D) or (K, D) beside what a factory makes: see ``models.own.OwnPrototypes``.
+
+    ``tensor``: their name, in ``file`` (safetensors beside the entry, with its ``sha256``), else in
+    the entry's weights, else among the module's own parameters and buffers.  ``features``: a
+    layer's name; left out where the module returns features itself.
+    """
+
+    tensor: str
+    file: File | None = None
+    sha256: Sha256 | None = None
+    features: str | None = None
+    similarity: Similarity = "sql2"
+    pooling: Pooling = "max"
+    temperature: float = Field(default=1.0, ge=1 / LARGEST, le=LARGEST)
+    reading: OwnReading = "module"
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if (self.file is None) != (self.sha256 is None):
+            raise ValueError("file and sha256 go together: give both or neither")
+        return self
+
+
+class Onnx(_Table):
+    """An ONNX file beside the entry, network and weights in one, and its SHA-256."""
 
     file: str
     sha256: Annotated[str, AfterValidator(_a_sha256)]
 
     @field_validator("file")
     @classmethod
-    def _a_plain_name(cls, value: str) -> str:
-        if not value.endswith(".safetensors"):
-            raise ValueError("weights are safetensors files: no pickle is ever loaded")
+    def _an_onnx_name(cls, value: str) -> str:
+        if not value.endswith(".onnx"):
+            raise ValueError("names no ONNX file: it ends in .onnx")
         return value
 
 
@@ -87,6 +129,10 @@ class Claim(_Table):
     """What the paper reports: accuracy in percent under one attack.
 
     Also as text with its sign, such as "0.28 %", which one percent and less needs in a file.
+
+    ``by``: the ``paper``; or its ``protocol``, where the paper has no number on the data set: what
+    the attacks that it evaluates with leave of these very weights, measured by this project.  Such
+    a claim stands in the model's own reports, and in no table of what papers claim.
     """
 
     attack: str
@@ -95,6 +141,7 @@ class Claim(_Table):
     eps: Eps | None = None
     source: str = ""
     note: str = ""
+    by: Literal["paper", "protocol"] = "paper"
 
     @field_validator("accuracy", mode="before")
     @classmethod
@@ -240,7 +287,10 @@ class Entry(_Table):
     input: Input
     classes: int | None = Field(default=None, ge=2, le=100_000)
     factory: str | None = None
+    factory_options: dict[str, Any] | None = None
+    prototypes: Prototypes | None = None
     backbone: BackboneTable | None = None
+    onnx: Onnx | None = None
     head: Head = Head()
     weights: Weights | None = None
     claims: list[Claim] = []
@@ -253,8 +303,15 @@ class Entry(_Table):
 
     @model_validator(mode="after")
     def _one_architecture(self) -> Self:
-        if (self.backbone is None) == (self.factory is None):
-            raise ValueError("give either a [backbone] or a factory")
+        if sum(one is not None for one in (self.backbone, self.factory, self.onnx)) != 1:
+            raise ValueError("give either a [backbone] or a factory, or an [onnx] file")
+        if self.onnx is not None and (self.weights is not None or self.head != Head()):
+            raise ValueError(
+                "an [onnx] file holds head and weights: leave [head] and [weights] out"
+            )
+        if self.factory is None and (self.prototypes or self.factory_options):
+            name = "prototypes" if self.prototypes else "factory_options"
+            raise ValueError(f"[{name}] go with a factory: a [backbone] has its own, and [head]")
         return self
 
     @model_validator(mode="after")
@@ -269,13 +326,24 @@ class Entry(_Table):
     def digest(self) -> str:
         """SHA-256 over all that decides the model's outputs, its weights' digest with it."""
         decisive = {"factory", "backbone", "head", "input", "classes", "weights"}
+        # Younger ones only where they are given, so that the digests of older entries stay theirs.
+        younger = ("factory_options", "prototypes", "onnx")
+        decisive |= {name for name in younger if getattr(self, name)}
         parts = self.model_dump(mode="json", include=decisive)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
+    def stored(self) -> Weights | Onnx | None:
+        """What holds the trained numbers."""
+        return self.weights or self.onnx
+
+    @property
     def weights_path(self) -> Path:
         """Beside the entry; a path in the entry may not leave its folder."""
-        name = self.weights.file if self.weights else f"{self.name}.safetensors"
+        return self.beside(self.stored.file if self.stored else f"{self.name}.safetensors")
+
+    def beside(self, name: str) -> Path:
+        """A file in the entry's folder."""
         return self.path.parent / Path(name).name
 
 
@@ -299,18 +367,21 @@ def _require_percent(path: Path, claimed: list[Any]) -> None:
 
 
 # What people give in an entry's place, by the end of its name, and what to do with it.
+_IN_PYTHON = "or in Python pass robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
 _DESCRIBE = (
-    "describe its network in an entry (README, Add a model), or in Python pass "
-    "robusteval.wrap_module(module, classes=…) to robusteval.evaluate"
+    "describe its network in an entry (`robusteval init NAME` writes one; README, Add a model), "
+    + _IN_PYTHON
 )
 _OTHERS = {
     **dict.fromkeys(
         [
             *(".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors", ".tar", ".npz"),
-            *(".h5", ".keras", ".onnx", ".msgpack", ".pb", ".tflite"),
+            *(".h5", ".keras", ".msgpack", ".pb", ".tflite"),
         ],
         f"is a checkpoint, not an entry: {_DESCRIBE}",
     ),
+    ".onnx": "is a checkpoint, not an entry: name it in one (`robusteval init NAME --onnx FILE` "
+    f"writes it; README, Add a model), {_IN_PYTHON}",
     ".py": 'is code, not an entry: write an entry with factory = "module:function", '
     "and pass --allow-code (README, Add a model)",
 }
@@ -327,20 +398,26 @@ def require_toml(path: Path) -> None:
 
 
 def weights_content(entry: Entry) -> bytes:
-    """The weights' file, after its digest was checked.  Raises WeightsError."""
-    path = entry.weights_path
-    if entry.weights is None:
+    """The weights' file, or the ONNX file, after its digest was checked.  Raises WeightsError."""
+    if entry.stored is None:
         raise WeightsError(
-            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`"
+            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`, "
+            "or name yours in [weights]"
         )
+    most = _MOST_WEIGHTS if entry.weights else _MOST_ONNX
+    return sealed_content(entry.weights_path, entry.stored.sha256, most)
+
+
+def sealed_content(path: Path, sha256: str, most: int = _MOST_WEIGHTS) -> bytes:
+    """A file of tensors, after its digest was checked.  Raises WeightsError."""
     try:
-        content = read_file(path, _MOST_WEIGHTS)
+        content = read_file(path, most)
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read ({error.strerror})") from None
     found = hashlib.sha256(content).hexdigest()
-    if found != entry.weights.sha256:
+    if found != sha256:
         raise WeightsError(
             f"weights {path} are altered: SHA-256 is {found[:12]}…, the entry says "
-            f"{entry.weights.sha256[:12]}…: restore the file or correct the entry"
+            f"{sha256[:12]}…: restore the file or correct the entry"
         )
     return content

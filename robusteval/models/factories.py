@@ -1,5 +1,6 @@
 """A model from an entry's Python factory: foreign code, run with the user's permission alone."""
 
+import copy
 import importlib
 import inspect
 import sys
@@ -14,12 +15,13 @@ from torch import nn
 from robusteval.catalogue import near_names
 from robusteval.errors import CodeNotAllowedError, EntryError, reason, shown
 from robusteval.models.entry import Entry
+from robusteval.vision import make_importable
 
 _brought: dict[str, Path] = {}  # modules that factories came with, and their folders
 
 
 def module_from_factory(entry: Entry, allow_code: bool) -> nn.Module:
-    """What the entry's factory makes.
+    """What the entry's factory makes of [factory_options]: a module, be it an adapter.
 
     What it prints goes to stderr: stdout is for what the program says.  Raises
     CodeNotAllowedError without ``allow_code``, and EntryError for whatever goes wrong, a call of
@@ -31,9 +33,11 @@ def module_from_factory(entry: Entry, allow_code: bool) -> nn.Module:
             "pass --allow-code if you trust it"
         )
     where = f"{entry.path}: factory {shown(entry.factory)}"
+    make_importable()
     try:
         with redirect_stdout(sys.stderr):
-            module = _function(entry, where)()
+            # A copy: what a factory does with its options changes no entry.
+            module = _function(entry, where)(**copy.deepcopy(entry.factory_options or {}))
     except (KeyboardInterrupt, EntryError):
         raise
     except BaseException as error:  # noqa: BLE001 - foreign code may raise anything
@@ -46,7 +50,8 @@ def module_from_factory(entry: Entry, allow_code: bool) -> nn.Module:
 
 
 def _function(entry: Entry, where: str) -> Callable[[], Any]:
-    """The factory itself.  Raises EntryError where there is none, or one that needs arguments."""
+    """The factory itself.  Raises EntryError where there is none, or one that takes other arguments
+    than [factory_options]."""
     name, _, attribute = str(entry.factory).partition(":")
     if not (name and attribute):
         raise EntryError(f'{where} names no function: write factory = "module:function"')
@@ -58,11 +63,15 @@ def _function(entry: Entry, where: str) -> Callable[[], Any]:
         )
         raise EntryError(f"{where}: the module has no function {shown(attribute)}: {hint}")
     try:
-        inspect.signature(function).bind()
+        inspect.signature(function).bind(**entry.factory_options or {})
     except ValueError:  # one of C tells nothing of its arguments
         pass
-    except TypeError:
-        raise EntryError(f"{where} takes arguments: give it defaults") from None
+    except TypeError as error:
+        told = f"other arguments than [factory_options] gives ({reason(error)})"
+        raise EntryError(
+            f"{where} takes {told if entry.factory_options else 'arguments'}: give it defaults, or "
+            "name them in [factory_options]"
+        ) from None
     return function  # type: ignore[no-any-return]
 
 

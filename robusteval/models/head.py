@@ -8,6 +8,7 @@ from robusteval.schema import STRICT
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 Pooling = Literal["max", "mean", "logsumexp", "softmax"]
+OwnReading = Literal["module", "nearest_prototype"]  # where prototypes stand beside a module
 LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
 LARGEST = 1e6  # of what is computed with in float32, and its inverse the smallest
 

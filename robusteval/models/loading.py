@@ -17,11 +17,20 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, weights_content
+from robusteval.models.entry import BackboneTable, Entry, sealed_content, weights_content
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE
+from robusteval.models.libraries import (
+    foreign_backbone,
+    foreign_module,
+    is_foreign,
+    own_names,
+    reads_itself,
+)
+from robusteval.models.made import adapter_of, given_adapter
 from robusteval.models.network import PrototypeNetwork
+from robusteval.models.onnx_files import module_from_onnx
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
@@ -41,13 +50,14 @@ def channels_of(entry: Entry) -> int:
 def build_network(entry: Entry) -> PrototypeNetwork:
     """An untrained network as the entry describes it.  Raises EntryError if it can't be built."""
     if entry.backbone is None:
-        raise EntryError(f"{entry.path}: a model from a factory can't be built or trained here")
-    channels = channels_of(entry)
-    if len(entry.input.mean) not in (1, channels):
+        what = "from a factory" if entry.factory else "of an ONNX file"
+        raise EntryError(f"{entry.path}: a model {what} can't be built or trained here")
+    if reads_itself(entry):
         raise EntryError(
-            f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
-            f"but {entry.dataset} has {channels} channels"
+            f"{entry.path}: {entry.backbone.name} with its own classifier can't be trained here: "
+            'give it prototypes with [head] layers = ["features"]'
         )
+    channels = _fitting_channels(entry)
     backbone = _backbone(entry, entry.backbone, channels)
     if unknown := set(entry.head.layers) - set(backbone.channels):
         raise EntryError(
@@ -62,8 +72,21 @@ def build_network(entry: Entry) -> PrototypeNetwork:
         raise EntryError(f"{entry.path}: the head can't be built ({reason(error)})") from None
 
 
+def _fitting_channels(entry: Entry) -> int:
+    """Of the images.  Raises EntryError where the entry normalises another number."""
+    channels = channels_of(entry)
+    if len(entry.input.mean) not in (1, channels):
+        raise EntryError(
+            f"{entry.path}: [input] mean has {len(entry.input.mean)} values, "
+            f"but {entry.dataset} has {channels} channels"
+        )
+    return channels
+
+
 def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
     """Raises EntryError for options that it hasn't, or that can't be built."""
+    if is_foreign(table):
+        return foreign_backbone(entry, channels)
     build, where = BACKBONES.get(table.name), f"{entry.path}: [backbone] {table.name}"
     defaults = {p.name: p.default for p in list(inspect.signature(build).parameters.values())[1:]}
     for name, value in table.options.items():
@@ -99,21 +122,63 @@ def load_model(entry: Entry, device: str = "cpu", allow_code: bool = False) -> A
     unfitting file, CodeNotAllowedError for a factory without ``allow_code``.
     """
     if entry.factory is not None:
-        module = module_from_factory(entry, allow_code)
-        if entry.weights is not None:
-            fill(module, read_weights(entry), entry.weights_path)
-        return wrap_module(module, classes_of(entry), entry.input.mean, entry.input.std).to(device)
+        return _from_factory(entry, allow_code).to(device)
+    if (foreign := _without_code(entry)) is not None:
+        mean, std = entry.input.mean, entry.input.std
+        return wrap_module(foreign, classes_of(entry), mean, std).to(device)
     network = build_network(entry)
-    tensors = read_weights(entry)
+    tensors = own_names(read_weights(entry), network.state_dict())
     if network.classifier is None:  # a softmax-trained model, read by its nearest prototype
         tensors = {k: v for k, v in tensors.items() if not k.startswith("classifier.")}
     fill(network, tensors, entry.weights_path)
     return PrototypeAdapter(network).to(device)
 
 
+def _without_code(entry: Entry) -> nn.Module | None:
+    """A foreign network that needs no code of the user's: of an ONNX file, or of a library's
+    architecture with its own classifier.  None where the entry has neither."""
+    if entry.onnx is not None:
+        return module_from_onnx(entry, _image_shape(entry))
+    if not reads_itself(entry):
+        return None
+    module = foreign_module(entry, classes_of(entry), _fitting_channels(entry))
+    fill(module, read_weights(entry), entry.weights_path)
+    return module
+
+
+def _image_shape(entry: Entry) -> tuple[int, int, int] | None:
+    """Channels, height and width of the data set's images; None where the entry names none."""
+    if not entry.dataset:
+        return None
+    shape = DATASETS.get(entry.dataset).shape
+    return _fitting_channels(entry), shape.height, shape.width
+
+
+def _from_factory(entry: Entry, allow_code: bool) -> Adapter:
+    module, classes = module_from_factory(entry, allow_code), classes_of(entry)
+    tensors = read_weights(entry) if entry.weights is not None else None
+    if isinstance(module, Adapter):
+        return given_adapter(entry, module, classes, tensors)
+    return adapter_of(entry, module, classes, tensors, read_prototypes(entry))
+
+
+def read_prototypes(entry: Entry) -> dict[str, Tensor] | None:
+    """The tensors of the file that [prototypes] names; None where it names none."""
+    told = entry.prototypes
+    if told is None or told.file is None or told.sha256 is None:
+        return None
+    path = entry.beside(told.file)
+    return tensors_in(sealed_content(path, told.sha256), path)
+
+
 def read_weights(entry: Entry) -> dict[str, Tensor]:
     """The weights in float32, after their digest was checked.  Raises WeightsError."""
-    content, where = weights_content(entry), f"weights {entry.weights_path}"
+    return tensors_in(weights_content(entry), entry.weights_path)
+
+
+def tensors_in(content: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in float32.  Raises WeightsError."""
+    where = f"weights {path}"
     try:
         tensors = load_tensors(content)
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

@@ -29,12 +29,17 @@ def built_in_folders() -> list[Path]:
     return sorted(path for path in built_in_folder().glob("*") if path.is_dir())
 
 
+def user_folders() -> Iterator[Path | RobustevalError]:
+    """Those of ``$ROBUSTEVAL_MODELS``."""
+    return named_folders("ROBUSTEVAL_MODELS", "model folder", EntryError)
+
+
 def _model_folders() -> Iterator[Path | RobustevalError]:
     """Folders with entries: ``$ROBUSTEVAL_MODELS``, installed packages', the project's own.
 
     One that can't be had is told, and the others go on.
     """
-    yield from named_folders("ROBUSTEVAL_MODELS", "model folder", EntryError)
+    yield from user_folders()
     yield from package_folders("models", EntryError)
     yield from built_in_folders()
 

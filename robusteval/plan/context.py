@@ -1,6 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data_at
-from robusteval.errors import DataError, EvidenceError
+from robusteval.errors import DataError, EvidenceError, cut
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
+from robusteval.models.own import Agreement
+from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
+
+MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
+COMPARED = 64  # samples on which prototypes beside a module are held against its answers
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,23 @@ class Context:
         return Forms.of(self.model, libraries, gradients)
 
     @cached_property
+    def prototypes(self) -> tuple[PrototypeLayer, ...]:
+        """What is known of the model's prototypes."""
+        return prototype_layers(self.model)
+
+    @cached_property
     def fitting_data(self) -> Dataset:
         """What the run's detectors are fitted to."""
         return fitting_data_of(self.spec, self.access.data_dir)
+
+    @cached_property
+    def agreement(self) -> Agreement | None:
+        """How prototypes that were given beside a module agree with it on the first samples."""
+        if not self.model.layers:
+            return None
+        images = self.images(range(min(COMPARED, self.spec.samples)))
+        with seeded(self.spec.seed, images.device):  # it may draw from the global generators
+            return self.model.agreement(images)
 
     def images(self, rows: Tensor | range) -> Tensor:
         """Images (B, C, H, W) on the model's device.  Raises DataError outside [0, 1]."""
@@ -86,12 +106,17 @@ class Context:
         shape = self.data.info.shape
         # Only where it matters, so that other runs' records stay as they were.
         reads = reads_features(self.spec.suite)
-        features = {"features": self.model.has_features} if reads else {}
+        facts: dict[str, Any] = {"features": self.model.has_features} if reads else {}
+        notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
+        facts |= {"notes": notes} if notes else {}
+        facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}
+        placed = [layer.to_json() for layer in self.prototypes]
+        facts |= {"prototype_layers": placed} if placed else {}
         return {
             "model": {
                 "classes": self.model.classes,
                 "layers": list(self.model.layers),
-                **features,
+                **facts,
             },
             "dataset": {
                 "classes": list(self.data.class_names),

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import code_of, find
 from robusteval.detection import registry as detection
+from robusteval.models.entry import Entry
 from robusteval.plan.suite import Suite
 
 
@@ -15,6 +16,17 @@ def library_versions(suite: Suite) -> dict[str, str]:
     packages |= {detector.package: detector.package_version for detector in detectors}
     packages |= {name: version(name) for name in ("robusteval", "torch")}
     return dict(sorted(packages.items()))
+
+
+def model_versions(*entries: Entry | None) -> dict[str, str]:
+    """Versions of the packages that give entries' networks their architecture, or convert them."""
+    packages = set()
+    for entry in entries:
+        if entry is not None and entry.backbone is not None and ":" in entry.backbone.name:
+            packages.add(entry.backbone.name.partition(":")[0])
+        if entry is not None and entry.onnx is not None:
+            packages.add("onnx2torch")
+    return {package: version(package) for package in sorted(packages)}
 
 
 def code_digests(suite: Suite) -> dict[str, str]:

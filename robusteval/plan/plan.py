@@ -55,8 +55,8 @@ class Job:
     """The unit of work, of evidence and of resume.
 
     ``part``: the place in the plan of its fit, cell, outlier set or probe; ``label``: its name, for
-    people; ``scored_by``: the detectors whose scores stand in its rows.  What a ``probe`` found is
-    kept until ``diagnostics`` puts all probes together.
+    people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers
+    with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
     """
 
     kind: JobKind
@@ -64,6 +64,7 @@ class Job:
     chunk: int
     label: str = field(default="", compare=False)
     scored_by: tuple[str, ...] = field(default=(), compare=False)
+    layers: int = field(default=0, compare=False)
 
     @property
     def stem(self) -> str:
@@ -97,6 +98,7 @@ class Plan:
     fits: tuple[str, ...]  # those of them that are fitted
     detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
+    layers: int  # of the model, that carry prototypes
 
     def fit_job(self, detector: str) -> Job:
         """A detector's fit to the training data."""
@@ -108,13 +110,13 @@ class Plan:
 
     def clean_job(self, chunk: int) -> Job:
         """Clean predictions on a chunk: what every other job builds on."""
-        return Job("clean", 0, chunk, scored_by=self.detectors)
+        return Job("clean", 0, chunk, scored_by=self.detectors, layers=self.layers)
 
     def attack_job(self, part: int, chunk: int) -> Job:
         """A cell on a chunk."""
         cell = self.cells[part]
         scored_by = self.detectors if cell.spec.name in self.detected else ()
-        return Job("attack", part, chunk, cell.key, scored_by)
+        return Job("attack", part, chunk, cell.key, scored_by, self.layers)
 
     def clean_jobs(self) -> list[Job]:
         """Clean predictions on every chunk."""
@@ -190,6 +192,7 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         fits=tuple(name for name in detectors if detection.find(name).needs_training_data),
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},
         detected=frozenset(suite.detection.attacks),
+        layers=parts.layers,
     )
 
 

@@ -16,9 +16,11 @@ from robusteval.report.figures import (
     picture,
     score_histograms,
 )
+from robusteval.report.prototypes import from_text, goal_table
 from robusteval.report.wording import (
     UNAWARE,
     check_text,
+    claims_text,
     count,
     found_text,
     incomplete_text,
@@ -42,7 +44,8 @@ METRIC_TITLES = {
 }
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
-    *(found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
+    *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
+    *(from_text, goal_table),
 )
 
 

@@ -1,12 +1,13 @@
-"""What ``evaluate`` returns: a report to be read in Python, and shown in a notebook."""
+"""What ``evaluate`` returns: a report to be read in Python, and shown in a notebook.
+
+Importing it loads neither torch nor pandas: a report that was made before is printed at once.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusteval import inert
-from robusteval.report.page import render_fragment
-from robusteval.report.tables import frame
 from robusteval.report.wording import check_text, count, interval, percent, threat_text
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Report:
     folder: Path
 
     @property
+    def page(self) -> Path:
+        """The HTML page for people; of a run in an archive, the archive."""
+        return self.folder if self.folder.is_file() else self.folder / "report.html"
+
+    @property
     def complete(self) -> bool:
         """Whether every attack has its number."""
         return bool(self.content["status"] == "complete")
@@ -54,7 +60,7 @@ class Report:
         ones ``success_rate``.  Attacks that know no ε have ``success_at_any_norm`` and
         ``median_norm``, too.
         """
-        return frame(self.content, "attacks")
+        return self._frame("attacks")
 
     @property
     def worst_case(self) -> "pd.DataFrame":
@@ -62,17 +68,17 @@ class Report:
 
         Where an attack has no number, ``complete`` is False, and there is only ``at_most``.
         """
-        return frame(self.content, "worst_case")
+        return self._frame("worst_case")
 
     @property
     def classes(self) -> "pd.DataFrame":
         """The same for the samples of each class."""
-        return frame(self.content, "classes")
+        return self._frame("classes")
 
     @property
     def outliers(self) -> "pd.DataFrame":
         """A row for each detector and set of outliers, with five metrics."""
-        return frame(self.content, "outliers")
+        return self._frame("outliers")
 
     @property
     def detection(self) -> "pd.DataFrame":
@@ -80,27 +86,34 @@ class Report:
 
         ``attacker_knew``: whether the attack was told the detector.
         """
-        return frame(self.content, "detection")
+        return self._frame("detection")
 
     @property
     def claims(self) -> "pd.DataFrame":
         """A row for each number of the paper, beside what was found here."""
-        return frame(self.content, "claims")
+        return self._frame("claims")
 
     @property
     def findings(self) -> "pd.DataFrame":
         """A row for each check of whether the numbers can be trusted."""
-        return frame(self.content, "findings")
+        return self._frame("findings")
 
     @property
     def missing(self) -> "pd.DataFrame":
         """What has no evidence, or not all of it, and why; empty where the run is complete."""
-        return frame(self.content, "missing")
+        return self._frame("missing")
 
     @property
     def left_out(self) -> "pd.DataFrame":
         """The suite's attacks that this model or data set doesn't allow, and why."""
-        return frame(self.content, "left_out")
+        return self._frame("left_out")
+
+    @property
+    def prototypes(self) -> "pd.DataFrame":
+        """A row for each layer with prototypes and each class: how many it has, how many are
+        ``distinct``, and how many of those are ``unused``; and to how many clean samples its
+        prototypes are ``nearest``.  Empty for a model without prototypes."""
+        return self._frame("prototypes")
 
     @property
     def curves(self) -> "pd.DataFrame":
@@ -108,7 +121,21 @@ class Report:
 
         That is an ε where ``curve`` is "distance", passes over a sample where it is "cost".
         """
-        return frame(self.content, "curves")
+        return self._frame("curves")
+
+    @property
+    def samples(self) -> "pd.DataFrame":
+        """A row for each sample, attack and threat model, read from the run's evidence.
+
+        `robusteval export --columns` explains its columns.  Within an attack and a threat model
+        the mean of ``robust`` is the robust accuracy, and that of ``success`` the success rate;
+        a sample's least ``robust`` over all attacks is its worst case.  Raises EvidenceError for
+        evidence that is missing or corrupt.
+        """
+        from robusteval.evidence.archive import files_at
+        from robusteval.report.samples import samples_of
+
+        return samples_of(files_at(self.folder)).frame
 
     def __str__(self) -> str:
         """A few lines: what was run, clean and worst-case accuracy, findings that are not ok."""
@@ -133,7 +160,14 @@ class Report:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: a fragment without scripts and without anything from elsewhere."""
+        from robusteval.report.page import render_fragment
+
         return render_fragment(self.content, self.folder)
+
+    def _frame(self, name: str) -> "pd.DataFrame":
+        from robusteval.report.tables import frame
+
+        return frame(self.content, name)
 
 
 def _about(content: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Claim, Entry
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
+from robusteval.report.prototypes import prototypes_of
 from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 
@@ -48,7 +49,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
         "run": result.spec.digest[:8],
-        "model": _model(result, entry),
+        "model": {**_model(result, entry), "notes": record["model"].get("notes", [])},
         "suite": {
             "name": suite.name,
             "description": suite.description,
@@ -64,6 +65,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "attacks": attacks,
         "left_out": _left_out(result),
         "worst_case": worst,
+        "prototypes": prototypes_of(result),
         "curves": curves_of(result),
         "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
         "fitting": _fitting(result),
@@ -205,7 +207,7 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
             "training": "",
             "description": "A module given from Python.",
             "reading": "module",
-            "prototype_layers": [],
+            "prototype_layers": result.record["model"]["layers"],
             "digest": digest,
             "weights_sha256": digest,
             "revision": None,
@@ -218,10 +220,10 @@ def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
         "method": entry.method,
         "training": entry.training.kind if entry.training else "",
         "description": entry.description,
-        "reading": entry.head.reading if entry.backbone else "factory",
-        "prototype_layers": entry.head.layers,
+        "reading": "factory" if entry.factory else "onnx" if entry.onnx else entry.head.reading,
+        "prototype_layers": result.record["model"]["layers"],
         "digest": entry.digest,
-        "weights_sha256": entry.weights.sha256 if entry.weights else None,
+        "weights_sha256": entry.stored.sha256 if entry.stored else None,
         "revision": entry.revision,
         "license": entry.license,
         "paper": entry.paper.model_dump() if entry.paper else None,

@@ -65,13 +65,17 @@ TABLES: dict[str, Columns] = {
         **_share("found"),
         **{"found_norm": TEXT, "found_eps": TEXT, "worst_compared": TEXT},
         **_share("worst"),
-        **{"worst_norm": TEXT, "worst_eps": TEXT, "source": TEXT, "note": TEXT},
+        **{"worst_norm": TEXT, "worst_eps": TEXT, "source": TEXT, "note": TEXT, "by": TEXT},
     },
     "findings": {
         **{"check": TEXT, "verdict": TEXT, **_THREAT, "measured": TEXT, "advice": TEXT},
     },
     "missing": {"kind": TEXT, "name": TEXT, "reason": TEXT, "reached": FLAG},
     "left_out": {"kind": TEXT, "name": TEXT, "reason": TEXT},
+    "prototypes": {
+        **{"layer": TEXT, "class": TEXT, "prototypes": COUNT, "distinct": COUNT},
+        **{"unused": COUNT, "nearest": COUNT},
+    },
     "curves": {
         **{"curve": TEXT, **_THREAT, "attack": TEXT, "title": TEXT, "place": NUMBER},
         **{"robust": COUNT, "samples": COUNT, "robust_accuracy": SHARE},
@@ -186,6 +190,18 @@ def _findings(content: dict[str, Any]) -> list[Row]:
     return [{**found, **(found["threat"] or {})} for found in content["findings"]]
 
 
+def _prototypes(content: dict[str, Any]) -> list[Row]:
+    return [
+        {
+            **row,
+            **{"layer": layer["layer"], "prototypes": layer["per_class"]},
+            "distinct": None if layer["distinct"] is None else row["distinct"],
+        }
+        for layer in (content.get("prototypes") or {"layers": []})["layers"]
+        for row in layer["classes"]
+    ]
+
+
 def _curves(content: dict[str, Any]) -> list[Row]:
     """A row for each point: how many samples are robust beyond that ε, or that many passes."""
     rows = []
@@ -220,5 +236,6 @@ ROWS = {
     "findings": _findings,
     "missing": lambda content: content["missing"],
     "left_out": lambda content: content["left_out"],
+    "prototypes": _prototypes,
     "curves": _curves,
 }

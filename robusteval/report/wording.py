@@ -84,9 +84,33 @@ def parameters_text(parameters: dict[str, Any]) -> str:
 
 
 def lowest_claim(claims: Iterable[dict[str, Any]], norm: Norm | None = None) -> Any:
-    """The claim under attack that promises least, in that norm or in any; None without one."""
-    meant = [c for c in claims if c["norm"] and norm in (None, c["norm"])]
+    """The paper's claim under attack that promises least, in that norm or in any; None without
+    one."""
+    meant = [c for c in claims if c["norm"] and norm in (None, c["norm"]) and not by_protocol(c)]
     return min(meant, key=lambda c: c["accuracy"], default=None)
+
+
+def by_protocol(claim: dict[str, Any]) -> bool:
+    """Whether a claim is what the paper's own attacks leave of this model, and not its number."""
+    return claim.get("by") == "protocol"
+
+
+_OF_PAPER = (
+    "What papers claim is about their own model; what is measured here is this one, by the suite's "
+    "attack of that name"
+)
+_BY_PROTOCOL = (
+    "What is claimed by protocol is about this very model: what the attacks that the paper "
+    "evaluates with leave of it, measured by this project, since the paper has no number on these "
+    "data"
+)
+
+
+def claims_text(claims: list[dict[str, Any]]) -> str:
+    """Whose numbers claims are, in a sentence or two."""
+    protocol = [by_protocol(claim) for claim in claims]
+    told = [_OF_PAPER] * (not all(protocol)) + [_BY_PROTOCOL] * any(protocol)
+    return "".join(f"{sentence}. " for sentence in told).strip()
 
 
 def claimed_by(claim: dict[str, Any] | None) -> str:

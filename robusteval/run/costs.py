@@ -1,9 +1,9 @@
 """What a run costs at most: passes of its jobs by what they are for, and from speeds the time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -84,6 +84,10 @@ class Estimate:
     bytes: int
     parts: tuple[Part, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def to_json(self, model: str) -> dict[str, Any]:
+        """As plain data, with the model's name."""
+        return {"model": model, **asdict(self)}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How long a run still takes: about, from the passes of its jobs and the speeds seen so far."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +23,23 @@ class _Seen:
     work: float = 0.0
 
 
+@dataclass
+class _Due:
+    """What is still to be done of a group of jobs."""
+
+    work: float = 0.0
+    jobs: int = 0
+
+    def add(self, work: float, jobs: int) -> None:
+        self.work += work
+        self.jobs += jobs
+
+
 class Forecast:
     """Learns from finished jobs how long the others take.
 
-    An attack's own finished chunks tell best, since broken samples stop early; then other attacks.
+    An attack's own finished chunks tell best, since broken samples stop early; then other attacks;
+    clean predictions don't, since a worker's start is among their seconds.
     Until an attack, or half of one's first chunk, was seen nobody knows.
     """
 
@@ -39,12 +53,18 @@ class Forecast:
         self.jobs = costs.jobs()
         self.work = {job: _work(costs.of(job).values()) for job in self.jobs}
         self.end = _work([costs.conclusion])
-        self.done = {job for job in self.jobs if job in there}
+        self.count_of = Counter(job.kind for job in self.jobs)
+        self.done: set[Job] = set()
+        self.due: dict[Any, _Due] = {}
+        for job in self.jobs:
+            self.due.setdefault(_group(job), _Due()).add(self.work[job], 1)
         self.plan, self.workers, self.clock = costs.plan, workers, clock
         self.budget = costs.spec.budget.seconds if costs.spec.budget else None
         self.begun = clock()
         self.running: dict[Job, tuple[float, float]] = {}  # when it began, its share done
         self.seen: dict[Any, _Seen] = {}
+        for job in there:
+            self._settle(job)
 
     def started(self, job: Job) -> None:
         """A job is at work."""
@@ -57,39 +77,43 @@ class Forecast:
 
     def finished(self, job: Job) -> None:
         """It is done, or failed."""
-        self.done.add(job)
+        self._settle(job)
         if job in self.running and job in self.work:
             seen = self.seen.setdefault(_group(job), _Seen())
             seen.seconds += self.clock() - self.running[job][0]
             seen.work += self.work[job]
         self.running.pop(job, None)
 
+    def _settle(self, job: Job) -> None:
+        """It is due no more."""
+        if job in self.work and job not in self.done:
+            self.done.add(job)
+            self.due[_group(job)].add(-self.work[job], -1)
+
     def standing(self) -> Standing:
         """How far the run is now."""
-        done = sum(job in self.done for job in self.jobs)
         running = tuple(name_of(job, self.plan) for job in self.running)
         so_far = self.clock() - self.begun
+        done = len(self.jobs) - sum(due.jobs for due in self.due.values())
         return Standing(done, len(self.jobs), so_far, self._left(), running, self.budget)
 
     def _left(self) -> float | None:
+        """By groups: there may be a million jobs, and this is asked after each."""
         seen = self._seen_now()
+        due = {group: due.work for group, due in self.due.items() if due.jobs}
         attacks = [s for group, s in seen.items() if group[0] == "attack"]
-        due = [job for job in self.jobs if job not in self.done]
-        if not attacks and any(job.kind == "attack" for job in due):
+        if not attacks and any(kind == "attack" for kind, _ in due):
             return None
-        every = _pace(list(seen.values()))
-        of_attacks = _pace(attacks) if attacks else every
-        total = 0.0
-        for job in due:
-            group = _group(job)
-            pace = _pace([seen[group]]) if group in seen else None
-            pace = pace or (of_attacks if job.kind == "attack" else every)
-            if pace is None:
-                return None
-            began = self.running[job][0] if job in self.running else None
-            spent = 0.0 if began is None else self.clock() - began
-            total += max(self.work[job] * pace - spent, 0.0)
-        return total / self.workers + self.end * (every or 0.0) + _ENDING
+        usual = _pace(attacks or list(seen.values()))
+        paces = {group: (group in seen and _pace([seen[group]])) or usual for group in due}
+        if any(pace is None for pace in paces.values()):
+            return None
+        total = sum(work * (paces[group] or 0.0) for group, work in due.items())
+        for job, (began, _) in self.running.items():
+            if job in self.work and job not in self.done:
+                still = self.work[job] * (paces[_group(job)] or 0.0)
+                total -= min(still, self.clock() - began)
+        return total / self.workers + self.end * (usual or 0.0) + _ENDING
 
     def _seen_now(self) -> dict[Any, _Seen]:
         """What was seen, running jobs among it."""

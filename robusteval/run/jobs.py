@@ -33,6 +33,7 @@ from robusteval.plan.plan import Job, expected_passes, job_seed, job_stream
 from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
 from robusteval.run.diagnosing import probed, whole_of
 from robusteval.run.fits import fitted_state
+from robusteval.run.nearest import attacked_nearest, clean_nearest
 from robusteval.run.scoring import attacked_scores, clean_scores, outlier_scores
 from robusteval.types import ThreatModel
 
@@ -208,11 +209,11 @@ def _clean(context: Context, store: Store, job: Job) -> Done:
             f"the model returns shape {tuple(logits.shape)}, not (B, {context.model.classes})"
         )
     if not torch.isfinite(logits).all():
-        raise AttackError("the model returns NaN or infinite logits on clean images")
+        raise AttackError("the model returns NaN or infinite logits on clean images: mend it")
     second = predict(context.model, images, OTHER_BATCH).argmax(1)
     indices = context.data.indices[rows.start : rows.stop]
     columns = filled("clean", Predicted(indices, labels, logits, second))
-    columns |= clean_scores(context, store, job)
+    columns |= clean_scores(context, store, job) | clean_nearest(context, job)
     store.write(job, Piece(columns, {}, time.perf_counter() - started))
     return Done(len(rows), int((columns["prediction"] == columns["label"]).sum()))
 
@@ -246,6 +247,7 @@ def _attack_chunk(
     )
     made = attacked(context, chunk, result, drifted(context, chunk, clean))
     columns = filled("attack", made) | attacked_scores(context, store, job, result.stored)
+    columns |= attacked_nearest(context, result)
     keep = _to_keep(context, store, job, columns)
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())

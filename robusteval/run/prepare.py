@@ -2,10 +2,10 @@
 
 import logging
 import re
-import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 import torch
@@ -21,10 +21,11 @@ from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.entry import Entry
+from robusteval.models.registry import find_entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
-from robusteval.plan.made_with import code_digests, library_versions
+from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
@@ -56,7 +57,7 @@ class Prepared:
 
 def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
-    started = time.monotonic()
+    started = monotonic()
     refuse_inference_mode()
     check_options(options)
     require_possible(options.out, "choose another with --out")
@@ -67,7 +68,7 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     subject = subject_of(asked, entry, options)
     wanted = _spec(chosen, subject, asked.name or "model", options)
     if options.budget is not None:
-        spent = time.monotonic() - started
+        spent = monotonic() - started
         chosen, count, budget = _within_budget(wanted, subject, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
@@ -75,7 +76,23 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
         wanted = replace(_spec(chosen, subject, asked.name or "model", options), budget=budget)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
     access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
-    return Prepared(open_context(spec, access, subject.model, subject.data), entry)
+    context = open_context(spec, access, subject.model, subject.data)
+    _tell_of_prototypes(context)
+    return Prepared(context, entry)
+
+
+def _tell_of_prototypes(context: Context) -> None:
+    """One line where prototypes that were given beside a module don't name its classes."""
+    with precision(context.spec):
+        found = context.agreement
+    if found is not None and found.same is not None and found.same < found.of:
+        _LOG.warning(
+            "%s: the nearest prototype names another class than the module itself on %d of %d "
+            "clean samples: the report says what that means",
+            context.spec.model,
+            found.of - found.same,
+            found.of,
+        )
 
 
 def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpec:
@@ -95,7 +112,7 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         batch_size=options.batch_size or default_batch(data.info.shape, options.device),
         time_limit=options.time_limit,
         **outliers,
-        versions=library_versions(suite),
+        versions=library_versions(suite) | model_versions(entry, *map(find_entry, suite.sources)),
         code=code_digests(suite),
         device=options.device,
         threads=options.threads or _threads(options.crew),

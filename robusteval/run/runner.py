@@ -119,6 +119,9 @@ class Run:
         probes = set() if self._probes() else set(context.plan.probe_jobs())
         there = probes | {job for job in costs.jobs() if self.store.has(job)}
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
+        self.done_of = dict.fromkeys(PARTS, 0.0)
+        for job in self.shares:
+            self.done_of[job.kind] += 1.0
         return Forecast(costs, there, workers)
 
     def _probes(self) -> list[Job]:
@@ -265,9 +268,9 @@ class Run:
         """How far all jobs of a kind are, of one that is no attack."""
         if job.kind in ("attack", "diagnostics"):
             return
+        self.done_of[job.kind] += share - self.shares.get(job, 0.0)
         self.shares[job] = share
-        done = sum(s for other, s in self.shares.items() if other.kind == job.kind)
-        self.told.part(PARTS[job.kind], done, sum(j.kind == job.kind for j in self.forecast.jobs))
+        self.told.part(PARTS[job.kind], self.done_of[job.kind], self.forecast.count_of[job.kind])
 
     def _start(self, part: int) -> None:
         if not self.tallies[part].shown:
@@ -277,7 +280,7 @@ class Run:
 
     def _look_at_clean(self) -> None:
         """Tells at once, before hours of attacks, where the clean accuracy is no likely one."""
-        clean, _ = clean_columns(self.store, self.context.plan, self.context.model.classes)
+        clean, _ = clean_columns(self.store, self.context.plan, self.record["model"])
         spec, labels, predictions = self.context.spec, clean["label"], clean["prediction"]
         if doubt := self.settings.doubted(spec, self.record, labels, predictions):
             self.told.doubt(f"{spec.model}: {doubt}")

@@ -34,9 +34,9 @@ def digests_of_sources(suite: Suite, subject: Subject, options: Options) -> dict
                 f"{name} is a model of {source.dataset}: as a source for {data.info.name} choose "
                 "one with the same images and classes"
             )
-        if source.weights is None or source.backbone is None:
+        if source.stored is None or source.factory is not None:
             raise AttackError(f"{name} can't be a source: choose a trained model without a factory")
-        if attacked is not None and source.weights == attacked.weights:
+        if attacked is not None and source.stored == attacked.stored:
             raise AttackError(f"{name} is the model itself: choose another one as a source")
         _try_source(source, subject, options)
         digests[name] = source.digest

@@ -10,11 +10,12 @@ from torch import nn
 
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.data.known import DATASETS
-from robusteval.data.own import is_known, of_classes, own_data, own_data_at
+from robusteval.data.known import DATASETS, is_known
+from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.errors import AttackError, DataError, RobustevalError, shown
 from robusteval.models.adapter import Adapter, require_answers, wrap_module
 from robusteval.models.entry import Entry
+from robusteval.models.foreign import Normalised
 from robusteval.models.loading import load_model
 from robusteval.models.registry import entry_paths, find_entry
 from robusteval.reading import named_path
@@ -136,7 +137,7 @@ def _adapter(
     if classes is None and data is not None:
         images = data.images(slice(0, 2)).to(options.device)
         with seeded(options.seed, images.device), evaluating(model):
-            classes = require_answers(model, images)
+            classes = require_answers(Normalised(model, (0.0,), (1.0,)), images)
     return wrap_module(model, classes or 0)
 
 

@@ -75,6 +75,18 @@ def _named_by_others(entry: Entry) -> Iterator[tuple[Path, str]]:
 
 def _write_entry(entry: Entry, file: str, digest: str, trained: Trained) -> None:
     document = tomlkit.parse(entry.path.read_text("utf-8-sig"))
+    if entry.weights is None or entry.weights.sha256 != digest:
+        _forget_measured(document)
     document["weights"] = {"file": file, "sha256": digest}
     document["trained"] = trained.model_dump(exclude_none=True)
     replace_file(entry.path, tomlkit.dumps(document).encode(), _ADVICE)
+
+
+def _forget_measured(document: tomlkit.TOMLDocument) -> None:
+    """Takes out claims that were measured on other weights (see ``entry.Claim``)."""
+    claims = document.get("claims", [])
+    for place in reversed(range(len(claims))):
+        if claims[place].get("by") == "protocol":
+            del claims[place]
+    if not claims:
+        document.pop("claims", None)

@@ -12,12 +12,13 @@ from robusteval.attacks.versions import others, version_then
 from robusteval.evidence.pieces import canonical
 from robusteval.evidence.results import RunResult
 from robusteval.models.entry import Entry
+from robusteval.models.registry import find_entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_entry
-from robusteval.plan.made_with import code_digests, library_versions
+from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite, read_suite, suite_names
-from robusteval.trust.verify import Check
+from robusteval.trust.verify import Check, model_as_told
 
 AS_IT_SAYS = "commit, versions, hardware, date, seconds"
 
@@ -31,6 +32,7 @@ def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
             attacks[key] = {**attacks.get(key, {}), "version": None}
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
+    now["model"] = model_as_told(stored["model"], now["model"])
     stored["versions"], now["versions"] = _packages(context)
     if context.spec.code:  # older runs have none
         due = code_digests(context.spec.suite)
@@ -69,6 +71,8 @@ def _packages(context: Context) -> tuple[list[str], list[str]]:
     """The names of packages whose versions the run holds, and of those that it should; runs from
     before attacks had versions held none of pytorch-ood, and one digest for all attacks."""
     told, due = set(context.spec.versions), set(library_versions(context.spec.suite))
+    entries = [context.access.entry] * bool(context.access.entry) + list(context.spec.sources)
+    due |= set(model_versions(*map(find_entry, entries)))
     if not context.spec.code:
         told, due = told - {"attacks"}, due - {"pytorch-ood"}
     return sorted(told), sorted(due)

@@ -31,6 +31,8 @@ AS_TRAINED = (
 )
 # Of clean accuracy: what another machine's last bits explain, and the chance of a false alarm.
 NUMERICS, BY_CHANCE = 0.001, 0.001
+# Of clean samples: a classifier beside prototypes decides the rare close ones otherwise.
+LIKE_THE_MODULE = 0.9
 
 
 def findings_of(result: RunResult) -> list[Finding]:
@@ -43,6 +45,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         *attacks_warnings(result),
         attacks_at_work(result),
         *(f for t in result.plan.threats for f in gradient_free(result, t)),
+        *prototypes_agree(result.record["model"].get("prototypes")),
         stored_successes(result),
     ]
     if result.verification is not None:
@@ -283,6 +286,25 @@ def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     if worst <= max(1, MASKED_SHARE * len(result.labels)):
         return [Finding(name, "ok", measured, threat=threat)]
     return [Finding(name, "suspicious", measured, f"gradients may be masked: {MORE}", threat)]
+
+
+def prototypes_agree(told: Measured | None) -> list[Finding]:
+    """Whether prototypes that were given beside a module name the classes that it says itself."""
+    if told is None or told["same"] is None:
+        return []
+    name, same, of = "nearest prototype and module", told["same"], told["of"]
+    measured = f"the nearest prototype's class is the module's own on {same} of {of} clean samples"
+    if same >= LIKE_THE_MODULE * of:
+        return [Finding(name, "ok", measured)]
+    return [
+        Finding(
+            name,
+            "suspicious",
+            measured,
+            "are they this module's prototypes?  Check the order of classes, the layer and the "
+            "similarity: until then attacks and detectors by prototypes say little",
+        )
+    ]
 
 
 def stored_successes(result: RunResult) -> Finding:

@@ -10,7 +10,15 @@ import torch
 
 from robusteval.attacks.seeding import seeded
 from robusteval.errors import RobustevalError
-from robusteval.evidence.columns import COLUMNS, FACTS, SCORE, Alike, facts_by, filled
+from robusteval.evidence.columns import (
+    COLUMNS,
+    FACTS,
+    SCORE,
+    Alike,
+    facts_by,
+    filled,
+    nearest_columns,
+)
 from robusteval.evidence.judge import success
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
@@ -19,6 +27,7 @@ from robusteval.plan.plan import Cell, Job, job_seed, job_stream
 from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
 from robusteval.run.diagnosing import diagnosed
 from robusteval.run.jobs import attacked, drifted
+from robusteval.run.nearest import attacked_nearest
 from robusteval.run.progress import Watcher
 from robusteval.run.scoring import attacked_scores
 from robusteval.trust.verdicts import probed
@@ -63,11 +72,12 @@ def jobs_repeat(
         piece, found = store.read(job), _again(context, job, chunk)
         made = attacked(context, chunk, found, drifted(context, chunk, clean))
         now = filled("attack", made) | attacked_scores(context, store, job, found.stored)
+        now |= attacked_nearest(context, found)
         same = piece.columns["sha256"] == now["sha256"]
         equal, total = equal + int(same.sum()), total + len(same)
         if not _says_the_same(piece.facts, facts_by(made), bool(same.all())):
             silenced.append(job.stem)
-        if not _finds_the_same(context.plan.cells[job.part], piece.columns, now, result.tie):
+        if not _finds_the_same(context.plan.cells[job.part], job, piece.columns, now, result.tie):
             wrong.append(job.stem)
     told.part("jobs done again", len(chosen), len(chosen))
     seen = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
@@ -86,12 +96,14 @@ def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
         )
 
 
-def _finds_the_same(cell: Cell, then: dict[str, Any], now: dict[str, Any], tie: float) -> bool:
+def _finds_the_same(
+    cell: Cell, job: Job, then: dict[str, Any], now: dict[str, Any], tie: float
+) -> bool:
     """Whether a job breaks the samples that it broke, and no column contradicts what it finds."""
     same, margin = then["sha256"] == now["sha256"], now["margin"]
     alike = Alike(same, same & (np.abs(margin) > tie), near(tie, margin))
     other = any((success(then, t) != success(now, t)).any() for t in cell.threats)
-    for column in COLUMNS:
+    for column in (*COLUMNS, *nearest_columns(job.layers)):
         if column.again is not None and column.name in then:
             other |= bool(column.again(then[column.name], now[column.name], alike).any())
     scored = [name for name in now if name.startswith(SCORE)]

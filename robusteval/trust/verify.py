@@ -7,6 +7,8 @@ commit, the date) in ``described``.
 """
 
 import copy
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,8 @@ from robusteval.evidence.kept import (
     kept_images,
 )
 from robusteval.evidence.pictures import make_pictures, read_pictures
+from robusteval.evidence.pieces import canonical
+from robusteval.evidence.record import read_record
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import (
     EVIDENCE,
@@ -43,6 +47,7 @@ from robusteval.run.attacking import clean_chunk
 from robusteval.run.jobs import OTHER_BATCH
 from robusteval.run.progress import Watcher
 from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
+from robusteval.trust.nearest import nearest_hold
 
 FLOAT64_SAMPLES = 128
 _SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
@@ -112,11 +117,30 @@ def require_same_model(context: Context, store: Store) -> None:
     slack = near(near_tie(columns["spread"]), columns["gap"])
     same = (first[0] == columns["prediction"]) | (first[1] <= slack)
     same &= np.abs(first[1] - columns["gap"]) <= slack
-    if np.abs(first[1] - second[1]).max() <= slack and not same.all():
+    steady = np.abs(first[1] - second[1]).max() <= slack
+    told = read_record(store.files)["model"]
+    now = model_as_told(told, json.loads(json.dumps(context.described()["model"])))
+    if (steady and not same.all()) or canonical(told) != canonical(now):
         raise EvidenceError(
             f"{store.folder} is of a model of the same name and tensors that computes otherwise: "
             "give this one another name, or name another folder with --out"
         )
+
+
+def model_as_told(told: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What is found of a model now, with the distance to its prototypes that was told, where the
+    two differ by no more than kernels do; without its layers' prototypes where a run is from before
+    they were told, or it would not have been read."""
+    then, found = (about.get("prototypes") or {} for about in (told, now))
+    if math.isclose(then.get("distance", 0), found.get("distance", 0), rel_tol=_SAME_SCORE):
+        found = {
+            name: then.get(name, value) if name == "distance" else value
+            for name, value in found.items()
+        }
+    now = {**now, "prototypes": found} if found else dict(now)
+    if "prototype_layers" not in told:
+        now.pop("prototype_layers", None)
+    return now
 
 
 def near(tie: float, values: Any) -> float:
@@ -354,5 +378,6 @@ CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "float64, on a sample": float64_holds,
     "rounded to 8 bits": eight_bits_hold,
     "detectors' scores": scores_hold,
+    "nearest prototypes": nearest_hold,
     "pictures of the report": pictures_hold,
 }

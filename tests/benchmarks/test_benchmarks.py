@@ -1,5 +1,7 @@
 """Small versions of the benchmarks: that they measure what they say."""
 
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from benchmarks import (
     scaling,
     stored,
     tables,
+    threads,
     training_speed,
 )
 from robusteval import api
@@ -148,7 +151,7 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
     fewer = {norm: replace(usual, fewest=4) for norm, usual in TUNING.items()}
     monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
-    count = 20 if norm == "Linf" else 12
+    count = 20 if norm == "Linf" else 8
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, 400)
     stages = {"margin", "aim", "polish", "square"} | ({"flip"} if norm == "Linf" else set())
@@ -399,3 +402,31 @@ def test_a_contest_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(attacks, "hardware_name", lambda _: "another machine")
     assert attacks.main() == 1
     assert [result.seconds for result in stored.read(out, attacks.Result)] == [8.0] * 3
+
+
+def test_threads_are_timed_by_each_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The smallest workload, within this process; settings see each other's environments not."""
+    small = threads.Workload("small", "pcl_digits", 4, "", ("fgsm",))
+    monkeypatch.setattr(threads, "WORKLOADS", (small,))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    environments = []
+
+    def measured(setting: threads.Setting, count: int) -> list[threads.Seen]:
+        environments.append(threads._environment(setting).get("OMP_WAIT_POLICY"))
+        seen = threads.timed(small, 1, tmp_path / setting.name)
+        return [replace(seen, seconds=float(len(environments)))]
+
+    monkeypatch.setattr(threads, "measured", measured)
+    monkeypatch.setattr(threads, "beside", lambda *_: nullcontext())
+    monkeypatch.setattr(sys, "argv", ["threads", "--only", "PASSIVE", "--rounds", "2"])
+    assert threads.main() == 0
+    assert environments == [None, "PASSIVE"] * 4
+    told = capsys.readouterr().out
+    assert "| OMP_WAIT_POLICY=PASSIVE | 2.0 (" in told
+    assert "equal evidence: True" in told
+    other = threads.Seen(1, 1, "other")
+    seen = replace(other, evidence="mine")
+    found = {("as it is", False): [[other]], ("OMP_WAIT_POLICY=PASSIVE", False): [[other], [seen]]}
+    assert threads.differing(threads.SETTINGS[:2], found) == ["small"]

@@ -32,6 +32,25 @@ NAME = "digits_Linf_0.15.csv"
 NAMES = {NAME, "digits_L2_0.6.csv"}
 
 
+def test_claims_by_protocol_are_what_the_published_rows_say() -> None:
+    held = 0
+    for entry in (e for e in all_entries() if isinstance(e, Entry)):
+        for claim in (c for c in entry.claims if c.by == "protocol"):
+            eps = str(claim.eps).replace("/", "_")
+            rows = board.read_board(
+                ROOT / "leaderboards" / f"{entry.dataset}_{claim.norm}_{eps}.csv"
+            )
+            (row,) = (r for r in rows if r["model"] == entry.name)
+            assert float(row[f"attack_{claim.attack}"]) == claim.accuracy
+            assert entry.weights is not None
+            assert row["weights_sha256"] == entry.weights.sha256
+            assert row["samples"] == str(DATASETS.get(entry.dataset).test_samples)
+            assert float(row["worst_case"]) < claim.accuracy
+            assert row["claimed"] == ""
+            held += 1
+    assert held == 4
+
+
 def run_of(model: str, out: Path, **changed: object) -> Path:
     options = {"samples": 30, "threads": 1, "out": out, **changed}
     required = leaderboards.REQUIRED

@@ -20,7 +20,9 @@ from robusteval import api, terminal
 from robusteval.cli import expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
+from robusteval.run.prepare import prepare
 from robusteval.run.runner import Run
+from robusteval.run.subject import Asked
 from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
@@ -241,7 +243,10 @@ def test_everything_can_be_listed_as_table_and_json(kind: str) -> None:
     assert all(row["name"] for row in rows)
 
 
-def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> None:
+def test_listed_data_sets_tell_the_order_of_their_classes(
+    tmp_path: Path, at_terminal: Callable[[int], None]
+) -> None:
+    at_terminal(80)
     for split in ("train", "test"):
         for k in range(100):
             (tmp_path / "cifar100" / split / str(k)).mkdir(parents=True)
@@ -260,8 +265,8 @@ def test_listed_data_sets_tell_the_order_of_their_classes(tmp_path: Path) -> Non
     refused(cli("list", "datasets", "--data-dir", str(tmp_path / "nowhere")), "nowhere")
 
 
-def test_a_narrow_table_of_models_keeps_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal.console, "width", 80)
+def test_a_narrow_table_of_models_keeps_what_matters(at_terminal: Callable[[int], None]) -> None:
+    at_terminal(80)
     shown = cli("list", "models").stdout
     lines = {line.split()[1]: line for line in shown.splitlines() if "digits" in line}
     header = next(line for line in shown.splitlines() if "name" in line)
@@ -477,9 +482,9 @@ def test_a_model_that_fails_on_clean_images_is_bad_input(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("returned", "said"),
-    [((lambda z: (z,)), "returns a tuple"), ((lambda z: {"logits": z}), "returns a dict")],
+    [((lambda z: (z[None], z)), "returns a tuple"), ((lambda z: {"scores": z}), "returns a dict")],
 )
-def test_a_module_must_return_logits_alone(
+def test_a_module_must_return_logits_where_they_can_be_found(
     returned: Callable[[torch.Tensor], object], said: str, tmp_path: Path
 ) -> None:
     class Wrapped(nn.Module):
@@ -515,6 +520,6 @@ def test_a_damaged_neighbour_does_not_spoil_a_run(
     (folder / "ce_digits.safetensors").write_bytes(b"altered")
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(folder))
     chosen = api.Options(samples=10, only=("fgsm",), out=tmp_path)
-    prepared = api.prepare("pcl_digits", "full", None, None, chosen)
+    prepared = prepare(Asked("pcl_digits"), "full", chosen)
     assert prepared.spec.transfer_source
     assert prepared.spec.transfer_source[0] != "ce_digits"

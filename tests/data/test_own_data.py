@@ -18,7 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from robusteval.data.choice import First, Listed, parse_samples
 from robusteval.data.datasets import Dataset
-from robusteval.data.own import is_known, of_classes, own_data, own_data_at, own_name
+from robusteval.data.known import is_known
+from robusteval.data.own import of_classes, own_data, own_data_at, own_name
 from robusteval.data.subsets import chosen_rows
 from robusteval.errors import DataError, RobustevalError
 

@@ -12,10 +12,11 @@ from PIL import Image
 from robusteval.data import readers
 from robusteval.data.datasets import class_order, is_available, load_dataset
 from robusteval.data.files import entries, is_folder, is_there, open_file, shown
-from robusteval.data.locate import cache_dir, data_root
+from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder, outlier_batches
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError, UnknownNameError
+from robusteval.storage import cache_dir
 
 SHAPE = Shape(3, 32, 32)
 

@@ -15,7 +15,15 @@ from robusteval.attacks.results import Stage
 from robusteval.errors import EvidenceError
 from robusteval.evidence import columns, pieces
 from robusteval.evidence import results as outcomes
-from robusteval.evidence.columns import COLUMNS, FACTS, Column, columns_of, filled, merged_facts
+from robusteval.evidence.columns import (
+    COLUMNS,
+    FACTS,
+    Column,
+    columns_of,
+    filled,
+    merged_facts,
+    nearest_columns,
+)
 from robusteval.evidence.files import Local
 from robusteval.evidence.pieces import unsealed
 from robusteval.evidence.results import load_result
@@ -66,7 +74,8 @@ def test_files_hold_what_is_declared(finished: Path) -> None:
         ("clean", finished / "evidence" / "clean-0000.parquet"),
     ):
         rows, about, schema = unsealed(path.read_bytes())
-        declared = {c.name: c.dtype for c in columns_of(kind, 12)}  # type: ignore[arg-type]
+        own = [*columns_of(kind, 12), *nearest_columns(3)]  # type: ignore[arg-type]
+        declared = {column.name: column.dtype for column in own}
         assert {name: str(values.dtype) for name, values in rows.items()} == declared
         assert list(about["told"]) == ([fact.name for fact in FACTS] if kind == "attack" else [])
         assert schema == columns.SCHEMA

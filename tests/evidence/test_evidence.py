@@ -605,8 +605,8 @@ def test_two_processes_do_not_share_a_run(hasty: str, copied: Path) -> None:
 
 
 def test_a_run_that_finds_nothing_leaves_nothing(dying: Path, tmp_path: Path) -> None:
-    """The model is refused on its first clean image: no folder stays."""
-    broken = DYING.replace("return flat", "return float('nan') * flat")
+    """The model is refused on its first clean chunk: no folder stays."""
+    broken = DYING.replace("return flat", "return (1 if len(flat) < 3 else float('nan')) * flat")
     (tmp_path / "dying_model.py").write_text(broken)
     done = run_dying(dying)
     assert done.returncode == 2

@@ -391,6 +391,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     console.file = stream
     console.width = 200
     monkeypatch.setattr(terminal, "console", console)
+    monkeypatch.setattr(terminal, "is_piped", lambda: False)
     return stream
 
 
@@ -463,7 +464,10 @@ def test_every_verb_shows_files_texts_inertly(hostile_files: Path) -> None:
     def printed(*arguments: str) -> str:
         result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
         assert result.exit_code == 0, result.output
-        assert not HIDDEN.search(result.stdout + result.stderr)
+        lines = result.stdout.splitlines()
+        # Tabs are between a pipe's cells alone: no line has more of them than the headings.
+        assert {line.count("\t") for line in lines} == {lines[0].count("\t")}
+        assert not HIDDEN.search(result.stdout.replace("\t", "") + result.stderr)
         return result.stdout + result.stderr
 
     run = ("run", "--model", "hostile", "--suite", "s.toml", "--samples", "10")

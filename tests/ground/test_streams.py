@@ -41,7 +41,8 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
 
 
 def test_a_terminal_that_is_not_utf8() -> None:
-    code, out, errors = ended(started(["list", "datasets"], PYTHONIOENCODING="ascii"))
+    told = {"PYTHONIOENCODING": "ascii", "TTY_COMPATIBLE": "1", "TERM": "dumb"}
+    code, out, errors = ended(started(["list", "datasets"], LINES="50", **told))
     assert (code, errors) == (0, b"")
     assert b"| 1x8x8   | Linf 0.15" in out
     lines = [line for line in out.split(b"\n") if line[:1] in (b"+", b"|")]
@@ -82,8 +83,9 @@ def test_json_is_the_same_data_in_every_encoding(tmp_path: Path) -> None:
     assert "ε\\x9b" in found.pop()
 
 
-def test_a_reader_that_leaves_is_borne_in_silence() -> None:
-    process = started(["show", "pcl_digits"])
+@pytest.mark.parametrize("verb", ["show pcl_digits", "list models", "list datasets --json"])
+def test_a_reader_that_leaves_is_borne_in_silence(verb: str) -> None:
+    process = started(verb.split())
     assert process.stdout is not None
     process.stdout.close()  # as `head` does
     assert process.stderr is not None

@@ -477,5 +477,10 @@ def test_a_module_that_fails_at_its_last_passes_is_one_line() -> None:
 def test_what_is_no_model_is_told_as_it_is(model: Any, dataset: str | None) -> None:
     with pytest.raises(RobustevalError, match=r"^model .*: give an entry's name, its path, or"):
         robusteval.evaluate(model, "quick", dataset)
-    with pytest.raises(RobustevalError, match="a plain torch module has no adapter"):
-        robusteval.evaluate(nn.Linear(2, 2), "quick", dataset)  # type: ignore[arg-type]
+
+
+def test_a_module_needs_data_that_fit_it() -> None:
+    with pytest.raises(RobustevalError, match=r"^there is no data set to run on: name one with"):
+        robusteval.evaluate(nn.Linear(2, 2), "quick")
+    with pytest.raises(RobustevalError, match=r"^the module fails on clean images .*: mend it"):
+        robusteval.evaluate(nn.Linear(2, 2), "quick", "digits")

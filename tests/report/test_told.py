@@ -23,7 +23,14 @@ from robusteval.models.entry import Claim
 from robusteval.report.figures import BLUE, cost_curve
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.summary import _claim
-from robusteval.report.wording import UNAWARE, found_text, incomplete_text, worst_text
+from robusteval.report.wording import (
+    UNAWARE,
+    claims_text,
+    found_text,
+    incomplete_text,
+    lowest_claim,
+    worst_text,
+)
 from robusteval.terminal import _claim_line
 from robusteval.trust.findings import unprobed
 from robusteval.types import ThreatModel, parse_eps
@@ -140,6 +147,38 @@ def test_terminal_html_and_markdown_say_the_same_of_claims(report: api.Report) -
         said = f"{found_text(claim)} | {worst_text(claim)}"
         assert said in markdown
         assert said.replace(" | ", "</td><td>") in html
+
+
+def test_a_claim_by_protocol_is_never_the_papers(report: api.Report) -> None:
+    """What is measured here in a number's place says so wherever it stands, and tables of what
+    papers claim are without it."""
+    paper = row(report, attack="pgd10", norm="Linf", eps="0.15")
+    own = row(report, attack="fgsm", norm="Linf", eps="0.15", by="protocol", accuracy=9)
+    assert lowest_claim([paper, own]) == paper
+    assert lowest_claim([own]) is None
+    assert _claim_line(own).startswith("claimed by the paper's protocol 9.0 % (fgsm, L∞ 0.15); the")
+    assert _claim_line(paper).startswith("claimed 27.2 % (")
+    assert claims_text([paper]).startswith("What papers claim is about their own model")
+    assert claims_text([own]).startswith("What is claimed by protocol is about this very model")
+    assert claims_text([paper, own]) == f"{claims_text([paper])} {claims_text([own])}"
+    content = bare(report)
+    content["claims"] = [own]
+    for page in (render_markdown(content), render_html(content, [])):
+        assert claims_text([own]) in page
+        assert claims_text([paper]) not in page
+
+
+def test_the_first_model_a_user_runs_is_claimed_and_found(report: api.Report) -> None:
+    assert [(c["attack"], c["by"]) for c in report.content["claims"]] == [
+        (attack, "protocol") for attack in ("fgsm", "bim", "mim", "pgd10")
+    ]
+    table = report.claims.set_index("attack")
+    assert set(table.by) == {"protocol"}
+    assert list(table.compared) == ["same", "not_run", "not_run", "same"]
+    for attack in ("fgsm", "pgd10"):  # of 40 samples, where the claim is of 360
+        claimed, low, high = table.loc[attack, ["claimed", "found_low", "found_high"]]
+        assert low < claimed < high
+    assert (table.worst < table.claimed.min()).all()
 
 
 def test_the_terminal_compares_each_claim_with_its_own_attack() -> None:

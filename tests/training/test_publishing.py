@@ -13,7 +13,7 @@ import tomlkit
 
 from robusteval.errors import OutputError, RobustevalError, TrainingError
 from robusteval.models.entry import read_entry
-from robusteval.models.loading import build_network, load_model, stored_form
+from robusteval.models.loading import build_network, load_model, read_weights, stored_form
 from robusteval.models.registry import find_entry
 from robusteval.storage import locked
 from robusteval.training import publishing
@@ -62,6 +62,25 @@ def test_a_copy_under_a_new_name_gets_weights_of_its_own(tmp_path: Path) -> None
     assert trained.weights.file == "mine.safetensors"
     assert trained.weights.sha256 == digest_of(tmp_path / "mine.safetensors") != before
     load_model(trained)
+
+
+def test_what_was_measured_on_other_weights_is_claimed_no_more(tmp_path: Path) -> None:
+    path, trained = with_weights(tmp_path), find_entry("pcl_digits").trained
+    assert trained is not None
+    paper = '[[claims]]\nattack = "bim"\naccuracy = 40\n'
+    own = '[[claims]]\nattack = "fgsm"\naccuracy = 50\nby = "protocol"\n'
+    path.write_text(f"{path.read_text()}{own}{paper}{own}")
+    first = read_entry(path)
+    assert len(first.claims) == 3
+    publishing.publish(first, stored_form(build_network(first)), trained)
+    assert [claim.attack for claim in read_entry(path).claims] == ["bim"]
+    path.write_text(path.read_text().replace('attack = "bim"', 'attack = "bim"\nby = "protocol"'))
+    second = read_entry(path)
+    same = {name: value.half() for name, value in read_weights(second).items()}
+    publishing.publish(second, same, trained)
+    assert len(read_entry(path).claims) == 1  # the same weights
+    publishing.publish(second, stored_form(build_network(second)), trained)
+    assert read_entry(path).claims == []
 
 
 def test_a_zoo_models_copy_leaves_the_zoo_alone(tmp_path: Path) -> None:

@@ -220,11 +220,12 @@ def test_the_command_line_asks_first(old: str, new: str, said: str) -> None:
     )
     result = cli("run", "--model", "./pcl_digits.toml", "--suite", "s.toml")
     assert result.exit_code == 0
-    line, bar = result.stderr.splitlines()
+    clean, line, attack = result.stderr.splitlines()
+    assert "1 of 2 jobs done: clean predictions: done" in clean
     assert line.startswith("robusteval: pcl_digits: clean accuracy: suspicious: ")
     assert re.search(said, line)
     assert all(word in line for word in ASKED)
-    assert bar.startswith("FGSM")
+    assert "2 of 2 jobs done: FGSM, L∞ 0.15: " in attack
     assert "clean accuracy: suspicious" in " ".join(result.stdout.split())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from robusteval.errors import RobustevalError
 from robusteval.evidence.store import Failure
 from robusteval.plan.context import Access, Context
-from robusteval.plan.plan import Job, Plan
+from robusteval.plan.plan import Job
 from robusteval.run.jobs import Done
 
 Message = dict[str, Any]
@@ -45,12 +45,6 @@ def access_of(message: Message) -> Access:
 def job_message(job: Job, budget: float | None) -> Message:
     """A job to be done within so many seconds."""
     return {"kind": job.kind, "part": job.part, "chunk": job.chunk, "budget": budget}
-
-
-def job_of(plan: Plan, message: Message) -> Job:
-    """The plan's own job of that kind and place."""
-    wanted = Job(message["kind"], message["part"], message["chunk"])
-    return next(job for job in [*plan.jobs(), *plan.probe_jobs()] if job == wanted)
 
 
 def found_message(found: Done | Failure) -> Message:

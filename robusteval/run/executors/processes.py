@@ -28,6 +28,7 @@ from robusteval.run.executors.messages import (
     job_message,
 )
 from robusteval.run.executors.service import done_already
+from robusteval.spinning import preferred
 from robusteval.storage import append_to
 
 LOG = "workers.log"  # in the run's folder: what workers said beside
@@ -45,7 +46,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                env={**os.environ, **preferred(os.environ), "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # Ctrl-C is for the one who waits, who then ends us
             )
         self._send(access)

@@ -13,7 +13,6 @@ from robusteval.run.executors.messages import (
     access_of,
     error_message,
     found_message,
-    job_of,
 )
 from robusteval.run.executors.service import Service
 
@@ -31,7 +30,7 @@ class RayActor:
         try:
             service = self._opened()
             self.at = 0.0
-            job = job_of(service.plan, message)
+            job = service.job(message)
             return found_message(service.do(job, message["budget"], self._within))
         except RobustevalError as error:
             return error_message(error)

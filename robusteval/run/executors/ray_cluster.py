@@ -61,11 +61,19 @@ class RayWorkers:
             self._hand_out(waiting, watch)
             if not self.at_work:
                 return
-            ready, _ = self.ray.wait(list(self.at_work), timeout=_LOOK)
+            if not (ready := self._ready()):
+                self._tell_shares(watch)
             for answer in ready:
                 self._take(answer, waiting, attempts, watch)
-            if not ready:
-                self._tell_shares(watch)
+
+    def _ready(self) -> list[Any]:
+        """All answers that are there, as soon as there is one: a look at many costs as much."""
+        awaited = list(self.at_work)
+        ready, rest = self.ray.wait(awaited, timeout=_LOOK)
+        if ready and rest:
+            more, _ = self.ray.wait(rest, num_returns=len(rest), timeout=0)
+            ready += more
+        return list(ready)
 
     def _hand_out(self, waiting: deque[Job], watch: Watch) -> None:
         """A job for every worker without one; new workers as long as there is work for them."""

@@ -11,6 +11,7 @@ from robusteval.evidence.store import Failure, Store
 from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.plan import Job, Plan
+from robusteval.run.executors.messages import Message
 from robusteval.run.jobs import Done, Within, perform
 from robusteval.run.precision import precision
 
@@ -36,15 +37,16 @@ class Service:
     def __enter__(self) -> Self:
         self._stack.enter_context(precision(self.spec))
         self.context: Context = open_context(self.spec, self.access, self.model, self.data)
+        jobs = [*self.context.plan.jobs(), *self.context.plan.probe_jobs()]
+        self._jobs = {(job.kind, job.part, job.chunk): job for job in jobs}
         return self
 
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
 
-    @property
-    def plan(self) -> Plan:
-        """What is to be done."""
-        return self.context.plan
+    def job(self, message: Message) -> Job:
+        """The plan's own job of that kind and place."""
+        return self._jobs[message["kind"], message["part"], message["chunk"]]
 
     def do(self, job: Job, budget: float | None, within: Within) -> Done | Failure:
         """A job's evidence: what is there already, from whomever, or made now.
@@ -52,7 +54,7 @@ class Service:
         Raises RobustevalError where the model or the data can't be used at all.
         """
         if self.store.has(job):
-            return done_already(self.store, self.plan, job)
+            return done_already(self.store, self.context.plan, job)
         return perform(self.context, self.store, job, budget, within)
 
 

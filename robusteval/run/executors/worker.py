@@ -17,7 +17,7 @@ import torch
 
 from robusteval.errors import RobustevalError
 from robusteval.evidence.files import Local
-from robusteval.run.executors.messages import access_of, error_message, found_message, job_of
+from robusteval.run.executors.messages import access_of, error_message, found_message
 from robusteval.run.executors.service import Service
 
 _PAUSE = 0.2  # seconds between two words on how far a job is
@@ -48,7 +48,7 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
         with Service(Local(folder), access) as service:
             while True:
                 message = incoming.get()
-                job = job_of(service.plan, message)
+                job = service.job(message)
                 say(found_message(service.do(job, message["budget"], _throttled(say))))
     except RobustevalError as error:
         say(error_message(error))
