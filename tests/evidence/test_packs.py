@@ -124,6 +124,15 @@ def test_a_packed_run_is_the_same(run: Path, loose: Path) -> None:
     assert cli("pack", str(run)).stdout == f"{len(found)} files of evidence, now {len(found)}\n"
 
 
+def test_a_packed_run_is_archived(small: Path, loose: Path, tmp_path: Path) -> None:
+    archive = api.export(small, "archive", to=tmp_path / "packed.zip")
+    assert load_result(api.files_of(archive)).evidence_digest == (
+        load_result(Local(loose)).evidence_digest
+    )
+    assert all(check.held for check in api.verify(archive))
+    refused(cli("pack", str(archive)), "is an archive, which stays as it is")
+
+
 def test_packing_is_undone(small: Path, loose: Path) -> None:
     assert cli("pack", str(small), "--undo").exit_code == 0
     kept = {
