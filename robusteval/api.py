@@ -163,11 +163,11 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
-        return _write(store, done)
+        return write_report(store, done)
     is_new = not files.folder.exists()
     files.prepare("", "choose another with --out")
     try:
-        record = _record(prepared, files, options)
+        record = record_of_begun(prepared, files, options)
         settings = Settings(options.crew, options.progress, doubted)
         result = Run(prepared.context, store, record, settings).execute()
     except BaseException:
@@ -175,7 +175,7 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
             store.remove_if_empty()
         raise
     told.part(REPORT, 0, 0)
-    report = _write(store, result)
+    report = write_report(store, result)
     told.part(REPORT, 1, 1)
     return report
 
@@ -196,7 +196,7 @@ def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     return result if concluded and set(balance) <= {(0, 0)} else None
 
 
-def _record(prepared: Prepared, files: Files, options: Options) -> dict[str, Any]:
+def record_of_begun(prepared: Prepared, files: Files, options: Options) -> dict[str, Any]:
     """The run's record, as it was written when the run began."""
     if not files.has(RECORD):
         write_record(files, record_of(prepared, options))
@@ -208,7 +208,7 @@ def _record(prepared: Prepared, files: Files, options: Options) -> dict[str, Any
     return record
 
 
-def _write(store: Store, result: RunResult) -> Report:
+def write_report(store: Store, result: RunResult) -> Report:
     """The report's files as the evidence gives them; what is so already stays untouched, and so
     does an archive."""
     content = summarise(result)
@@ -228,8 +228,8 @@ def rebuild_report(folder: str | Path) -> Report:
     Of a run in an archive nothing is written: the report is returned alone.  Raises EvidenceError
     for evidence that is missing, corrupt or newer than this version.
     """
-    store, _, _ = open_store(_run(folder))
-    return _write(store, load_result(store.files))
+    store, _, _ = open_store(files_of(folder))
+    return write_report(store, load_result(store.files))
 
 
 @plain_state()
@@ -278,7 +278,7 @@ def _verified(
         raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
     if device is not None:
         check_device(device)
-    store, spec, record = open_store(_run(folder))
+    store, spec, record = open_store(files_of(folder))
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = _adapter(model, record)
     if not reference and adapter is None:
@@ -328,7 +328,8 @@ def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
     return data
 
 
-def _run(folder: str | Path) -> Files:
+def files_of(folder: str | Path) -> Files:
+    """A run's files.  Raises EvidenceError for what can't be a path."""
     return files_at(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
 
 
@@ -360,7 +361,7 @@ def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     if not isinstance(folders, list | tuple) or len(folders) < 2:
         raise RobustevalError("a comparison needs two runs or more: give a list of their folders")
-    runs = [_run(folder) for folder in folders]
+    runs = [files_of(folder) for folder in folders]
     names = [Path(run.where()).name for run in runs]
     return compare_results(names, [load_result(run) for run in runs])
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robusteval import __version__, setup_verbs, stops, streams, watching
+from robusteval import __version__, setup_verbs, shard_verbs, stops, streams, watching
 from robusteval.arguments import (
     expand_lists,
     given_list,
@@ -153,12 +153,15 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
     ] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Write the folder for `robusteval work`, and stop.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a suite against a model, go on with a run, or print a finished one's report."""
     from robusteval import remembered, running
 
-    question = None if dry_run else remembered.run_question(context.params)
+    question = None if dry_run or prepare else remembered.run_question(context.params)
     if (known := remembered.recall(question)) is not None:
         running.print_one(known, as_json)
         return
@@ -191,6 +194,8 @@ def run(
         models = parse_models(model)
         if dry_run:
             running.estimate(models, suite, options, as_json)
+        elif prepare:
+            running.prepare(models, suite, options)
         elif zoo.is_several(models):
             running.run_several(models, suite, options, as_json)
         else:
@@ -340,6 +345,8 @@ def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
 
     print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
 
+
+shard_verbs.add_to(app)
 
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from robusteval import terminal
 from robusteval.endings import complaint, exit_after, exit_of, print_json
-from robusteval.guarded import note, say
+from robusteval.guarded import complain, note, say
 from robusteval.storage import require_replaceable
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ def print_one(report: "api.Report", as_json: bool) -> None:
         note(report.page)
     else:
         terminal.print_report(report)
+    if report.content["evidence"]["verification"] is None and report.complete:
+        complain(
+            f"not proven yet: `robusteval work {report.folder} --finish` predicts stored images "
+            "again"
+        )
     exit_of(report)
 
 
@@ -53,6 +58,21 @@ def run_several(models: list[str], suite: str, options: "api.Options", as_json: 
         (note if as_json else say)(table)
     codes = [complaint(report, f"{report.content['model']['name']} is ") for report in reports]
     exit_after(refused, "run", codes)
+
+
+def prepare(models: list[str], suite: str, options: "api.Options") -> None:
+    """Each run's folder, a line each; of several models, those that can't be run are told last."""
+    from robusteval import watching, zoo
+
+    if not zoo.is_several(models):
+        say(watching.begin(models[0], suite, options))
+        return
+    found = zoo.for_each(models, options, lambda name, each: watching.begin(name, suite, each))
+    folders = [folder for folder in found if isinstance(folder, Path)]
+    for folder in folders:
+        say(folder)
+    refused = [one for one in found if isinstance(one, zoo.Refused)]
+    exit_after(refused, "prepared", [0] * len(folders))
 
 
 def estimate_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:

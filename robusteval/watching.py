@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol
 
 if TYPE_CHECKING:
@@ -81,3 +82,11 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
 
     with shown(model):
         return api.estimate(model, suite, options=options)
+
+
+def begin(model: str, suite: str, options: "Options") -> Path:
+    """``sharing.begin``, watched."""
+    from robusteval import sharing
+
+    with shown(model) as display:
+        return sharing.begin(model, suite, replace(options, progress=display))

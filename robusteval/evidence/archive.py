@@ -100,6 +100,9 @@ class Archive:
     def prepare(self, folder: str, advice: str) -> None:
         self._refuse()
 
+    def tidy(self, folder: str) -> None:
+        self._refuse()
+
     @contextmanager
     def lock(self, busy: RobustevalError) -> Iterator[None]:
         self._refuse()

@@ -60,6 +60,9 @@ class Files(Protocol):
         """Finds out at once whether a folder of the run can be written, and clears what killed
         processes had half written there."""
 
+    def tidy(self, folder: str) -> None:
+        """Removes a folder of the run that holds nothing any more, where there are folders."""
+
     def lock(self, busy: RobustevalError) -> AbstractContextManager[None]:
         """One process at a time is within it; a kill frees it.  Raises ``busy``."""
 
@@ -112,6 +115,10 @@ class Local:
     def prepare(self, folder: str, advice: str) -> None:
         require_writable(self.folder / folder, advice)
         remove_partials(self.folder / folder)
+
+    def tidy(self, folder: str) -> None:
+        with suppress(OSError):
+            (self.folder / folder).rmdir()
 
     @contextmanager
     def lock(self, busy: RobustevalError) -> Iterator[None]:

@@ -121,8 +121,7 @@ def counted_images(context: Context, store: Store) -> Iterator[KeptImages]:
         if altered(batch):
             raise EvidenceError(
                 f"{store.where(beside_name(batch.job))} holds other images than were counted: "
-                f"delete it and {batch.job.stem}.parquet, then run the same command again: all "
-                "other evidence is kept"
+                f"{store.delete_both(batch.job)}"
             )
         yield batch
 

@@ -33,6 +33,7 @@ from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
 
 RECORD, RUN_SCHEMA = "run.json", "robusteval.run"
+PACKED = "packed"  # in a packed run's record: the schema that it had before
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _Side = Annotated[int, Field(ge=1, le=10**6)]
 _Index = Annotated[int, Field(ge=0, le=10**9)]
@@ -137,8 +138,22 @@ def write_record(files: Files, record: dict[str, Any]) -> None:
     files.write(RECORD, json_bytes(content), "choose another with --out")
 
 
+def mark_packed(files: Files, packed: bool) -> None:
+    """Lets versions that know no packs refuse the run, or read it again: a packed one has a schema
+    of its own, which is one above any that they read, and beside it the one that it had."""
+    advice = "mend the folder, then run the same command again"
+    record = read_record(files)
+    if packed:
+        had = _schema_of(record["schema"])[1]
+        record |= {"schema": f"{RUN_SCHEMA}/{SCHEMA + 1}", PACKED: had}
+    files.write(RECORD, json_bytes(record), advice)
+
+
 def read_record(files: Files) -> dict[str, Any]:
-    """``run.json``.  Raises EvidenceError for no run, a corrupt one, and one of another schema."""
+    """``run.json``; of a packed run as it was before.
+
+    Raises EvidenceError for no run, a corrupt one, and one of another schema.
+    """
     path = files.where(RECORD)
     try:
         record = json.loads(files.read(RECORD), parse_constant=_refuse_constant)
@@ -154,8 +169,14 @@ def read_record(files: Files) -> dict[str, Any]:
         raise _corrupt(files, error) from None
     if name != RUN_SCHEMA:
         raise EvidenceError(f"{path} is a {name}, not a {RUN_SCHEMA}: name a run's folder")
-    require_readable(schema, path)
-    return dict(record)
+    if (had := record.pop(PACKED, None)) is None:
+        require_readable(schema, path)
+        return dict(record)
+    require_readable(schema - 1, path)
+    if type(had) is not int or had >= schema:
+        raise _corrupt(files, ValueError(f"{PACKED} is no earlier schema"))
+    require_readable(had, path)
+    return {**record, "schema": f"{RUN_SCHEMA}/{had}"}
 
 
 def _schema_of(told: Any) -> tuple[str, int]:

@@ -30,6 +30,7 @@ from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_by
 from robusteval.evidence.columns import SCHEMA
 from robusteval.evidence.files import Files
 from robusteval.evidence.images import Stored
+from robusteval.evidence.packs import Packs
 from robusteval.evidence.pieces import (
     Piece,
     canonical,
@@ -81,6 +82,7 @@ class Store:
         self.files = files
         self.spec_digest = spec_digest
         self.schema = schema
+        self.packs = Packs(files, EVIDENCE)
 
     @property
     def folder(self) -> Path:
@@ -88,21 +90,24 @@ class Store:
         return Path(self.files.where())
 
     def names(self) -> list[str]:
-        """Of all files of evidence."""
-        return self.files.names(EVIDENCE)
+        """Of all files of evidence; of packs, those in them."""
+        return self.packs.listed(self.files.names(EVIDENCE))
 
     def has(self, job: Job) -> bool:
         """Whether a job is done."""
-        return self.files.has(rows_name(job))
+        return self.files.has(rows_name(job)) or self.packs.of(f"{job.stem}.parquet") is not None
 
     def files_of(self, job: Job) -> list[str]:
         """The names of a finished job's files: its rows, and its kept images if there are some."""
-        found = [name for name in (rows_name(job), beside_name(job)) if self.files.has(name)]
+        found = [rows_name(job)] if self.has(job) else []
+        found += [beside_name(job)] if self.files.has(beside_name(job)) else []
         return [name.removeprefix(f"{EVIDENCE}/") for name in found]
 
     def where(self, name: str) -> str:
-        """Where a file is: for people."""
-        return self.files.where(name)
+        """Where a file is, or the pack that it is in: for people."""
+        pack = self.packs.of(name.removeprefix(f"{EVIDENCE}/"))
+        is_packed = pack is not None and not self.files.has(name)
+        return self.files.where(f"{EVIDENCE}/{pack}" if is_packed else name)
 
     def is_empty(self) -> bool:
         """Whether there is no evidence yet."""
@@ -155,7 +160,7 @@ class Store:
         """A job's rows, and what it told as it was written."""
         path = self.where(rows_name(job))
         try:
-            content = self.files.read(rows_name(job))
+            content = self.read_rows(job)
             columns, about, schema = unsealed(content, lambda s: require_readable(s, path))
             if schema < self.schema:
                 raise ValueError(f"it has schema {schema}, its run {self.schema}")
@@ -175,6 +180,25 @@ class Store:
             raise EvidenceError(f"evidence {path} belongs to another run or job: {_DELETE}")
         return piece, written
 
+    def read_rows(self, job: Job) -> bytes:
+        """A job's file of rows, as it was written.  Raises OSError, ValueError for a damaged
+        pack."""
+        try:
+            return self.files.read(rows_name(job))
+        except FileNotFoundError:
+            return self.packs.read(f"{job.stem}.parquet")
+
+    def rows_file(self, job: Job) -> str:
+        """The name of the file that holds a job's rows: its own, or a pack."""
+        return self.where(rows_name(job)).rpartition("/")[2]
+
+    def delete_both(self, job: Job) -> str:
+        """How to have a job done again whose images or state, "it", can't be used."""
+        return (
+            f"delete it and {self.rows_file(job)}, then run the same command again: all other "
+            "evidence is kept"
+        )
+
     def unusable(self, job: Job, reason: str) -> EvidenceError:
         """What to raise for rows that contradict the run, and how to mend that."""
         return _corrupt(self.where(rows_name(job)), ValueError(reason))
@@ -187,7 +211,7 @@ class Store:
         try:
             return Kept(*images_of(self.files.read(name), job.stem))
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(self.where(name), error, _delete_both(job)) from None
+            raise _corrupt(self.where(name), error, self.delete_both(job)) from None
 
     def read_state(self, job: Job) -> Arrays:
         """A fit's state.  Raises EvidenceError if it is missing or corrupt."""
@@ -195,10 +219,10 @@ class Store:
         try:
             return state_of(self.files.read(name), job.stem, facts["state"])
         except FileNotFoundError:
-            missing = f"evidence {self.where(name)} is missing: {_delete_both(job)}"
+            missing = f"evidence {self.where(name)} is missing: {self.delete_both(job)}"
             raise EvidenceError(missing) from None
         except (OSError, SafetensorError, LookupError, *_MALFORMED) as error:
-            raise _corrupt(self.where(name), error, _delete_both(job)) from None
+            raise _corrupt(self.where(name), error, self.delete_both(job)) from None
 
     # Failures
 
@@ -296,13 +320,6 @@ def failure_name(job: Job) -> str:
     """Why a job has no evidence; a probe's failure is that of the diagnostics."""
     stem = "diagnostics" if job.kind == "probe" else job.stem
     return f"{EVIDENCE}/{stem}{_FAILED}"
-
-
-def _delete_both(job: Job) -> str:
-    return (
-        f"delete it and {job.stem}.parquet, then run the same command again: all other evidence is "
-        "kept"
-    )
 
 
 _VERIFIED = ("images", "held", "near_ties", "failed", "batch_size")

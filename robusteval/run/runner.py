@@ -16,6 +16,8 @@ from robusteval.evidence.store import Failure, Kept, Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
+from robusteval.run import claims
+from robusteval.run.claims import Claims
 from robusteval.run.costs import Costs
 from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes
@@ -24,6 +26,7 @@ from robusteval.run.executors.here import Here
 from robusteval.run.executors.processes import Processes
 from robusteval.run.executors.ray_cluster import RayWorkers
 from robusteval.run.executors.service import done_already
+from robusteval.run.executors.shared import Shared
 from robusteval.run.forecast import PARTS, Forecast, name_of
 from robusteval.run.jobs import Done
 from robusteval.run.precision import precision
@@ -34,6 +37,10 @@ from robusteval.run.progress import Progress, Silent, watcher
 Doubt = Callable[[RunSpec, dict[str, Any], NDArray[np.int64], NDArray[np.int64]], str]
 
 
+_OTHERS = (
+    "other processes are at work on this run, or were killed: this one does what none of them has, "
+    "and then waits for theirs"
+)
 _PAUSE = 0.3  # seconds between two words on how far a run is
 
 
@@ -63,30 +70,48 @@ class Run:
 
     def execute(self, executor: Executor | None = None) -> RunResult:
         """Does every job without evidence.  A failed attack spoils its own cell, no other."""
-        plan, store = self.context.plan, self.store
-        with store.lock(), precision(self.context.spec):
-            store.forget_failures(self._settled())
-            executor = executor or self._executor()
-            try:
-                self.forecast = self._forecast(executor.count)
-                for stage in (
-                    plan.fit_jobs(),
-                    plan.clean_jobs(),
-                    plan.attack_jobs(),
-                    [*plan.outlier_jobs(), *self._probes()],
-                    plan.diagnostics_jobs(),
-                ):
-                    missing = [job for job in stage if not store.has(job)]
-                    if stage and stage[0].kind == "attack":
-                        self._tell_what_is_there(stage)
-                    if missing:
-                        self._tell_standing()
-                        executor.run(missing, self)
-                    if stage and stage[0].kind == "clean":
-                        self._look_at_clean()
-            finally:
-                executor.close()
+        with self.store.lock(), precision(self.context.spec):
+            self.store.forget_failures(self._settled())
+            self._carry_out(executor or self._executor())
             return self._conclude()
+
+    def take_part(self, executor: Executor) -> None:
+        """Does what is missing beside other processes, whose failures stand: all jobs have their
+        evidence then, or a failure, but for those that one makes needless.  The conclusion is left
+        to ``execute``."""
+        with precision(self.context.spec):
+            self._carry_out(executor)
+
+    def _carry_out(self, executor: Executor) -> None:
+        plan = self.context.plan
+        try:
+            self.forecast = self._forecast(executor.count)
+            for stage in (
+                plan.fit_jobs(),
+                plan.clean_jobs(),
+                plan.attack_jobs(),
+                [*plan.outlier_jobs(), *self._probes()],
+                plan.diagnostics_jobs(),
+            ):
+                missing = self._missing(stage)
+                if stage and stage[0].kind == "attack":
+                    self._tell_what_is_there(stage)
+                if missing:
+                    self._tell_standing()
+                    executor.run(missing, self)
+                if stage and stage[0].kind == "clean":
+                    self._look_at_clean()
+        finally:
+            executor.close()
+
+    def _missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those without evidence; others may have made some since the run went on."""
+        missing = [job for job in jobs if not self.store.has(job)]
+        for job in set(jobs) - set(missing):
+            self.forecast.finished(job)
+            if job.kind != "attack":
+                self.shares[job] = 1.0
+        return missing
 
     def _forecast(self, workers: int) -> Forecast:
         context = self.context
@@ -111,6 +136,9 @@ class Run:
 
     def _executor(self) -> Executor:
         crew = self.settings.crew
+        if claims.are_there(self.store.files):
+            self.told.doubt(_OTHERS)
+            return Shared(self.context, self.store, Claims(self.store.files).arrive())
         if crew.is_ray:
             return RayWorkers(self.context, self.store, crew)
         if (crew.count or 1) > 1:
@@ -124,15 +152,17 @@ class Run:
         result = self._gather()
         prune(self.context, self.store, result)
         balance = image_balance(self.context.plan, self.store, result)
-        if lacking := [stem for stem, (gone, _) in balance.items() if gone]:
-            raise EvidenceError(
-                f"{lacking[0]}.safetensors lacks images: delete {lacking[0]}.parquet and run the "
-                "same command again: all other evidence is kept"
-            )
+        for job in self.context.plan.attack_jobs():
+            if balance[job.stem][0]:
+                raise EvidenceError(
+                    f"{job.stem}.safetensors lacks images: delete {self.store.rows_file(job)} and "
+                    "run the same command again: all other evidence is kept"
+                )
         tally = float32_tally(self.context, self._counted(), result.tie)
         self.store.write_verification(tally.to_json())
         write_examples(self.context, self.store, result)
         result = self._gather()
+        claims.clear(self.store.files)
         if result.complete:  # else it may say why
             (self.store.folder / "workers.log").unlink(missing_ok=True)
         return result
@@ -204,6 +234,10 @@ class Run:
             self._tell_part(job, 1.0)
         if job.kind != "diagnostics":
             self.told.job(name_of(job, self.context.plan), self._found(job, found))
+
+    def waiting(self, jobs: int) -> None:
+        """Other processes do all that is left of a kind."""
+        self.told.part("jobs of other processes", 0 if jobs else 1, 0 if jobs else 1)
 
     def _count(self, job: Job, found: Done | Failure) -> None:
         """An attack's job among those of its cell."""

@@ -26,6 +26,9 @@ class Watch(Protocol):
     def finished(self, job: Job, found: Done | Failure) -> None:
         """Told what became of it."""
 
+    def waiting(self, jobs: int) -> None:
+        """Told that all that is left, so many jobs, is at work elsewhere; 0 when that is over."""
+
 
 class Executor(Protocol):
     """Does jobs, in any order; ``count`` of them at a time."""
