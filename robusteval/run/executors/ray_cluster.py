@@ -38,11 +38,16 @@ _LONGEST_PATH = 40  # of Ray's own folder: its sockets' names may have 107 bytes
 
 
 class RayWorkers:
-    """Jobs spread over actors; one whose actor died is done by another."""
+    """Jobs spread over actors; one whose actor died is done by another.
 
-    def __init__(self, context: Context, store: Store, crew: Crew) -> None:
+    ``joined``: a cluster that was joined already.
+    """
+
+    def __init__(
+        self, context: Context, store: Store, crew: Crew, joined: "Joined | None" = None
+    ) -> None:
         self.store, self.plan = store, context.plan
-        self.joined = Joined(crew)
+        self.joined = joined or Joined(crew)
         self.ray = self.joined.ray
         self.idle: list[Any] = []
         self.at_work: dict[Any, tuple[Any, Job]] = {}  # by the answer that is awaited
