@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks import attacks
 from robusteval.boards import board
 from robusteval.data.known import DATASETS
-from robusteval.models.entry import Claim
+from robusteval.models.entry_tables import Claim
 from robusteval.models.registry import find_entry
 from robusteval.plan.suite import read_suite
 from robusteval.report.rows import ATTACK, DOUBTS, Row

@@ -16,7 +16,8 @@ from pathlib import Path
 import tomlkit
 
 from robusteval import api, zoo
-from robusteval.models.entry import Trained, read_entry
+from robusteval.models.entry import read_entry
+from robusteval.models.entry_tables import Trained
 from robusteval.models.registry import find_entry
 from robusteval.numerics import wilson
 

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.hardware import keep_freed_memory
-from robusteval.models.entry import Entry, Training
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import Training
 from robusteval.models.loading import build_network
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry

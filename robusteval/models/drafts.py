@@ -12,7 +12,8 @@ from pathlib import Path
 
 from robusteval.data.known import DATASETS
 from robusteval.errors import EntryError, OutputError, WeightsError, shown
-from robusteval.models.entry import BackboneTable, Entry
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import BackboneTable
 from robusteval.reading import read_file
 from robusteval.schema import checked, plain_name
 from robusteval.storage import create_file

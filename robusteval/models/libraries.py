@@ -17,7 +17,8 @@ from robusteval.catalogue import near_names
 from robusteval.errors import EntryError, UnknownNameError, reason, shown
 from robusteval.extras import extra
 from robusteval.models.backbones import Backbone
-from robusteval.models.entry import BackboneTable, Entry
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import BackboneTable
 from robusteval.models.head import LARGEST_SIZE
 from robusteval.vision import make_importable
 

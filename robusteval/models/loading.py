@@ -17,7 +17,8 @@ from robusteval.errors import EntryError, WeightsError, reason, shown
 from robusteval.hardware import is_out_of_memory
 from robusteval.models.adapter import Adapter, PrototypeAdapter, wrap_module
 from robusteval.models.backbones import BACKBONES, Backbone
-from robusteval.models.entry import BackboneTable, Entry, sealed_content, weights_content
+from robusteval.models.entry import Entry, sealed_content, weights_content
+from robusteval.models.entry_tables import BackboneTable
 from robusteval.models.factories import module_from_factory
 from robusteval.models.fitting import fill, some
 from robusteval.models.head import LARGEST_SIZE

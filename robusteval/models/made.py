@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from robusteval.catalogue import near_names
 from robusteval.errors import AttackError, EntryError, shown
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry, Prototypes
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import Prototypes
 from robusteval.models.fitting import fill
 from robusteval.models.foreign import Normalised, unwrapped
 from robusteval.models.own import OwnBackbone, OwnNetwork

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from robusteval.catalogue import near_names
 from robusteval.errors import EntryError, RobustevalError, UnknownNameError, WeightsError, shown
-from robusteval.models.entry import CHECKPOINT, BackboneTable, Entry, Input, Weights
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import CHECKPOINT, BackboneTable, Input, Weights
 from robusteval.reading import named_path, read_file
 from robusteval.robustbench import robustbench, robustbench_version
 

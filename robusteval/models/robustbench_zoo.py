@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.errors import EntryError, WeightsError, reason
-from robusteval.models.entry import CHECKPOINT, weights_content
+from robusteval.models.entry import weights_content
+from robusteval.models.entry_tables import CHECKPOINT
 from robusteval.models.fitting import fill, some
 from robusteval.models.robustbench import CLASSES, RobustBenchEntry, names_of, require_known
 

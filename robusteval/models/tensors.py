@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from safetensors import SafetensorError, deserialize
 
 from robusteval.errors import WeightsError, reason
-from robusteval.models.entry import CHECKPOINT, Entry, weights_content
+from robusteval.models.entry import Entry, weights_content
+from robusteval.models.entry_tables import CHECKPOINT
 from robusteval.models.onnx_files import initializers
 
 _TYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}

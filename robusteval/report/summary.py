@@ -18,7 +18,8 @@ from robusteval.evidence.results import (
     Separation,
 )
 from robusteval.evidence.telling import stage_text
-from robusteval.models.entry import Claim, Entry
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
 from robusteval.report.curves import curves_of
 from robusteval.report.prototypes import prototypes_of

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robusteval.models.entry import Adversarial, Training
+from robusteval.models.entry_tables import Adversarial, Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.recipe import Recipe
 from robusteval.training.speed import activations

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
 from robusteval.hardware import hardware_name
-from robusteval.models.entry import Training
+from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
 from robusteval.training.batches import batches

@@ -13,7 +13,8 @@ import tomlkit
 from torch import Tensor
 
 from robusteval.errors import TrainingError
-from robusteval.models.entry import Entry, Trained
+from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import Trained
 from robusteval.models.loading import write_weights
 from robusteval.storage import remove_file, replace_file, require_replaceable
 

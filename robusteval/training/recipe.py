@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robusteval.catalogue import Catalogue
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.models.entry import Training
+from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 
 Option = float | str | bool

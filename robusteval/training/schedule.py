@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from robusteval.models.entry import Training
+from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.recipe import Recipe
 

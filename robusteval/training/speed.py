@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robusteval.data.datasets import Dataset
 from robusteval.hardware import best_seconds, exact_float32
-from robusteval.models.entry import Training
+from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 
 # Compiling takes up to a minute per shape, and a training meets four or five shapes.

@@ -12,7 +12,8 @@ from robusteval.ambient import plain_state
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.hardware import check_device, commit_of, is_dirty, keep_freed_memory
-from robusteval.models.entry import Entry, Trained, Training, read_entry
+from robusteval.models.entry import Entry, read_entry
+from robusteval.models.entry_tables import Trained, Training
 from robusteval.models.loading import build_network, classes_of, stored_form
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import built_in_folder, find_entry

@@ -32,7 +32,7 @@ from robusteval.attacks.tuning import TUNING
 from robusteval.boards.board import RANK
 from robusteval.data.datasets import load_dataset
 from robusteval.models.acceleration import Forms
-from robusteval.models.entry import Trained
+from robusteval.models.entry_tables import Trained
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.report import rows

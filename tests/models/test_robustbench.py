@@ -20,7 +20,8 @@ import robusteval
 from robusteval import robustbench as importing
 from robusteval.errors import AttackError, EntryError, RobustevalError, WeightsError
 from robusteval.models import robustbench as bench
-from robusteval.models.entry import CHECKPOINT, read_entry
+from robusteval.models.entry import read_entry
+from robusteval.models.entry_tables import CHECKPOINT
 from robusteval.models.registry import find_entry
 from tests.helpers.commands import cli, refused
 from tests.helpers.models import linear_model

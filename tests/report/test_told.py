@@ -19,7 +19,7 @@ from robusteval.data.datasets import Dataset
 from robusteval.endings import complaint
 from robusteval.evidence.results import NOT_REACHED
 from robusteval.models.adapter import Adapter
-from robusteval.models.entry import Claim
+from robusteval.models.entry_tables import Claim
 from robusteval.report.figures import BLUE, cost_curve
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.summary import _claim

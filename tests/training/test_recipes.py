@@ -15,7 +15,7 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
 from robusteval.models.adapter import PrototypeAdapter
 from robusteval.models.backbones import BACKBONES
-from robusteval.models.entry import Adversarial, Training
+from robusteval.models.entry_tables import Adversarial, Training
 from robusteval.models.head import Head
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training import train  # noqa: F401 - registers the recipes

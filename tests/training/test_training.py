@@ -17,7 +17,8 @@ from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
 from robusteval.evidence.judge import state_digest
 from robusteval.hardware import hardware_name
-from robusteval.models.entry import Adversarial, Training, read_entry
+from robusteval.models.entry import read_entry
+from robusteval.models.entry_tables import Adversarial, Training
 from robusteval.models.loading import build_network, load_model
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry
