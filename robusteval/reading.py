@@ -61,7 +61,7 @@ def read_file(path: Path, most: int | None = None) -> bytes:
     try:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):
-            what = "a folder" if stat.S_ISDIR(about.st_mode) else "no regular file"
+            what = "a folder" if stat.S_ISDIR(about.st_mode) else "not a regular file"
             raise OSError(errno.EINVAL, f"it is {what}")
         if most is not None and about.st_size > most:
             raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")

@@ -93,7 +93,7 @@ def _recognised(content: bytes, where: str) -> Image.Image:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
         raise DataError(
-            f"{where} can't be decoded (it is no {', '.join(FORMATS[:-1])}, PPM or PGM file): "
+            f"{where} can't be decoded (it is not a {', '.join(FORMATS[:-1])}, PPM or PGM file): "
             "remove or replace it"
         ) from None
 

@@ -160,7 +160,7 @@ def require_toml(path: Path) -> None:
     if end in _OTHERS:
         raise EntryError(f"{path} {_OTHERS[end]}")
     if end != ".toml" and os.path.exists(path):
-        kind = "a folder" if os.path.isdir(path) else "no TOML file"
+        kind = "a folder" if os.path.isdir(path) else "not a TOML file"
         raise EntryError(f"{path} is {kind}: name a model's entry, a file that ends in .toml")
 
 

@@ -228,8 +228,8 @@ def files(text: str) -> Iterator[tuple[str, Callable[[Path], object], str]]:
         ),
     ):
         yield name, lambda path, content=content: path.write_bytes(content), said
-    yield "fifo", os.mkfifo, "no regular file"
-    yield "device", lambda path: path.symlink_to("/dev/zero"), "no regular file"
+    yield "fifo", os.mkfifo, "not a regular file"
+    yield "device", lambda path: path.symlink_to("/dev/zero"), "not a regular file"
     yield "folder", lambda path: path.mkdir(), "a folder"
     yield "loop", lambda path: path.symlink_to(path), "symbolic links"
     yield "gone", lambda path: path.symlink_to("nowhere"), "does not exist"
