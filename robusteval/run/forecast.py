@@ -1,9 +1,11 @@
 """How long a run still takes: about, from the passes of its jobs and the speeds seen so far."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from robusteval.plan.plan import Job, Plan
@@ -13,6 +15,8 @@ from robusteval.run.progress import Standing
 _BACKWARD = 2.0  # a backward pass takes about as long as so many forward passes
 _TOLD = 0.05  # the share of a job from which its pace says something
 _ENDING = 2.0  # seconds: the report
+_NAMED = 4  # jobs at work that are told by name
+_FEW, _MOMENT = 32, 0.3  # workers, seconds
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Forecast:
         self.plan, self.workers, self.clock = costs.plan, workers, clock
         self.budget = costs.spec.budget.seconds if costs.spec.budget else None
         self.begun = clock()
+        self.known: tuple[float, float | None] = (-math.inf, None)  # when it was, and what
         self.running: dict[Job, tuple[float, float]] = {}  # when it began, its share done
         self.seen: dict[Any, _Seen] = {}
         for job in there:
@@ -92,10 +97,19 @@ class Forecast:
 
     def standing(self) -> Standing:
         """How far the run is now."""
-        running = tuple(name_of(job, self.plan) for job in self.running)
+        running = tuple(name_of(job, self.plan) for job in islice(self.running, _NAMED))
+        if (more := len(self.running) - _NAMED) > 0:
+            running += (f"{more:,} more",)
         so_far = self.clock() - self.begun
         done = len(self.jobs) - sum(due.jobs for due in self.due.values())
-        return Standing(done, len(self.jobs), so_far, self._left(), running, self.budget)
+        return Standing(done, len(self.jobs), so_far, self._lately(), running, self.budget)
+
+    def _lately(self) -> float | None:
+        """What is left; with many workers that of a moment ago, since each of them is asked."""
+        now = self.clock()
+        if len(self.running) <= _FEW or now - self.known[0] >= _MOMENT:
+            self.known = (now, self._left())
+        return self.known[1]
 
     def _left(self) -> float | None:
         """By groups: there may be a million jobs, and this is asked after each."""

@@ -30,7 +30,8 @@ class Standing:
     """How far a whole run is.
 
     ``seconds``: since it was begun or went on; ``left``: about, or None while nobody can know;
-    ``running``: names of the jobs at work; ``budget``: seconds that it was planned for, if any.
+    ``running``: names of jobs at work, the first of many; ``budget``: seconds that it was planned
+    for, if any.
     """
 
     done: int
