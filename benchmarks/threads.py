@@ -157,7 +157,7 @@ def measured(setting: Setting, threads: int) -> list[Seen]:
         env=_environment(setting),
         stdout=subprocess.PIPE,
         check=True,
-        text=True,
+        encoding="utf-8",
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return [Seen(**json.loads(line)) for line in lines]
@@ -174,7 +174,7 @@ def beside(threads: int, is_busy: bool) -> Iterator[None]:
         env=_environment(SETTINGS[0]),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout is not None

@@ -35,7 +35,7 @@ NARROW = 66  # columns of a terminal under which tables lose their lesser column
 # What a table can do without, the least first, and what together.
 _LESSER = (
     *(("weights",), ("training",), ("only_first", "only_second"), ("package",)),
-    *(("shape",), ("method",), ("difference",), ("claim",)),
+    *(("shape",), ("method",), ("difference",), ("claim",), ("library", "attack"), ("norms",)),
 )
 # Columns whose cells may break between words.
 _WRAPPED = (
@@ -316,7 +316,8 @@ def _that_fit(columns: list[str], rows: list[dict[str, Any]]) -> list[str]:
     for lesser in _LESSER:
         if _needed(kept, rows) <= console.width:
             break
-        kept = [column for column in kept if column not in lesser]
+        if set(lesser) <= set(kept):  # an attack without its library is a comparison's
+            kept = [column for column in kept if column not in lesser]
     return kept
 
 
