@@ -4,7 +4,7 @@ them."""
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,9 @@ from robusteval.arguments import (
     given_list,
     parse_budget,
     parse_models,
-    path_argument,
     path_option,
+    place_argument,
+    place_option,
     seconds_option,
     split_list,
     whole_option,
@@ -150,7 +151,9 @@ def run(
         list[Path] | None,
         path_option("A folder of images as an outlier set."),
     ] = None,
-    out: Annotated[Path, path_option("Where run folders go.")] = Path("runs"),
+    out: Annotated[Any, place_option("Where run folders go: a folder, or s3://…, gs://….")] = Path(
+        "runs"
+    ),
     allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
@@ -192,7 +195,7 @@ def run(
         running.run_one(models[0], suite, options)
 
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
+RunFolder = Annotated[Any, place_argument("A run's folder or URL, as `robusteval run` made it.")]
 
 
 @app.command()
@@ -241,7 +244,7 @@ def verify(
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], path_argument("Two run folders or more.")],
+    runs: Annotated[list[Any], place_argument("Two run folders or URLs, or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -300,7 +303,7 @@ Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], path_argument("Run folders.")],
+    runs: Annotated[list[Any], place_argument("Run folders or URLs.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,

@@ -5,7 +5,7 @@ from pathlib import Path
 from robusteval import api, terminal, watching, zoo
 from robusteval.endings import complaint, exit_after, exit_of
 from robusteval.guarded import say
-from robusteval.storage import require_replaceable
+from robusteval.report.files import require_table
 
 
 def run_one(model: str, suite: str, options: api.Options) -> None:
@@ -18,7 +18,7 @@ def run_one(model: str, suite: str, options: api.Options) -> None:
 def run_several(models: list[str], suite: str, options: api.Options) -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
     table = options.out / f"{Path(suite).stem}.csv"
-    require_replaceable(table, "choose another folder with --out")
+    require_table(table)
     outcomes = zoo.evaluate(models, suite, options, watching.evaluate)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]

@@ -1,10 +1,10 @@
 """What ``evaluate`` returns: a report to be read in Python, and shown in a notebook."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusteval import inert
+from robusteval.places import Place
 from robusteval.report.page import render_fragment
 from robusteval.report.tables import frame
 from robusteval.report.wording import check_text, count, interval, percent, threat_text
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class Report:
     """A run's report: its content as plain data, its tables, and the folder its files are in.
+
+    ``folder`` is a path; of a run in a store its URL: text, to which ``/``, ``name`` and ``parent``
+    do what they do to a path.
 
     Tables are pandas frames, made anew each time that one is asked for (``report.tables`` has
     their columns with their kinds).  Accuracies, rates and metrics are shares from 0 to 1, each
@@ -33,7 +36,7 @@ class Report:
     """
 
     content: dict[str, Any]
-    folder: Path
+    folder: Place
 
     @property
     def complete(self) -> bool:

@@ -21,7 +21,7 @@ from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
-from robusteval.run.executors.processes import Processes
+from robusteval.run.executors.processes import Processes, forget_log
 from robusteval.run.executors.ray_cluster import RayWorkers
 from robusteval.run.executors.service import done_already
 from robusteval.run.forecast import PARTS, Forecast, name_of
@@ -76,7 +76,7 @@ class Run:
                     [*plan.outlier_jobs(), *self._probes()],
                     plan.diagnostics_jobs(),
                 ):
-                    missing = [job for job in stage if not store.has(job)]
+                    missing = store.missing(stage)
                     if stage and stage[0].kind == "attack":
                         self._tell_what_is_there(stage)
                     if missing:
@@ -86,25 +86,27 @@ class Run:
                         self._look_at_clean()
             finally:
                 executor.close()
-            return self._conclude()
+            with store.listed():
+                return self._conclude()
 
     def _forecast(self, workers: int) -> Forecast:
         context = self.context
         costs = Costs(context.plan, context.spec, context.model.classes)
         probes = set() if self._probes() else set(context.plan.probe_jobs())
-        there = probes | {job for job in costs.jobs() if self.store.has(job)}
+        there = probes | (set(costs.jobs()) - set(self.store.missing(costs.jobs())))
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
         return Forecast(costs, there, workers)
 
     def _probes(self) -> list[Job]:
         """The parts of diagnostics that are still to be made."""
         plan = self.context.plan
-        return [] if all(map(self.store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
+        return plan.probe_jobs() if self.store.missing(plan.diagnostics_jobs()) else []
 
     def _settled(self) -> list[Job]:
         """Fits whose failure stands: where there are scores already, theirs are left out of all."""
         plan = self.context.plan
-        return plan.fit_jobs() if any(map(self.store.has, plan.clean_jobs())) else []
+        clean = plan.clean_jobs()
+        return plan.fit_jobs() if len(self.store.missing(clean)) < len(clean) else []
 
     def _executor(self) -> Executor:
         crew = self.settings.crew
@@ -131,7 +133,7 @@ class Run:
         write_examples(self.context, self.store, result)
         result = self._gather()
         if result.complete:  # else it may say why
-            (self.store.folder / "workers.log").unlink(missing_ok=True)
+            forget_log(self.store)
         return result
 
     def _counted(self) -> Iterator[KeptImages]:
@@ -250,8 +252,9 @@ class Run:
 
     def _tell_what_is_there(self, jobs: Sequence[Job]) -> None:
         """Cells that are done or begun show up at once."""
+        missing = set(self.store.missing(jobs))
         for job in jobs:
-            if self.store.has(job):
+            if job not in missing:
                 self._count(job, done_already(self.store, self.context.plan, job))
 
 
