@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from robusteval.errors import OutputError, reason
+from robusteval.errors import OutputError, RobustevalError, reason
 from robusteval.extras import extra
 from robusteval.places import Url, without_secrets
 
@@ -81,6 +81,8 @@ class Patience:
         for tries in range(len(pauses) + 1):
             try:
                 found = act(tries > 0)
+            except RobustevalError:  # nothing here can open it
+                raise
             except Exception as error:  # noqa: BLE001 - stores raise what their packages raise
                 if _is_lasting(error):
                     raise _as_os_error(error) from None

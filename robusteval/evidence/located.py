@@ -17,14 +17,20 @@ _OTHER = "choose another with --out"
 def files_at(place: Place) -> Files:
     """The run at a path or a URL, whether there is one or not.
 
-    Raises OutputError, as soon as anything is asked, for a URL that nothing here can open.
+    Raises OutputError for a URL that nothing here can open.
     """
-    return Remote(place) if isinstance(place, Url) else Local(place)
+    return _remote(place) if isinstance(place, Url) else Local(place)
+
+
+def _remote(url: Url) -> Remote:
+    remote = Remote(url)
+    remote.open()
+    return remote
 
 
 def runs_in(out: Place, start: str) -> list[Place]:
     """The places in a folder whose names begin so, in order; none where there is no folder."""
-    names = Remote(out).names("") if isinstance(out, Url) else _entries(out)
+    names = _remote(out).names("") if isinstance(out, Url) else _entries(out)
     return [out / name for name in sorted(names) if name.startswith(start)]
 
 
@@ -39,7 +45,7 @@ def require_usable(out: Place) -> None:
     """Raises OutputError for what can't be looked into, or be a folder; one that isn't there will
     be made."""
     if isinstance(out, Url):
-        Remote(out).require_answer()
+        _remote(out).require_answer()
         return
     try:
         if not stat.S_ISDIR(os.stat(out).st_mode):
