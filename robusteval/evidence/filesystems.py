@@ -84,7 +84,8 @@ class Patience:
             except RobustevalError:  # nothing here can open it
                 raise
             except Exception as error:  # noqa: BLE001 - stores raise what their packages raise
-                if _is_lasting(error):
+                if _is_lasting(error):  # an answer
+                    self.gave_up = False
                     raise _as_os_error(error) from None
                 if tries == len(pauses):
                     self.gave_up = True
