@@ -38,6 +38,9 @@ class Copies:
                 self._places[name] = (self._end, len(content))
                 self._end += len(content)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
     def read(self, name: str) -> bytes | None:
         """None where there is no copy."""
         with self._lock:

@@ -6,7 +6,6 @@ from the environment and from fsspec's own configuration, never from a URL.
 
 import errno
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,8 +19,10 @@ _LOG = logging.getLogger("robusteval")
 # By protocol: a package of the extras, the extra that brings it.
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 _EXTRAS["gcs"] = _EXTRAS["gs"]
-# Seconds between one try and the next, while a store doesn't answer: about a minute.
+# Seconds between one try and the next, while a store doesn't answer, and for all of them: a try
+# may take seconds of its own.
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
+LONGEST = 60.0
 # What no second try would mend: names that some packages' own errors bear, and kinds of others.
 _LASTING_NAMES = ("Credential", "Param", "Region", "Profile", "Token", "Config", "Checksum")
 _LASTING = (
@@ -39,6 +40,7 @@ _LASTING = (
     MemoryError,
 )
 _LASTING_CODES = (errno.EINVAL, errno.EROFS, errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_PROBES = 3
 T = TypeVar("T")
 
 
@@ -77,7 +79,7 @@ class Patience:
 
     def ask_again(self, act: Callable[[bool], T]) -> T:
         """The same, where ``act`` is told whether it was tried before."""
-        pauses = () if self.gave_up else PAUSES
+        pauses, end = () if self.gave_up else PAUSES, time.monotonic() + LONGEST
         for tries in range(len(pauses) + 1):
             try:
                 found = act(tries > 0)
@@ -87,12 +89,12 @@ class Patience:
                 if _is_lasting(error):  # an answer
                     self.gave_up = False
                     raise _as_os_error(error) from None
-                if tries == len(pauses):
+                if tries == len(pauses) or time.monotonic() > end:
                     self.gave_up = True
                     raise _as_os_error(error) from None
                 if tries == 0:
-                    wait = f"trying again for {sum(pauses):.0f} s"
-                    _LOG.warning("%s does not answer (%s): %s", self.url, _said(error), wait)
+                    told = self.url, _said(error), LONGEST
+                    _LOG.warning("%s does not answer (%s): trying again for %.0f s", *told)
                 time.sleep(pauses[tries])
             else:
                 self.gave_up = False
@@ -105,17 +107,18 @@ def excludes(filesystem: Any, path: str) -> bool:
     object in a folder, removed afterwards.  Raises what the store raises."""
     import fsspec
 
-    if type(filesystem).pipe_file is fsspec.AbstractFileSystem.pipe_file:
-        return False  # it looks first, then writes
-    probe = f"{path}/.probe-{secrets.token_hex(8)}"
+    probe = f"{path}/.probe"
+    base = fsspec.AbstractFileSystem.pipe_file  # it looks first, then writes
     try:
-        filesystem.pipe_file(probe, b"1", mode="create")
-        filesystem.pipe_file(probe, b"2", mode="create")
+        if not filesystem.async_impl and type(filesystem).pipe_file is base:
+            raise NotImplementedError
+        for _ in range(_PROBES):  # another process may remove it in between
+            filesystem.pipe_file(probe, b"1", mode="create")
+            filesystem.pipe_file(probe, b"2", mode="create")
     except FileExistsError:
         return True
     except (TypeError, NotImplementedError):
         filesystem.pipe_file(probe, b"1")  # whether it can be written at all
-        return False
     finally:
         with suppress(Exception):
             filesystem.rm_file(probe)

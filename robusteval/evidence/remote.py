@@ -23,8 +23,9 @@ _WAIT = "see to the store, then run the same command again: finished jobs are ke
 class Remote:
     """A run below a URL.
 
-    Evidence that was read or written here is kept on this machine: whoever is to see what the store
-    holds now makes a new one.  Nothing else is remembered.
+    Evidence that was read or written here is there, and as it was, until it is removed here: a copy
+    on this machine answers.  Whoever is to see what the store holds now makes a new one.  Nothing
+    else is remembered, and listings say what is there now.
     """
 
     read_only = False
@@ -73,7 +74,7 @@ class Remote:
             return self.patience.ask_again(create)
 
     def has(self, name: str) -> bool:
-        return self.size(name) >= 0
+        return name in self.copies or self.size(name) >= 0
 
     def size(self, name: str) -> int:
         try:
