@@ -5,6 +5,7 @@ import tempfile
 import threading
 import weakref
 from contextlib import suppress
+from functools import cached_property
 from typing import BinaryIO
 
 from robusteval.data.locate import cache_dir
@@ -19,11 +20,16 @@ class Copies:
     """
 
     def __init__(self, most: int = MOST) -> None:
-        self.most, self._file, self._end = most, _opened(), 0
+        self.most, self._end = most, 0
         self._places: dict[str, tuple[int, int]] = {}  # where each begins, and its size
         self._lock = threading.Lock()
-        if self._file is not None:
-            weakref.finalize(self, self._file.close)
+
+    @cached_property
+    def _file(self) -> BinaryIO | None:
+        file = _opened()
+        if file is not None:
+            weakref.finalize(self, file.close)
+        return file
 
     def keep(self, name: str, content: bytes) -> None:
         """In the place of what was kept of that name."""
@@ -44,7 +50,7 @@ class Copies:
     def read(self, name: str) -> bytes | None:
         """None where there is no copy."""
         with self._lock:
-            if self._file is None or name not in self._places:
+            if name not in self._places or self._file is None:
                 return None
             start, size = self._places[name]
             self._file.seek(start)

@@ -15,7 +15,7 @@ from robusteval.durations import parse_duration
 from robusteval.errors import RobustevalError, cut, shown
 from robusteval.evidence.located import require_usable
 from robusteval.hardware import check_device, most_threads, most_workers
-from robusteval.places import Place, parse_place, without_secrets
+from robusteval.places import Place, Url, parse_place, without_secrets
 from robusteval.plan.spec import Keep
 from robusteval.reading import parse_path
 from robusteval.run.crew import Crew, crew_of, parse_workers
@@ -232,6 +232,11 @@ def check_options(options: Options) -> None:
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
     require_usable(options.out)
+    crew = options.crew
+    if isinstance(options.out, Url) and options.out.protocol == "memory" and crew != Crew():
+        raise RobustevalError(
+            f"--out {options.out}: a memory is one process's own: use --workers 1"
+        )
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)

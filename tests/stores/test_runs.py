@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,18 @@ def test_workers_get_the_url(
     assert evidence_of(report.folder) == evidence_of(folder)
     assert "workers.log" not in files_at(report.folder).names("")
     assert set(os.listdir(tmp_path / "site")) - before <= {"__pycache__"}
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray isn't installed")
+@pytest.mark.slow
+def test_workers_of_ray_get_the_url(light: Path, folder: Path, shelf: str) -> None:
+    report = api.evaluate("ce_digits", light, options=options(shelf, workers="ray:2"))
+    assert evidence_of(report.folder) == evidence_of(folder)
+
+
+def test_a_memory_is_one_process_s_own() -> None:
+    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs", "--workers", "2")
+    refused(cli("run", *asked), "a memory is one process's own: use --workers 1")
 
 
 DRIVER = """
