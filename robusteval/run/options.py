@@ -232,14 +232,16 @@ def check_options(options: Options) -> None:
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
     require_usable(options.out)
-    crew = options.crew
-    if isinstance(options.out, Url) and options.out.protocol == "memory" and crew != Crew():
-        raise RobustevalError(
-            f"--out {options.out}: a memory is one process's own: use --workers 1"
-        )
+    _require_shared(options.out, options.crew)
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)
+
+
+def _require_shared(out: Place, crew: Crew) -> None:
+    """Raises RobustevalError for workers that can't see the run."""
+    if isinstance(out, Url) and out.protocol == "memory" and crew.count != 1:
+        raise RobustevalError(f"--out {out}: a memory belongs to one process: use --workers 1")
 
 
 def _check_ray(options: Options) -> None:

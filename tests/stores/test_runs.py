@@ -227,9 +227,9 @@ def test_workers_of_ray_get_the_url(light: Path, folder: Path, shelf: str) -> No
     assert evidence_of(report.folder) == evidence_of(folder)
 
 
-def test_a_memory_is_one_process_s_own() -> None:
+def test_a_memory_belongs_to_one_process() -> None:
     asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs", "--workers", "2")
-    refused(cli("run", *asked), "a memory is one process's own: use --workers 1")
+    refused(cli("run", *asked), "a memory belongs to one process: use --workers 1")
 
 
 DRIVER = """
