@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check docs robustbench clean
+.PHONY: run test check docs robustbench s3 clean
 
 run: $(VENV)/.ready
 	$(BIN)/robusteval run --model pcl_digits --suite full
@@ -41,6 +41,17 @@ $(VENV)-robustbench/.ready: pyproject.toml constraints-robustbench.txt
 	$(VENV)-robustbench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps robustbench==1.1.1 -e .
 	touch $@
 
+# s3fs and moto need other versions of packages that torchattacks and pandas pin here: they have an
+# environment of their own, which finds everything else in the project's.
+s3: $(VENV)-s3/.ready
+	$(VENV)-s3/bin/python -m pytest -q -m s3 tests/stores
+
+$(VENV)-s3/.ready: $(VENV)/.ready constraints-s3.txt
+	$(PYTHON) -m venv --clear $(VENV)-s3
+	$(VENV)-s3/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-s3.txt s3fs 'moto[s3,server]'
+	echo $(abspath $(VENV))/lib/python3.11/site-packages > $$(ls -d $(VENV)-s3/lib/python*/site-packages)/project.pth
+	touch $@
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -48,4 +59,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-robustbench docs/_build build dist
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-robustbench $(VENV)-s3 docs/_build build dist

@@ -25,10 +25,10 @@ from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
-from robusteval.evidence.archive import files_at
-from robusteval.evidence.files import Files, Local
+from robusteval.evidence.files import Files
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.kept import image_balance
+from robusteval.evidence.located import files_at
 from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
@@ -39,6 +39,7 @@ from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
+from robusteval.places import named_place
 from robusteval.plan.context import Access, Context, open_context, require_same_data
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
@@ -157,14 +158,14 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
     told.part(PREPARING, 0, 0)
     prepared = prepare(asked, suite, options)
     told.part(PREPARING, 1, 1)
-    files = Local(options.out / prepared.spec.name)
+    files = files_at(options.out / prepared.spec.name)
     store = Store(files, prepared.spec.digest)
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
     if (done := _finished(prepared, store)) is not None:
         return write_report(store, done)
-    is_new = not files.folder.exists()
+    is_new = not files.names("")
     files.prepare("", "choose another with --out")
     try:
         record = record_of_begun(prepared, files, options)
@@ -182,6 +183,11 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
 
 def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     """What a finished run found, if this is one: its evidence says it, no report."""
+    with store.listed():
+        return _found_finished(prepared, store)
+
+
+def _found_finished(prepared: Prepared, store: Store) -> RunResult | None:
     plan = prepared.context.plan
     if not all(map(store.has, plan.jobs())) or any(map(store.has, plan.probe_jobs())):
         return None
@@ -295,7 +301,14 @@ def _verified(
     access = Access(reference, place, where, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
     context = open_context(spec, access, adapter, own)
-    checks = [whole(store, context.plan)]
+    with store.listed():
+        return _checks(context, store, record, again, told)
+
+
+def _checks(
+    context: Context, store: Store, record: dict[str, Any], again: int, told: Watcher
+) -> list[Check]:
+    checks, spec = [whole(store, context.plan)], context.spec
     if not checks[0].held:
         return checks
     with precision(spec):
@@ -329,8 +342,9 @@ def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
 
 
 def files_of(folder: str | Path) -> Files:
-    """A run's files.  Raises EvidenceError for what can't be a path."""
-    return files_at(named_path(named(folder, "run", EvidenceError), "run", EvidenceError))
+    """A run's files, by a path or a URL.  Raises EvidenceError for what can't be either."""
+    named(folder, "run", EvidenceError)
+    return files_at(named_place(folder, "run", EvidenceError))
 
 
 def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:

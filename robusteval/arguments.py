@@ -9,6 +9,7 @@ import typer
 
 from robusteval.durations import parse_duration
 from robusteval.errors import RobustevalError, shown
+from robusteval.places import Place, parse_place
 from robusteval.reading import parse_path
 from robusteval.types import parse_float, parse_whole
 
@@ -39,6 +40,13 @@ def _path(text: str | os.PathLike[str]) -> Path:
         raise typer.BadParameter(str(error)) from None
 
 
+def _place(text: str | os.PathLike[str]) -> Place:
+    try:
+        return parse_place(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def whole_option(help: str) -> Any:
     """An option that is a whole number."""
     return typer.Option(help=help, parser=_whole, metavar="INTEGER")
@@ -57,6 +65,16 @@ def path_option(help: str) -> Any:
 def path_argument(help: str) -> Any:
     """An argument that is a path."""
     return typer.Argument(help=help, parser=_path)
+
+
+def place_option(help: str) -> Any:
+    """An option that is a path or a URL."""
+    return typer.Option(help=help, parser=_place, metavar="PATH|URL")
+
+
+def place_argument(help: str) -> Any:
+    """An argument that is a path or a URL."""
+    return typer.Argument(help=help, parser=_place)
 
 
 def parse_budget(text: str | None) -> float | None:

@@ -4,7 +4,7 @@ them."""
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,9 @@ from robusteval.arguments import (
     given_list,
     parse_budget,
     parse_models,
-    path_argument,
     path_option,
+    place_argument,
+    place_option,
     seconds_option,
     split_list,
     whole_option,
@@ -148,7 +149,9 @@ def run(
         list[Path] | None,
         path_option("A folder of images as an outlier set."),
     ] = None,
-    out: Annotated[Path, path_option("Where run folders go.")] = Path("runs"),
+    out: Annotated[Any, place_option("Where run folders go: a folder, or s3://…, gs://….")] = Path(
+        "runs"
+    ),
     allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
@@ -205,7 +208,9 @@ def run(
             running.print_one(found, as_json)
 
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `run` made it, or its archive.")]
+RunFolder = Annotated[
+    Any, place_argument("A run's folder or URL, as `run` made it, or its archive.")
+]
 
 
 @app.command()
@@ -259,7 +264,7 @@ app.command()(export)
 @app.command()
 @guarded
 def compare(
-    runs: Annotated[list[Path], path_argument("Two run folders or archives, or more.")],
+    runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples, each with the first: differences, McNemar's p."""
@@ -318,7 +323,7 @@ Boards = Annotated[Path, path_option("Where the leaderboards are.")]
 @board.command("add")
 @guarded
 def board_add(
-    runs: Annotated[list[Path], path_argument("Run folders or archives.")],
+    runs: Annotated[list[Any], place_argument("Run folders, URLs or archives.")],
     folder: Boards = LEADERBOARDS,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 from robusteval.ambient import plain_state
 from robusteval.catalogue import near_names
 from robusteval.errors import EvidenceError, OutputError, UnknownNameError, shown
-from robusteval.evidence.archive import files_at, write_archive
+from robusteval.evidence.archive import write_archive
 from robusteval.evidence.files import Files
+from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Store
 from robusteval.reading import named, named_path

@@ -19,6 +19,7 @@ from typing import Any
 from robusteval.errors import OutputError
 from robusteval.evidence.files import Local
 from robusteval.inputs import digest_of_run, file_digest, installation
+from robusteval.places import Place, Url
 from robusteval.reading import read_file
 from robusteval.report.returned import Report
 from robusteval.storage import cache_dir, replace_file
@@ -43,12 +44,16 @@ class Question:
 
 def run_question(params: Mapping[str, Any]) -> Question | None:
     """Of ``robusteval run``'s parameters; None where files don't tell what decides."""
+    if isinstance(params["out"], Url):  # asking a store takes as long as the ordinary way
+        return None
     place, digest = _place("run", params), digest_of_run(params)
     return Question(place, digest) if place and digest else None
 
 
-def report_question(run: Path) -> Question | None:
-    """Of ``robusteval report``; None for what is no run's folder."""
+def report_question(run: Place) -> Question | None:
+    """Of ``robusteval report``; None for what is not a run's folder."""
+    if isinstance(run, Url):
+        return None
     place, evidence = _place("report", {"run": run}), _evidence_digest(run)
     return Question(place, installation(), evidence) if place and evidence else None
 
@@ -68,6 +73,8 @@ def recall(question: Question | None) -> Report | None:
 
 def remember(question: Question | None, again: Question | None, report: Report) -> None:
     """Notes that this was the answer, if the question, asked ``again``, is still the same."""
+    if isinstance(report.folder, Url):
+        return
     state = _state(report.folder)
     if question is None or question != again or not all(state.values()):
         return

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from robusteval import terminal
 from robusteval.endings import complaint, exit_after, exit_of, print_json
 from robusteval.guarded import complain, note, say
-from robusteval.storage import require_replaceable
 
 if TYPE_CHECKING:
     from robusteval import api
@@ -42,9 +41,10 @@ def estimate(models: list[str], suite: str, options: "api.Options", as_json: boo
 def run_several(models: list[str], suite: str, options: "api.Options", as_json: bool) -> None:
     """One table of all models, and its CSV; those that can't be run are told last."""
     from robusteval import watching, zoo
+    from robusteval.report.files import require_table
 
     table = options.out / f"{Path(suite).stem}.csv"
-    require_replaceable(table, "choose another folder with --out")
+    require_table(table)
     outcomes = zoo.evaluate(models, suite, options, watching.evaluate)
     reports = [o for o in outcomes if not isinstance(o, zoo.Refused)]
     refused = [o for o in outcomes if isinstance(o, zoo.Refused)]

@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robusteval import watching
-from robusteval.arguments import path_argument, path_option, seconds_option, whole_option
+from robusteval.arguments import (
+    path_argument,
+    path_option,
+    place_argument,
+    seconds_option,
+    whole_option,
+)
 from robusteval.endings import exit_of, print_json
 from robusteval.errors import RobustevalError
 from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, say
+from robusteval.places import Place
 from robusteval.run.shard import parse_shard, shard_of_array
 
 if TYPE_CHECKING:
     from robusteval.sharing import Worked
 
 RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
+RunPlace = Annotated[Any, place_argument("A run's folder or URL, as `robusteval run` made it.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,7 +50,7 @@ Lease = Annotated[
 
 @guarded
 def work(
-    run: RunFolder,
+    run: RunPlace,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -127,7 +135,7 @@ def submit(
 
 @guarded
 def pack(
-    run: RunFolder,
+    run: RunPlace,
     undo: Annotated[
         bool, typer.Option("--undo", help="Let each job's rows stand in a file of their own again.")
     ] = False,
@@ -191,7 +199,7 @@ def _agreed(count: int) -> bool:
     return typer.confirm(f"Delete {what}?", err=True)
 
 
-def _say_standing(run: Path, worked: "Worked") -> None:
+def _say_standing(run: Place, worked: "Worked") -> None:
     failed = f"; failed: {', '.join(worked.failed)}" if worked.failed else ""
     say(f"{worked.done} of {worked.jobs} jobs are done{failed}")
     say(f"the report: robusteval work {run} --finish")

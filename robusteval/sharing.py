@@ -17,10 +17,11 @@ from random import SystemRandom
 from robusteval import api
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
-from robusteval.evidence.files import Local
+from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
 from robusteval.hardware import check_device
+from robusteval.places import Place
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.plan import Plan, make_plan
@@ -65,7 +66,7 @@ class Worked:
 @plain_state()
 def begin(
     model: str | Path, suite: str | Path = "full", options: api.Options | None = None
-) -> Path:
+) -> Place:
     """Writes a run's folder, for others to work on, and returns where it is.
 
     What can't be run is refused as ``api.evaluate`` does.  A run that was begun stays as it is.
@@ -79,10 +80,11 @@ def begin(
     told.part(api.PREPARING, 0, 0)
     prepared = prepare(Asked(model), suite, options)
     told.part(api.PREPARING, 1, 1)
-    files = Local(options.out / prepared.spec.name)
+    place = options.out / prepared.spec.name
+    files = files_at(place)
     files.prepare("", "choose another with --out")
     api.record_of_begun(prepared, files, options)
-    return files.folder
+    return place
 
 
 @plain_state()

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol
+
+from robusteval.places import Place
 
 if TYPE_CHECKING:
     from robusteval.api import Estimate, Options, Report
@@ -84,7 +85,7 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
         return api.estimate(model, suite, options=options)
 
 
-def begin(model: str, suite: str, options: "Options") -> Path:
+def begin(model: str, suite: str, options: "Options") -> Place:
     """``sharing.begin``, watched."""
     from robusteval import sharing
 

@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TypeVar
 
 from robusteval import api
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import read_entry
 from robusteval.models.registry import entry_paths
+from robusteval.places import Place
 from robusteval.report.files import write_table
 from robusteval.report.rows import as_csv, rows_of
 
@@ -100,6 +100,6 @@ def for_each(
     return found
 
 
-def write(reports: Sequence[api.Report], path: Path) -> None:
+def write(reports: Sequence[api.Report], path: Place) -> None:
     """Every report's leaderboard rows in one CSV."""
     write_table(path, as_csv([row for report in reports for row in rows_of(report.content)]))

@@ -11,11 +11,12 @@ from robusteval.boards.scrutiny import model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
-from robusteval.evidence.archive import files_at
+from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store
 from robusteval.evidence.results import load_result
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry, readable_entries
+from robusteval.places import Place
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.report.files import write_table
@@ -39,7 +40,7 @@ LIMITS = (
 
 
 def add(
-    runs: Sequence[Path],
+    runs: Sequence[Place],
     folder: Path,
     data_dir: Path | None = None,
     allow_code: bool = False,
@@ -84,7 +85,7 @@ def _sound_board(path: Path) -> list[Row]:
     return rows
 
 
-def _require_open_boards(run: Path, folder: Path) -> None:
+def _require_open_boards(run: Place, folder: Path) -> None:
     """Raises EvidenceError, before a run is verified, for a board that it can't be added to."""
     _, spec, _ = open_store(files_at(run))
     for threat in spec.threat_models():
@@ -93,7 +94,7 @@ def _require_open_boards(run: Path, folder: Path) -> None:
 
 
 def _rows(
-    run: Path, data_dir: Path | None, allow_code: bool, again: int, device: str | None
+    run: Place, data_dir: Path | None, allow_code: bool, again: int, device: str | None
 ) -> list[Row]:
     _, spec, record = open_store(files_at(run))
     _require_registered(run, spec, bool(record["entry"]))
@@ -111,7 +112,7 @@ def _rows(
     return rows
 
 
-def _require_sound(run: Path, rows: Sequence[Row]) -> None:
+def _require_sound(run: Place, rows: Sequence[Row]) -> None:
     """Raises EvidenceError for a row that ``check`` would not let stand."""
     entries = _entries()
     present = Present(entries)
@@ -128,7 +129,7 @@ def _entries() -> dict[str, Entry]:
     return {entry.name: entry for entry in readable_entries()}
 
 
-def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
+def _require_registered(run: Place, spec: RunSpec, has_entry: bool) -> None:
     """Raises EvidenceError unless the run's model is the registry's of that name."""
     if not has_entry:
         raise EvidenceError(f"{run} is of a model without an entry: only those can be looked up")
@@ -157,7 +158,7 @@ def _require_registered(run: Path, spec: RunSpec, has_entry: bool) -> None:
         )
 
 
-def _require_enough(run: Path, spec: RunSpec) -> None:
+def _require_enough(run: Place, spec: RunSpec) -> None:
     """Raises EvidenceError where rows would not be comparable."""
     if spec.budget and (names := [*spec.budget.attacks, *spec.budget.parts]):
         raise EvidenceError(

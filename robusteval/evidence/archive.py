@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from robusteval.errors import EvidenceError, OutputError, RobustevalError, reason, shown
-from robusteval.evidence.files import Files, Local
+from robusteval.evidence.files import Files
 
 MOST_FILES = 200_000
 # What a run has beside its evidence; a log of workers is no part of it.
@@ -116,11 +116,6 @@ class Archive:
 
     def _refuse(self) -> NoReturn:
         raise OutputError(f"{self.path} is an archive, which stays as it is: unpack it first")
-
-
-def files_at(path: Path) -> Files:
-    """The run at a path: a folder, or its archive."""
-    return Archive(path) if path.is_file() else Local(path)
 
 
 def write_archive(run: Files, stream: BinaryIO) -> None:

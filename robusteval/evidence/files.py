@@ -1,5 +1,6 @@
 """A run's files, by their names in it: whole or absent, wherever they are kept."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -101,9 +102,9 @@ class Local:
         return path.stat().st_size if path.is_file() else -1
 
     def names(self, folder: str) -> list[str]:
-        with suppress(OSError):
-            found = sorted(path.name for path in (self.folder / folder).iterdir())
-            return [name for name in found if not is_partial(name)]
+        with suppress(OSError), os.scandir(self.folder / folder) as found:
+            there = [entry.name for entry in found if not _leads_nowhere(entry)]
+            return sorted(name for name in there if not is_partial(name))
         return []
 
     def remove(self, name: str, advice: str) -> None:
@@ -133,3 +134,7 @@ class Local:
 
     def from_anywhere(self) -> "Local":
         return Local(self.folder.resolve())
+
+
+def _leads_nowhere(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_symlink() and not os.path.exists(entry)

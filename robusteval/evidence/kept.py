@@ -69,12 +69,13 @@ def _joined(context: Context, piece: Piece, job: Job, kept: Kept) -> KeptImages:
 def image_balance(plan: Plan, store: Store, result: RunResult) -> dict[str, tuple[int, int]]:
     """For each job: how many images it lacks, and how many it has too many."""
     balance = {}
-    for job in plan.attack_jobs():
-        chunk = plan.chunks[job.chunk]
-        wanted = np.flatnonzero(to_be_kept(result, job.part)[chunk.start : chunk.stop])
-        stored = set(store.read_images(job).rows.tolist()) if store.has(job) else set()
-        due = set((wanted + chunk.start).tolist())
-        balance[job.stem] = len(due - stored), len(stored - due)
+    with store.listed():
+        for job in plan.attack_jobs():
+            chunk = plan.chunks[job.chunk]
+            wanted = np.flatnonzero(to_be_kept(result, job.part)[chunk.start : chunk.stop])
+            stored = set(store.read_images(job).rows.tolist()) if store.has(job) else set()
+            due = set((wanted + chunk.start).tolist())
+            balance[job.stem] = len(due - stored), len(stored - due)
     return balance
 
 

@@ -205,6 +205,11 @@ def load_result(files: Files) -> RunResult:
 
 def gather(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     """Everything that the evidence says.  Raises EvidenceError for what is missing or corrupt."""
+    with store.listed():
+        return _gathered(store, spec, plan, record)
+
+
+def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -> RunResult:
     model = record["model"]
     clean, seconds = clean_columns(store, plan, model)
     outcomes = [_outcome(store, plan, part, clean, model) for part in range(len(plan.cells))]

@@ -12,7 +12,7 @@ Nothing read here runs as code.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from robusteval.evidence.pieces import (
     unsealed,
 )
 from robusteval.hardware import is_out_of_memory
+from robusteval.places import Place, Url
 from robusteval.plan.plan import Job
 
 EVIDENCE = "evidence"  # the folder of what jobs leave
@@ -83,24 +84,57 @@ class Store:
         self.spec_digest = spec_digest
         self.schema = schema
         self.packs = Packs(files, EVIDENCE)
+        self._there: set[str] | None = None  # names of evidence, within ``listed``
 
     @property
-    def folder(self) -> Path:
-        """Where the run is."""
-        return Path(self.files.where())
+    def folder(self) -> Place:
+        """Where the run is: a path, or a URL."""
+        where = self.files.where()
+        return Url(where) if "://" in where else Path(where)
 
     def names(self) -> list[str]:
         """Of all files of evidence; of packs, those in them."""
         return self.packs.listed(self.files.names(EVIDENCE))
 
+    @contextmanager
+    def listed(self) -> Iterator[None]:
+        """Within it one listing, and what this store writes, says what is there: in a store far
+        away each question is a request.  What others write meanwhile is not seen."""
+        if self._there is not None:
+            yield
+            return
+        self._there = {f"{EVIDENCE}/{name}" for name in self.names()}
+        try:
+            yield
+        finally:
+            self._there = None
+
+    def _has(self, name: str) -> bool:
+        return self.files.has(name) if self._there is None else name in self._there
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.files.write(name, content, _ADVICE)
+        if self._there is not None:
+            self._there.add(name)
+
+    def _remove(self, name: str) -> None:
+        self.files.remove(name, _ADVICE)
+        if self._there is not None:
+            self._there.discard(name)
+
     def has(self, job: Job) -> bool:
         """Whether a job is done."""
-        return self.files.has(rows_name(job)) or self.packs.of(f"{job.stem}.parquet") is not None
+        return self._has(rows_name(job)) or self.packs.of(f"{job.stem}.parquet") is not None
+
+    def missing(self, jobs: Iterable[Job]) -> list[Job]:
+        """Those that are not done now."""
+        with self.listed():
+            return [job for job in jobs if not self.has(job)]
 
     def files_of(self, job: Job) -> list[str]:
         """The names of a finished job's files: its rows, and its kept images if there are some."""
         found = [rows_name(job)] if self.has(job) else []
-        found += [beside_name(job)] if self.files.has(beside_name(job)) else []
+        found += [beside_name(job)] if self._has(beside_name(job)) else []
         return [name.removeprefix(f"{EVIDENCE}/") for name in found]
 
     def where(self, name: str) -> str:
@@ -133,24 +167,24 @@ class Store:
             "told": piece.facts,
             "seconds": piece.seconds,
         }
-        self.files.write(rows_name(job), sealed(piece.columns, about, SCHEMA), _ADVICE)
+        self._write(rows_name(job), sealed(piece.columns, about, SCHEMA))
         if job.kind != "probe":  # another one's failure stays
-            self.files.remove(failure_name(job), _ADVICE)
+            self._remove(failure_name(job))
 
     def write_images(self, job: Job, kept: Kept) -> None:
         """Replaces a job's kept images; no file stays where there are none."""
         name = beside_name(job)
         if len(kept.rows) == 0:
-            self.files.remove(name, _ADVICE)
+            self._remove(name)
             return
-        self.files.write(name, images_bytes(kept.rows, kept.images, job.stem), _ADVICE)
+        self._write(name, images_bytes(kept.rows, kept.images, job.stem))
 
     def remove(self, job: Job) -> None:
         """Removes a job's rows, if they are there."""
-        self.files.remove(rows_name(job), _ADVICE)
+        self._remove(rows_name(job))
 
     def _write_state(self, job: Job, state: Arrays) -> None:
-        self.files.write(beside_name(job), state_bytes(state, job.stem), _ADVICE)
+        self._write(beside_name(job), state_bytes(state, job.stem))
 
     def read(self, job: Job) -> Piece:
         """A job's rows.  Raises EvidenceError if they are corrupt, newer or not this job's."""
@@ -206,7 +240,7 @@ class Store:
     def read_images(self, job: Job) -> Kept:
         """A job's kept images.  Raises EvidenceError if they are corrupt."""
         name = beside_name(job)
-        if not self.files.has(name):
+        if not self._has(name):
             return Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         try:
             return Kept(*images_of(self.files.read(name), job.stem))
@@ -228,7 +262,7 @@ class Store:
 
     def fail(self, job: Job, failure: Failure) -> None:
         """Says why a job has no evidence."""
-        self.files.write(failure_name(job), json_bytes(failure.__dict__), _ADVICE)
+        self._write(failure_name(job), json_bytes(failure.__dict__))
 
     def failure(self, job: Job) -> Failure | None:
         """Why a job has no evidence, if it was tried."""
@@ -246,13 +280,13 @@ class Store:
         settled = [failure_name(job) for job in but]
         for name in (f"{EVIDENCE}/{name}" for name in self.names()):
             if name.endswith(_FAILED) and name not in settled:
-                self.files.remove(name, _ADVICE)
+                self._remove(name)
 
     # What is about the run as a whole
 
     def write_verification(self, content: dict[str, int]) -> None:
         """How many kept images held when they were predicted again."""
-        self.files.write(f"{EVIDENCE}/{VERIFICATION}", json_bytes(content), _ADVICE)
+        self._write(f"{EVIDENCE}/{VERIFICATION}", json_bytes(content))
 
     def read_verification(self) -> dict[str, int] | None:
         """What ``write_verification`` wrote; None if it never did."""
@@ -270,10 +304,12 @@ class Store:
     def forget_conclusions(self) -> None:
         """Removes what is made anew from the rest of the evidence."""
         for name in (VERIFICATION, EXAMPLES):
-            self.files.remove(f"{EVIDENCE}/{name}", _ADVICE)
+            self._remove(f"{EVIDENCE}/{name}")
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.where(name)
+        if self._there is not None and name not in self._there:
+            return None
         try:
             content = json.loads(self.files.read(name).decode())
         except FileNotFoundError:

@@ -6,11 +6,13 @@ from typing import Any
 
 from robusteval import inert
 from robusteval.evidence.files import Files
+from robusteval.evidence.located import files_at
 from robusteval.evidence.results import Example
+from robusteval.places import Place
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
-from robusteval.storage import remove_partials, replace_file
+from robusteval.storage import remove_partials
 
 
 def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, bytes]:
@@ -36,10 +38,16 @@ def write_files(run: Files, files: dict[str, bytes]) -> None:
         run.write(name, content, "free space or use --out")
 
 
-def write_table(path: Path, table: str) -> None:
+def require_table(place: Place) -> None:
+    """Raises OutputError where ``write_table`` would, for what is there now."""
+    files_at(place.parent).require_replaceable(place.name, "choose another folder with --out")
+
+
+def write_table(place: Place, table: str) -> None:
     """A CSV in a folder of tables."""
-    remove_partials(path.parent)
-    replace_file(path, table.encode(), "free space or use --out")
+    if isinstance(place, Path):
+        remove_partials(place.parent)
+    files_at(place.parent).write(place.name, table.encode(), "free space or use --out")
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:

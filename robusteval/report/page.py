@@ -1,7 +1,6 @@
 """The report as HTML and Markdown, from its JSON content and the attacked images."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -9,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from robusteval import inert
 from robusteval.durations import duration_text
 from robusteval.evidence.results import Example
+from robusteval.places import Place
 from robusteval.report.figures import (
     accuracy_bars,
     cost_curve,
@@ -122,7 +122,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
     )
 
 
-def render_fragment(report: dict[str, Any], folder: Path) -> str:
+def render_fragment(report: dict[str, Any], folder: Place) -> str:
     """The numbers in short, to stand in another page: no network, no script."""
     report = inert.each(report, inert.line)
     template = _environment().get_template("notebook.html")

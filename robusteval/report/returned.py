@@ -4,10 +4,10 @@ Importing it loads neither torch nor pandas: a report that was made before is pr
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robusteval import inert
+from robusteval.places import Place, Url
 from robusteval.report.wording import check_text, count, interval, percent, threat_text
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, repr=False)
 class Report:
     """A run's report: its content as plain data, its tables, and the folder its files are in.
+
+    ``folder`` is a path; of a run in a store its URL: text, to which ``/``, ``name`` and ``parent``
+    do what they do to a path.
 
     Tables are pandas frames, made anew each time that one is asked for (``report.tables`` has
     their columns with their kinds).  Accuracies, rates and metrics are shares from 0 to 1, each
@@ -34,12 +37,13 @@ class Report:
     """
 
     content: dict[str, Any]
-    folder: Path
+    folder: Place
 
     @property
-    def page(self) -> Path:
+    def page(self) -> Place:
         """The HTML page for people; of a run in an archive, the archive."""
-        return self.folder if self.folder.is_file() else self.folder / "report.html"
+        is_archive = not isinstance(self.folder, Url) and self.folder.is_file()
+        return self.folder if is_archive else self.folder / "report.html"
 
     @property
     def complete(self) -> bool:
@@ -132,7 +136,7 @@ class Report:
         a sample's least ``robust`` over all attacks is its worst case.  Raises EvidenceError for
         evidence that is missing or corrupt.
         """
-        from robusteval.evidence.archive import files_at
+        from robusteval.evidence.located import files_at
         from robusteval.report.samples import samples_of
 
         return samples_of(files_at(self.folder)).frame

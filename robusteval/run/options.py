@@ -1,9 +1,7 @@
 """How a run is asked for: every option by its kind, before anything is loaded."""
 
-import errno
 import math
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,8 +12,10 @@ from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
 from robusteval.data.outliers import check_folder
 from robusteval.durations import parse_duration
-from robusteval.errors import OutputError, RobustevalError, cut, shown
+from robusteval.errors import RobustevalError, cut, shown
+from robusteval.evidence.located import require_usable
 from robusteval.hardware import check_device, most_threads, most_workers
+from robusteval.places import Place, Url, parse_place, without_secrets
 from robusteval.plan.spec import Keep
 from robusteval.reading import parse_path
 from robusteval.run.crew import Crew, crew_of, parse_workers
@@ -42,7 +42,8 @@ class Options:
     ``sources``: models whose
     adversarials are tried as well; the attacked one among others is left out.  ``budget``: seconds,
     or text such as "10m", into which the whole run is to fit: attacks, other parts of the suite and
-    samples are left out for it, and the report says which.
+    samples are left out for it, and the report says which.  ``out``: the folder for runs, or a URL
+    that fsspec knows, such as ``s3://bucket/runs``.
 
     Numbers and paths may be text, and a single value stand where several are taken.  Raises
     RobustevalError for a value of another kind.
@@ -67,7 +68,7 @@ class Options:
     download: bool = False
     outlier_folders: tuple[Path, ...] = ()
     allow_code: bool = False
-    out: Path = Path("runs")
+    out: Place = Path("runs")
     at_most: bool = False
     progress: Progress = field(default_factory=Silent)
 
@@ -77,7 +78,8 @@ class Options:
             try:
                 object.__setattr__(self, name, read(given))
             except (TypeError, ValueError, OverflowError) as error:
-                raise RobustevalError(f"{name} = {shown(given)}: {error}") from None
+                told = without_secrets(given) if isinstance(given, str) else given
+                raise RobustevalError(f"{name} = {shown(told)}: {error}") from None
 
     @property
     def crew(self) -> Crew:
@@ -202,7 +204,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "budget": lambda value: None if value is None else parse_duration(value),
     "data_dir": lambda value: None if value is None else parse_path(value),
     "outlier_folders": lambda value: tuple(map(parse_path, _several(value))),
-    "out": parse_path,
+    "out": parse_place,
     "download": _flag,
     "allow_code": _flag,
     "at_most": _flag,
@@ -229,10 +231,17 @@ def check_options(options: Options) -> None:
     if limit is not None and not (math.isfinite(limit) and limit >= SHORTEST_LIMIT):
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
     check_device(options.device)
-    _require_usable(options.out)
+    require_usable(options.out)
+    _require_shared(options.out, options.crew)
     data_root(options.data_dir)
     for folder in options.outlier_folders:
         check_folder(folder)
+
+
+def _require_shared(out: Place, crew: Crew) -> None:
+    """Raises RobustevalError for workers that can't see the run."""
+    if isinstance(out, Url) and out.protocol == "memory" and crew.count != 1:
+        raise RobustevalError(f"--out {out}: a memory belongs to one process: use --workers 1")
 
 
 def _check_ray(options: Options) -> None:
@@ -243,16 +252,3 @@ def _check_ray(options: Options) -> None:
             raise RobustevalError(f"--{name} {shown(value)}: goes with --workers ray")
     if (gpus := options.gpus_per_worker) is not None and not 0 < gpus <= MOST_GPUS:
         raise RobustevalError(f"--gpus-per-worker {gpus:g}: choose above 0 to {MOST_GPUS}")
-
-
-def _require_usable(out: Path) -> None:
-    """Raises OutputError for what can't be looked into; a folder that isn't there will be made."""
-    try:
-        if not stat.S_ISDIR(os.stat(out).st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, "it is not a folder")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise OutputError(
-            f"folder {out} can't be used ({error.strerror}): choose another with --out"
-        ) from None

@@ -15,13 +15,14 @@ from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
 from robusteval.errors import EvidenceError, RobustevalError, shown
-from robusteval.evidence.files import Local
 from robusteval.evidence.judge import state_digest
+from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
+from robusteval.places import Place
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.fitting_data import fitting_data
@@ -38,7 +39,6 @@ from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
 from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
 from robusteval.schema import LONGEST_NAME
-from robusteval.storage import require_possible
 
 _LOG = logging.getLogger("robusteval")
 
@@ -60,7 +60,6 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     started = monotonic()
     refuse_inference_mode()
     check_options(options)
-    require_possible(options.out, "choose another with --out")
     if asked.name is not None:
         _require_name(asked.name)
     whole, entry = read_suite(suite), entry_of(asked.model)
@@ -241,12 +240,12 @@ def _threads(crew: Crew) -> int:
     return max(1, min(cores(), torch.get_num_threads()) // (crew.count or 1))
 
 
-def _begun(spec: RunSpec, options: Options) -> dict[Path, RunSpec]:
+def _begun(spec: RunSpec, options: Options) -> dict[Place, RunSpec]:
     """The specs of runs of that model and suite that were begun."""
     found = {}
-    for folder in sorted(options.out.glob(f"{spec.model}-{spec.suite.name}-*")):
+    for folder in runs_in(options.out, f"{spec.model}-{spec.suite.name}-"):
         with suppress(EvidenceError):
-            found[folder] = open_store(Local(folder))[1]
+            found[folder] = open_store(files_at(folder))[1]
     return found
 
 
@@ -256,7 +255,7 @@ def _as_begun(spec: RunSpec, options: Options) -> RunSpec | None:
 
     A run that was made with other code is no such one, which is logged.
     """
-    older: list[Path] = []
+    older: list[Place] = []
     for folder, begun in _begun(spec, options).items():
         threads = begun.threads if options.threads is None else spec.threads
         now = replace(spec, threads=threads, forms=begun.forms)

@@ -23,7 +23,7 @@ from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes
 from robusteval.run.executors.base import Executor
 from robusteval.run.executors.here import Here
-from robusteval.run.executors.processes import Processes
+from robusteval.run.executors.processes import Processes, forget_log
 from robusteval.run.executors.ray_cluster import RayWorkers
 from robusteval.run.executors.service import done_already
 from robusteval.run.executors.shared import Shared
@@ -73,7 +73,8 @@ class Run:
         with self.store.lock(), precision(self.context.spec):
             self.store.forget_failures(self._settled())
             self._carry_out(executor or self._executor())
-            return self._conclude()
+            with self.store.listed():
+                return self._conclude()
 
     def take_part(self, executor: Executor) -> None:
         """Does what is missing beside other processes, whose failures stand: all jobs have their
@@ -106,7 +107,7 @@ class Run:
 
     def _missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those without evidence; others may have made some since the run went on."""
-        missing = [job for job in jobs if not self.store.has(job)]
+        missing = self.store.missing(jobs)
         for job in set(jobs) - set(missing):
             self.forecast.finished(job)
             if job.kind != "attack":
@@ -117,7 +118,7 @@ class Run:
         context = self.context
         costs = Costs(context.plan, context.spec, context.model.classes)
         probes = set() if self._probes() else set(context.plan.probe_jobs())
-        there = probes | {job for job in costs.jobs() if self.store.has(job)}
+        there = probes | (set(costs.jobs()) - set(self.store.missing(costs.jobs())))
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
         self.done_of = dict.fromkeys(PARTS, 0.0)
         for job in self.shares:
@@ -127,12 +128,13 @@ class Run:
     def _probes(self) -> list[Job]:
         """The parts of diagnostics that are still to be made."""
         plan = self.context.plan
-        return [] if all(map(self.store.has, plan.diagnostics_jobs())) else plan.probe_jobs()
+        return plan.probe_jobs() if self.store.missing(plan.diagnostics_jobs()) else []
 
     def _settled(self) -> list[Job]:
         """Fits whose failure stands: where there are scores already, theirs are left out of all."""
         plan = self.context.plan
-        return plan.fit_jobs() if any(map(self.store.has, plan.clean_jobs())) else []
+        clean = plan.clean_jobs()
+        return plan.fit_jobs() if len(self.store.missing(clean)) < len(clean) else []
 
     def _executor(self) -> Executor:
         crew = self.settings.crew
@@ -164,7 +166,7 @@ class Run:
         result = self._gather()
         claims.clear(self.store.files)
         if result.complete:  # else it may say why
-            (self.store.folder / "workers.log").unlink(missing_ok=True)
+            forget_log(self.store)
         return result
 
     def _counted(self) -> Iterator[KeptImages]:
@@ -287,8 +289,9 @@ class Run:
 
     def _tell_what_is_there(self, jobs: Sequence[Job]) -> None:
         """Cells that are done or begun show up at once."""
+        missing = set(self.store.missing(jobs))
         for job in jobs:
-            if self.store.has(job):
+            if job not in missing:
                 self._count(job, done_already(self.store, self.context.plan, job))
 
 

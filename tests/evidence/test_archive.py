@@ -18,8 +18,9 @@ from robusteval import api
 from robusteval.boards import publish
 from robusteval.errors import BusyError, EvidenceError, OutputError
 from robusteval.evidence import archive
-from robusteval.evidence.archive import Archive, files_at
+from robusteval.evidence.archive import Archive
 from robusteval.evidence.files import Local
+from robusteval.evidence.located import files_at
 from robusteval.evidence.store import Store
 from tests.helpers.commands import cli, refused
 from tests.helpers.forging import change_rows, images_file, rows_file

@@ -28,6 +28,7 @@ FLOORS = {
     "robusteval.streams": 2,
     "robusteval.reading": 2,
     "robusteval.schema": 2,
+    "robusteval.places": 2,
     "robusteval.plugins": 2,
     "robusteval.folders": 2,
     "robusteval.models": 3,

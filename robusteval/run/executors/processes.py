@@ -8,14 +8,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, Queue
 
 from robusteval.evidence.store import Store
 from robusteval.hardware import most_threads
+from robusteval.places import Url
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.run.executors.attempts import Attempts, give_up
@@ -31,20 +34,20 @@ from robusteval.run.executors.service import done_already
 from robusteval.spinning import preferred
 from robusteval.storage import append_to
 
-LOG = "workers.log"  # in the run's folder: what workers said beside
+LOG = "workers.log"  # in the run's folder, if it has one: what workers said beside
 
 
 class Worker:
     """One process with a model of its own."""
 
-    def __init__(self, store: Store, access: Message, threads: int) -> None:
+    def __init__(self, store: Store, log: Path, access: Message, threads: int) -> None:
         self.job: Job | None = None
-        with append_to(store.folder / LOG, "remove it") as log:
+        with append_to(log, "remove it") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "robusteval.run.executors.worker", str(store.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=stream,
                 encoding="utf-8",
                 env={**os.environ, **preferred(os.environ), "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,  # Ctrl-C is for the one who waits, who then ends us
@@ -99,6 +102,7 @@ class Processes:
         self.threads = min(context.spec.threads, most_threads())
         self.queue: Queue[tuple[Worker, Message | None]] = Queue()
         self.workers: list[Worker] = []
+        self.log, self.is_ours = _log_of(store)
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs, as many at a time as there are workers."""
@@ -134,7 +138,7 @@ class Processes:
             watch.started(job)
 
     def _start(self) -> Worker:
-        worker = Worker(self.store, self.access, self.threads)
+        worker = Worker(self.store, self.log, self.access, self.threads)
         worker.listen(self.queue)
         self.workers.append(worker)
         return worker
@@ -150,10 +154,31 @@ class Processes:
             waiting.appendleft(job)
         else:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            watch.finished(job, give_up(self.store, job, how, f"{LOG} in the run's folder"))
+            self.is_ours = False  # it is to be read
+            is_there = self.log.name == LOG
+            where = f"{LOG} in the run's folder" if is_there else str(self.log)
+            watch.finished(job, give_up(self.store, job, how, where))
 
     def close(self) -> None:
         """Ends the workers."""
         for worker in self.workers:
             worker.stop()
         self.workers.clear()
+        if self.is_ours:
+            self.log.unlink(missing_ok=True)
+
+
+def forget_log(store: Store) -> None:
+    """Removes what workers said beside, from a run's folder."""
+    if not isinstance(store.folder, Url):
+        (store.folder / LOG).unlink(missing_ok=True)
+
+
+def _log_of(store: Store) -> tuple[Path, bool]:
+    """Where workers speak beside, and whether it goes with them: in the run's folder it stays, of
+    a run in a store it is a file of this machine."""
+    if not isinstance(store.folder, Url):
+        return store.folder / LOG, False
+    descriptor, name = tempfile.mkstemp(prefix="robusteval-", suffix=f"-{LOG}")
+    os.close(descriptor)
+    return Path(name), True

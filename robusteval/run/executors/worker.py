@@ -9,14 +9,15 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from queue import Queue
 from typing import Any, TextIO
 
 import torch
 
 from robusteval.errors import RobustevalError
-from robusteval.evidence.files import Local
+from robusteval.evidence.files import Files
+from robusteval.evidence.located import files_at
+from robusteval.places import parse_place
 from robusteval.run.executors.messages import access_of, error_message, found_message
 from robusteval.run.executors.service import Service
 
@@ -36,7 +37,7 @@ def _lines(stream: TextIO) -> "Queue[dict[str, Any]]":
     return queue
 
 
-def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> None:
+def serve(files: Files, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> None:
     """Does jobs until there are none."""
 
     def say(message: dict[str, Any]) -> None:
@@ -45,7 +46,7 @@ def serve(folder: Path, incoming: "Queue[dict[str, Any]]", outgoing: TextIO) -> 
 
     try:
         access = access_of(incoming.get())
-        with Service(Local(folder), access) as service:
+        with Service(files, access) as service:
             while True:
                 message = incoming.get()
                 job = service.job(message)
@@ -72,7 +73,7 @@ def main() -> None:
     outgoing = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     torch.set_num_interop_threads(1)
-    serve(Path(sys.argv[1]), _lines(sys.stdin), outgoing)
+    serve(files_at(parse_place(sys.argv[1])), _lines(sys.stdin), outgoing)
 
 
 if __name__ == "__main__":

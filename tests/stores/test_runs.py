@@ -1,0 +1,268 @@
+"""Runs in a store: equal evidence to a run in a folder, whoever works and whatever fails."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.overhead import plain_suite
+from robusteval import api
+from robusteval.boards import publish as leaderboards
+from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evidence import filesystems
+from robusteval.evidence.lease import Times
+from robusteval.evidence.located import files_at
+from robusteval.evidence.remote import Remote
+from robusteval.places import Url
+from tests.helpers.commands import cli, refused
+from tests.helpers.evidence import evidence_of
+from tests.helpers.runs import hasty_suite, options
+from tests.helpers.stores import Counting, counting, lay_shelf, objects_at
+
+OUT = "counting://bucket/runs"
+REPORT = {"report.html", "report.json", "report.md", "row.csv", "run.json"}
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The attacks of ``quick`` without detection and diagnostics."""
+    path = tmp_path_factory.mktemp("suite") / "quick.toml"
+    path.write_text(plain_suite("quick"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "quick.toml"
+    path.write_text(hasty_suite())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(light: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in a folder, to be compared with."""
+    out = tmp_path_factory.mktemp("folder")
+    return Path(api.evaluate("ce_digits", light, options=options(out)).folder)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Counting]]:
+    monkeypatch.setattr(filesystems, "PAUSES", (0.0, 0.0))
+    with counting() as store:
+        yield store
+
+
+@pytest.fixture
+def stored(store: type[Counting], folder: Path) -> Url:
+    """The same run, copied into the store."""
+    url = Url(OUT) / folder.name
+    files = files_at(url)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            files.write(path.relative_to(folder).as_posix(), path.read_bytes(), "no")
+    store.asked.clear()
+    return url
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store(hasty: Path, store: type[Counting], tmp_path: Path) -> None:
+    """With detection and diagnostics: begun, finished, read again, verified."""
+    folder = Path(api.evaluate("ce_digits", hasty, options=options(tmp_path, only="fgsm")).folder)
+    report = api.evaluate("ce_digits", hasty, options=options(OUT, only="fgsm"))
+    assert report.folder == f"{OUT}/{folder.name}"
+    assert report.folder / "report.html" == f"{OUT}/{folder.name}/report.html"
+    assert evidence_of(report.folder) == evidence_of(folder)
+    names = objects_at(report.folder)
+    assert {name for name in names if not name.startswith("evidence/")} == REPORT
+    assert f"{report.folder}>" in repr(report)
+    store.asked.clear()
+    again = api.evaluate("ce_digits", hasty, options=options(OUT, only="fgsm"))
+    assert again.content == report.content
+    assert not store.asked["put"] + store.asked["delete"]
+    assert all(check.held for check in api.verify(report.folder))
+
+
+def test_requests_are_few(light: Path, store: type[Counting], stored: Url) -> None:
+    """Those of each job, and some for the whole run, however many jobs there are."""
+    jobs = len([name for name in objects_at(stored) if name.endswith(".parquet")])
+    asked = {}
+    for what, act in {
+        "run": lambda: api.evaluate("ce_digits", light, options=options("counting://other/runs")),
+        "verify": lambda: api.verify(stored),
+        "report": lambda: api.rebuild_report(stored),
+        "resume": lambda: api.evaluate("ce_digits", light, options=options(OUT)),
+    }.items():
+        store.asked.clear()
+        act()
+        asked[what] = sum(store.asked.values())
+    files = len(objects_at(stored))
+    assert asked["run"] <= 3 * jobs + 70  # images, rows, no failure
+    assert asked["verify"] <= files + 15
+    assert asked["report"] <= jobs + 15
+    assert asked["resume"] <= files + 20
+
+
+def test_what_was_lost_is_done_again(light: Path, folder: Path, stored: Url) -> None:
+    files = files_at(stored)
+    gone = [name for name in files.names("evidence") if "0001" in name]
+    for name in (*gone, "verification.json", "examples.safetensors"):
+        files.remove(f"evidence/{name}", "no")
+    assert gone
+    assert api.evaluate("ce_digits", light, options=options(OUT)).folder == stored
+    assert evidence_of(stored) == evidence_of(folder)
+
+
+def test_a_forgery_is_found(stored: Url) -> None:
+    files = files_at(stored)
+    name = next(n for n in files.names("evidence") if n.endswith(".safetensors") and "-" in n)
+    content = bytearray(files.read(f"evidence/{name}"))
+    content[-1] ^= 255
+    files.write(f"evidence/{name}", bytes(content), "no")
+    assert not all(check.held for check in api.verify(stored))
+
+
+def test_the_command_line_takes_urls(
+    light: Path, stored: Url, store: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = cli("report", stored)
+    assert done.exit_code == 0
+    assert f"{stored}/report.html" in done.stdout
+    assert cli("verify", stored).exit_code == 0
+    assert cli("compare", stored, stored, "--json").exit_code == 0
+    more = ("--samples", "40", "--batch-size", "12", "--threads", "1", "--out", OUT)
+    done = cli("run", "--model", "ce_digits", "--suite", str(light), *more)
+    assert (done.exit_code, f"{stored}/report.html" in done.stdout) == (0, True)
+    refused(cli("verify", "counting://bucket/nowhere"), "counting://bucket/nowhere is no run")
+
+
+def test_several_models_share_a_table(store: type[Counting], light: Path) -> None:
+    asked = ("--suite", str(light), "--only", "fgsm", "--samples", "10", "--out", OUT)
+    done = cli("run", "--model", "ce_digits,gcpl_digits", *asked)
+    assert done.exit_code == 0, done.output
+    assert f"{OUT}/quick.csv" in done.stdout
+    assert objects_at(OUT)["quick.csv"].count(b"\n") > 2
+
+
+def test_a_leaderboard_takes_a_url(
+    stored: Url, tmp_path: Path, light: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaderboards, "REQUIRED", str(light))
+    monkeypatch.setattr(leaderboards, "FEWEST_GREY", 30)
+    changed = leaderboards.add([stored], tmp_path / "boards")
+    assert {path.name for path in changed} == {"digits_Linf_0.15.csv", "digits_L2_0.6.csv"}
+
+
+def test_nothing_stays_of_what_could_not_begin(
+    store: type[Counting], light: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise EvidenceError("no")
+
+    monkeypatch.setattr(api, "record_of", fail)
+    with pytest.raises(EvidenceError):
+        api.evaluate("ce_digits", light, options=options(OUT))
+    assert store.store == {}
+
+
+# A store that stops answering
+
+
+@pytest.mark.parametrize("after", [5, 40])
+def test_a_store_that_stops_answering_loses_nothing(
+    after: int, light: Path, folder: Path, store: type[Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(kind: str, path: str) -> None:
+        if sum(store.asked.values()) > after:
+            raise ConnectionError("Connection refused")
+
+    store.hinder = staticmethod(stop)
+    with pytest.raises(RobustevalError, match=r"Connection refused") as told:
+        api.evaluate("ce_digits", light, options=options(OUT))
+    assert told.value.exit_code == 2
+    store.hinder = staticmethod(lambda kind, path: None)
+    monkeypatch.setattr(Remote, "times", Times(lease=0.05, beat=0.01, look=0.01))
+    report = api.evaluate("ce_digits", light, options=options(OUT))
+    assert report.complete
+    assert evidence_of(report.folder) == evidence_of(folder)
+    assert not [name for name in objects_at(OUT) if "lock" in name or "probe" in name]
+
+
+# Other processes
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store that processes share."""
+    lay_shelf(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(Remote, "times", Times(lease=1.0, beat=0.2, look=0.1))
+    yield f"shelf://{tmp_path}/shelf"
+    shutil.rmtree(tmp_path / "shelf", ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_workers_get_the_url(
+    light: Path, folder: Path, shelf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what they say beside is in no store, and nowhere when all went well."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "site"))
+    before = set(os.listdir(tmp_path / "site"))
+    report = api.evaluate("ce_digits", light, options=options(shelf, workers=2))
+    assert evidence_of(report.folder) == evidence_of(folder)
+    assert "workers.log" not in files_at(report.folder).names("")
+    assert set(os.listdir(tmp_path / "site")) - before <= {"__pycache__"}
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray isn't installed")
+@pytest.mark.slow
+def test_workers_of_ray_get_the_url(light: Path, folder: Path, shelf: str) -> None:
+    report = api.evaluate("ce_digits", light, options=options(shelf, workers="ray:2"))
+    assert evidence_of(report.folder) == evidence_of(folder)
+
+
+def test_a_memory_belongs_to_one_process() -> None:
+    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs", "--workers", "2")
+    refused(cli("run", *asked), "a memory belongs to one process: use --workers 1")
+
+
+DRIVER = """
+import os, signal, sys
+from robusteval import api
+from robusteval.evidence.store import Store
+from robusteval.evidence.remote import Remote
+from robusteval.evidence.lease import Times
+
+Remote.times = Times(lease=1.0, beat=0.2, look=0.1)
+plain, left = Store.write, 12
+
+def write(self, job, *given):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    plain(self, job, *given)
+
+Store.write = write
+api.evaluate("ce_digits", sys.argv[1], samples=40, batch_size=12, threads=1, out=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(
+    light: Path, folder: Path, shelf: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = subprocess.run([sys.executable, "-c", DRIVER, light, shelf], check=False)
+    assert done.returncode == -signal.SIGKILL
+    url = Url(f"{shelf}/{folder.name}")
+    assert files_at(url).names("lock") == ["1.json"]
+    assert api.evaluate("ce_digits", light, options=options(shelf)).folder == url
+    assert any("another process is still at work" in r.message for r in caplog.records)
+    assert evidence_of(url) == evidence_of(folder)
+    assert files_at(url).names("lock") == []
