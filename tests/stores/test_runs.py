@@ -140,7 +140,7 @@ def test_the_command_line_takes_urls(
     more = ("--samples", "40", "--batch-size", "12", "--threads", "1", "--out", OUT)
     done = cli("run", "--model", "ce_digits", "--suite", str(light), *more)
     assert (done.exit_code, f"{stored}/report.html" in done.stdout) == (0, True)
-    refused(cli("verify", "counting://bucket/nowhere"), "counting://bucket/nowhere is no run")
+    refused(cli("verify", "counting://bucket/nowhere"), "counting://bucket/nowhere is not a run")
 
 
 def test_several_models_share_a_table(store: type[Counting], light: Path) -> None:
