@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, attacks, published, reference, stored
+from benchmarks import ablation, at_scale, attacks, published, reference, stored
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,6 +58,7 @@ TABLES = {
     "docs/suites.md": {"suites": reference.suites, "detectors": reference.detectors},
     "docs/commands.md": {"commands": reference.commands},
     "docs/exporting.md": {"samples": reference.samples},
+    "docs/many_machines.md": {"at_scale": at_scale.lines},
     "docs/lab/contests.md": {
         "contest": contest,
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
