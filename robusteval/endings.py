@@ -9,7 +9,6 @@ import typer
 
 from robusteval import inert
 from robusteval.guarded import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_NOT_HELD, complain
-from robusteval.piped import is_piped
 
 if TYPE_CHECKING:
     from robusteval.api import Check, Report
@@ -48,16 +47,13 @@ def exit_of(report: "Report") -> None:
 
 
 def print_held(checks: "list[Check]", as_json: bool, limits: str = "") -> None:
-    """What was checked, and in a terminal what that can't tell; exits with 1 where something does
-    not hold."""
+    """What was checked, and what that can't tell; exits with 1 where something does not hold."""
     from robusteval import terminal
 
     if as_json:
         print_json([check.to_json() for check in checks])
     else:
-        terminal.print_checks(checks)
-        if limits and not is_piped():  # rows alone go into a pipe
-            print(limits)
+        terminal.print_checks(checks, limits)
     if failed := [check.name for check in checks if not check.held]:
         complain(f"does not hold: {', '.join(failed)}")
         raise typer.Exit(EXIT_NOT_HELD)

@@ -29,7 +29,16 @@ MARK = "robusteval"
 KEYWORDS = (
     *("model", "images", "labels", "name", "suite", "dataset", "classes"),
     *("samples", "data", "seed", "eps", "only", "batch_size", "device", "workers", "threads"),
-    *("keep", "sources", "time_limit", "data_dir", "download", "outlier_folders", "allow_code"),
+    *(
+        "keep",
+        "sources",
+        "time_limit",
+        "budget",
+        "data_dir",
+        "download",
+        "outlier_folders",
+        "allow_code",
+    ),
     "at_most",
 )
 OWN = ("norm", "at_least")

@@ -124,8 +124,8 @@ def _verdict(check: "Check") -> str:
     return "holds" if check.held else "DOES NOT HOLD"
 
 
-def print_checks(checks: "list[Check]") -> None:
-    """What verification found, line by line."""
+def print_checks(checks: "list[Check]", limits: str = "") -> None:
+    """What verification found, line by line, and what it can't tell; rows alone go into a pipe."""
     if is_piped():
         print_tsv([{"check": c.name, "verdict": _verdict(c), "told": c.told} for c in checks])
         return
@@ -136,6 +136,8 @@ def print_checks(checks: "list[Check]") -> None:
         name, told = _fitting(check.name), _fitting(check.told)
         start = f"{name:{width}}  " if console.width >= NARROW else f"{name}: "
         console.print(Text(start).append(word, style=style).append(f"  {told}"))
+    if limits:
+        print(limits)
 
 
 def print_comparison(found: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ from benchmarks.forgery.rows import (
     read_table,
     with_column,
 )
+from robusteval.evidence.columns import NEAREST
 from robusteval.evidence.older import OLDEST
 from robusteval.evidence.record import RUN_SCHEMA
 
@@ -108,12 +109,15 @@ def _hidden(folder: Path, of: str = "") -> None:
     """Successes dropped, images and all; each row agrees with itself, and the proof with them."""
     for path in evidence_files(folder, f"attack-*{of}*.parquet" if of else "attack-*.parquet"):
         path.with_suffix(".safetensors").unlink(missing_ok=True)
-        label = read_table(path)["label"].to_numpy()
+        table = read_table(path)
+        label = table["label"].to_numpy()
+        of_none = [name for name in table.column_names if name.startswith(NEAREST)]
         for name, change in {
             "fooled": np.zeros_like,
             "survives_8_bit": np.zeros_like,
             "prediction": lambda _, y=label: y,
             "margin": lambda m: -np.abs(m),
+            **dict.fromkeys(of_none, lambda p: np.full_like(p, -1)),
         }.items():
             change_table(path, partial(changed_column, name, change))
     proof_made_to_fit(folder)

@@ -315,7 +315,8 @@ def test_check_is_linear_and_short(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert told(folder / SMALL).endswith("more")
 
 
-def test_what_check_cannot_tell_is_said(folder: Path) -> None:
+def test_what_check_cannot_tell_is_said(folder: Path, at_terminal: Callable[[int], None]) -> None:
+    at_terminal(100)
     result = cli("leaderboard", "check", "--folder", str(folder))
     assert result.exit_code == 0
     assert "A row is proven by its run alone" in " ".join(result.stdout.split())

@@ -150,7 +150,7 @@ def test_other_formats_are_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     content = saved(Image.fromarray(RGB), "EPS")
-    with pytest.raises(DataError, match="no PNG, JPEG"):
+    with pytest.raises(DataError, match="not a PNG, JPEG"):
         decode(content, COLOUR)
 
 

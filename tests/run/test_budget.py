@@ -160,7 +160,7 @@ def test_evidence_and_report_say_what_was_left_out(cut: api.Report) -> None:
     assert (finding["verdict"], finding["measured"]) == ("suspicious", TOLD)
     for name in ("report.html", "report.md"):
         text = (cut.folder / name).read_text("utf-8")
-        assert "detection, since it did not fit into the budget of 33 min" in text
+        assert "detection was left out, because it did not fit into the budget of 33 min" in text
     assert "left out for a budget" in repr(cut)
 
 

@@ -294,7 +294,9 @@ def test_places_that_cannot_be_written_are_told_before_training(tmp_path: Path) 
         refused(result, "--work-dir")
     for name in ("checkpoint.safetensors", "log.jsonl"):
         (tmp_path / "w" / "tiny" / name).mkdir(parents=True)
-        refused(cli("train", str(path), "--work-dir", str(tmp_path / "w")), "no file", "--work-dir")
+        refused(
+            cli("train", str(path), "--work-dir", str(tmp_path / "w")), "not a file", "--work-dir"
+        )
         (tmp_path / "w" / "tiny" / name).rmdir()
     (tmp_path / "tiny.safetensors").mkdir()
     refused(cli("train", str(path), "--work-dir", str(tmp_path / "w")), "tiny.safetensors can't be")
