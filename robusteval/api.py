@@ -163,7 +163,9 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
     if prepared.entry is None or prepared.entry.factory:  # else its digest says all
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
-    if (done := _finished(prepared, store)) is not None:
+    with store.listed():
+        done = _finished(prepared, store)
+    if done is not None:
         return write_report(store, done)
     is_new = not files.names("")
     files.prepare("", "choose another with --out")
@@ -183,11 +185,6 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
 
 def _finished(prepared: Prepared, store: Store) -> RunResult | None:
     """What a finished run found, if this is one: its evidence says it, no report."""
-    with store.listed():
-        return _found_finished(prepared, store)
-
-
-def _found_finished(prepared: Prepared, store: Store) -> RunResult | None:
     plan = prepared.context.plan
     if not all(map(store.has, plan.jobs())) or any(map(store.has, plan.probe_jobs())):
         return None
@@ -301,17 +298,10 @@ def _verified(
     access = Access(reference, place, where, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
     context = open_context(spec, access, adapter, own)
-    with store.listed():
-        return _checks(context, store, record, again, told)
-
-
-def _checks(
-    context: Context, store: Store, record: dict[str, Any], again: int, told: Watcher
-) -> list[Check]:
-    checks, spec = [whole(store, context.plan)], context.spec
-    if not checks[0].held:
-        return checks
-    with precision(spec):
+    with store.listed(), precision(spec):
+        checks = [whole(store, context.plan)]
+        if not checks[0].held:
+            return checks
         try:
             result = gather(store, spec, context.plan, record)
             checks += prove(context, store, result, told)
@@ -343,7 +333,6 @@ def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
 
 def files_of(folder: str | Path) -> Files:
     """A run's files, by a path or a URL.  Raises EvidenceError for what can't be either."""
-    named(folder, "run", EvidenceError)
     return files_at(named_place(folder, "run", EvidenceError))
 
 

@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from robusteval.arguments import path_argument, path_option
+from robusteval.arguments import path_option, place_argument
 from robusteval.errors import OutputError
 from robusteval.guarded import guarded, say
 
@@ -25,7 +25,7 @@ def _columns(wanted: bool) -> None:
 
 @guarded
 def export(
-    run: Annotated[Path, path_argument("A run's folder, or its archive.")],
+    run: Annotated[Any, place_argument("A run's folder or URL, or its archive.")],
     as_: Annotated[
         str,
         typer.Option(

@@ -13,6 +13,7 @@ from robusteval.evidence.files import Files
 from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Store
+from robusteval.places import named_place
 from robusteval.reading import named, named_path
 from robusteval.report.samples import as_json, as_parquet, samples_of
 from robusteval.storage import replace_file, replacing
@@ -63,7 +64,7 @@ def json_of(run: str | Path) -> str:
 
 
 def _run(run: str | Path) -> Files:
-    return files_at(named_path(named(run, "run", EvidenceError), "run", EvidenceError))
+    return files_at(named_place(run, "run", EvidenceError))
 
 
 def _target(default: str, to: str | Path | None) -> Path:

@@ -24,7 +24,7 @@ _EXTRAS["gcs"] = _EXTRAS["gs"]
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
 LONGEST = 60.0
 # What no second try would mend: names that some packages' own errors bear, and kinds of others.
-_LASTING_NAMES = ("Credential", "Param", "Region", "Profile", "Token", "Config", "Checksum")
+_LASTING_NAMES = ("Credential", "Param", "Region", "Profile", "Token", "Config")
 _LASTING = (
     FileNotFoundError,
     FileExistsError,
