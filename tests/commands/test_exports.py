@@ -271,7 +271,7 @@ def test_what_can_not_be_exported_is_told(report: api.Report, tmp_path: Path) ->
     refused(cli("export", run, "--to", str(tmp_path / "no" / "x")), "can't be written", "--to")
     with pytest.raises(UnknownNameError):
         api.export(run, "xml")  # type: ignore[arg-type]
-    with pytest.raises(EvidenceError, match="give its name or its path"):
+    with pytest.raises(EvidenceError, match="run 3: give a path"):
         api.export(3)  # type: ignore[arg-type]
     with pytest.raises(OutputError, match="give its name or its path"):
         api.export(run, "json", 3)  # type: ignore[arg-type]

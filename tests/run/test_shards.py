@@ -544,7 +544,7 @@ def test_other_code_is_told(begun: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_no_run_is_told(tmp_path: Path) -> None:
-    refused(cli("work", str(tmp_path / "nowhere")), "is no run")
+    refused(cli("work", str(tmp_path / "nowhere")), "is not a run")
 
 
 def test_prepare_prints_the_folder(few: str, tmp_path: Path) -> None:
