@@ -276,7 +276,7 @@ def test_nothing_is_packed_while_somebody_works(run: Path) -> None:
     store, _, _ = open_store(Local(run))
     with store.lock():
         refused(cli("pack", str(run)), "another process is at work")
-    refused(cli("pack", str(run.parent)), "is no run")
+    refused(cli("pack", str(run.parent)), "is not a run")
 
 
 def test_lost_images_of_packed_rows_are_mended(small: Path, loose: Path) -> None:

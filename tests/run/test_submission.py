@@ -54,7 +54,7 @@ def test_no_run_and_no_slurm_are_told(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     refused(cli("submit", str(begun), "--shards", "2"), "there is no Slurm here")
-    refused(cli("submit", str(tmp_path), "--shards", "2"), "is no run")
+    refused(cli("submit", str(tmp_path), "--shards", "2"), "is not a run")
     moved = ("--model", "pcl_digits", "--local")
     refused(cli("submit", str(begun), "--shards", "2", *moved), "is not the model of this run")
     assert not submission.logs_of(begun).exists()

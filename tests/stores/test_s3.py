@@ -184,8 +184,8 @@ def test_a_killed_run_goes_on(
 
 
 def test_what_is_not_there_is_one_line(door: Door) -> None:
-    refused(cli("verify", "s3://bucket/nowhere"), "s3://bucket/nowhere is no run")
-    refused(cli("verify", "s3://no-such-bucket/run"), "s3://no-such-bucket/run is no run")
+    refused(cli("verify", "s3://bucket/nowhere"), "s3://bucket/nowhere is not a run")
+    refused(cli("verify", "s3://no-such-bucket/run"), "s3://no-such-bucket/run is not a run")
     asked = ("--model", "ce_digits", "--suite", "quick", "--samples", "10")
     done = cli("run", *asked, "--out", "s3://no-such-bucket/runs")
     refused(done, "there is no such bucket", "choose another with --out")
