@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -126,3 +126,13 @@ def expand_lists(arguments: list[str]) -> list[str]:
         else:
             expanded.append(argument)
     return expanded
+
+
+# Options that several verbs have.
+DataDir = Annotated[
+    Path | None,
+    path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
+]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
+OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -8,8 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from robusteval import __version__, setup_verbs, shard_verbs, stops, streams, watching
+from robusteval import __version__, look_verbs, setup_verbs, shard_verbs, stops, streams, watching
 from robusteval.arguments import (
+    AllowCode,
+    AsJson,
+    DataDir,
+    OtherDevice,
     expand_lists,
     given_list,
     parse_budget,
@@ -21,9 +25,9 @@ from robusteval.arguments import (
     split_list,
     whole_option,
 )
+from robusteval.board_verbs import board
 from robusteval.data.choice import parse_samples
 from robusteval.endings import print_held, print_json
-from robusteval.errors import shown
 from robusteval.export_verb import export
 from robusteval.guarded import (
     EXIT_BAD_INPUT,
@@ -34,9 +38,8 @@ from robusteval.guarded import (
     guarded,
     say,
 )
-from robusteval.storage import LEADERBOARDS
 
-__all__ = ["app", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
+__all__ = ["app", "board", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
 app = typer.Typer(
     name="robusteval",
@@ -47,14 +50,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: brackets stay, and rich is not loaded for it
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DataDir = Annotated[
-    Path | None,
-    path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
-]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
-OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _version(wanted: bool) -> None:
@@ -311,99 +306,10 @@ def train(
     )
 
 
-board = typer.Typer(
-    help="Publish runs that verify as leaderboard CSVs, and check what is published.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 app.add_typer(board, name="leaderboard")
-Boards = Annotated[Path, path_option("Where the leaderboards are.")]
-
-
-@board.command("add")
-@guarded
-def board_add(
-    runs: Annotated[list[Any], place_argument("Run folders, URLs or archives.")],
-    folder: Boards = LEADERBOARDS,
-    data_dir: DataDir = None,
-    allow_code: AllowCode = False,
-    again: Annotated[
-        int,
-        whole_option("How many jobs of each run, chosen at random, to do again: 1 or more."),
-    ] = 1,
-    device: OtherDevice = None,
-) -> None:
-    """Verify runs and put their models on the leaderboards of their threat models."""
-    from robusteval.boards import publish as leaderboards
-
-    with watching.shown("leaderboards"):
-        changed = leaderboards.add(runs, folder, data_dir, allow_code, again, device)
-    for path in changed:
-        say(path)
-
-
-@board.command("check")
-@guarded
-def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:
-    """Check published leaderboards: numbers, ranks, and the registry's entries."""
-    from robusteval.boards import publish as leaderboards
-
-    print_held(leaderboards.check(folder), as_json, leaderboards.LIMITS)
-
-
 shard_verbs.add_to(app)
-
-KINDS = ("models", "datasets", "attacks", "detectors", "suites")
-
-
-@app.command("list")
-@guarded
-def list_things(
-    kind: Annotated[str, typer.Argument(help=", ".join(KINDS))] = "models",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List models, datasets, attacks, detectors or suites."""
-    from robusteval import listing, terminal
-    from robusteval.catalogue import near_names
-    from robusteval.errors import UnknownNameError
-
-    if kind not in KINDS:
-        raise UnknownNameError(
-            f"nothing called {shown(kind)} can be listed: {near_names(kind, KINDS)}"
-        )
-    rows = listing.ROWS[kind](data_dir)
-    if as_json:
-        print_json(rows)
-    elif kind == "datasets":
-        terminal.print_datasets(rows)
-    else:
-        terminal.print_rows(kind, rows)
-
-
-@app.command()
-@guarded
-def show(
-    name: Annotated[str, typer.Argument(help="A model's name, or the path of its entry.")],
-    weights: Annotated[
-        bool, typer.Option("--weights", help="Names, shapes and types of its weights instead.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show one model's entry: what it is, what its paper claims, how it was trained."""
-    from robusteval import listing, terminal
-    from robusteval.models.registry import find_entry
-
-    entry = find_entry(name)
-    found = listing.weights(entry) if weights else entry.model_dump(mode="json")
-    if as_json:
-        print_json(found)
-    elif weights:
-        terminal.print_weights(found)
-    else:
-        terminal.print_entry(entry)
-
-
+app.command("list")(look_verbs.list_things)
+app.command()(look_verbs.show)
 app.command()(setup_verbs.init)
 app.command()(setup_verbs.doctor)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from robusteval.arguments import path_option, whole_option
+from robusteval.arguments import AsJson, DataDir, path_option, whole_option
 from robusteval.endings import print_json
 from robusteval.guarded import guarded, say
 
@@ -42,10 +42,8 @@ def init(
 
 @guarded
 def doctor(
-    data_dir: Annotated[
-        Path | None, path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what is installed, which data and models are found, and how this machine computes."""
     from robusteval import doctor as doctors

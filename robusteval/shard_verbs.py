@@ -9,6 +9,8 @@ import typer
 
 from robusteval import watching
 from robusteval.arguments import (
+    AllowCode,
+    DataDir,
     path_argument,
     path_option,
     place_argument,
@@ -38,10 +40,6 @@ Model = Annotated[str | None, typer.Option(help="Where the run's entry is now, i
 Data = Annotated[
     str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
 ]
-DataDir = Annotated[
-    Path | None, path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache.")
-]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 Device = Annotated[str | None, typer.Option(help="Which of the run's kind, such as cuda:1.")]
 Lease = Annotated[
     float, seconds_option("Seconds without a sign of life until others take a process's job.")
