@@ -27,9 +27,8 @@ from robusteval.data.own import of_classes, own_data
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import state_digest
-from robusteval.evidence.kept import image_balance
 from robusteval.evidence.located import files_at
-from robusteval.evidence.pictures import pick_examples, read_examples, read_pictures
+from robusteval.evidence.pictures import read_examples
 from robusteval.evidence.record import RECORD, open_store, write_record
 from robusteval.evidence.results import RunResult, gather, load_result
 from robusteval.evidence.store import Store
@@ -48,6 +47,7 @@ from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.run.costs import Costs, Estimate, measured_speeds
+from robusteval.run.finished import finished
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.precision import precision
 from robusteval.run.prepare import Prepared, prepare
@@ -164,7 +164,7 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
         with precision(prepared.spec):
             require_same_model(prepared.context, store)
     with store.listed():
-        done = _finished(prepared, store)
+        done = finished(prepared, store)
     if done is not None:
         return write_report(store, done)
     is_new = not files.names("")
@@ -181,22 +181,6 @@ def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
     report = write_report(store, result)
     told.part(REPORT, 1, 1)
     return report
-
-
-def _finished(prepared: Prepared, store: Store) -> RunResult | None:
-    """What a finished run found, if this is one: its evidence says it, no report."""
-    plan = prepared.context.plan
-    if not all(map(store.has, plan.jobs())) or any(map(store.has, plan.probe_jobs())):
-        return None
-    try:
-        result = load_result(store.files)
-        pictures = read_pictures(store)
-        balance = image_balance(result.plan, store, result).values()
-    except EvidenceError:  # told, or mended, where the run goes on
-        return None
-    concluded = result.verification is not None and bool(pictures) == bool(pick_examples(result))
-    concluded &= result.spec.digest == prepared.spec.digest
-    return result if concluded and set(balance) <= {(0, 0)} else None
 
 
 def record_of_begun(prepared: Prepared, files: Files, options: Options) -> dict[str, Any]:

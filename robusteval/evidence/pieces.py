@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from typing_extensions import TypedDict
 
+from robusteval import inert
 from robusteval.errors import shown
 from robusteval.evidence import measured, older
 from robusteval.evidence.columns import (
@@ -226,3 +227,9 @@ def prototype_counts(model: Mapping[str, Any]) -> dict[str, int]:
     layers = model["prototype_layers"]
     known = {told["layer"]: model["classes"] * told["per_class"] for told in layers}
     return {f"{NEAREST}{i}": known.get(name, 0) for i, name in enumerate(model["layers"])}
+
+
+def json_bytes(content: Any) -> bytes:
+    """As run files hold it: indented, no NaN; bytes of a path that are no text are kept."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    return (inert.json_text(text) + "\n").encode()

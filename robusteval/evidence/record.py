@@ -20,7 +20,8 @@ from robusteval.errors import (
 )
 from robusteval.evidence.columns import PROTOTYPES_SINCE, SCHEMA
 from robusteval.evidence.files import Files
-from robusteval.evidence.store import Store, json_bytes, require_readable
+from robusteval.evidence.pieces import json_bytes
+from robusteval.evidence.store import Store, require_readable
 from robusteval.hardware import PACKAGES
 from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts

@@ -23,7 +23,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from robusteval import inert
 from robusteval.errors import BusyError, EvidenceError, RobustevalError, shown
 from robusteval.evidence import older
 from robusteval.evidence.arrays import Arrays, images_bytes, images_of, state_bytes, state_of
@@ -35,6 +34,7 @@ from robusteval.evidence.pieces import (
     Piece,
     canonical,
     content_digest,
+    json_bytes,
     require_form,
     sealed,
     unsealed,
@@ -393,9 +393,3 @@ def require_readable(schema: Any, path: str) -> None:
             f"{path} has schema {schema}, which has no checksums, so that anything could be in it: "
             "run the same command again in another folder"
         )
-
-
-def json_bytes(content: Any) -> bytes:
-    """As run files hold it: indented, no NaN; bytes of a path that are no text are kept."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    return (inert.json_text(text) + "\n").encode()

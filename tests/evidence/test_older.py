@@ -18,9 +18,8 @@ from robusteval.errors import EvidenceError
 from robusteval.evidence.columns import COLUMNS, SCHEMA, nearest_columns
 from robusteval.evidence.files import Local
 from robusteval.evidence.older import OLDEST
-from robusteval.evidence.pieces import attack_facts, sealed, unsealed
+from robusteval.evidence.pieces import attack_facts, json_bytes, sealed, unsealed
 from robusteval.evidence.results import load_result
-from robusteval.evidence.store import json_bytes
 from robusteval.evidence.telling import stage_text
 from tests.helpers.forging import change_told, rows_file
 from tests.helpers.runs import FEW, options
