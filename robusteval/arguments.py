@@ -11,6 +11,7 @@ from robusteval.durations import parse_duration
 from robusteval.errors import RobustevalError, shown
 from robusteval.places import Place, parse_place
 from robusteval.reading import parse_path
+from robusteval.run.crew import parse_workers
 from robusteval.types import parse_float, parse_whole
 
 # Options that take several values.
@@ -50,6 +51,18 @@ def _place(text: str | os.PathLike[str]) -> Place:
 def whole_option(help: str) -> Any:
     """An option that is a whole number."""
     return typer.Option(help=help, parser=_whole, metavar="INTEGER")
+
+
+def _workers(text: str | int) -> int | str:
+    try:
+        return parse_workers(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def workers_option(help: str) -> Any:
+    """An option that is a number of processes, or of workers of a cluster."""
+    return typer.Option(help=help, parser=_workers, metavar="N|ray[:N]")
 
 
 def seconds_option(help: str) -> Any:

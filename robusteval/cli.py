@@ -24,6 +24,7 @@ from robusteval.arguments import (
     seconds_option,
     split_list,
     whole_option,
+    workers_option,
 )
 from robusteval.board_verbs import board
 from robusteval.data.choice import parse_samples
@@ -112,8 +113,8 @@ def run(
         whole_option("Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
     workers: Annotated[
-        str, typer.Option(help="Processes that share the work; or ray, or ray:N for a cluster's.")
-    ] = "1",
+        Any, workers_option("Processes that share the work; or ray, or ray:N for a cluster's.")
+    ] = 1,
     ray_address: Annotated[
         str | None,
         typer.Option(help="The Ray cluster to use; else $RAY_ADDRESS, else one for this run."),
@@ -144,9 +145,9 @@ def run(
         list[Path] | None,
         path_option("A folder of images as an outlier set."),
     ] = None,
-    out: Annotated[Any, place_option("Where run folders go: a folder, or s3://…, gs://….")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Any, place_option("Where run folders go: a folder, or a URL such as s3://BUCKET/RUNS.")
+    ] = Path("runs"),
     allow_code: AllowCode = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take, and stop.")

@@ -29,6 +29,7 @@ MARK = "robusteval"
 KEYWORDS = (
     *("model", "images", "labels", "name", "suite", "dataset", "classes"),
     *("samples", "data", "seed", "eps", "only", "batch_size", "device", "workers", "threads"),
+    *("ray_address", "gpus_per_worker"),
     *(
         "keep",
         "sources",

@@ -360,6 +360,6 @@ def test_workers_wait_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         if own:
             monkeypatch.setenv("GOMP_SPINCOUNT", own)
         with pytest.raises(StartError) as started:
-            processes.Worker(Store(Local(tmp_path), "d"), {}, 3)
+            processes.Worker(Store(Local(tmp_path), "d"), tmp_path / "log", {}, 3)
         (environment,) = started.value.args
         assert (environment["GOMP_SPINCOUNT"], environment["OMP_NUM_THREADS"]) == (expected, "3")

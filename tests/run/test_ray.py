@@ -38,7 +38,7 @@ def test_workers_are_read(given: int | str, read: int | str) -> None:
 
 @pytest.mark.parametrize("given", ["", "ray:", "ray:0", "ray:x", "rays", "-1", "1.5", "ray:٣"])
 def test_other_workers_are_told(given: str) -> None:
-    refused(cli("run", "--model", "ce_digits", "--workers", given), "workers = ")
+    refused(cli("run", "--model", "ce_digits", "--workers", given), "--workers", "give a")
 
 
 @pytest.mark.parametrize(

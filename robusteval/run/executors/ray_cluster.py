@@ -8,9 +8,11 @@ pickles, within the caller's cluster.
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -198,7 +200,7 @@ class Joined:
             return
         self.is_ours = True
         address = crew.address or os.environ.get("RAY_ADDRESS")
-        with _told(address):
+        with _told(address), _own_signals():
             if address:
                 _require_open(address)
                 self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -224,6 +226,17 @@ class Joined:
             self.ray.shutdown()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts its own handler of SIGTERM in the place of ours, which unwinds the run."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
