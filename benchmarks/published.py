@@ -126,7 +126,7 @@ def in_readme() -> Iterator[str]:
     yield f"| {_head(rows[0])} | training | claimed | {_titles()[weak]} | AutoAttack | worst case |"
     yield "|---|---|---:|---:|---:|---:|"
     for row in rows:
-        claimed = f"{row['claimed']} %" if row["claimed"] else "–"
+        claimed = _claim(row)
         kind = row["training"].split(" at ")[0]
         yield (
             f"| `{row['model']}` | {kind} | {claimed} | {_short(row, weak)} | "

@@ -269,7 +269,10 @@ def _verified(
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
     adapter = _adapter(model, record)
     if not reference and adapter is None:
-        raise RobustevalError("this run's model was given from Python: pass it to api.verify")
+        raise RobustevalError(
+            "this run's model was given from Python: verify it there, by "
+            "robusteval.verify(folder, model=…)"
+        )
     if adapter is not None:
         _require_same_tensors(adapter, spec, record)
         reference = ""

@@ -99,9 +99,9 @@ def _rows(
     _, spec, record = open_store(files_at(run))
     _require_registered(run, spec, bool(record["entry"]))
     report = summarise(load_result(files_at(run)))
+    _require_enough(run, spec)
     if report["status"] != "complete" or not all(w["complete"] for w in report["worst_case"]):
         raise EvidenceError(f"{run} is incomplete: finish it with the command that began it")
-    _require_enough(run, spec)
     checks = api.verify(run, None, data_dir, allow_code, again, device)
     if failed := [check.name for check in checks if not check.held]:
         only_report = failed == [api.REPORT_FILES]

@@ -148,9 +148,9 @@ class Report:
         lines = [_about(content), f"clean {_rate(clean)}"]
         for worst in content["worst_case"]:
             bound = "" if worst["complete"] else "at most "
-            lines.append(
-                f"worst case, {threat_text(worst['threat'])}: {bound}{_rate(worst['at_most'])}"
-            )
+            usual = worst["threat"]["norm"] in content["dataset"]["usual_eps"]
+            threat = threat_text(worst["threat"]) + (" (ε by default)" if usual else "")
+            lines.append(f"worst case, {threat}: {bound}{_rate(worst['at_most'])}")
         lines += [
             f"{check_text(found)}: {found['verdict']}"
             for found in content["findings"]

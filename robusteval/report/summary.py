@@ -298,9 +298,13 @@ def _verified(outcome: CellOutcome, success: Bools, tie: float) -> dict[str, Any
 
 
 def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
-    """A sample is robust only if no attack under this threat model broke it."""
-    correct = result.clean_correct
+    """A sample is robust only if no attack under this threat model broke it.
+
+    Where a budget left attacks out, what is left of them is an upper bound as if they had failed.
+    """
+    correct, budget = result.clean_correct, result.spec.budget
     robust, complete = result.robust(threat)
+    complete = complete and not (budget and budget.attacks)
     per_class = []
     for k, name in enumerate(result.record["dataset"]["classes"]):
         of_class = result.labels == k

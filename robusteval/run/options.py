@@ -114,16 +114,22 @@ class OptionKeywords(TypedDict, total=False):
     progress: Progress
 
 
+# What `evaluate` takes beside options.
+_OTHERS = ("images", "labels", "name", "suite", "dataset", "classes")
+
+
 def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
     """Options given together or by keyword.  Raises RobustevalError for both, and for others.
 
     >>> options_of(None, {"samples": 200, "seed": 1}).samples
     200
-    >>> options_of(None, {"sample": 200})
+    >>> options_of(None, {"sed": 200})
     Traceback (most recent call last):
-    robusteval.errors.RobustevalError: unknown option sample: did you mean samples?
+    robusteval.errors.RobustevalError: unknown option sed: did you mean seed?
     """
-    known = [option.name for option in fields(Options)]
+    known = [*(option.name for option in fields(Options)), *_OTHERS]
+    if "norm" in keywords:
+        raise RobustevalError("unknown option norm: write it into eps, such as eps='L2:0.5'")
     if unknown := [name for name in keywords if name not in known]:
         raise RobustevalError(
             f"unknown option {cut(unknown[0], 60)}: {near_names(unknown[0], known)}"

@@ -26,7 +26,7 @@ from tests.helpers.known import Function
 
 pytestmark = pytest.mark.usefixtures("as_in_use")
 
-SAMPLE = 130  # in some 30 seconds on one core
+SAMPLE = 90  # in some 25 seconds on one core
 
 
 @pytest.mark.slow

@@ -308,6 +308,8 @@ def test_keywords_are_options() -> None:
     [
         ({"sample": 20}, "unknown option sample: did you mean samples"),
         ({"sed": 20}, "unknown option sed: did you mean seed"),
+        ({"suit": "quick"}, "unknown option suit: did you mean suite"),
+        ({"norm": "Linf"}, "unknown option norm: write it into eps"),
         ({"x\n" * 99: 1}, "unknown option x x"),
         ({"options": Options(), "seed": 1, "out": "x"}, "options= and seed=, out= were both given"),
         ({"options": Options(), "sample": 1}, "unknown option sample"),

@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -312,13 +313,46 @@ def test_bars_are_for_terminals_that_move_their_cursor(
 # Threads that wait
 
 
-def test_a_users_own_word_on_waiting_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spinning, "PREFERRED", {"OMP_WAIT_POLICY": "PASSIVE"})
-    assert spinning.preferred({"OMP_NUM_THREADS": "2"}) == {"OMP_WAIT_POLICY": "PASSIVE"}
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
-        assert spinning.preferred({name: "1"}) == {}
-    monkeypatch.setattr(spinning, "PREFERRED", {})
-    assert spinning.preferred({}) == {}
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Looks at the machine find so many threads at work, this one among them, on two cores."""
+
+    def looks(*running: int) -> None:
+        spinning.is_crowded.cache_clear()
+        found = iter(running)
+        monkeypatch.setattr(spinning, "_runnable", lambda: next(found))
+        monkeypatch.setattr(spinning, "_cores", lambda: 2)
+
+    yield looks
+    spinning.is_crowded.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("running", "crowded"),
+    [((3, 3, 3), True), ((9, 4, 3), True), ((3, 9, 2), False), ((1, 1, 1), False)],
+)
+def test_threads_sleep_where_others_keep_all_cores_busy(
+    running: tuple[int, ...], crowded: bool, crowd: Callable[..., None]
+) -> None:
+    """At each of three looks; and it stays so, whatever starts later."""
+    crowd(*running)
+    expected = {"OMP_WAIT_POLICY": "PASSIVE"} if crowded else {}
+    assert spinning.preferred({"OMP_NUM_THREADS": "2"}) == expected
+    assert spinning.preferred({}) == expected
+
+
+def test_a_system_that_tells_nothing_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in ("", "0.1 0.2", "0.1 0.2 0.3 x/100 7"):
+        monkeypatch.setattr("builtins.open", lambda *_, c=content, **__: StringIO(c))
+        assert spinning._runnable() == 0
+    monkeypatch.undo()
+    assert spinning._runnable() >= (1 if Path("/proc/loadavg").exists() else 0)
+
+
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_a_users_own_word_on_waiting_wins(name: str, crowd: Callable[..., None]) -> None:
+    crowd(9, 9, 9)
+    assert spinning.preferred({name: "1"}) == {}
 
 
 def test_waiting_is_decided_before_torch_loads() -> None:
@@ -327,7 +361,7 @@ def test_waiting_is_decided_before_torch_loads() -> None:
         "import os, sys\n"
         "from robusteval import spinning\n"
         "from robusteval.__main__ import main\n"
-        "spinning.PREFERRED['OMP_WAIT_POLICY'] = 'PASSIVE'\n"
+        "spinning.is_crowded = lambda: True\n"
         "sys.argv = ['robusteval', '--version']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
@@ -353,13 +387,14 @@ def test_workers_wait_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         raise StartError(env)
 
     monkeypatch.setattr(processes.subprocess, "Popen", popen)
-    monkeypatch.setattr(spinning, "PREFERRED", {"GOMP_SPINCOUNT": "1000"})
+    monkeypatch.setattr(processes, "preferred", spinning.preferred)
+    monkeypatch.setattr(spinning, "is_crowded", lambda: True)
     for name in spinning.DECISIVE:
         monkeypatch.delenv(name, raising=False)
-    for own, expected in ((None, "1000"), ("7", "7")):
+    for own, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
         if own:
-            monkeypatch.setenv("GOMP_SPINCOUNT", own)
+            monkeypatch.setenv("OMP_WAIT_POLICY", own)
         with pytest.raises(StartError) as started:
             processes.Worker(Store(Local(tmp_path), "d"), tmp_path / "log", {}, 3)
         (environment,) = started.value.args
-        assert (environment["GOMP_SPINCOUNT"], environment["OMP_NUM_THREADS"]) == (expected, "3")
+        assert (environment["OMP_WAIT_POLICY"], environment["OMP_NUM_THREADS"]) == (expected, "3")

@@ -156,6 +156,10 @@ def test_evidence_and_report_say_what_was_left_out(cut: api.Report) -> None:
     budget = cut.content["budget"]
     assert (budget["left_out"], budget["samples_asked"]) == (LEFT_OUT, 30)
     assert set(cut.left_out["name"]) == set(LEFT_OUT)
+    for worst in cut.content["worst_case"]:  # what was left out might have broken more
+        assert (worst["complete"], worst["robust_accuracy"]) == (False, None)
+        assert worst["at_most"]["n"] == 30
+    assert "at most" in str(cut)
     finding = next(f for f in cut.content["findings"] if f["check"] == "budget")
     assert (finding["verdict"], finding["measured"]) == ("suspicious", TOLD)
     for name in ("report.html", "report.md"):

@@ -110,7 +110,7 @@ def test_verify_asks_for_the_data_that_python_gave(suite: str, tmp_path: Path) -
         robusteval.verify(report.folder, Nearest())
     with pytest.raises(EvidenceError, match="pass the images and labels that were evaluated"):
         robusteval.verify(report.folder, Nearest(), images=images[::-1].copy(), labels=labels)
-    refused(cli("verify", str(report.folder)), "pass it to api.verify")
+    refused(cli("verify", str(report.folder)), "robusteval.verify(folder, model=…)")
 
 
 def test_other_images_labels_or_samples_make_another_run(suite: str, tmp_path: Path) -> None:
