@@ -14,7 +14,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +100,9 @@ class Imagined:
 
     def has(self, job: Job) -> bool:
         return job in self.there
+
+    def missing(self, jobs: Iterable[Job]) -> list[Job]:
+        return [job for job in jobs if job not in self.there]
 
     def failure(self, job: Job) -> Failure | None:
         return self.failed.get(job)
