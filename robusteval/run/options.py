@@ -123,9 +123,9 @@ def options_of(options: Options | None, keywords: Mapping[str, Any]) -> Options:
 
     >>> options_of(None, {"samples": 200, "seed": 1}).samples
     200
-    >>> options_of(None, {"sed": 200})
+    >>> options_of(None, {"seeed": 200})
     Traceback (most recent call last):
-    robusteval.errors.RobustevalError: unknown option sed: did you mean seed?
+    robusteval.errors.RobustevalError: unknown option seeed: did you mean seed?
     """
     known = [*(option.name for option in fields(Options)), *_OTHERS]
     if "norm" in keywords:
