@@ -580,7 +580,7 @@ def test_a_full_disk_keeps_what_is_there(
 
     def full(source: Any, target: Any) -> None:
         nonlocal writes
-        writes += 1
+        writes += str(target).startswith(str(tmp_path))
         if writes > 5:
             raise OSError(28, "No space left on device")
         real(source, target)
