@@ -36,11 +36,11 @@ def settle() -> None:
 def is_crowded() -> bool:
     """Whether other processes kept as many threads at work as there are cores, when this process
     first asked; False where the system doesn't tell."""
-    others = []
     for look in range(_LOOKS):
         time.sleep(_PAUSE if look else 0)
-        others.append(_runnable() - 1)  # without the one that asks
-    return min(others) >= _cores()
+        if _runnable() - 1 < _cores():  # without the one that asks
+            return False
+    return True
 
 
 def _cores() -> int:

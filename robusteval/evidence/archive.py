@@ -8,7 +8,6 @@ nothing in it is packed, and all together is no larger than the archive, none ca
 import errno
 import re
 import stat
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import BinaryIO, NoReturn
 
 from robusteval.errors import EvidenceError, OutputError, RobustevalError, reason, shown
 from robusteval.evidence.files import Files
+from robusteval.evidence.zips import DAMAGED, entry_of
 
 MOST_FILES = 200_000
 # What a run has beside its evidence; a log of workers is no part of it.
@@ -26,22 +26,12 @@ _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _TOP))})"
     rf"|{_EVIDENCE}/(?!\.{{1,2}}$)[^/\\\x00-\x1f\x7f\ud800-\udfff]{{1,255}}"
 )
-_DATE = (1980, 1, 1, 0, 0, 0)
 _UTF8 = 0x800  # the only flag that an entry of ours can bear
 # The ends of a zip, without a comment: that of any, and what stands before it in a large one.
 _END, _END_SIZE, _ALL_ENDS = b"PK\x05\x06", 22, 98
 _LOCATOR = b"PK\x06\x07"
 _MOST_DIRECTORY = MOST_FILES * 160  # bytes: zipfile reads them before it can be asked anything
-# What zipfile raises for content that is none.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    EOFError,
-    struct.error,
-)
+_DAMAGED = (*DAMAGED, ValueError)
 
 
 class Archive:
@@ -129,7 +119,7 @@ def write_archive(run: Files, stream: BinaryIO) -> None:
         for name in sorted(names):
             if not _NAME.fullmatch(name):
                 raise EvidenceError(f"{shown(run.where(name))} is not a file of a run: remove it")
-            archive.writestr(_entry(name), _content(run, name))
+            archive.writestr(entry_of(name), _content(run, name))
 
 
 def _content(run: Files, name: str) -> bytes:
@@ -138,14 +128,6 @@ def _content(run: Files, name: str) -> bytes:
     except OSError as error:
         told = error.strerror or reason(error)
         raise EvidenceError(f"{run.where(name)} can't be read ({told}): mend that") from None
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    """Of nothing but its name, whatever system this is."""
-    entry = zipfile.ZipInfo(name, _DATE)
-    entry.create_system = 3  # where modes are kept
-    entry.external_attr = (stat.S_IFREG | 0o644) << 16
-    return entry
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

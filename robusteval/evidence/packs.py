@@ -10,26 +10,15 @@ what is done.  A file that does stand alone counts before one in a pack.
 
 import io
 import re
-import stat
-import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 
 from robusteval.evidence.files import Files
+from robusteval.evidence.zips import DAMAGED, entry_of
 
 _GROUP = r"(?P<group>clean|attack-[0-9]{2,}-[A-Za-z0-9._]+)"
 _PACK = re.compile(_GROUP + r"\.(?P<count>[0-9]{4,7})\.rows\.zip")
 _ROWS = re.compile(_GROUP + r"-(?P<chunk>[0-9]{4,7})\.parquet")
-_DATE = (1980, 1, 1, 0, 0, 0)
-# What zipfile raises for content that is none.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    LookupError,
-    EOFError,
-    struct.error,
-)
 
 
 def group_of(rows: str) -> str | None:
@@ -60,10 +49,7 @@ def packed(members: Mapping[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name in sorted(members):
-            entry = zipfile.ZipInfo(name, _DATE)
-            entry.create_system = 3  # where modes are kept
-            entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(entry, members[name])
+            archive.writestr(entry_of(name), members[name])
     return stream.getvalue()
 
 
@@ -77,7 +63,7 @@ def unpacked(content: bytes, names: Sequence[str]) -> dict[str, bytes]:
             if sum(entry.file_size for entry in entries) > len(content):
                 raise ValueError("it says that it holds more than it has")
             members = {entry.filename: archive.read(entry) for entry in entries}
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise ValueError(f"it is no zip of ours ({str(error) or type(error).__name__})") from None
     if packed(members) != content:
         raise ValueError("it is not what was packed")

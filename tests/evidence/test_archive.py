@@ -22,6 +22,7 @@ from robusteval.evidence.archive import Archive
 from robusteval.evidence.files import Local
 from robusteval.evidence.located import files_at
 from robusteval.evidence.store import Store
+from robusteval.evidence.zips import entry_of
 from tests.helpers.commands import cli, refused
 from tests.helpers.forging import change_rows, images_file, rows_file
 from tests.helpers.runs import options
@@ -315,10 +316,10 @@ def test_it_can_not_swell(packed: Path, tmp_path: Path) -> None:
     """Entries that lie upon one another, as in a bomb."""
     content, bomb = b"\0" * 100_000, tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w") as made:
-        first = archive._entry("evidence/x")
+        first = entry_of("evidence/x")
         made.writestr(first, content)
         for number in range(20):
-            other = archive._entry(f"evidence/{number}")
+            other = entry_of(f"evidence/{number}")
             other.header_offset, other.CRC = first.header_offset, first.CRC
             other.file_size = other.compress_size = len(content)
             made.filelist.append(other)

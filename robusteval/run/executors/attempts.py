@@ -1,22 +1,50 @@
-"""One rule for giving up: a job whose worker died is done again by another, twice."""
+"""Jobs that wait for a worker, and the one rule for giving up: a job whose worker died is done
+again by another, twice."""
+
+from collections import deque
+from collections.abc import Sequence
 
 from robusteval.errors import AttackError
 from robusteval.evidence.store import Failure, Store
-from robusteval.plan.plan import Job
+from robusteval.plan.plan import Job, Plan
+from robusteval.run.executors.base import Watch
+from robusteval.run.executors.service import done_already
 
 ATTEMPTS = 3
 
 
-class Attempts:
-    """Counts who died over which job."""
+class Waiting:
+    """Jobs in their order, for workers that may die over them; ``watch`` is told what ends so."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: Sequence[Job], watch: Watch, store: Store, plan: Plan) -> None:
+        self.jobs, self.watch, self.store, self.plan = deque(jobs), watch, store, plan
         self.deaths: dict[Job, int] = {}
 
-    def again(self, job: Job) -> bool:
-        """Whether it is tried again after one more death."""
+    def __bool__(self) -> bool:
+        return bool(self.jobs)
+
+    def next(self) -> Job | None:
+        """The next one that still makes sense, if there is one."""
+        while self.jobs:
+            if self.watch.wanted(job := self.jobs.popleft()):
+                return job
+        return None
+
+    def returned(self, job: Job) -> bool:
+        """A job whose worker died: it was done all the same, or waits again; False where it is to
+        be given up."""
+        if self.store.has(job):
+            self.watch.finished(job, done_already(self.store, self.plan, job))
+            return True
         self.deaths[job] = self.deaths.get(job, 0) + 1
-        return self.deaths[job] < ATTEMPTS
+        if self.deaths[job] >= ATTEMPTS:
+            return False
+        self.jobs.appendleft(job)
+        return True
+
+    def give_up(self, job: Job, how: str, where: str) -> None:
+        """See ``give_up``."""
+        self.watch.finished(job, give_up(self.store, job, how, where))
 
 
 def give_up(store: Store, job: Job, how: str, where: str) -> Failure:

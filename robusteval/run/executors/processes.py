@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from robusteval.hardware import most_threads
 from robusteval.places import Url
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
-from robusteval.run.executors.attempts import Attempts, give_up
+from robusteval.run.executors.attempts import Waiting
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.messages import (
     Message,
@@ -30,7 +29,6 @@ from robusteval.run.executors.messages import (
     found_of,
     job_message,
 )
-from robusteval.run.executors.service import done_already
 from robusteval.spinning import preferred
 from robusteval.storage import append_to
 
@@ -106,7 +104,7 @@ class Processes:
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs, as many at a time as there are workers."""
-        waiting, attempts = deque(jobs), Attempts()
+        waiting = Waiting(jobs, watch, self.store, self.plan)
         while waiting or any(w.job for w in self.workers):
             self._hand_out(waiting, watch)
             try:
@@ -114,7 +112,7 @@ class Processes:
             except Empty:
                 continue
             if message is None:
-                self._bury(worker, waiting, attempts, watch)
+                self._bury(worker, waiting)
             elif "within" in message and worker.job:
                 watch.within(worker.job, message["within"])
             elif "error" in message:
@@ -123,17 +121,11 @@ class Processes:
                 job, worker.job = worker.job, None
                 watch.finished(job, found_of(message))
 
-    def _hand_out(self, waiting: deque[Job], watch: Watch) -> None:
+    def _hand_out(self, waiting: Waiting, watch: Watch) -> None:
         """A job for every worker without one; new workers as long as there is work for them."""
         idle = [w for w in self.workers if w.job is None]
-        while waiting:
-            if not watch.wanted(waiting[0]):
-                waiting.popleft()
-                continue
-            if not idle and len(self.workers) >= self.count:
-                return
+        while (idle or len(self.workers) < self.count) and (job := waiting.next()):
             worker = idle.pop() if idle else self._start()
-            job = waiting.popleft()
             worker.give(job, watch.budget(job))
             watch.started(job)
 
@@ -143,21 +135,16 @@ class Processes:
         self.workers.append(worker)
         return worker
 
-    def _bury(self, worker: Worker, waiting: deque[Job], attempts: Attempts, watch: Watch) -> None:
+    def _bury(self, worker: Worker, waiting: Waiting) -> None:
         code = worker.bury()
         self.workers.remove(worker)
-        if (job := worker.job) is None:
+        if worker.job is None or waiting.returned(worker.job):
             return
-        if self.store.has(job):
-            watch.finished(job, done_already(self.store, self.plan, job))
-        elif attempts.again(job):
-            waiting.appendleft(job)
-        else:
-            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            self.is_ours = False  # it is to be read
-            is_there = self.log.name == LOG
-            where = f"{LOG} in the run's folder" if is_there else str(self.log)
-            watch.finished(job, give_up(self.store, job, how, where))
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        self.is_ours = False  # it is to be read
+        is_there = self.log.name == LOG
+        where = f"{LOG} in the run's folder" if is_there else str(self.log)
+        waiting.give_up(worker.job, how, where)
 
     def close(self) -> None:
         """Ends the workers."""

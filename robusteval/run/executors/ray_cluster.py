@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,10 +27,9 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.run.crew import Crew
 from robusteval.run.executors import ray_actor
-from robusteval.run.executors.attempts import Attempts, give_up
+from robusteval.run.executors.attempts import Waiting
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.messages import access_message, error_of, found_of, job_message
-from robusteval.run.executors.service import done_already
 
 _LOOK = 0.5  # seconds between two looks at how far jobs are
 _PATIENCE = 10.0  # seconds for an address to answer
@@ -63,7 +61,7 @@ class RayWorkers:
 
     def run(self, jobs: Sequence[Job], watch: Watch) -> None:
         """Does the jobs, as many at a time as there are workers: no more wait at one of them."""
-        waiting, attempts = deque(jobs), Attempts()
+        waiting = Waiting(jobs, watch, self.store, self.plan)
         while waiting or self.at_work:
             self._hand_out(waiting, watch)
             if not self.at_work:
@@ -71,7 +69,7 @@ class RayWorkers:
             if not (ready := self._ready()):
                 self._tell_shares(watch)
             for answer in ready:
-                self._take(answer, waiting, attempts, watch)
+                self._take(answer, waiting, watch)
 
     def _ready(self) -> list[Any]:
         """All answers that are there, as soon as there is one: a look at many costs as much."""
@@ -82,50 +80,32 @@ class RayWorkers:
             ready += more
         return list(ready)
 
-    def _hand_out(self, waiting: deque[Job], watch: Watch) -> None:
+    def _hand_out(self, waiting: Waiting, watch: Watch) -> None:
         """A job for every worker without one; new workers as long as there is work for them."""
-        while waiting:
-            if not watch.wanted(waiting[0]):
-                waiting.popleft()
-                continue
-            if not self.idle and len(self.at_work) >= self.count:
-                return
+        while (self.idle or len(self.at_work) < self.count) and (job := waiting.next()):
             actor = self.idle.pop() if self.idle else self.actors.new()
-            job = waiting.popleft()
             answer = actor.do.remote(job_message(job, watch.budget(job)))
             self.at_work[answer] = (actor, job)
             watch.started(job)
 
-    def _take(self, answer: Any, waiting: deque[Job], attempts: Attempts, watch: Watch) -> None:
+    def _take(self, answer: Any, waiting: Waiting, watch: Watch) -> None:
         """What became of a job.  Raises RobustevalError where that ends the run."""
         actor, job = self.at_work.pop(answer)
         try:
             message = self.ray.get(answer)
         except self.ray.exceptions.RayError as error:
-            self._bury(actor, job, _how(error), waiting, attempts, watch)
+            self._bury(actor, job, f"({type(error).__name__})", waiting)
             return
         if "error" in message:
             raise error_of(message)
         self.idle.append(actor)
         watch.finished(job, found_of(message))
 
-    def _bury(
-        self,
-        actor: Any,
-        job: Job,
-        how: str,
-        waiting: deque[Job],
-        attempts: Attempts,
-        watch: Watch,
-    ) -> None:
+    def _bury(self, actor: Any, job: Job, how: str, waiting: Waiting) -> None:
         with suppress(Exception):  # it may be gone already, with its node
             self.ray.kill(actor)
-        if self.store.has(job):
-            watch.finished(job, done_already(self.store, self.plan, job))
-        elif attempts.again(job):
-            waiting.appendleft(job)
-        else:
-            watch.finished(job, give_up(self.store, job, how, "what Ray says of it"))
+        if not waiting.returned(job):
+            waiting.give_up(job, how, "what Ray says of it")
 
     def _tell_shares(self, watch: Watch) -> None:
         """How far the jobs are, of those actors that answer at once."""
@@ -161,8 +141,7 @@ class _Actors:
 
 def _given(context: Context) -> dict[str, Any]:
     """What an actor needs beside the run's files: a way to the model and the data, or these."""
-    access = context.access
-    if access.entry and (access.data or not context.spec.own_data):
+    with suppress(RobustevalError):  # Python gave the model or the images: they go themselves
         return {"access": access_message(context), "model": None, "data": None}
     return {"access": None, "model": context.model, "data": context.data}
 
@@ -277,8 +256,3 @@ def _room(ray: ModuleType, threads: int, gpus: float | None) -> int:
     if gpus:
         room = min(room, int(found.get("GPU", 0) / gpus))
     return max(1, room)
-
-
-def _how(error: Exception) -> str:
-    """How an actor died, in Ray's word for it."""
-    return f"({type(error).__name__})"
