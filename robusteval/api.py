@@ -24,7 +24,7 @@ from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data
-from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
+from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at
@@ -39,9 +39,8 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import named_place
-from robusteval.plan.context import Access, Context, open_context, require_same_data
+from robusteval.plan.context import Context, access_to, open_context, require_same_data
 from robusteval.plan.spec import RunSpec
-from robusteval.reading import named, named_path
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
@@ -276,13 +275,7 @@ def _verified(
     if adapter is not None:
         _require_same_tensors(adapter, spec, record)
         reference = ""
-    place = (
-        None
-        if data_dir is None
-        else named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
-    )
-    where = named(data or record.get("data_reference", ""), "data", DataError)
-    access = Access(reference, place, where, allow_code, device)
+    access = access_to(record, reference, data_dir, data, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
     context = open_context(spec, access, adapter, own)
     with store.listed(), precision(spec):

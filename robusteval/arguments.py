@@ -149,3 +149,9 @@ DataDir = Annotated[
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MovedModel = Annotated[
+    str | None, typer.Option("--model", help="Where the run's entry is now, if it has moved.")
+]
+MovedData = Annotated[
+    str | None, typer.Option("--data", help="Where the run's own data are now, if they have moved.")
+]

@@ -13,6 +13,8 @@ from robusteval.arguments import (
     AllowCode,
     AsJson,
     DataDir,
+    MovedData,
+    MovedModel,
     OtherDevice,
     expand_lists,
     given_list,
@@ -229,12 +231,8 @@ def report(run: RunFolder, as_json: AsJson = False) -> None:
 @watching.watched("robusteval")
 def verify(
     run: RunFolder,
-    model: Annotated[
-        str | None, typer.Option(help="Where the run's entry is now, if it has moved.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
-    ] = None,
+    model: MovedModel = None,
+    data: MovedData = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[

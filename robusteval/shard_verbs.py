@@ -10,7 +10,10 @@ import typer
 from robusteval import watching
 from robusteval.arguments import (
     AllowCode,
+    AsJson,
     DataDir,
+    MovedData,
+    MovedModel,
     path_argument,
     path_option,
     place_argument,
@@ -36,10 +39,6 @@ def add_to(app: typer.Typer) -> None:
         app.command()(verb)
 
 
-Model = Annotated[str | None, typer.Option(help="Where the run's entry is now, if it has moved.")]
-Data = Annotated[
-    str | None, typer.Option(help="Where the run's own data are now, if they have moved.")
-]
 Device = Annotated[str | None, typer.Option(help="Which of the run's kind, such as cuda:1.")]
 Lease = Annotated[
     float, seconds_option("Seconds without a sign of life until others take a process's job.")
@@ -60,8 +59,8 @@ def work(
         bool, typer.Option("--finish", help="Write the report, too, once all jobs are done.")
     ] = False,
     lease: Lease = 60.0,
-    model: Model = None,
-    data: Data = None,
+    model: MovedModel = None,
+    data: MovedData = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     device: Device = None,
@@ -104,8 +103,8 @@ def submit(
         bool, typer.Option("--local", help="As processes of this machine, and wait for them.")
     ] = False,
     lease: Lease = 60.0,
-    model: Model = None,
-    data: Data = None,
+    model: MovedModel = None,
+    data: MovedData = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     device: Device = None,
@@ -154,7 +153,7 @@ def clean(
     ] = None,
     out: Annotated[Path, path_option("Where the listed runs are.")] = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List runs with their size, number of files and state; delete those that are named."""
     from robusteval import terminal

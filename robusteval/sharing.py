@@ -16,17 +16,16 @@ from random import SystemRandom
 
 from robusteval import api
 from robusteval.ambient import plain_state, refuse_inference_mode
-from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
+from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
 from robusteval.hardware import check_device
 from robusteval.places import Place
-from robusteval.plan.context import Access, Context, open_context
+from robusteval.plan.context import Context, access_to, open_context
 from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.plan import Plan, make_plan
 from robusteval.plan.spec import RunSpec
-from robusteval.reading import named, named_path
 from robusteval.report.returned import Report
 from robusteval.run import claims
 from robusteval.run.claims import LEASE, Claims
@@ -145,11 +144,7 @@ def _opened(run: str | Path, way: Way) -> tuple[Store, Context, dict[str, object
                 f"--device {shown(way.device)}: this run is made on {spec.device}, which decides "
                 "last bits; begin another run for another kind of device"
             )
-    place = None
-    if way.data_dir is not None:
-        place = named_path(named(way.data_dir, "data folder", DataError), "data folder", DataError)
-    where = named(way.data or record.get("data_reference", ""), "data", DataError)
-    access = Access(reference, place, where, way.allow_code, way.device)
+    access = access_to(record, reference, way.data_dir, way.data, way.allow_code, way.device)
     told = watcher(way.progress or Silent())
     told.part(api.PREPARING, 0, 0)
     context = open_context(spec, access)

@@ -23,6 +23,7 @@ from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features
 from robusteval.plan.spec import RunSpec
+from robusteval.reading import named, named_path
 
 MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
 COMPARED = 64  # samples on which prototypes beside a module are held against its answers
@@ -138,6 +139,22 @@ class Context:
         if not self.spec.transfer_source:
             return None
         return load_model(unchanged(*self.spec.transfer_source), self.device)
+
+
+def access_to(
+    record: dict[str, Any],
+    reference: str,
+    data_dir: str | Path | None,
+    data: str | Path | None,
+    allow_code: bool,
+    device: str | None,
+) -> Access:
+    """How to reach a begun run's model, by ``reference``, and its data, where they are now."""
+    place = None
+    if data_dir is not None:
+        place = named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
+    where = named(data or record.get("data_reference", ""), "data", DataError)
+    return Access(reference, place, where, allow_code, device)
 
 
 def unchanged(name: str, digest: str) -> Entry:
