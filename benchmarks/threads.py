@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.blocks import AUTOATTACK, FGSM
 from robusteval.spinning import DECISIVE
 
 
@@ -35,15 +36,13 @@ class Workload:
     only: tuple[str, ...] = ()
 
 
-SUITE = """
+SUITE = (
+    """
 name = "threads"
 description = "What is timed."
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [[attacks]]
 name = "adaptive"
 title = "Adaptive (ours)"
@@ -51,13 +50,9 @@ library = "robusteval"
 attack = "adaptive"
 norms = ["Linf"]
 parameters = { passes_per_sample = 150 }
-[[attacks]]
-name = "autoattack"
-title = "AutoAttack"
-library = "autoattack"
-attack = "standard"
-norms = ["Linf"]
 """
+    + AUTOATTACK
+)
 SMALL_STEPS = (
     *("gaussian_noise", "fgsm", "bim", "mim", "pgd10", "pgd20", "joint_pc", "prototype_margin"),
     *("adaptive", "smallest", "pgd_l2", "cw", "deepfool"),

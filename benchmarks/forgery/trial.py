@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 from typer.testing import CliRunner, Result
 
+from benchmarks.blocks import FGSM, PGD_3, PGD_L2_3
 from benchmarks.forgery.differences import differing, reads_the_same
 from benchmarks.forgery.families import copy_of
 from benchmarks.forgery.fitting import fit
@@ -25,7 +26,8 @@ from robusteval.report import page, summary
 
 ALL = 1000  # more jobs than there are
 MODEL, SAMPLES, BATCH = "pcl_at_digits", 40, 20
-SUITE = """
+SUITE = (
+    """
 name = "tampering"
 description = "Every kind of attack and probe, in seconds."
 [[attacks]]
@@ -36,28 +38,11 @@ attack = "smallest"
 norms = ["Linf"]
 parameters = { steps = 5 }
 note = "knows no ε"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
-[[attacks]]
-name = "pgd"
-title = "PGD-3"
-library = "torchattacks"
-attack = "PGD"
-norms = ["Linf"]
-parameters = { steps = 3, random_start = true }
-times_eps = { alpha = "1/2" }
-[[attacks]]
-name = "pgd_l2"
-title = "PGD-L2-3"
-library = "torchattacks"
-attack = "PGDL2"
-norms = ["L2"]
-parameters = { steps = 3, random_start = true }
-times_eps = { alpha = "1/2" }
+"""
+    + FGSM
+    + PGD_3
+    + PGD_L2_3
+    + """
 [[attacks]]
 name = "adaptive"
 title = "Adaptive"
@@ -72,6 +57,7 @@ attacks = ["pgd"]
 [diagnostics]
 samples = 4
 """
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import robusteval
+from benchmarks.blocks import FGSM, PGD_L2_3
 from robusteval import api
 from robusteval.errors import EvidenceError, OutputError, UnknownNameError
 from robusteval.evidence.columns import COLUMNS
@@ -31,22 +32,13 @@ from tests.helpers.runs import options
 OLDER = Path(__file__).parents[1] / "evidence" / "older" / "schema_2"
 SAMPLES = 16
 SECRET = "Elpenors_own"  # a folder that no one else is to hear of
-SUITE = """
+SUITE = (
+    """
 name = "few"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
-[[attacks]]
-name = "pgd_l2"
-title = "PGD-L2-3"
-library = "torchattacks"
-attack = "PGDL2"
-norms = ["L2"]
-parameters = { steps = 3, random_start = true }
-times_eps = { alpha = "1/2" }
+"""
+    + FGSM
+    + PGD_L2_3
+    + """
 [[attacks]]
 name = "deepfool"
 title = "DeepFool"
@@ -59,6 +51,7 @@ detectors = ["max_logit", "energy"]
 natural = 0
 attacks = ["fgsm"]
 """
+)
 
 
 @pytest.fixture(scope="module")

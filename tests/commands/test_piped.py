@@ -12,19 +12,18 @@ from typing import Any
 
 import pytest
 
+from benchmarks.blocks import FGSM
 from robusteval import api, listing, piped, terminal
 from tests.helpers.commands import cli
 from tests.helpers.entries import write_entry
 from tests.helpers.runs import options
 
-SUITE = """
+SUITE = (
+    """
 name = "few"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [[attacks]]
 name = "pgd"
 title = "PGD"
@@ -33,6 +32,7 @@ attack = "PGD"
 norms = ["Linf"]
 parameters = { steps = 2 }
 """
+)
 KINDS = ("models", "datasets", "attacks", "detectors", "suites")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.blocks import FGSM
 from robusteval import api, inputs, remembered
 from robusteval.cli import app
 from robusteval.data.datasets import load_dataset
@@ -24,14 +25,12 @@ from robusteval.plugins import plugins
 from tests.helpers.commands import cli
 from tests.helpers.layouts import write_parquet
 
-SUITE = """
+SUITE = (
+    """
 name = "one"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [detection]
 detectors = ["max_logit"]
 natural = 1
@@ -39,6 +38,7 @@ attacks = ["fgsm"]
 [diagnostics]
 samples = 2
 """
+)
 # Of the verb, in a process that says at its end whether torch is there.
 ASK = """
 import sys

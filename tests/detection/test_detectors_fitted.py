@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.blocks import FGSM
 from robusteval import api, wrap_module
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.detection.registry import DETECTORS, find
@@ -30,19 +31,18 @@ from robusteval.trust.refitted import REFITTED
 from tests.helpers.detectors import record_of, suite_of
 from tests.helpers.plugins import Install
 
-ATTACKED = """
+ATTACKED = (
+    """
 name = "mine"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [detection]
 detectors = ["energy", "mahalanobis", "knn"]
 natural = 0
 attacks = ["fgsm"]
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import robusteval
+from benchmarks.blocks import FGSM, PGD_3
 from robusteval import api
 from robusteval.boards import publish
 from robusteval.errors import BusyError, EvidenceError, OutputError
@@ -29,26 +30,18 @@ from tests.helpers.runs import options
 
 OLDER = Path(__file__).parent / "older" / "schema_2"
 
-TWO = """
+TWO = (
+    """
 name = "two"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
-[[attacks]]
-name = "pgd"
-title = "PGD-3"
-library = "torchattacks"
-attack = "PGD"
-norms = ["Linf"]
-parameters = { steps = 3, random_start = true }
-times_eps = { alpha = "1/2" }
+"""
+    + FGSM
+    + PGD_3
+    + """
 [detection]
 detectors = ["max_logit"]
 attacks = ["pgd"]
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.blocks import FGSM
 from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.data.datasets import Dataset
@@ -27,14 +28,12 @@ from robusteval.run.runner import Run, Settings
 from robusteval.trust.findings import doubted
 
 # Two attacks, a library's and one of ours.
-FEW = """
+FEW = (
+    """
 name = "few"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [[attacks]]
 name = "adaptive"
 title = "Adaptive"
@@ -43,6 +42,7 @@ attack = "adaptive"
 norms = ["L2"]
 parameters = { passes_per_sample = 20 }
 """
+)
 
 
 def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import robusteval
+from benchmarks.blocks import AUTOATTACK, FGSM
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.blindness import NO_GRADIENT, reaches_images
@@ -279,14 +280,12 @@ def test_a_run_tells_why_cells_fail(tmp_path: Path) -> None:
     assert "apgd-ce, apgd-t, fab-t can't run" in told[0]["measured"]
 
 
-MINE = """
+MINE = (
+    """
 name = "mine"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [[attacks]]
 name = "smallest"
 title = "Smallest"
@@ -294,13 +293,9 @@ library = "robusteval"
 attack = "smallest"
 norms = ["Linf"]
 parameters = { steps = 5 }
-[[attacks]]
-name = "autoattack"
-title = "AutoAttack"
-library = "autoattack"
-attack = "standard"
-norms = ["Linf"]
 """
+    + AUTOATTACK
+)
 
 
 # What ``wrap_module`` is given

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.blocks import FGSM
 from robusteval import api
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
@@ -133,15 +134,12 @@ def test_a_compiled_form_reads_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fast.module.static  # type: ignore[union-attr]
 
 
-SUITE = """
+SUITE = (
+    """
 name = "mine"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
 """
+    + FGSM
+)
 
 
 def evaluated(model: Any, folder: Path, name: str = "mine", **changed: Any) -> api.Report:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from benchmarks.blocks import FGSM
 from robusteval import api, sharing
 from robusteval.errors import EvidenceError, RobustevalError
 from robusteval.evidence.files import Local
@@ -368,14 +369,12 @@ def test_a_job_is_not_done_twice_while_its_claimant_lives(begun: Path) -> None:
     assert not (begun / "claims").exists()
 
 
-TWO = """
+TWO = (
+    """
 name = "two"
-[[attacks]]
-name = "fgsm"
-title = "FGSM"
-library = "torchattacks"
-attack = "FGSM"
-norms = ["Linf"]
+"""
+    + FGSM
+    + """
 [[attacks]]
 name = "stuck"
 title = "Stuck"
@@ -383,6 +382,7 @@ library = "robusteval"
 attack = "stuck"
 norms = ["Linf"]
 """
+)
 
 
 def stuck(images: Tensor, labels: Tensor, **_: Any) -> Tensor:

@@ -24,7 +24,7 @@ from robusteval.places import Url
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.runs import hasty_suite, options
-from tests.helpers.stores import Counting, counting, lay_shelf, objects_at
+from tests.helpers.stores import KILLED, Counting, counting, lay_shelf, objects_at
 
 OUT = "counting://bucket/runs"
 REPORT = {"report.html", "report.json", "report.md", "row.csv", "run.json"}
@@ -232,33 +232,11 @@ def test_a_memory_belongs_to_one_process() -> None:
     refused(cli("run", *asked), "a memory belongs to one process: use --workers 1")
 
 
-DRIVER = """
-import os, signal, sys
-from robusteval import api
-from robusteval.evidence.store import Store
-from robusteval.evidence.remote import Remote
-from robusteval.evidence.lease import Times
-
-Remote.times = Times(lease=1.0, beat=0.2, look=0.1)
-plain, left = Store.write, 12
-
-def write(self, job, *given):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    plain(self, job, *given)
-
-Store.write = write
-api.evaluate("ce_digits", sys.argv[1], samples=40, batch_size=12, threads=1, out=sys.argv[2])
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_run_goes_on(
     light: Path, folder: Path, shelf: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", DRIVER, light, shelf], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, light, shelf, "12"], check=False)
     assert done.returncode == -signal.SIGKILL
     url = Url(f"{shelf}/{folder.name}")
     assert files_at(url).names("lock") == ["1.json"]

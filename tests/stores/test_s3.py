@@ -25,7 +25,7 @@ from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.runs import options
 from tests.helpers.s3 import HOST, Door, s3_server
-from tests.helpers.stores import objects_at
+from tests.helpers.stores import KILLED, objects_at
 
 lacking = [name for name in ("moto", "s3fs") if find_spec(name) is None]
 pytestmark = [
@@ -153,29 +153,10 @@ def at_work_until(monkeypatch: pytest.MonkeyPatch, writes: int, act: Any) -> Non
     monkeypatch.setattr(Remote, "write", write)
 
 
-KILLED = """
-import os, signal, sys
-from robusteval import api
-from robusteval.evidence.store import Store
-
-plain, left = Store.write, 8
-
-def write(self, job, *given):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    plain(self, job, *given)
-
-Store.write = write
-api.evaluate("ce_digits", sys.argv[1], samples=40, batch_size=12, threads=1, out=sys.argv[2])
-"""
-
-
 def test_a_killed_run_goes_on(
     suite: Path, folder: Path, out: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, suite, out], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, suite, out, "8"], check=False)
     assert done.returncode == -signal.SIGKILL
     monkeypatch.setattr(Remote, "times", Times(lease=1.0, beat=0.2, look=0.1))
     report = api.evaluate("ce_digits", suite, options=options(out))
