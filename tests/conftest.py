@@ -28,6 +28,9 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+# What machines set that pytest, typer, rich and click read: lines are cut, wrapped or coloured by it.
+OF_MACHINES = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TERMINAL_WIDTH")
+OF_COLOURS = ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "CLICOLOR", "CLICOLOR_FORCE")
 FIGURES = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")
 RESAMPLES = bootstrap_intervals.__kwdefaults__["resamples"]
 
@@ -42,10 +45,12 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's data or models, or writes into the user's cache."""
-    monkeypatch.delenv("ROBUSTEVAL_DATA", raising=False)
-    monkeypatch.delenv("ROBUSTEVAL_MODELS", raising=False)
-    monkeypatch.delenv("ROBUSTEVAL_DATASETS", raising=False)
+    """No test sees the user's data or models, writes into the user's cache, or asks what kind of
+    machine it runs on."""
+    for name in ("ROBUSTEVAL_DATA", "ROBUSTEVAL_MODELS", "ROBUSTEVAL_DATASETS"):
+        monkeypatch.delenv(name, raising=False)
+    for name in OF_MACHINES + OF_COLOURS:
+        monkeypatch.delenv(name, raising=False)
     if "ROBUSTEVAL_TEST_CACHE" not in os.environ:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
