@@ -72,8 +72,8 @@ def _sentences(rows: list[Row]) -> Iterator[str]:
     ]
     if points:
         yield (
-            f"- Robust accuracy under `smallest` lies {min(points):+.1f} to {max(points):+.1f} "
-            "points from that under `adaptive`."
+            f"- Robust accuracy under `smallest` differs by {min(points):+.1f} to "
+            f"{max(points):+.1f} points from that under `adaptive`."
         )
     doubted = [r["model"] for r in rows if float(r["worst_case"]) > 0 and r[DOUBTS]]
     if doubted:

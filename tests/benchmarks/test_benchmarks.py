@@ -286,7 +286,8 @@ def test_a_leaderboard_is_a_table_with_what_it_says_of_attacks(tmp_path: Path) -
         "many for 0, more for 1 (`b` by 4)."
     )
     assert told[10] == (
-        "- Robust accuracy under `smallest` lies +0.2 to +1.2 points from that under `adaptive`."
+        "- Robust accuracy under `smallest` differs by +0.2 to +1.2 points from that under "
+        "`adaptive`."
     )
     unclaimed = {**firm, "claimed": "", "eps": "0.1"}
     (tmp_path / "w.csv").write_text(rows.as_csv([unclaimed], RANK))
