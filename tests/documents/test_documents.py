@@ -122,6 +122,13 @@ def test_what_cites_the_project_names_this_version() -> None:
     assert f", robusteval {__version__}" in (ROOT / "docs" / "faq.md").read_text("utf-8")
 
 
+def test_twelve_questions_are_answered() -> None:
+    text = (ROOT / "docs" / "faq.md").read_text("utf-8")
+    answers = re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]
+    assert len(answers) == 12
+    assert all(answer.strip() for answer in answers)
+
+
 def test_forms_for_issues_can_be_read() -> None:
     for form in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert isinstance(yaml.safe_load(form.read_text("utf-8")), dict)
