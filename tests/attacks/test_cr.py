@@ -1,4 +1,4 @@
-"""Constraint Relaxation: its phases, targets and passes by hand, and exact radii of linear models."""
+"""Constraint Relaxation: phases, targets and passes by hand; exact radii of linear models."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def test_targets_are_the_largest_wrong_logits() -> None:
     for place, target in enumerate(others.tolist()):
         start = 12 + place * 31
         signs = (weight[target] - weight[label]).sign()
-        assert torch.equal(moved[start + 20][0].sign(), signs)
+        assert torch.equal(moved[start + 20][0, 0].sign(), signs)
     assert len(moved) == 12 + 4 * 31
 
 
