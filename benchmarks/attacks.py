@@ -339,7 +339,7 @@ def main() -> int:
         threat = data.info.default_threat(arguments.norm)
         samples = min(arguments.samples, len(data))
         for attack in arguments.attacks:
-            if reason := left_out(attack, data.info.num_classes, threat):
+            if reason := left_out(attack, data.info.classes, threat):
                 print(f"{name} {attack}: left out, {reason}", file=sys.stderr)
                 continue
             place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples))

@@ -71,7 +71,7 @@ def measure(
         place = (name, attacks.weights_of(of_entry(name)), "Linf", threat.eps_text, str(at_most))
         results = [r for r in results if r.place != place or r.hardware == here]
         done = {r.attack for r in results if r.place == place}
-        for attack in names_of(kinds, budgets, data.info.num_classes):
+        for attack in names_of(kinds, budgets, data.info.classes):
             if attack not in done:
                 results.append(_point(name, attack, threat, samples, data_dir))
                 stored.write(out, results)
