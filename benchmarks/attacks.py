@@ -50,6 +50,7 @@ from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.libraries.torchattacks import torchattacks_module
 from robusteval.data.datasets import load_dataset
 from robusteval.data.readers import Shape
+from robusteval.errors import TrainingError
 from robusteval.evidence.judge import in_threat, judge, predict
 from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
@@ -122,6 +123,8 @@ def run(
     with exact_float32():
         right = predict(model, data.images().to(device)).argmax(1).cpu() == data.labels
     chosen = torch.nonzero(right)[:, 0]
+    if len(chosen) == 0:
+        raise TrainingError(f"{name} predicts none of {len(data)} samples right: train it longer")
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
     probe = data.images(chosen[: static_batch(device)]).to(device)
@@ -139,7 +142,7 @@ def run(
     seconds = time.perf_counter() - started
     n = len(chosen)
     return Result(
-        model=name,
+        model=name if "+" in name else entry.name,
         weights=weights_of(entry),
         norm=threat.norm,
         eps=threat.eps_text,

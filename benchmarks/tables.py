@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, at_scale, attacks, curves, published, reference, stored
+from benchmarks import ablation, at_scale, attacks, curves, published, reference, resnet18, stored
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,6 +44,16 @@ def by_budget() -> Iterator[str]:
     yield from curves.table(current)
     version = attacks.versions(current)
     yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+
+
+def full_width() -> Iterator[str]:
+    """The ResNet-18 that is trained anew, and the contest on it."""
+    made = stored.read(RESULTS / "resnet18.csv", resnet18.Made)
+    if not made:
+        yield "Not yet run."
+        return
+    results = stored.read(RESULTS / "resnet18_attacks.csv", attacks.Result)
+    yield from resnet18.table(made, results)
 
 
 def parts() -> Iterator[str]:
@@ -79,6 +89,7 @@ TABLES = {
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
         "curves": by_budget,
+        "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
     "docs/lab/trainings.md": {"trainings": reference.trainings},
