@@ -19,7 +19,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,10 +245,10 @@ def contest(
         for r in stored.read(out, attacks.Result)
         if r.holds_today and (r.weights, r.hardware) == (weights, here) and r.samples == samples
     ]
-    run = partial(attacks.run, str(entry.path))
+    path, given = str(entry.path), (threat, samples, asked.data_dir, asked.device)
     for name in names:
         if name not in {r.attack for r in results}:
-            results.append(run(name, threat, samples, asked.data_dir, asked.device))
+            results.append(attacks.run(path, name, *given))
             stored.write(out, results)
             print(f"{name}: {results[-1].robust} left", file=sys.stderr, flush=True)
     return results
