@@ -59,13 +59,14 @@ def of_large_images(side: int, samples: int) -> int:
 def attack_large_images(side: int, samples: int, out: Path) -> None:
     """What ``of_large_images`` measures."""
     import torch
-    from torchvision.models import resnet18
 
     import robusteval
     from robusteval.attacks.adaptive import adaptive
     from robusteval.types import ThreatModel
+    from robusteval.vision import torchvision
 
     torch.manual_seed(0)
+    resnet18 = torchvision().models.resnet18
     module, images = resnet18(num_classes=10).eval(), torch.rand(samples, 3, side, side)
     with torch.no_grad():
         labels = torch.cat([module(part).argmax(1) for part in images.split(16)])

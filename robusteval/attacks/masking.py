@@ -1,4 +1,5 @@
-"""Whether a model's gradients look masked: by what they are, and by what larger balls find."""
+"""Whether a model's gradients look masked: by what they are, and by what larger balls find, whose idea
+is that of Constraint Relaxation (AAAI 2025; see ``cr``)."""
 
 from torch import Generator, Tensor
 
