@@ -18,8 +18,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import blocks
+
 MOST = 4 * 2**30  # bytes, of large images
-_PASSES = 9  # of each sample: a few full batches are as large as many
+_PASSES = 3  # of each sample: a step on full batches is as large as many
 
 
 def peak(command: Sequence[str], folder: str) -> int:
@@ -70,9 +72,10 @@ def attack_large_images(side: int, samples: int, out: Path) -> None:
     module, images = resnet18(num_classes=10).eval(), torch.rand(samples, 3, side, side)
     with torch.no_grad():
         labels = torch.cat([module(part).argmax(1) for part in images.split(16)])
-    small = {"only": ("fgsm", "pgd10"), "eps": ["Linf:1/255"], "out": out}
-    some = slice(0, min(samples, 32))
-    robusteval.evaluate(module, images[some], labels[some], suite="quick", **small)
+    suite = out / "large.toml"
+    suite.write_text(f'name = "large"\n{blocks.FGSM}{blocks.PGD_3}', "utf-8")
+    few, threats = slice(0, 16), ["Linf:1/255"]
+    robusteval.evaluate(module, images[few], labels[few], suite=suite, eps=threats, out=out)
     threat = ThreatModel("Linf", "1/255")
     adaptive(module, images, labels, threat, passes_per_sample=_PASSES)
 

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import pytest
 
@@ -9,8 +10,10 @@ from benchmarks import memory
 
 
 def test_a_peak_is_that_of_the_process(tmp_path: Path) -> None:
-    used = memory.peak([sys.executable, "-c", "bytearray(200 * 2**20)"], str(tmp_path))
-    assert 200 * 2**20 < used < 300 * 2**20
+    """Or that of this one, where it is larger: Linux keeps it over the start of another."""
+    mine = getrusage(RUSAGE_SELF).ru_maxrss * 1024
+    used = memory.peak([sys.executable, "-c", "b'x' * (500 * 2**20)"], str(tmp_path))
+    assert 500 * 2**20 < used < max(600 * 2**20, mine + 100 * 2**20)
     with pytest.raises(SystemExit, match="no such name"):
         memory.peak([sys.executable, "-c", "raise NameError('no such name')"], str(tmp_path))
 
