@@ -114,13 +114,19 @@ def _cell(result: Result | None) -> str:
 
 
 def coverage(results: Sequence[Result]) -> str:
-    """Which models have been measured, and how many of all have not."""
+    """Which models have been measured, which have not, and where AutoAttack ran beside them."""
     everything, ran = every_model(), {r.model for r in results}
     missing = [name for name in everything if name not in ran]
     told = f"Measured: {len(everything) - len(missing)} of {len(everything)} models."
     if missing:
-        told += f"  Not measured: {', '.join(f'`{name}`' for name in missing)}."
+        told += f"  Not measured: {_named(missing)}."
+    if beside := [r.model for r in results if r.attack == "autoattack"]:
+        told += f"  AutoAttack ran on {_named(beside)}."
     return told
+
+
+def _named(models: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in models)
 
 
 def summary(results: Sequence[Result]) -> Iterator[str]:
