@@ -67,17 +67,17 @@ def test_what_is_far_leaves_at_mid_cycle() -> None:
 def test_what_is_near_takes_every_restart_and_what_is_not_takes_one() -> None:
     """On small logits all samples are near; where margins are a bit above 0.05, none is, or far."""
     known = farthest(1)
-    parameters = {"targets": 2, "cycles": 2, "restarts": 3}
+    parameters = {"targets": 2, "cycles": 1, "restarts": 2}
     threat = threat_of("Linf", FAR)
     margin = -float(margins(known.model, known.images, known.labels))
-    for scale, restarts in ((1e-4, 3), (0.06 / margin, 1)):
+    for scale, restarts in ((1e-4, 2), (0.06 / margin, 1)):
         model = counted(known, scale)
         cr(model, known.images, known.labels, threat, **parameters)
-        rounds = 2 * 2 * restarts
+        rounds = 2 * restarts
         assert float(model.forward_passes) == 12 + rounds * 41
         assert float(model.backward_passes) == 10 + rounds * 30
     stated = find("robusteval", "cr").expected_passes(parameters, 5)
-    assert stated == (12 + 12 * 41, 10 + 12 * 30)
+    assert stated == (12 + 4 * 41, 10 + 4 * 30)
     assert find("robusteval", "cr").expected_passes({}, 10) == (3087, 2260)
 
 
@@ -119,7 +119,7 @@ def test_targets_are_the_largest_wrong_logits() -> None:
     assert len(moved) == 12 + 4 * 31
 
 
-@pytest.mark.parametrize("budget", [3, 30, 60, 240, 1000])
+@pytest.mark.parametrize("budget", [3, 30, 60, 240])
 def test_a_budget_is_the_survivors_mean(budget: int) -> None:
     known = linear("Linf", 5, 6)
     model = counted(known, 0.5)
@@ -128,7 +128,7 @@ def test_a_budget_is_the_survivors_mean(budget: int) -> None:
     left = margins(known.model, found, known.labels) <= 0
     spent = model.passes(6)[left]
     assert spent.mean() <= budget
-    assert budget > 240 or spent.mean() > budget - 8
+    assert spent.mean() > budget - 8
     assert find("robusteval", "cr").expected_passes({"passes_per_sample": 30}, 5) == (30, 10)
 
 
