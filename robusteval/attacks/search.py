@@ -158,7 +158,7 @@ class Search:
         self.threat = threat
         self.draws = self.votes = 1
         self.nearby: Callable[[Tensor], Tensor] | None = None
-        self.batch_size = static_batch(images.device)
+        self.batch_size = static_batch(images.device, images.shape[1:].numel())
         self.best = images.clone()
         self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
