@@ -58,7 +58,8 @@ def smallest(
     Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
     much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until
     it is broken as far as a linear model would be.  In L2 a fifth of the steps come before, through
-    balls that shrink from six times the smallest norm known.
+    balls that shrink from six times the smallest norm known; that ascents through larger balls
+    find more is the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
     """
     require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:

@@ -19,10 +19,12 @@ from robusteval import api
 from robusteval.ambient import plain_state
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.cr import cr
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.pma import pma
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
@@ -51,6 +53,8 @@ ATTACKS: dict[str, Callable[[], Tensor]] = {
     "transfer": lambda: transfer(*GIVEN, source=SOURCE, steps=3),
     "joint_pc": lambda: joint_pc(*GIVEN, start=True),
     "prototype_margin": lambda: prototype_margin(*GIVEN, steps=5),
+    "cr": lambda: cr(*GIVEN, passes_per_sample=60),
+    "pma": lambda: pma(*GIVEN, steps=4),
     "gaussian_noise": lambda: gaussian_noise(*GIVEN, draws=2),
     "PGD": lambda: by_library("PGD", steps=3),
     "Square": lambda: by_library("Square", n_queries=5),
