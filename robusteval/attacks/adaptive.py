@@ -54,7 +54,8 @@ def adaptive(
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
     probabilities, which can saturate.  Targeted, it is the difference of two logits, as in FAB-T
-    (Croce and Hein 2020).
+    (Croce and Hein 2020).  Ascents through larger balls, here in L2, are the idea of Constraint
+    Relaxation (AAAI 2025; see ``cr``).
     """
     parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
     found = adaptive_result(model, images, labels, threat, **parameters)

@@ -64,7 +64,8 @@ def smallest(
     (1 − γ) times as large while the sample is broken and (1 + γ) times while it isn't, and γ falls
     by a cosine.  Until a sample is broken, the radius is as far as a linear model would need.  In
     L2 a fifth of the steps come first, through balls that shrink from six times the smallest norm
-    known.
+    known.  That ascents through larger balls find more is the idea of Constraint Relaxation (AAAI
+    2025; see ``cr``).
     """
     require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:

@@ -66,6 +66,11 @@ def _environment() -> Environment:
     return environment
 
 
+@cache
+def _markdown() -> Environment:
+    return _environment().overlay(finalize=inert.markdown)
+
+
 def detection_groups(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Detection rows grouped by what they are held against, each with its histograms."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -132,5 +137,4 @@ def render_fragment(report: dict[str, Any], folder: Place) -> str:
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same numbers as text."""
-    environment = _environment().overlay(finalize=inert.markdown)
-    return environment.get_template("report.md").render(report=report, metrics=METRIC_TITLES)
+    return _markdown().get_template("report.md").render(report=report, metrics=METRIC_TITLES)

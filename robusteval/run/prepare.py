@@ -1,6 +1,7 @@
 """From what a user asks to a run's context: options, subject, spec, context."""
 
 import logging
+import math
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -186,7 +187,8 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
     check_names(spec.suite, plan.threats)
     model, data = subject.model, subject.data
     passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
-    images = data.images(slice(0, static_batch(spec.device))).to(spec.device)
+    images = data.images(slice(0, static_batch(spec.device, math.prod(data.pixels.shape[1:]))))
+    images = images.to(spec.device)
     with precision(spec):
         libraries, gradients = choose_forms(model, images, passes)
     return replace(spec, forms=(str(libraries), str(gradients)))

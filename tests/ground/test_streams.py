@@ -187,7 +187,7 @@ def test_the_last_line_says_what_is_kept() -> None:
 @pytest.mark.parametrize(("workers", "signals"), [("2", 1), ("1", 3)])
 def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path: Path) -> None:
     """Once its first evidence is there: one line, 143, a free lock, no worker left; and again."""
-    run = ["run", "--model", "pcl_at_digits", "--workers", workers, "--samples", "60"]
+    run = ["run", "--model", "ce_digits", "--workers", workers, "--samples", "60"]
     process = started(run, (sys.executable, "-u", "-m", "robusteval"), FORCE_COLOR="1")
     assert process.stderr is not None
     while b"Gaussian" not in process.stderr.readline():
