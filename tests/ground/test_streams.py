@@ -161,7 +161,26 @@ def test_both_ways_to_be_stopped_have_their_code(stop: type[BaseException], code
 
     result = CliRunner().invoke(stopped, [])
     assert result.exit_code == code
-    assert result.stderr.startswith("robusteval: interrupted: what was finished is kept")
+    assert result.stderr == "robusteval: interrupted\n"
+
+
+def test_the_last_line_says_what_is_kept() -> None:
+    """The innermost first; behind another error, too, which the stop was made into."""
+    stopped = typer.Typer()
+
+    @stopped.command()
+    @guarded
+    def verb() -> None:
+        outer, silent = stops.saying(lambda: "outer"), stops.saying(lambda: "")
+        with outer, silent, stops.saying(lambda: "2 of 9 jobs are done"):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise ImportError("half loaded") from None
+
+    result = CliRunner().invoke(stopped, [])
+    assert result.exit_code == 130
+    assert result.stderr == "robusteval: interrupted: 2 of 9 jobs are done; outer\n"
 
 
 @pytest.mark.slow
@@ -177,7 +196,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path:
         process.send_signal(signal.SIGTERM)
     code, _, errors = ended(process)
     if signals == 1:
-        assert errors.count(b"interrupted: what was finished is kept") == 1
+        assert errors.count(b"jobs of pcl_at_digits are done and kept; the same command does") == 1
         assert code == 143
     assert code in (143, -signal.SIGTERM)
     (folder,) = tmp_path.glob("runs/*")
