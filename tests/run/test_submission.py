@@ -12,9 +12,11 @@ import pytest
 
 from robusteval import sharing, submission
 from robusteval.errors import RobustevalError
+from robusteval.evidence.located import files_at
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.runs import FEW, options
+from tests.helpers.stores import lay_shelf
 
 needs_submitit = pytest.mark.skipif(
     find_spec("submitit") is None, reason="the extra submitit isn't installed"
@@ -129,6 +131,23 @@ def test_what_is_submitted_later_goes_on(begun: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "12 of 12 jobs are done" in done.stdout
     assert sharing.finish(begun).proven
+
+
+@needs_submitit
+@pytest.mark.slow
+def test_a_run_in_a_store_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs find it by its URL; their logs are here."""
+    lay_shelf(tmp_path / "site", monkeypatch)
+    (tmp_path / "few.toml").write_text(FEW)
+    chosen = options(f"shelf://{tmp_path}/shelf", only="fgsm", samples=20)
+    run = sharing.begin("ce_digits", tmp_path / "few.toml", chosen)
+    done = cli("submit", str(run), "--shards", "1", "--local")
+    assert done.exit_code == 0, done.stderr
+    assert "4 of 4 jobs are done" in done.stdout
+    logs = Path(f"{run.name}.logs")
+    assert f"their logs: {logs}\n" in done.stdout
+    assert list(logs.glob("*_0_log.err"))
+    assert files_at(run).names("claims") == []
 
 
 def until(happens: Callable[[], bool]) -> None:

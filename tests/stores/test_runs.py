@@ -1,5 +1,6 @@
 """Runs in a store: equal evidence to a run in a folder, whoever works and whatever fails."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.boards import publish as leaderboards
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import BusyError, EvidenceError, RobustevalError
 from robusteval.evidence import filesystems
 from robusteval.evidence.lease import Times
 from robusteval.evidence.located import files_at
@@ -143,6 +144,26 @@ def test_the_command_line_takes_urls(
     refused(cli("verify", "counting://bucket/nowhere"), "counting://bucket/nowhere is not a run")
 
 
+def test_clean_lists_and_deletes_what_is_in_a_store(
+    stored: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_at(stored)
+    files_at(Url(OUT)).write("table.csv", b"", "no")
+    (kept,) = json.loads(cli("clean", "--out", OUT, "--json").stdout)
+    objects = objects_at(stored)
+    assert (kept["run"], kept["state"]) == (stored, "finished")
+    assert (kept["files"], kept["bytes"]) == (len(objects), sum(map(len, objects.values())))
+    monkeypatch.setattr(Remote, "times", Times(lease=5.0, beat=0.01, look=0.05))
+    with files.lock(BusyError("")):
+        busy = cli("clean", stored, "--yes")
+    assert (busy.exit_code, "another process is at work" in busy.stderr) == (2, True)
+    refused(cli("clean", f"{OUT}/nowhere", "--yes"), "is not a run")
+    done = cli("clean", stored, "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert list(objects_at(OUT)) == ["table.csv"]
+    assert cli("clean", "--out", OUT).stdout == f"there is no run in {OUT}\n"
+
+
 def test_several_models_share_a_table(store: type[Counting], light: Path) -> None:
     asked = ("--suite", str(light), "--only", "fgsm", "--samples", "10", "--out", OUT)
     done = cli("run", "--model", "ce_digits,gcpl_digits", *asked)
@@ -227,9 +248,12 @@ def test_workers_of_ray_get_the_url(light: Path, folder: Path, shelf: str) -> No
     assert evidence_of(report.folder) == evidence_of(folder)
 
 
-def test_a_memory_belongs_to_one_process() -> None:
-    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs", "--workers", "2")
-    refused(cli("run", *asked), "a memory belongs to one process: use --workers 1")
+@pytest.mark.parametrize("workers", ["2", "ray:1"])
+def test_a_memory_belongs_to_one_process(workers: str) -> None:
+    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs")
+    told = "a memory belongs to one process"
+    refused(cli("run", *asked, "--workers", workers), f"{told}: use --workers 1")
+    refused(cli("submit", "memory://runs/run", "--shards", "2"), f"{told}: keep the run elsewhere")
 
 
 @pytest.mark.slow
