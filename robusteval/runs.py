@@ -10,10 +10,10 @@ from robusteval import sharing
 from robusteval.api import files_of
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
 from robusteval.evidence import located
+from robusteval.evidence.claims import alone
 from robusteval.evidence.record import RECORD, read_record
 from robusteval.evidence.store import Store
 from robusteval.places import Place
-from robusteval.run.claims import alone
 from robusteval.storage import remove_folder, sizes_below
 from robusteval.submission import logs_of
 

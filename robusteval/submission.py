@@ -16,11 +16,11 @@ from typing import Any
 from robusteval import sharing, watching
 from robusteval.api import files_of
 from robusteval.errors import RobustevalError, shown
+from robusteval.evidence.claims import LEASE
 from robusteval.evidence.record import open_store
 from robusteval.extras import extra
 from robusteval.places import Place, Url
 from robusteval.plan.context import Access, open_entry
-from robusteval.run.claims import LEASE
 from robusteval.run.shard import Shard
 from robusteval.sharing import Way
 

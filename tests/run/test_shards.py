@@ -16,14 +16,14 @@ from torch import Tensor
 from benchmarks.blocks import FGSM
 from robusteval import api, sharing
 from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evidence import claims
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Failure, Store
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.made_with import library_versions
 from robusteval.plan.plan import Job
-from robusteval.run import claims
-from robusteval.run.claims import Claims
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.shared import Shared
@@ -80,14 +80,12 @@ class Clock:
 
 def claims_of(folder: Path, clock: Clock | None = None, lease: float = 60.0) -> Claims:
     """Of a process whose signs of life are given by hand."""
-    made = Claims(Local(folder), lease, 1e6, clock or Clock())
-    made.beat = lease / 6  # of looks at others
-    return made.arrive()
+    return Claims(Local(folder), lease, 1e6, clock or Clock(), look=lease / 6).arrive()
 
 
 def taken(by: Claims, job: Job) -> int:
     by.look()
-    return by.take(job)
+    return by.take(job.stem)
 
 
 # Claims
@@ -98,9 +96,9 @@ def test_one_has_a_job_until_it_is_released(tmp_path: Path) -> None:
     assert taken(first, JOB) == 1
     assert taken(second, JOB) == 0
     assert taken(second, OTHER) == 1
-    first.release(JOB)
+    first.release(JOB.stem)
     assert taken(second, JOB) == 1
-    second.release(JOB)
+    second.release(JOB.stem)
     second.leave()
     assert [path.suffix for path in (tmp_path / "claims").iterdir()] == [".json"]
     first.leave()
@@ -134,12 +132,26 @@ def test_a_lease_is_the_claimants(tmp_path: Path) -> None:
     assert taken(second, JOB) == 2
 
 
+def test_a_claim_is_its_next_holders_too(tmp_path: Path) -> None:
+    """One that stops releases its job, and another takes it under the same number."""
+    first, second, third = (claims_of(tmp_path) for _ in range(3))
+    assert taken(first, JOB) == 1
+    assert taken(second, JOB) == 0
+    second.look()
+    first.leave()
+    assert taken(third, JOB) == 1
+    assert second.take(JOB.stem) == 0  # by a look that is old
+    assert taken(second, JOB) == 0
+    third.leave()
+    assert taken(second, JOB) == 1
+
+
 def test_whoever_left_has_no_claim(tmp_path: Path) -> None:
     first, second = claims_of(tmp_path), claims_of(tmp_path)
     assert taken(first, JOB) == 1
     (tmp_path / "claims" / f"worker-{first.who}.json").unlink()  # killed as it left
     assert taken(second, JOB) == 2
-    second.release(JOB)
+    second.release(JOB.stem)
     second.leave()
     assert list(tmp_path.iterdir()) == []
 
@@ -176,7 +188,7 @@ def test_of_several_one_wins(is_left: bool, tmp_path: Path) -> None:
     for one in several:
         taken(one, OTHER)  # sees who is there
         one.look()
-        one.take(JOB) if is_left else None
+        one.take(JOB.stem) if is_left else None
     clock.now += 60
     for one in several:
         if is_left:
@@ -186,7 +198,7 @@ def test_of_several_one_wins(is_left: bool, tmp_path: Path) -> None:
     def race(one: Claims) -> None:
         one.look()
         ready.wait()
-        found.append(one.take(JOB))
+        found.append(one.take(JOB.stem))
 
     threads = [threading.Thread(target=race, args=(one,)) for one in several]
     for thread in threads:
@@ -336,7 +348,7 @@ def test_a_job_done_twice_is_one_file(begun: Path, alone: Path) -> None:
     sharing_run.take_part(Shared(context, store, joined, None, clock.sleep))
     before = store.read(job)
     Here(context, store).run([job], sharing_run)
-    still.release(job)
+    still.release(job.stem)
     assert store.read(job).columns.keys() == before.columns.keys()
     still.leave()
     sharing.finish(begun)

@@ -209,7 +209,7 @@ def test_a_store_that_stops_answering_loses_nothing(
         api.evaluate("ce_digits", light, options=options(OUT))
     assert told.value.exit_code == 2
     store.hinder = staticmethod(lambda kind, path: None)
-    monkeypatch.setattr(Remote, "times", Times(lease=0.05, beat=0.01, look=0.01))
+    monkeypatch.setattr(Remote, "times", Times(lease=0.5, beat=0.05, look=0.01))
     report = api.evaluate("ce_digits", light, options=options(OUT))
     assert report.complete
     assert evidence_of(report.folder) == evidence_of(folder)
@@ -263,7 +263,7 @@ def test_a_killed_run_goes_on(
     done = subprocess.run([sys.executable, "-c", KILLED, light, shelf, "12"], check=False)
     assert done.returncode == -signal.SIGKILL
     url = Url(f"{shelf}/{folder.name}")
-    assert files_at(url).names("lock") == ["1.json"]
+    assert files_at(url).names("lock")[0] == "run.1.json"
     assert api.evaluate("ce_digits", light, options=options(shelf)).folder == url
     assert any("another process is still at work" in r.message for r in caplog.records)
     assert evidence_of(url) == evidence_of(folder)
