@@ -51,7 +51,7 @@ s3: $(VENV)-s3/.ready
 $(VENV)-s3/.ready: $(VENV)/.ready constraints-s3.txt
 	$(PYTHON) -m venv --clear $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-s3.txt s3fs 'moto[s3,server]'
-	echo $(abspath $(VENV))/lib/python3.11/site-packages > $$(ls -d $(VENV)-s3/lib/python*/site-packages)/project.pth
+	printf '%s\n' $(abspath $(VENV))/lib/python3.11/site-packages $(CURDIR) > $$(ls -d $(VENV)-s3/lib/python*/site-packages)/project.pth
 	touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt
