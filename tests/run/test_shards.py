@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -35,7 +34,7 @@ from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.processes import Started, started
-from tests.helpers.runs import FEW, hasty_suite, options
+from tests.helpers.runs import BRIEF, FEW, options
 
 JOB, OTHER = Job("clean", 0, 0), Job("clean", 0, 1)
 
@@ -287,9 +286,9 @@ class Stopping(Shared):
 @pytest.mark.slow
 def test_shards_in_any_order_and_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run with every kind of job."""
-    (suite := tmp_path / "quick.toml").write_text(hasty_suite())
-    alone = api.evaluate("ce_digits", suite, options=options(tmp_path / "alone")).folder
-    begun = sharing.begin("ce_digits", suite, options(tmp_path / "runs"))
+    (suite := tmp_path / "brief.toml").write_text(BRIEF)
+    alone = api.evaluate("ce_digits", suite, options=options(tmp_path / "alone", samples=24)).folder
+    begun = sharing.begin("ce_digits", suite, options(tmp_path / "runs", samples=24))
     order = ("3/3", None, "1/3", "2/3")
     monkeypatch.setattr(sharing, "Shared", Stopping)
     for turn in range(100):
@@ -604,24 +603,22 @@ def test_a_report_without_a_proof_says_so(few: str, tmp_path: Path) -> None:
     assert "not proven" not in cli("report", str(folder)).stderr
 
 
-@pytest.mark.slow
-def test_the_script_for_slurm(begun: Path, tmp_path: Path, alone: Path) -> None:
-    """As Slurm runs it, but for where."""
+def test_the_script_for_slurm(
+    begun: Path, tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task of an array asks for a shard, in the words that are run here."""
     (place := tmp_path / "bin").mkdir()
-    for name, does in (
-        ("srun", 'exec "$@"'),
-        ("robusteval", f'exec {sys.executable} -m robusteval "$@"'),
-    ):
+    for name, does in (("srun", 'exec "$@"'), ("robusteval", 'printf "%s\\n" "$@"')):
         (place / name).write_text(f"#!/bin/sh\n{does}\n")
         (place / name).chmod(0o755)
     script = Path(__file__).parents[2] / "examples" / "slurm" / "shards.sh"
-    path = f"{place}:{os.environ['PATH']}"
-    tasks = [
-        subprocess.Popen(
-            ["bash", script, begun], env={**os.environ, "PATH": path, **array(task, 1, 2, 2)}
-        )
-        for task in (1, 2)
-    ]
-    assert [task.wait() for task in tasks] == [0, 0]
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    asked = subprocess.run(["bash", script, begun], stdout=subprocess.PIPE, check=True, text=True)
+    for task in (2, 1):
+        for name, value in array(task, 1, 2, 2).items():
+            monkeypatch.setenv(name, value)
+        done = cli(*asked.stdout.splitlines())
+        assert done.exit_code == 0, done.stderr
+    assert "12 of 12 jobs are done" in done.stdout
     assert sharing.finish(begun).proven
     assert evidence_of(begun) == evidence_of(alone)
