@@ -32,7 +32,7 @@ $(VENV)-docs/.ready: $(VENV)/.ready docs/constraints.txt
 # RobustBench needs a timm of its own, and none of the robustbench that torchattacks' wheel carries:
 # it has an environment where that is taken away.
 robustbench: $(VENV)-robustbench/.ready
-	$(VENV)-robustbench/bin/python -c 'import robustbench'  # else its tests are left out
+	$(VENV)-robustbench/bin/python -c 'from robusteval.robustbench import robustbench; robustbench()'  # else its tests are left out
 	$(VENV)-robustbench/bin/python -m pytest -q tests/models/test_robustbench.py tests/documents -k 'robustbench or other_tools'
 
 $(VENV)-robustbench/.ready: pyproject.toml constraints-robustbench.txt
