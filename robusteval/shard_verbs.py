@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +13,8 @@ from robusteval.arguments import (
     DataDir,
     MovedData,
     MovedModel,
-    path_argument,
-    path_option,
     place_argument,
+    place_option,
     seconds_option,
     whole_option,
 )
@@ -29,7 +27,6 @@ from robusteval.run.shard import parse_shard, shard_of_array
 if TYPE_CHECKING:
     from robusteval.sharing import Worked
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
 RunPlace = Annotated[Any, place_argument("A run's folder or URL, as `robusteval run` made it.")]
 
 
@@ -82,7 +79,7 @@ def work(
 
 @guarded
 def submit(
-    run: RunFolder,
+    run: RunPlace,
     shards: Annotated[int, whole_option("How many jobs share the run.")],
     cpus: Annotated[
         int | None, whole_option("Cores of each job; by default the run's threads.")
@@ -152,9 +149,9 @@ def pack(
 @guarded
 def clean(
     runs: Annotated[
-        list[Path] | None, path_argument("Runs to delete; without them, all are listed.")
+        list[Any] | None, place_argument("Runs to delete; without them, all are listed.")
     ] = None,
-    out: Annotated[Path, path_option("Where the listed runs are.")] = Path("runs"),
+    out: Annotated[Any, place_option("Where the listed runs are.")] = "runs",
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:

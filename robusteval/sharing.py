@@ -4,8 +4,8 @@
     work(run, shard="1/3")  # in as many processes as there are, wherever its folder is seen
     report = finish(run)
 
-Jobs are claimed by files in the run's folder (see ``run.claims``), so processes may come, go and be
-killed at any time.  Evidence and report are the same as one process's.
+Jobs are claimed by files in the run's folder (see ``evidence.claims``), so processes may come, go
+and be killed at any time.  Evidence and report are the same as one process's.
 """
 
 import time
@@ -17,6 +17,8 @@ from random import SystemRandom
 from robusteval import api
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evidence import claims
+from robusteval.evidence.claims import LEASE, Claims
 from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
@@ -27,8 +29,6 @@ from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.plan import Plan, make_plan
 from robusteval.plan.spec import RunSpec
 from robusteval.report.returned import Report
-from robusteval.run import claims
-from robusteval.run.claims import LEASE, Claims
 from robusteval.run.executors.shared import Shared
 from robusteval.run.prepare import prepare
 from robusteval.run.progress import Progress, Silent, watcher

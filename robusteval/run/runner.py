@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from robusteval import stops
 from robusteval.errors import EvidenceError
+from robusteval.evidence import claims
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.kept import KeptImages, counted_images, float32_tally, image_balance
 from robusteval.evidence.pictures import write_examples
 from robusteval.evidence.results import RunResult, clean_columns, gather, to_be_kept
@@ -18,8 +20,6 @@ from robusteval.evidence.store import Failure, Kept, Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
-from robusteval.run import claims
-from robusteval.run.claims import Claims
 from robusteval.run.costs import Costs
 from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes

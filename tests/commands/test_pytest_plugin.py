@@ -28,6 +28,7 @@ from robusteval.vision import torchvision
 from tests.helpers.attacks import AddAttack
 from tests.helpers.processes import HEAVY
 from tests.helpers.runs import FEW
+from tests.helpers.stores import counting, objects_at
 
 pytest_plugins = ["pytester"]
 
@@ -98,7 +99,9 @@ def inner(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def session(pytester: pytest.Pytester, kept: Path) -> Session:
     """Runs the tests of one file, and of a conftest."""
 
-    def run(tests: str, *arguments: str, conftest: str = "", out: Path = kept) -> pytest.RunResult:
+    def run(
+        tests: str, *arguments: str, conftest: str = "", out: object = kept
+    ) -> pytest.RunResult:
         pytester.makepyfile(nets=NETS, test_it=BEGIN + tests, conftest=conftest)
         (pytester.path / "few.toml").write_text(FEW, "utf-8")
         return inner(pytester, "-p", "no:cacheprovider", f"--robusteval-out={out}", *arguments)
@@ -416,6 +419,19 @@ def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester)
     assert list((pytester.path / "temp" / "robusteval").glob("*/report.html"))
 
 
+def test_runs_are_kept_in_a_store(session: Session, evaluations: list[Any]) -> None:
+    """A second session reads what the first one made."""
+    tests = "@pytest.mark.robusteval(model=Threshold, **ON)\ndef test_it(): pass"
+    with counting():
+        made, read = (session(tests, out="counting://bucket/runs") for _ in range(2))
+        first, second = evaluations
+        assert first.folder == second.folder
+        assert "report.html" in objects_at(first.folder)
+    for result in (made, read):
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([f"*(16/20): {first.folder}/report.html"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -424,6 +440,8 @@ def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester)
             "few.toml can't be written (what is there is not a folder)",
         ),
         (["-o", "cache_dir=few.toml"], "pytest's cache can't be written"),
+        (["--robusteval-out=s4://x"], "s4://x can't be used (Protocol not known: s4)"),
+        (["--robusteval-out=s3://me:secret@x"], "--robusteval-out 's3://…@x': a URL may hold no"),
     ],
 )
 def test_a_folder_that_can_not_be_is_told(
@@ -691,7 +709,7 @@ def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
     own = SimpleNamespace(getbasetemp=lambda: tmp_path / "popen-gw1")
     config: Any = SimpleNamespace(getoption=lambda name: None, workerinput={"workercount": 2**20})
     request: Any = SimpleNamespace(config=config, getfixturevalue=lambda name: own)
-    assert pytest_plugin._folder(request) == tmp_path / "robusteval"
+    assert pytest_plugin._place(request) == tmp_path / "robusteval"
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     with pytest_plugin._share_of_threads(config):

@@ -46,6 +46,20 @@ parameters = { passes_per_sample = 20 }
 )
 
 
+# The same with one detector and diagnostics: every kind of job but fits.
+BRIEF = (
+    FEW.replace('"few"', '"brief"')
+    + """
+[detection]
+detectors = ["max_logit"]
+natural = 1
+attacks = ["fgsm"]
+[diagnostics]
+samples = 2
+"""
+)
+
+
 def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
     return Suite(name="s", attacks=list(attacks), **tables)  # type: ignore[arg-type]
 
@@ -124,6 +138,6 @@ def run_suite(
     return run.execute(executor(context, store) if executor else None)
 
 
-def options(out: Path, **changed: Any) -> api.Options:
+def options(out: object, **changed: Any) -> api.Options:
     base: dict[str, Any] = {"samples": 40, "batch_size": 12, "threads": 1, "out": out}
     return api.Options(**{**base, **changed})

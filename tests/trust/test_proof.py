@@ -432,7 +432,7 @@ def test_what_only_repeating_shows_is_said_to_be_the_runs_word(finished: Path) -
     told = named["what was not done again"].told
     assert "failed to break" in told
     assert "the diagnostics" in told
-    assert "--again 18" in told
+    assert "--again 12" in told
     assert named["suite"].told == "the project's quick"
     every = {c.name: c.proven for c in api.verify(finished, again=100)}
     assert "what was not done again" not in every
@@ -703,7 +703,7 @@ def test_runs_are_compared_in_pairs(finished: Path, tmp_path: Path) -> None:
 
 def test_runs_on_other_samples_or_threats_are_refused(finished: Path, tmp_path: Path) -> None:
     fewer = api.evaluate("pcl_digits", "quick", options=options(tmp_path, samples=20)).folder
-    refused(cli("compare", str(finished), str(fewer)), "30 samples", "20", "--samples")
+    refused(cli("compare", str(finished), str(fewer)), "24 samples", "20", "--samples")
     wider = options(tmp_path, samples=24, eps=("0.2",))
     other = api.evaluate("pcl_digits", "quick", options=wider).folder
     refused(cli("compare", str(finished), str(other)), "Linf 0.2", "--eps")
