@@ -13,7 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, at_scale, attacks, published, reference, stored, workers
+from benchmarks import (
+    ablation,
+    at_scale,
+    attacks,
+    curves,
+    published,
+    reference,
+    resnet18,
+    stored,
+    workers,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,6 +40,30 @@ def contest(file: str = "attacks.csv") -> Iterator[str]:
     yield ""
     version = attacks.versions(current)
     yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+
+
+def by_budget() -> Iterator[str]:
+    """Every attack's curve over budgets, for models that are as they were then."""
+    current = _current("curves.csv", attacks.Result)
+    yield curves.coverage(current)
+    yield ""
+    if not current:
+        return
+    yield from curves.summary(current)
+    yield ""
+    yield from curves.table(current)
+    version = attacks.versions(current)
+    yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+
+
+def full_width() -> Iterator[str]:
+    """The ResNet-18 that is trained anew, and the contest on it."""
+    made = stored.read(RESULTS / "resnet18.csv", resnet18.Made)
+    if not made:
+        yield "Not yet run."
+        return
+    results = stored.read(RESULTS / "resnet18_attacks.csv", attacks.Result)
+    yield from resnet18.table(made, results)
 
 
 def parts() -> Iterator[str]:
@@ -52,7 +86,8 @@ def engines() -> Iterator[str]:
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
-    return [r for r in stored.read(RESULTS / file, kind) if weights.get(r.model) == r.weights]
+    stored_then = stored.read(RESULTS / file, kind)
+    return [r for r in stored_then if weights.get(r.model.partition("+")[0]) == r.weights]
 
 
 TABLES = {
@@ -68,6 +103,8 @@ TABLES = {
         "contest": contest,
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
+        "curves": by_budget,
+        "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
     "docs/lab/trainings.md": {"trainings": reference.trainings},

@@ -39,7 +39,7 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,19 +110,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # While tests are collected: nothing is loaded
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    """Marks that can't be meant are told before any test runs."""
-    found = yield
-    for item in found if isinstance(found, list) else [found]:
-        if isinstance(item, pytest.Function):
-            try:
-                asked_by(item)
-            except RobustevalError as error:
-                raise collector.CollectError(f"{item.nodeid}: {error}") from None
-    return found
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

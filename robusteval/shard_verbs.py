@@ -62,7 +62,7 @@ def work(
     allow_code: AllowCode = False,
     device: Device = None,
 ) -> None:
-    """Do jobs of a run beside other processes, on one machine or on many."""
+    """Do jobs of a run beside other processes.  They may be on other machines."""
     place = shard_of_array(os.environ) if shard is None else parse_shard(shard)
     with watching.shown(run.name) as display:
         from robusteval import sharing, terminal
@@ -89,15 +89,18 @@ def submit(
     ] = None,
     memory: Annotated[float, seconds_option("GB of each job.")] = 8.0,
     minutes: Annotated[
-        int, whole_option("Time limit of each job, which is queued again then and goes on.")
+        int,
+        whole_option("Time limit of each job; one that reaches it is queued again and continues."),
     ] = 240,
-    partition: Annotated[str | None, typer.Option(help="Of Slurm.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option(help="Another option of sbatch, such as account=mine; may stand repeatedly."),
+        typer.Option(
+            help="Another option of sbatch, such as account=mine; may be given repeatedly."
+        ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="As processes of this machine, and wait for them.")
+        bool, typer.Option("--local", help="Start them as processes of this machine, and wait.")
     ] = False,
     lease: Lease = 60.0,
     model: MovedModel = None,
@@ -106,7 +109,7 @@ def submit(
     allow_code: AllowCode = False,
     device: Device = None,
 ) -> None:
-    """Hand a run's jobs to a Slurm queue, in shards (the extra submitit)."""
+    """Hand a run's jobs to a Slurm queue, in shards.  This needs the extra submitit."""
     from robusteval import sharing, submission
 
     resources = submission.Resources(
@@ -134,7 +137,7 @@ def pack(
         bool, typer.Option("--undo", help="Let each job's rows stand in a file of their own again.")
     ] = False,
 ) -> None:
-    """Put the rows of each attack's chunks into one file: fewer files, the same evidence."""
+    """Put a run's evidence into fewer files.  Each attack's chunks then share one."""
     with watching.shown(run.name):
         from robusteval.api import files_of
         from robusteval.run import packing
@@ -153,7 +156,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List runs with their size, number of files and state; delete those that are named."""
+    """List runs with their sizes and states, or delete some.  Those that are named are deleted."""
     from robusteval import terminal
     from robusteval.runs import delete, look_at, require_deletable, runs_in
 

@@ -141,8 +141,8 @@ def _opened(run: str | Path, way: Way) -> tuple[Store, Context, dict[str, object
         check_device(way.device)
         if way.device.split(":")[0] != spec.device.split(":")[0]:
             raise RobustevalError(
-                f"--device {shown(way.device)}: this run is made on {spec.device}, which decides "
-                "last bits; begin another run for another kind of device"
+                f"--device {shown(way.device)}: this run is made on {spec.device}, and another "
+                "kind of device computes other last bits; begin another run for it"
             )
     access = access_to(record, reference, way.data_dir, way.data, way.allow_code, way.device)
     told = watcher(way.progress or Silent())
@@ -204,7 +204,7 @@ def standing(run: str | Path) -> Worked:
 
 def _standing(store: Store, plan: Plan) -> Worked:
     there = set(store.names())
-    jobs = plan.jobs()
-    done = [job for job in jobs if f"{job.stem}.parquet" in there]
-    failed = [job.label or job.kind for job in jobs if f"{job.stem}.failed.json" in there]
-    return Worked(len(done), len(jobs), tuple(dict.fromkeys(failed)))
+    done = plan.counted_done(lambda job: f"{job.stem}.parquet" in there)
+    every = [*plan.jobs(), *plan.probe_jobs()]
+    failed = [job.label or job.kind for job in every if f"{job.stem}.failed.json" in there]
+    return Worked(len(done), len(plan.counted_jobs()), tuple(dict.fromkeys(failed)))

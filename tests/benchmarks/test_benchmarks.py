@@ -287,11 +287,13 @@ def test_a_leaderboard_is_a_table_with_what_it_says_of_attacks(tmp_path: Path) -
         "many for 0, more for 1 (`b` by 4)."
     )
     assert told[10] == (
-        "- Robust accuracy under `smallest` lies +0.2 to +1.2 points from that under `adaptive`."
+        "- Robust accuracy under `smallest` differs by +0.2 to +1.2 points from that under "
+        "`adaptive`."
     )
-    unclaimed = {**firm, "claimed": "", "eps": "0.1"}
+    unclaimed = {**firm, "claimed": "", "eps": "0.1", "attack_smallest": "40.00"}
     (tmp_path / "w.csv").write_text(rows.as_csv([unclaimed], RANK))
     told = list(published.found(tmp_path))
+    assert "- Robust accuracy under `smallest` is that under `adaptive`." in told
     assert told[0] == "## digits, L∞ 0.15"  # claims come first
     assert "claimed" not in told[told.index("## digits, L∞ 0.1") + 4]
     doubted = [{**firm, "findings": "suspicious: logits"}, {**broken, "findings": "broken: x"}]

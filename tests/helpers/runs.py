@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def plain_suite_in(folder: Path, name: str = "full") -> str:
     """The path of that suite's attacks, without detection and diagnostics."""
     path = folder / "plain.toml"
     path.write_text(plain_suite(name), "utf-8")
+    return str(path)
+
+
+def undiagnosed_suite_in(folder: Path, name: str = "full") -> str:
+    """The path of that suite, detection and all, without diagnostics."""
+    text = (files("robusteval") / "suites" / f"{name}.toml").read_text("utf-8")
+    path = folder / "undiagnosed.toml"
+    path.write_text(text[: text.index("[diagnostics]")], "utf-8")
     return str(path)
 
 
