@@ -13,7 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, at_scale, attacks, curves, published, reference, resnet18, stored
+from benchmarks import (
+    ablation,
+    at_scale,
+    attacks,
+    curves,
+    published,
+    reference,
+    resnet18,
+    stored,
+    workers,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,6 +78,11 @@ def parts() -> Iterator[str]:
     yield f"By version {', '.join(versions)} of `adaptive`."
 
 
+def engines() -> Iterator[str]:
+    """What one-thread workers of each engine take."""
+    yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
+
+
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
@@ -83,7 +98,7 @@ TABLES = {
     "docs/suites.md": {"suites": reference.suites, "detectors": reference.detectors},
     "docs/commands.md": {"commands": reference.commands},
     "docs/exporting.md": {"samples": reference.samples},
-    "docs/many_machines.md": {"at_scale": at_scale.lines},
+    "docs/many_machines.md": {"at_scale": at_scale.lines, "workers": engines},
     "docs/lab/contests.md": {
         "contest": contest,
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),

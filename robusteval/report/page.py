@@ -30,6 +30,7 @@ from robusteval.report.wording import (
     parameters_text,
     percent,
     samples_text,
+    sentence,
     sign,
     threat_text,
     usual_eps_text,
@@ -46,7 +47,7 @@ METRIC_TITLES = {
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table, duration_text),
+    *(from_text, goal_table, duration_text, sentence),
 )
 
 

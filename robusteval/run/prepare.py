@@ -66,14 +66,14 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
     subject = subject_of(asked, entry, options)
-    wanted = _spec(chosen, subject, asked.name or "model", options)
+    wanted = _spec(chosen, subject, asked.called, options)
     if options.budget is not None:
         spent = monotonic() - started
         chosen, count, budget = _within_budget(wanted, subject, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
             subject = replace(subject, data=subject_of(asked, entry, options).data)
-        wanted = replace(_spec(chosen, subject, asked.name or "model", options), budget=budget)
+        wanted = replace(_spec(chosen, subject, asked.called, options), budget=budget)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
     access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
     context = open_context(spec, access, subject.model, subject.data)
