@@ -41,7 +41,7 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
-from robusteval.attacks.masking import masked, outdone
+from robusteval.attacks.masking import flat, masked, outdone
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.attacks.search import (
@@ -59,9 +59,11 @@ from robusteval.attacks.search import (
     ranked_prototypes,
     shrinking,
 )
+from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.attacks.tuning import TUNING, Tuning
+from robusteval.models.adapter import Adapter
 from robusteval.types import Norm, ThreatModel
 
 
@@ -102,12 +104,21 @@ class Cascade:
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
+        self.leader: Adapter | None = None  # whose gradients take the place of masked ones
         self.stages: list[Stage] = []
         self.warned: list[Warned] = []
         self.notes: list[str] = []
 
     def run(self) -> AttackResult:
-        """All stages, in order."""
+        """All stages, in order, on logits where outputs are squashed."""
+        if self.search.beware():
+            self.reason = Warned("random")
+            self.budget *= DRAWS  # as many steps as any model gets
+            return self._run()
+        with unsquashed(self):
+            return self._run()
+
+    def _run(self) -> AttackResult:
         images = self.search.images
         steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
         self._look()
@@ -120,6 +131,8 @@ class Cascade:
         self.stage("aim", self.aim)
         self.stage("polish", self.polish)
         self.stage("square", self.query)
+        if not self.reason and len(self.search.alive()):
+            self.reason = flat(self.search)
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
@@ -130,9 +143,9 @@ class Cascade:
         rows = self.search.alive()
         if len(rows) == 0 or name in self.left_out:
             return False
-        before = self._spent().sum()
+        before = self.spent().sum()
         attack(rows)
-        if self._spent().sum() == before:  # there was no budget for it
+        if self.spent().sum() == before:  # there was no budget for it
             return False
         broken = len(rows) - len(self.search.alive())
         self.stages.append(Stage(name, broken, len(rows)))
@@ -143,7 +156,7 @@ class Cascade:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
         return _steps_cost(1, self.tuning.margin_steps)
 
-    def _spent(self) -> Tensor:
+    def spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
 
@@ -266,12 +279,13 @@ class Cascade:
             self._sharpen(self.search.alive(near))
 
     def _sharpen(self, rows: Tensor) -> None:
-        """Small steps from the best images of ``rows``, by the model's own gradients."""
+        """Small steps from the best images of ``rows``, by the model's own gradients, or those of
+        what leads in their place."""
         if len(rows) == 0:
             return
         coarse = cosine(self.threat.radius, self.tuning.fine_steps)
         schedule = [replace(step, size=self.tuning.fine_size * step.size) for step in coarse]
-        with self.model.led_by(None):
+        with self.model.led_by(self.leader):
             self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
@@ -290,7 +304,7 @@ class Cascade:
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
         batch = len(self.search.images)
-        spent = float(self._spent()[alive.cpu()].sum()) + passes * self.search.draws
+        spent = float(self.spent()[alive.cpu()].sum()) + passes * self.search.draws
         few = len(alive) < self.tuning.few * batch
         return spent <= self.budget * (
             min(batch, self.tuning.shared * len(alive)) if few else len(alive)
@@ -338,12 +352,9 @@ class Cascade:
             self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:
-        """Whether outputs are random or gradients masked; clean images are judged on the way."""
+        """Whether gradients look masked at clean images, which are judged on the way."""
         search = self.search
         rows = torch.arange(len(search.images), device=search.images.device)
-        if search.beware():
-            self.reason = Warned("random")
-            self.budget *= DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):

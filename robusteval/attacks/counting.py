@@ -97,6 +97,16 @@ class Counted(Adapter):
         finally:
             self.fast = before
 
+    @contextmanager
+    def seen_as(self, other: Adapter) -> Iterator[None]:
+        """Within it the model is another form of itself, for gradients as for its own word."""
+        before = self.adapter, self.fast
+        self.adapter, self.fast = other, None
+        try:
+            yield
+        finally:
+            self.adapter, self.fast = before
+
     def passes(self, count: int) -> Tensor:
         """What each of ``count`` samples attended to has cost (count,), a backward pass as two.
 

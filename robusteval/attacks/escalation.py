@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from robusteval.attacks.leading import leader_of
 from robusteval.attacks.libraries.autoattack import Version, autoattack
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.results import Warned
@@ -18,6 +19,7 @@ from robusteval.attacks.search import (
     ranked_classes,
     ranked_prototypes,
 )
+from robusteval.attacks.seen_through import through
 from robusteval.attacks.steps import project
 from robusteval.errors import AttackError
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 
 
 def escalate(cascade: "Cascade") -> list[str]:
-    """Prototypes, longer ascents over averaged gradients, longer random search, full AutoAttack.
+    """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
+    longer random search, full AutoAttack.
 
     Returns the stages that ran.
     """
@@ -36,6 +39,11 @@ def escalate(cascade: "Cascade") -> list[str]:
     stages: dict[str, Callable[[Cascade, Tensor], None]] = {}
     if model.layers and not model.reads_distances:
         stages["pull"] = _pull
+    if search.votes == 1:
+        known = cascade.leader
+        cascade.leader = known or leader_of(search, search.alive(), cascade.seed)
+        if cascade.leader is not None:
+            stages["through"] = through
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search
@@ -61,6 +69,11 @@ def _pull(cascade: "Cascade", rows: Tensor) -> None:
 
 
 def _insist(cascade: "Cascade", rows: Tensor) -> None:
+    with cascade.model.led_by(cascade.leader or cascade.model.fast):
+        _long_ascents(cascade, rows)
+
+
+def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
     cascade.ascend(rows, cascade.anywhere(rows), MARGIN, cascade.tuning.insisting)
     for place in range(min(3, cascade.model.classes - 1)):
         alive = cascade.search.alive(rows)

@@ -56,6 +56,10 @@ _WORDS = {
     "outdone": _Words(
         "adaptive: {number} % of samples break only by ascents through larger balls", _percent
     ),
+    "flat": _Words(
+        "adaptive: gradients vanish on the way of {number} % of the samples that it left", _percent
+    ),
+    "squashed": _Words("adaptive: outputs are squashed: {text}"),
     "no_autoattack": _Words("AutoAttack can't run: {text}"),
     "blind": _Words(f"{{stages}} can't run: {NO_GRADIENT}"),
     "zero_gradient": _Words("there are {number} points with zero gradient!{text}", "{:.0f}".format),

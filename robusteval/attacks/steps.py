@@ -65,6 +65,22 @@ def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
     return gradient.masked_fill(stuck, 0.0)
 
 
+def kicked(gradients: Tensor, before: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Gradients (B, C, H, W) with those ``before`` in the place of zero ones, which would end an
+    ascent, and random ones where these are zero, too.
+
+    None draws nothing: on a model that never shows a gradient random search does more.
+    """
+    shape = (-1, *[1] * (gradients.dim() - 1))
+    if before is not None:
+        gradients = torch.where(gradients.flatten(1).any(1).view(shape), gradients, before)
+    lost = ~gradients.flatten(1).any(1).view(shape)
+    if generator is None or not lost.any():
+        return gradients
+    drawn = torch.randn(gradients.shape, generator=generator).to(gradients)
+    return torch.where(lost, drawn, gradients)
+
+
 def random_start(
     clean: Tensor, threat: ThreatModel, generator: torch.Generator, share: float = 1.0
 ) -> Tensor:

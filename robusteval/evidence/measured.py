@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from robusteval.types import Norm
 
@@ -50,6 +50,7 @@ class _Logits(_Table):
     log_probabilities: _Count
     saturated: _Count
     median_gap: _Positive
+    squashed: NotRequired[Literal["", "softmax", "sigmoid", "tanh", "ends"]]  # not of older runs
 
 
 class _Passes(_Table):
