@@ -40,10 +40,9 @@ def escalate(cascade: "Cascade") -> list[str]:
     if model.layers and not model.reads_distances:
         stages["pull"] = _pull
     if search.votes == 1:
-        known = cascade.leader
-        cascade.leader = known or leader_of(search, search.alive(), cascade.seed)
-        if cascade.leader is not None:
-            stages["through"] = through
+        if cascade.leader is None:  # else all stages were led by it
+            cascade.leader = leader_of(search, search.alive(), cascade.seed)
+            stages |= {"through": through} if cascade.leader else {}
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search

@@ -11,11 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robusteval.attacks.steps import input_gradient
 from robusteval.models.adapter import Adapter
 
 _ENDS, _AT_ENDS = 0.05, 0.2  # of the range, and the share of outputs there that looks squashed
 _SUM = 1e-3  # by which probabilities may miss 1
 _CLASSES, _SAMPLES = 8, 16  # whose gradients are looked at
+_KNOWN = 0.25  # of them that must be neither at an end nor without a gradient
 _SPREAD = 1.0  # of the logarithm of what is left to the ends: less squashes nothing
 _FALLS = 0.75  # power of it by which gradients fall; those of cosines by 0.5
 _TINY = 1e-46  # below float32's smallest number above zero
@@ -81,32 +83,34 @@ def squash_of(model: Adapter, images: Tensor, outputs: Tensor) -> Squash | None:
     if found.inverse is not None:
         low, high = (0.0 if found is SIGMOID else -1.0), 1.0
     left, slopes = _slopes(model, images[:_SAMPLES], low, high)
-    ended = (left <= 0) | (slopes <= 0)
-    if ended.double().mean() > 0.5:
-        return found
-    x, y = left[~ended].log(), slopes[~ended].log()
-    if float(x.std()) < _SPREAD:
-        return None
-    power = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    return found if power > _FALLS else None
+    if found.inverse is not None and (left <= 0).double().mean() > 0.5:
+        return found  # float32 has rounded most to an end
+    return found if _falls(left, slopes) else None
+
+
+def _falls(left: Tensor, slopes: Tensor) -> bool:
+    """Whether gradients (N, K) of several outputs each fall with what is ``left`` (N, K) to the
+    ends."""
+    known = (left > 0) & (slopes > 0)
+    if known.double().mean() < _KNOWN:
+        return False
+    x, y = (torch.where(known, values, 1.0).log() for values in (left, slopes))
+    count = known.sum(0).clamp_min(1)
+    x, y = (torch.where(known, v - (known * v).sum(0) / count, 0.0) for v in (x, y))
+    spread = (x.square().sum() / known.sum()).sqrt()
+    return float(spread) >= _SPREAD and float((x * y).sum() / x.square().sum()) > _FALLS
 
 
 def _slopes(model: Adapter, images: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Of some outputs what is left to both ends, multiplied, and their gradients' norms, (N,)."""
+    """Of some outputs what is left to both ends, multiplied, and their gradients' norms, (N, K)."""
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad():
-        outputs = model(leaf)
-        left, slopes = [], []
-        for place in range(min(outputs.shape[1], _CLASSES)):
-            one = outputs[:, place]
-            gradient = torch.zeros_like(leaf)
-            if one.requires_grad:
-                (given,) = torch.autograd.grad(one.sum(), leaf, retain_graph=True)
-                gradient = torch.nan_to_num(given, 0.0, 0.0, 0.0)
-            value = one.detach().double()
-            left.append((value - low) * (high - value))
-            slopes.append(gradient.double().flatten(1).norm(dim=1))
-    return torch.cat(left), torch.cat(slopes)
+        outputs = model(leaf)[:, :_CLASSES]
+    norms = [
+        input_gradient(one, leaf, keep=True).double().flatten(1).norm(dim=1) for one in outputs.T
+    ]
+    values = outputs.detach().double()
+    return (values - low) * (high - values), torch.stack(norms, 1)
 
 
 class Unsquashed(Adapter):

@@ -14,12 +14,14 @@ def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
 
 
-def input_gradient(losses: Tensor, images: Tensor) -> Tensor:
+def input_gradient(losses: Tensor, images: Tensor, keep: bool = False) -> Tensor:
     """Of each loss (B,) by its image (B, C, H, W): 0 where a model breaks the graph, or isn't
-    differentiable."""
+    differentiable.  ``keep``: the graph, for others' gradients."""
     found = None
     if losses.requires_grad:
-        (found,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
+        (found,) = torch.autograd.grad(
+            losses.sum(), images, allow_unused=True, retain_graph=keep or None
+        )
     return torch.zeros_like(images) if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 

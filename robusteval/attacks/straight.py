@@ -183,7 +183,8 @@ class ReadStraight(Adapter):
     def forward(self, images: Tensor) -> Tensor:
         reading, logits = self.read(images, self.model)
         if not self.members or any(place >= len(reading.logits) for place, _ in self.members):
-            return logits
+            outputs: Tensor = logits
+            return outputs
         given = [reading.logits[at] / scale for at, scale in self.members]
         return torch.stack(given).mean(0)
 

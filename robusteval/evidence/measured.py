@@ -1,10 +1,10 @@
 """What the diagnostics' measurements look like as plain data: their names, types and ranges."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from robusteval.types import Norm
 

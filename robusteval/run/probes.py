@@ -347,7 +347,8 @@ _PARTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "square": square,
     "transfer": transfer,
 }
-# The forward and backward passes of each sample; gradients are of up to five losses, and of eight outputs.
+# The forward and backward passes of each sample; gradients are of up to five losses, and eight
+# outputs.
 PASSES: dict[str, tuple[int, int]] = {
     "looks": (11 + WOBBLE_DRAWS, 13),
     "ascents": (3 * STEPS + 4, 3 * STEPS + 1),
