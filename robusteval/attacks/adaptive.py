@@ -12,6 +12,7 @@ from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Parameters, defaults_of
 from robusteval.attacks.results import AttackResult, said
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.transfer import source_adapter
 from robusteval.types import ThreatModel
 
 _RANGES = {"passes_per_sample": whole(3)}
@@ -25,6 +26,7 @@ def adaptive(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
@@ -39,6 +41,9 @@ def adaptive(
     gets eight times as many, since each gradient is a mean of eight.  Less is spent where 1.25
     ascents towards classes (0.6 towards the one wrong class of two) for each pass of the budget
     have broken nothing, one after the other; groups of fewer than 32 samples count as 32.
+    ``surrogate``: any module with the same images and classes whose gradients lead in the place of
+    the model's own; success stays the model's word.
+
     Returns the first image that broke a sample, else the one with the largest margin; warns where
     gradients look masked or outputs change (of few images a small share may look so by chance).
 
@@ -47,8 +52,15 @@ def adaptive(
     probabilities, which can saturate.  Targeted, it is the difference of two logits, as in FAB-T
     (Croce and Hein 2020).
     """
-    parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
-    found = adaptive_result(model, images, labels, threat, **parameters)
+    found = adaptive_result(
+        model,
+        images,
+        labels,
+        threat,
+        seed=seed,
+        passes_per_sample=passes_per_sample,
+        surrogate=surrogate,
+    )
     for warned in found.warned:
         warnings.warn(said(warned), stacklevel=2)
     return found.images
@@ -63,6 +75,7 @@ def adaptive_result(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> AttackResult:
     """``adaptive``, with what each of its stages broke."""
     require_within("adaptive", {"passes_per_sample": passes_per_sample}, _RANGES)
@@ -70,6 +83,8 @@ def adaptive_result(
         return AttackResult(images)
     with seeded(seed, images.device):  # a model may draw from the global generators
         counted = as_counted(model, images, labels)
+        if surrogate is not None:
+            counted.surrogate = source_adapter(surrogate, images, counted.classes, "surrogate")
         return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 

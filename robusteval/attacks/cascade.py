@@ -63,7 +63,6 @@ from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.attacks.tuning import TUNING, Tuning
-from robusteval.models.adapter import Adapter
 from robusteval.types import Norm, ThreatModel
 
 
@@ -104,7 +103,7 @@ class Cascade:
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
-        self.leader: Adapter | None = None  # whose gradients take the place of masked ones
+        self.leader = model.surrogate  # whose gradients take the place of masked ones
         self.stages: list[Stage] = []
         self.warned: list[Warned] = []
         self.notes: list[str] = []
@@ -114,8 +113,7 @@ class Cascade:
         if self.search.beware():
             self.reason = Warned("random")
             self.budget *= DRAWS  # as many steps as any model gets
-            return self._run()
-        with unsquashed(self):
+        with unsquashed(self), self.model.led_by(self.leader or self.model.fast):
             return self._run()
 
     def _run(self) -> AttackResult:
@@ -172,6 +170,11 @@ class Cascade:
         momentum = self.tuning.momenta[0] if momentum is None else momentum
         self.search.ascend(rows, start, objective, self.schedule(steps), momentum, targets)
 
+    @property
+    def has_distances(self) -> bool:
+        """Whether whatever gives gradients has the model's prototypes."""
+        return self.leader is None or self.leader.layers == self.model.layers
+
     def schedule(self, steps: int) -> list[Step]:
         """Through the norm's balls, one after the other."""
         return shrinking(self.threat.radius, steps, self.tuning.balls)
@@ -217,7 +220,7 @@ class Cascade:
         several prototypes decides, it is those.
         """
         points = self.search.best[rows]
-        if nearest_of_several(self.model):
+        if nearest_of_several(self.model) and self.has_distances:
             self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
             first = order[:, :1]
         else:

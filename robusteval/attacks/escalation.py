@@ -37,12 +37,12 @@ def escalate(cascade: "Cascade") -> list[str]:
     if search.nearby is not None:
         search.draws = DRAWS
     stages: dict[str, Callable[[Cascade, Tensor], None]] = {}
-    if model.layers and not model.reads_distances:
+    if model.layers and not model.reads_distances and cascade.has_distances:
         stages["pull"] = _pull
-    if search.votes == 1:
-        if cascade.leader is None:  # else all stages were led by it
-            cascade.leader = leader_of(search, search.alive(), cascade.seed)
-            stages |= {"through": through} if cascade.leader else {}
+    if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
+        found = leader_of(search, search.alive(), cascade.seed)
+        stages |= {"through": through} if found else {}
+        cascade.leader = found or cascade.leader
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search

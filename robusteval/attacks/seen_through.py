@@ -29,18 +29,17 @@ def unsquashed(cascade: "Cascade") -> Iterator[None]:
             yield
     else:
         some = torch.arange(len(cascade.search.images), device=cascade.search.images.device)
-        leader = leader_of(cascade.search, some, cascade.seed)
+        leader = cascade.leader or leader_of(cascade.search, some, cascade.seed)
         way = "; went by what is squashed" if leader else ""
         cascade.warned.append(Warned("squashed", text=f"{squash.told}{way}"))
         cascade.leader = leader
-        with model.led_by(leader):
-            yield
+        yield
 
 
 def _squash(cascade: "Cascade") -> Squash | None:
     """What the look costs isn't taken from the budget."""
     search, model = cascade.search, cascade.model
-    if search.seen is None or model.reads_distances:
+    if search.seen is None or search.votes > 1 or model.reads_distances:
         return None
     images, before = search.images[:PROBED], cascade.spent()
     with model.attending(torch.arange(len(images))):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from torch import nn
+
 from robusteval.catalogue import near_names
 from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
@@ -43,7 +45,8 @@ class Options:
     adversarials are tried as well; the attacked one among others is left out.  ``budget``: seconds,
     or text such as "10m", into which the whole run is to fit: attacks, other parts of the suite and
     samples are left out for it, and the report says which.  ``out``: the folder for runs, or a URL
-    that fsspec knows, such as ``s3://bucket/runs``.
+    that fsspec knows, such as ``s3://bucket/runs``.  ``surrogate``: an entry, or from Python a
+    module, whose gradients ``adaptive`` follows; success stays the attacked model's word.
 
     Numbers and paths may be text, and a single value stand where several are taken.  Raises
     RobustevalError for a value of another kind.
@@ -62,6 +65,7 @@ class Options:
     gpus_per_worker: float | None = None
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
+    surrogate: str | nn.Module | None = None
     time_limit: float | None = None
     budget: float | None = None
     data_dir: Path | None = None
@@ -103,6 +107,7 @@ class OptionKeywords(TypedDict, total=False):
     gpus_per_worker: float | None
     keep: Keep
     sources: str | Sequence[str]
+    surrogate: str | Path | nn.Module | None
     time_limit: float | None
     budget: str | float | None
     data_dir: str | Path | None
@@ -200,6 +205,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "only": lambda value: tuple(map(_text, _several(value))),
     "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
+    "surrogate": lambda value: value if isinstance(value, nn.Module | None) else str(value),
     "batch_size": _some,
     "device": str,
     "workers": parse_workers,
