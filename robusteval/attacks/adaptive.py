@@ -38,7 +38,8 @@ def adaptive(
     gradient-free queries on 16 samples of a batch come on top, and so does what masked models get.
     Where fewer than a quarter survive, they share the budget of the whole batch, each up to
     tenfold: the model is easily broken, and strength alone counts.  A model whose outputs change
-    gets eight times as many, since each gradient is a mean of eight.  Less is spent where 1.25
+    gets eight times as many, since each gradient is a mean of eight; what looks broken is looked at
+    by up to 256 fresh passes.  Less is spent where 1.25
     ascents towards classes (0.6 towards the one wrong class of two) for each pass of the budget
     have broken nothing, one after the other; groups of fewer than 32 samples count as 32.
     ``surrogate``: any module with the same images and classes whose gradients lead in the place of

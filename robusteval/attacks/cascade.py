@@ -41,6 +41,7 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.results import AttackResult, Stage, Warned
@@ -94,6 +95,7 @@ class Cascade:
         passes_per_sample: int,
     ) -> None:
         self.search = Search(model, images, labels, threat)
+        self.search.kicks = torch.Generator().manual_seed(seed)
         self.model, self.threat, self.seed = model, threat, seed
         self.tuning = self.tunings[threat.norm]
         self.budget, self.before = passes_per_sample, model.passes(len(images))
@@ -133,6 +135,8 @@ class Cascade:
             self.reason = flat(self.search)
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
+        if self.search.votes > 1:
+            self.warned.append(Warned("luck", text=told_of_luck(self.search)))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
 
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:

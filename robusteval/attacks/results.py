@@ -46,6 +46,7 @@ def _percent(share: float) -> str:
 # Every kind of warning.  The first few are ``adaptive``'s, of gradients that are masked.
 _WORDS = {
     "random": _Words("adaptive: outputs change between passes"),
+    "luck": _Words("adaptive: {text}"),
     "no_gradient": _Words(f"adaptive: {NO_GRADIENT}"),
     "dead": _Words("adaptive: {number} % of samples have no gradient", _percent),
     "turning": _Words(

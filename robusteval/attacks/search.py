@@ -15,6 +15,7 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.inputs import require_images
 from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
+from robusteval.attacks.luck import sure_margins
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
@@ -32,7 +33,6 @@ _ROUGH = 0.02
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
-_CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class Search:
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
     passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
     points (B, C, H, W), if it is given.  ``votes``: how many forward passes are averaged to decide
-    success.  A success is confirmed with four times as many, because among hundreds of tries one
-    succeeds by luck.  ``flat`` (B,): whether a gradient was zero where an ascent stood in the ball.
+    success.  A success is confirmed by fresh ones, because among hundreds of tries one succeeds by
+    luck.  ``flat`` (B,): whether a gradient was zero where an ascent stood in the ball.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
@@ -168,7 +168,7 @@ class Search:
         self.flat = torch.zeros_like(self.broken)
         self.sloped = False  # whether any gradient wasn't zero
         self.seen: Tensor | None = None  # logits of the first samples
-        self.kicks = torch.Generator().manual_seed(0)
+        self.kicks: torch.Generator | None = None  # where a zero gradient is no zero step
 
     @property
     def is_exact(self) -> bool:
@@ -202,8 +202,7 @@ class Search:
         """Margins (B,) of points by the model itself; of a random one, luck is looked at again."""
         margins = self.margins(rows, points)
         if self.votes > 1 and (lucky := margins > 0).any():
-            parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
-            margins[lucky] = torch.stack(parts).mean(0)
+            margins[lucky] = sure_margins(self, rows[lucky], points[lucky])
         return margins
 
     def margins(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -309,8 +308,9 @@ class Search:
         self.sloped |= not flat.all()
         if flat.any():
             self.flat[climb.rows[flat]] |= inside
-            kicks = self.kicks if self.sloped else None
-            gradients = kicked(gradients, climb.gradients, kicks)
+            if self.kicks is not None:
+                kicks = self.kicks if self.sloped else None
+                gradients = kicked(gradients, climb.gradients, kicks)
         return replace(climb, gradients=gradients)
 
     def _step(self, climb: _Climb, step: Step, momentum: float) -> _Climb:

@@ -51,7 +51,7 @@ def smallest(
     At most ``steps`` forward and backward passes, as many forward ones again (each success is
     checked by the model itself), and eight to look for randomness, to rank classes and to look at
     the last points.  A model whose outputs change is judged by mean logits along mean gradients,
-    of eight passes each, and a success by up to forty; only its draws depend on ``seed``.  Raises
+    of eight passes each, and a success by up to 264; only its draws depend on ``seed``.  Raises
     AttackError for images outside [0, 1], for logits that are NaN or infinite, where no gradient
     reaches the images, and in inference mode.
 
@@ -177,6 +177,6 @@ ATTACKS = (
         passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=1,
+        version=2,
     ),
 )

@@ -41,7 +41,7 @@ def transfer(
     is fooled, by mean logits if its outputs change.  At most 2 · ``steps`` forward and backward
     passes of the source, and as many forward ones of this model, and seven to look for randomness,
     to rank classes and to look at the last images; of both eight times as many where this model's
-    outputs change, and up to forty to look at a success.  Raises AttackError for a source that
+    outputs change, and up to 264 to look at a success.  Raises AttackError for a source that
     doesn't fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference
     mode.
     """
@@ -117,6 +117,6 @@ ATTACKS = (
         passes=lambda given, classes: (4 * given["steps"], 2 * given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: transfer),
-        version=1,
+        version=2,
     ),
 )
