@@ -177,6 +177,6 @@ ATTACKS = (
         passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=2,
+        version=1,
     ),
 )

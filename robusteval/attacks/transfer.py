@@ -117,6 +117,6 @@ ATTACKS = (
         passes=lambda given, classes: (4 * given["steps"], 2 * given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: transfer),
-        version=2,
+        version=1,
     ),
 )
