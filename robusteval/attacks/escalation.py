@@ -82,14 +82,11 @@ def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
 
 
 def _search(cascade: "Cascade", rows: Tensor) -> None:
-    """Random search from the best images, where Square begins anew."""
-    flip_squares(
-        cascade.search,
-        rows,
-        cascade.tuning.searched,
-        cascade.generator,
-        cascade.tuning.turn_together,
-    )
+    """Random search from the best images, where Square begins anew; longer where nothing leads."""
+    search, tuning = cascade.search, cascade.tuning
+    blind = cascade.leader is None and not search.sloped
+    proposals = tuning.searched_blindly if blind else tuning.searched
+    flip_squares(search, rows, proposals, cascade.generator, tuning.turn_together)
 
 
 def _autoattack(cascade: "Cascade", rows: Tensor) -> None:
