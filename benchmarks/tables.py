@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, at_scale, attacks, published, reference, stored
+from benchmarks import ablation, at_scale, attacks, masked, published, reference, stored
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-Measured = TypeVar("Measured", attacks.Result, ablation.Result)
+Measured = TypeVar("Measured", attacks.Result, ablation.Result, masked.Result)
 
 
 def contest(file: str = "attacks.csv") -> Iterator[str]:
@@ -44,6 +44,18 @@ def parts() -> Iterator[str]:
     yield f"By version {', '.join(versions)} of `adaptive`."
 
 
+def masked_copies() -> Iterator[str]:
+    """What ``adaptive`` leaves of copies that hide gradients, beside the truth."""
+    current = _current("masked.csv", masked.Result)
+    if not current:
+        yield "Not yet run."
+        return
+    yield from masked.table(current)
+    yield ""
+    versions = sorted({str(result.version) for result in current})
+    yield f"By version {', '.join(versions)} of `adaptive`."
+
+
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
@@ -65,6 +77,7 @@ TABLES = {
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},
 }
 

@@ -18,7 +18,7 @@ _ENDS, _AT_ENDS = 0.05, 0.2  # of the range, and the share of outputs there that
 _SUM = 1e-3  # by which probabilities may miss 1
 _CLASSES, _SAMPLES = 8, 16  # whose gradients are looked at
 _KNOWN = 0.25  # of them that must be neither at an end nor without a gradient
-_SPREAD = 1.0  # of the logarithm of what is left to the ends: less squashes nothing
+_SPREAD = 0.75  # of the logarithm of what is left to the ends: less squashes nothing
 _FALLS = 0.75  # power of it by which gradients fall; those of cosines by 0.5
 _TINY = 1e-46  # below float32's smallest number above zero
 

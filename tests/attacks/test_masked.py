@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.masked import GAPS, SQUASHES, detached, mean, rounded, squashed, vote
+from benchmarks.masked import (
+    EVERY,
+    GAPS,
+    SQUASHES,
+    detached,
+    masks,
+    mean,
+    measure,
+    rounded,
+    squashed,
+    vote,
+)
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.results import AttackResult, said
@@ -210,3 +221,18 @@ def test_a_zero_gradient_is_no_zero_step() -> None:
     assert search.flat.all()
     assert search.broken[:2].all()
     assert (search.best[2] != images[2]).any()
+
+
+def test_the_panel_tells_truth_verdict_and_flag() -> None:
+    known = scaled("Linf")
+    threat = threat_of("Linf", float(known.smallest.median()))
+    members = [Function(member) for member in _members(2)]
+    panel = masks(known.model, members)
+    assert set(panel) == set(EVERY)
+    told = measure(panel["sigmoid"], known.images, known.labels, threat, budget=100)
+    correct, truth, left, said_of_it, passes = told
+    assert correct == 24
+    assert 12 <= truth <= 13  # the one at the median may fall either way
+    assert truth - 1 <= left <= truth + 1
+    assert said_of_it == ["squashed"]
+    assert passes > 0
