@@ -7,8 +7,8 @@ between its largest logits, say) changes one.
 
 1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
    from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
-   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``), and with momentum,
-   there by turns with none.
+   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``; the idea
+   is that of Constraint Relaxation, AAAI 2025), and with momentum, there by turns with none.
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.

@@ -1,4 +1,7 @@
-"""Whether a model's gradients look masked: by what they are, and by what larger balls find."""
+"""Whether a model's gradients look masked: by what they are, and by what larger balls find.
+
+Ascents through those are the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
+"""
 
 from torch import Generator, Tensor
 

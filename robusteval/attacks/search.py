@@ -161,7 +161,7 @@ class Search:
         self.threat = threat
         self.draws = self.votes = 1
         self.nearby: Callable[[Tensor], Tensor] | None = None
-        self.batch_size = static_batch(images.device)
+        self.batch_size = static_batch(images.device, images.shape[1:].numel())
         self.best = images.clone()
         self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
@@ -338,7 +338,8 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
     """As many cosines as there are balls, each from where the larger one's ended.
 
     What is adversarial in a larger ball shows a way that no ascent from inside the smaller one
-    finds (as in APGD for L1, Croce and Hein 2021).  The last factor is 1.
+    finds.  In L∞ the idea is published as Constraint Relaxation (AAAI 2025; see ``cr``), in L1 as a
+    part of APGD (Croce and Hein 2021).  The last factor is 1.
     """
     schedule: list[Step] = []
     left = steps

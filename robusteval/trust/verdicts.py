@@ -66,7 +66,7 @@ def usable_gradients(measured: Measured) -> Finding:
     verdict: Verdict = "broken" if bad[1] or all(bad) else "suspicious"
     advice = (
         "gradient-based attacks see nothing: replace the operation that stops the gradient in "
-        "the backward pass (BPDA), and trust gradient-free and transfer attacks alone till then"
+        "the backward pass (BPDA); until then trust gradient-free and transfer attacks alone"
         if verdict == "broken"
         else "attacks that climb these losses stall: trust those on margins, which do not"
     )
@@ -168,7 +168,9 @@ def steps_pay(measured: Measured) -> Finding:
         advice = f"a single step breaks more than many: gradients are masked; {MORE}"
         return Finding("steps", "suspicious", told, advice)
     if a["twice"] > a["many"] + slack:
-        return Finding("steps", "suspicious", told, "more steps still pay: give attacks more")
+        return Finding(
+            "steps", "suspicious", told, "more steps still break more samples: give attacks more"
+        )
     return Finding("steps", "ok", told)
 
 
