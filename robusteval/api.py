@@ -290,9 +290,7 @@ def _verified(
         reference = ""
     access = access_to(record, reference, data_dir, data, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
-    led = None
-    if surrogate is not None:
-        led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
+    led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
     context = open_context(spec, access, adapter, own, led)
     with store.listed(), precision(spec):
         checks = [whole(store, context.plan)]

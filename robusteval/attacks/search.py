@@ -308,9 +308,8 @@ class Search:
         self.sloped |= not flat.all()
         if flat.any():
             self.flat[climb.rows[flat]] |= inside
-            if self.kicks is not None:
-                kicks = self.kicks if self.sloped else None
-                gradients = kicked(gradients, climb.gradients, kicks)
+            if (kicks := self.kicks) is not None:
+                gradients = kicked(gradients, climb.gradients, kicks if self.sloped else None)
         return replace(climb, gradients=gradients)
 
     def _step(self, climb: _Climb, step: Step, momentum: float) -> _Climb:

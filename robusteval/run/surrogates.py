@@ -68,8 +68,12 @@ def _reference(entry: Entry) -> str:
     return entry.name if same else entry.address or str(entry.path.resolve())
 
 
-def same_surrogate(given: Surrogate, spec: RunSpec, classes: int, access: Access) -> Adapter:
-    """The surrogate of a run, where it is now.  Raises EvidenceError for another one."""
+def same_surrogate(
+    given: Surrogate | None, spec: RunSpec, classes: int, access: Access
+) -> Adapter | None:
+    """The surrogate of a run, if one is given.  Raises EvidenceError for another one."""
+    if given is None:
+        return None
     adapter, (_, digest) = opened(given, classes, access.device or spec.device, access.allow_code)
     if digest != (spec.surrogate or ("", ""))[1]:
         raise EvidenceError("the surrogate is not the one that this run names")

@@ -368,8 +368,8 @@ def led_by_a_surrogate(spec: RunSpec) -> Finding:
     """Whose gradients ``adaptive`` followed; success is the model's own word."""
     name, digest = spec.surrogate or ("", "")
     led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
-    whose = name or "a module given from Python"
-    return Finding("surrogate", "ok", f"gradients of {led} are those of {whose} ({digest[:8]})")
+    told = f"gradients of {led} are those of {name or 'a module given from Python'} ({digest[:8]})"
+    return Finding("surrogate", "ok", told)
 
 
 def cut_to_budget(budget: Budget, samples: int) -> Finding:
