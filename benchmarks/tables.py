@@ -18,6 +18,7 @@ from benchmarks import (
     at_scale,
     attacks,
     curves,
+    masked,
     published,
     reference,
     resnet18,
@@ -27,7 +28,7 @@ from benchmarks import (
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-Measured = TypeVar("Measured", attacks.Result, ablation.Result)
+Measured = TypeVar("Measured", attacks.Result, ablation.Result, masked.Result)
 
 
 def contest(file: str = "attacks.csv") -> Iterator[str]:
@@ -78,6 +79,18 @@ def parts() -> Iterator[str]:
     yield f"By version {', '.join(versions)} of `adaptive`."
 
 
+def masked_copies() -> Iterator[str]:
+    """What ``adaptive`` leaves of copies that hide gradients, beside the truth."""
+    current = _current("masked.csv", masked.Result)
+    if not current:
+        yield "Not yet run."
+        return
+    yield from masked.table(current)
+    yield ""
+    versions = sorted({str(result.version) for result in current})
+    yield f"By version {', '.join(versions)} of `adaptive`."
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -107,6 +120,7 @@ TABLES = {
         "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},
 }
 

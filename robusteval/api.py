@@ -54,6 +54,7 @@ from robusteval.run.progress import Progress, Silent, Watcher, watcher
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
+from robusteval.run.surrogates import same_surrogate
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
@@ -136,7 +137,7 @@ def evaluate(
     """
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
-    with borrowed(model):
+    with borrowed(model), borrowed(options.surrogate):
         return _evaluated(asked, suite, options)
 
 
@@ -236,6 +237,7 @@ def verify(
     images: Any = None,
     labels: Any = None,
     data: str | Path | None = None,
+    surrogate: str | Path | nn.Module | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
@@ -246,15 +248,15 @@ def verify(
     - ``data``: where your own data are now, if they have moved.
     - ``again``: how many jobs, chosen at random, to do once more.
     - ``device``: another one than the run's.
+    - ``surrogate``: where the run's is now, or the module that was given as one.
     - ``progress``: is told how far the checks are.
 
     Raises RobustevalError if the run, its model or its data can't be loaded at all.
     """
     told = watcher(progress or Silent())
-    with borrowed(model):
-        return _verified(
-            folder, model, data_dir, allow_code, again, device, images, labels, data, told
-        )
+    with borrowed(model), borrowed(surrogate):
+        given = (images, labels, data, surrogate)
+        return _verified(folder, model, data_dir, allow_code, again, device, *given, told)
 
 
 def _verified(
@@ -267,6 +269,7 @@ def _verified(
     images: Any,
     labels: Any,
     data: str | Path | None,
+    surrogate: str | Path | nn.Module | None,
     told: Watcher,
 ) -> list[Check]:
     refuse_inference_mode()
@@ -287,7 +290,8 @@ def _verified(
         reference = ""
     access = access_to(record, reference, data_dir, data, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
-    context = open_context(spec, access, adapter, own)
+    led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
+    context = open_context(spec, access, adapter, own, led)
     with store.listed(), precision(spec):
         checks = [whole(store, context.plan)]
         if not checks[0].held:
@@ -381,7 +385,7 @@ def estimate(
     """
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
-    with borrowed(model):
+    with borrowed(model), borrowed(options.surrogate):
         return _estimated(prepare(asked, suite, options).context, options)
 
 

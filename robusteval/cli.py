@@ -112,6 +112,12 @@ def run(
             help="Try adversarial images of these models, too: --source ce_cifar10 'drp_*'."
         ),
     ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(
+            help="An entry whose gradients adaptive follows where this model's are masked."
+        ),
+    ] = None,
     seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
     device: Annotated[
         str, typer.Option(help="Where to compute: cpu, cuda, or one of several, such as cuda:1.")
@@ -192,6 +198,7 @@ def run(
             eps=tuple(given_list("eps", eps)),
             only=tuple(given_list("only", only)),
             sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            surrogate=surrogate,
             batch_size=batch_size,
             device=device,
             workers=workers,

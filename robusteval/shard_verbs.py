@@ -143,7 +143,8 @@ def pack(
         from robusteval.run import packing
 
         done = (packing.unpack if undo else packing.pack)(files_of(run))
-    say(f"{done.before} files of evidence, now {done.after}")
+    changed = f"now {done.after}" if done.after != done.before else "nothing to change"
+    say(f"{done.before} files of evidence, {changed}")
 
 
 @guarded

@@ -12,6 +12,7 @@ from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Parameters, defaults_of
 from robusteval.attacks.results import AttackResult, said
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.transfer import source_adapter
 from robusteval.types import ThreatModel
 
 _RANGES = {"passes_per_sample": whole(3)}
@@ -25,6 +26,7 @@ def adaptive(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
@@ -34,6 +36,8 @@ def adaptive(
     - ``passes_per_sample``: the budget of passes for each sample that survives, on average.  It is
       3 or more; hundreds are of use.  A backward pass counts as two.  A sample that breaks early
       costs less.
+    - ``surrogate``: any module with the same images and classes.  Its gradients lead in the place
+      of the model's own; success stays the model's word.
 
     In these cases another number of passes is made:
 
@@ -42,7 +46,7 @@ def adaptive(
     - If fewer than a quarter of a batch survive, they share the whole batch's budget, each up to
       ten times its own.
     - If the model's outputs change between passes, the budget is eight times as large, because each
-      gradient is a mean of eight.
+      gradient is a mean of eight.  Up to 256 fresh passes confirm a success.
     - The attack ends early after 1.25 ascents towards classes for each pass of the budget (0.6, if
       there is one wrong class) that broke nothing, one after the other.  A group of fewer than 32
       samples counts as 32.
@@ -57,8 +61,15 @@ def adaptive(
     (Croce and Hein 2020).  Ascents through larger balls, here in L2, are the idea of Constraint
     Relaxation (AAAI 2025; see ``cr``).
     """
-    parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
-    found = adaptive_result(model, images, labels, threat, **parameters)
+    found = adaptive_result(
+        model,
+        images,
+        labels,
+        threat,
+        seed=seed,
+        passes_per_sample=passes_per_sample,
+        surrogate=surrogate,
+    )
     for warned in found.warned:
         warnings.warn(said(warned), stacklevel=2)
     return found.images
@@ -73,6 +84,7 @@ def adaptive_result(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> AttackResult:
     """The same as ``adaptive``, with what each of its stages broke."""
     require_within("adaptive", {"passes_per_sample": passes_per_sample}, _RANGES)
@@ -80,6 +92,8 @@ def adaptive_result(
         return AttackResult(images)
     with seeded(seed, images.device):  # a model may draw from the global generators
         counted = as_counted(model, images, labels)
+        if surrogate is not None:
+            counted.surrogate = source_adapter(surrogate, images, counted.classes, "surrogate")
         return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 
@@ -102,6 +116,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=2,
+        version=3,
     ),
 )

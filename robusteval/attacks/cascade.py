@@ -41,7 +41,8 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
-from robusteval.attacks.masking import masked, outdone
+from robusteval.attacks.luck import told_of_luck
+from robusteval.attacks.masking import flat, masked, outdone
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.attacks.search import (
@@ -59,6 +60,7 @@ from robusteval.attacks.search import (
     ranked_prototypes,
     shrinking,
 )
+from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.attacks.tuning import TUNING, Tuning
@@ -93,6 +95,7 @@ class Cascade:
         passes_per_sample: int,
     ) -> None:
         self.search = Search(model, images, labels, threat)
+        self.search.kicks = torch.Generator().manual_seed(seed)
         self.model, self.threat, self.seed = model, threat, seed
         self.tuning = self.tunings[threat.norm]
         self.budget, self.before = passes_per_sample, model.passes(len(images))
@@ -102,12 +105,20 @@ class Cascade:
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
+        self.leader = model.surrogate  # whose gradients take the place of masked ones
         self.stages: list[Stage] = []
         self.warned: list[Warned] = []
         self.notes: list[str] = []
 
     def run(self) -> AttackResult:
-        """All stages, in order."""
+        """All stages, in order, on logits where outputs are squashed."""
+        if self.search.beware():
+            self.reason = Warned("random")
+            self.budget *= DRAWS  # as many steps as any model gets
+        with unsquashed(self), self.model.led_by(self.leader or self.model.fast):
+            return self._run()
+
+    def _run(self) -> AttackResult:
         images = self.search.images
         steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
         self._look()
@@ -120,8 +131,12 @@ class Cascade:
         self.stage("aim", self.aim)
         self.stage("polish", self.polish)
         self.stage("square", self.query)
+        if not self.reason and len(self.search.alive()):
+            self.reason = flat(self.search)
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
+        if self.search.votes > 1:
+            self.warned.append(Warned("luck", text=told_of_luck(self.search)))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
 
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
@@ -130,9 +145,9 @@ class Cascade:
         rows = self.search.alive()
         if len(rows) == 0 or name in self.left_out:
             return False
-        before = self._spent().sum()
+        before = self.spent().sum()
         attack(rows)
-        if self._spent().sum() == before:  # there was no budget for it
+        if self.spent().sum() == before:  # there was no budget for it
             return False
         broken = len(rows) - len(self.search.alive())
         self.stages.append(Stage(name, broken, len(rows)))
@@ -143,7 +158,7 @@ class Cascade:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
         return _steps_cost(1, self.tuning.margin_steps)
 
-    def _spent(self) -> Tensor:
+    def spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
 
@@ -158,6 +173,11 @@ class Cascade:
     ) -> None:
         momentum = self.tuning.momenta[0] if momentum is None else momentum
         self.search.ascend(rows, start, objective, self.schedule(steps), momentum, targets)
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether whatever gives gradients has the model's prototypes."""
+        return self.leader is None or self.leader.layers == self.model.layers
 
     def schedule(self, steps: int) -> list[Step]:
         """Through the norm's balls, one after the other."""
@@ -204,7 +224,7 @@ class Cascade:
         several prototypes decides, it is those.
         """
         points = self.search.best[rows]
-        if nearest_of_several(self.model):
+        if nearest_of_several(self.model) and self.has_distances:
             self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
             first = order[:, :1]
         else:
@@ -266,12 +286,13 @@ class Cascade:
             self._sharpen(self.search.alive(near))
 
     def _sharpen(self, rows: Tensor) -> None:
-        """Small steps from the best images of ``rows``, by the model's own gradients."""
+        """Small steps from the best images of ``rows``, by the model's own gradients, or those of
+        what leads in their place."""
         if len(rows) == 0:
             return
         coarse = cosine(self.threat.radius, self.tuning.fine_steps)
         schedule = [replace(step, size=self.tuning.fine_size * step.size) for step in coarse]
-        with self.model.led_by(None):
+        with self.model.led_by(self.leader):
             self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
@@ -290,7 +311,7 @@ class Cascade:
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
         batch = len(self.search.images)
-        spent = float(self._spent()[alive.cpu()].sum()) + passes * self.search.draws
+        spent = float(self.spent()[alive.cpu()].sum()) + passes * self.search.draws
         few = len(alive) < self.tuning.few * batch
         return spent <= self.budget * (
             min(batch, self.tuning.shared * len(alive)) if few else len(alive)
@@ -338,12 +359,9 @@ class Cascade:
             self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:
-        """Whether outputs are random or gradients masked; clean images are judged on the way."""
+        """Whether gradients look masked at clean images, which are judged on the way."""
         search = self.search
         rows = torch.arange(len(search.images), device=search.images.device)
-        if search.beware():
-            self.reason = Warned("random")
-            self.budget *= DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):

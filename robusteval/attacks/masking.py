@@ -36,6 +36,12 @@ def masked(search: Search, rows: Tensor, generator: Generator, tuning: Tuning) -
     return Warned("turning", _in_hundredths(cosine_of))
 
 
+def flat(search: Search) -> Warned | None:
+    """Why gradients look masked where ascents end, if they do: those of survivors vanish."""
+    share = float(search.flat[search.alive()].double().mean())
+    return Warned("flat", _in_hundredths(share)) if share > 0 else None
+
+
 def outdone(search: Search, rows: Tensor, tuning: Tuning) -> Warned | None:
     """Why gradients inside the ball look masked, if they do: what larger balls broke of these
     samples ``rows`` (B,), ascents that never leave the ball should break, too."""

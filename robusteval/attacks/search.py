@@ -15,10 +15,12 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.inputs import require_images
 from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
+from robusteval.attacks.luck import sure_margins
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
     input_gradient,
+    kicked,
     project_fully,
 )
 from robusteval.hardware import exact_float32
@@ -31,7 +33,6 @@ _ROUGH = 0.02
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
-_CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class _Climb:
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
     the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, −∞ while none
-    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any.
+    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any;
+    ``gradients`` (B, C, H, W), the last that weren't zero.
     """
 
     rows: Tensor
@@ -118,6 +120,7 @@ class _Climb:
     highest: Tensor
     doubts: Tensor
     targets: Tensor | None
+    gradients: Tensor | None = None
 
     def only(self, kept: Tensor) -> "_Climb":
         """Those that are kept (B,)."""
@@ -147,8 +150,8 @@ class Search:
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
     passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
     points (B, C, H, W), if it is given.  ``votes``: how many forward passes are averaged to decide
-    success.  A success is confirmed with four times as many, because among hundreds of tries one
-    succeeds by luck.
+    success.  A success is confirmed by fresh ones, because among hundreds of tries one succeeds by
+    luck.  ``flat`` (B,): whether a gradient was zero where an ascent stood in the ball.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
@@ -162,6 +165,10 @@ class Search:
         self.best = images.clone()
         self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.flat = torch.zeros_like(self.broken)
+        self.sloped = False  # whether any gradient wasn't zero
+        self.seen: Tensor | None = None  # logits of the first samples
+        self.kicks: torch.Generator | None = None  # where a zero gradient is no zero step
 
     @property
     def is_exact(self) -> bool:
@@ -179,6 +186,7 @@ class Search:
         images = self.images[:PROBED]
         rows = torch.arange(len(images), device=images.device)
         first, second = (self.logits(rows, images) for _ in range(2))
+        self.seen = second
         changed = (first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12)
         if changed:
             self.draws = self.votes = DRAWS
@@ -194,8 +202,7 @@ class Search:
         """Margins (B,) of points by the model itself; of a random one, luck is looked at again."""
         margins = self.margins(rows, points)
         if self.votes > 1 and (lucky := margins > 0).any():
-            parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
-            margins[lucky] = torch.stack(parts).mean(0)
+            margins[lucky] = sure_margins(self, rows[lucky], points[lucky])
         return margins
 
     def margins(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -253,7 +260,8 @@ class Search:
             if len(climb.rows) == 0:
                 return
             gradients = slopes.gradients if kept.all() else slopes.gradients[kept]
-            climb = self._step(climb, gradients, step, momentum)
+            climb = self._sloped(climb, gradients, inside)
+            climb = self._step(climb, step, momentum)
             inside = step.radius <= self.threat.radius
         self.judge(climb.rows, climb.points)
         climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
@@ -294,9 +302,20 @@ class Search:
         margins = logit_margin(logits, self.labels[rows])
         return Slopes(margins, _ROUGH * logits.abs().amax(1), losses.detach(), gradient)
 
-    def _step(self, climb: _Climb, gradients: Tensor, step: Step, momentum: float) -> _Climb:
+    def _sloped(self, climb: _Climb, gradients: Tensor, inside: bool) -> _Climb:
+        """With gradients to step by: a kick takes the place of a zero one, which is noted."""
+        flat = ~gradients.flatten(1).any(1)
+        self.sloped |= not flat.all()
+        if flat.any():
+            self.flat[climb.rows[flat]] |= inside
+            if (kicks := self.kicks) is not None:
+                gradients = kicked(gradients, climb.gradients, kicks if self.sloped else None)
+        return replace(climb, gradients=gradients)
+
+    def _step(self, climb: _Climb, step: Step, momentum: float) -> _Climb:
         """New points and velocities."""
-        norm, points = self.threat.norm, climb.points
+        norm, points, gradients = self.threat.norm, climb.points, climb.gradients
+        assert gradients is not None, "they were looked at"
         if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
             gradients = free_gradient(gradients, points)
         direction = ascent_direction(gradients, norm)

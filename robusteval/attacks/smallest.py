@@ -54,7 +54,7 @@ def smallest(
     It makes at most ``steps`` forward and backward passes, and as many forward passes again, by
     which the model itself checks each success.  Eight more look for randomness, rank classes and
     look at the last points.  A model whose outputs change is judged by mean logits along mean
-    gradients, of eight passes each, and a success by up to forty.  Only its draws depend on
+    gradients, of eight passes each, and a success by up to 264.  Only its draws depend on
     ``seed``.
 
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no

@@ -14,12 +14,14 @@ def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
 
 
-def input_gradient(losses: Tensor, images: Tensor) -> Tensor:
+def input_gradient(losses: Tensor, images: Tensor, keep: bool = False) -> Tensor:
     """Of each loss (B,) by its image (B, C, H, W): 0 where a model breaks the graph, or isn't
-    differentiable."""
+    differentiable.  ``keep``: the graph, for others' gradients."""
     found = None
     if losses.requires_grad:
-        (found,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
+        (found,) = torch.autograd.grad(
+            losses.sum(), images, allow_unused=True, retain_graph=keep or None
+        )
     return torch.zeros_like(images) if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 
@@ -63,6 +65,22 @@ def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
     """The gradient without what would push a pixel of ``images`` out of [0, 1]."""
     stuck = ((images <= 0) & (gradient < 0)) | ((images >= 1) & (gradient > 0))
     return gradient.masked_fill(stuck, 0.0)
+
+
+def kicked(gradients: Tensor, before: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Gradients (B, C, H, W) with those ``before`` in the place of zero ones, which would end an
+    ascent, and random ones where these are zero, too.
+
+    None draws nothing: on a model that never shows a gradient random search does more.
+    """
+    shape = (-1, *[1] * (gradients.dim() - 1))
+    if before is not None:
+        gradients = torch.where(gradients.flatten(1).any(1).view(shape), gradients, before)
+    lost = ~gradients.flatten(1).any(1).view(shape)
+    if generator is None or not lost.any():
+        return gradients
+    drawn = torch.randn(gradients.shape, generator=generator).to(gradients)
+    return torch.where(lost, drawn, gradients)
 
 
 def random_start(

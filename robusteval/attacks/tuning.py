@@ -84,6 +84,8 @@ class Tuning:
     smoothed: float = 0.5
     # Where gradients are masked: proposals of random search for each sample,
     searched: int = 2000
+    # so many where nothing in the model has a gradient,
+    searched_blindly: int = 8000
     # steps of each ascent,
     insisting: int = 100
     # and wrong prototypes that features are pulled to by turns.

@@ -77,6 +77,7 @@ class Forms:
     plain: Adapter
     libraries: Adapter
     gradients: Adapter | None  # None: the plain one
+    surrogate: Adapter | None = None  # of a user's, whose gradients ``adaptive`` follows
 
     @classmethod
     def of(cls, plain: Adapter, libraries: Acceleration, gradients: Acceleration) -> Self:

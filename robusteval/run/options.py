@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from torch import nn
+
 from robusteval.catalogue import near_names
 from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
@@ -40,6 +42,8 @@ class Options:
     - ``only``: names of the suite's attacks, if not all are to run.
     - ``sources``: models whose adversarial images are tried as well.  The attacked model itself is
       left out.
+    - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows.  Success stays the
+      attacked model's word.
     - ``outlier_folders``: folders of images, as further outliers.
     - ``seed``: of all randomness.
     - ``batch_size``: images attacked together; by default by the images' size.
@@ -73,6 +77,7 @@ class Options:
     gpus_per_worker: float | None = None
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
+    surrogate: str | nn.Module | None = None
     time_limit: float | None = None
     budget: float | None = None
     data_dir: Path | None = None
@@ -114,6 +119,7 @@ class OptionKeywords(TypedDict, total=False):
     gpus_per_worker: float | None
     keep: Keep
     sources: str | Sequence[str]
+    surrogate: str | Path | nn.Module | None
     time_limit: float | None
     budget: str | float | None
     data_dir: str | Path | None
@@ -211,6 +217,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "only": lambda value: tuple(map(_text, _several(value))),
     "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
+    "surrogate": lambda value: value if isinstance(value, nn.Module | None) else str(value),
     "batch_size": _some,
     "device": str,
     "workers": parse_workers,

@@ -39,6 +39,7 @@ from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
 from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
+from robusteval.run.surrogates import surrogate_of
 from robusteval.schema import LONGEST_NAME
 
 _LOG = logging.getLogger("robusteval")
@@ -66,17 +67,19 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
     subject = subject_of(asked, entry, options)
-    wanted = _spec(chosen, subject, asked.called, options)
+    surrogate, named = surrogate_of(chosen, subject, options)
+    wanted = replace(_spec(chosen, subject, asked.called, options), surrogate=named)
     if options.budget is not None:
         spent = monotonic() - started
         chosen, count, budget = _within_budget(wanted, subject, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
             subject = replace(subject, data=subject_of(asked, entry, options).data)
-        wanted = replace(_spec(chosen, subject, asked.called, options), budget=budget)
+        wanted = _spec(chosen, subject, asked.called, options)
+        wanted = replace(wanted, budget=budget, surrogate=named)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
     access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
-    context = open_context(spec, access, subject.model, subject.data)
+    context = open_context(spec, access, subject.model, subject.data, surrogate)
     _tell_of_prototypes(context)
     return Prepared(context, entry)
 
@@ -143,7 +146,7 @@ def _within_budget(
     if begun is not None and begun.budget is not None:
         return begun.suite, begun.samples, begun.budget
     whole = _with_forms(wanted, subject)
-    context = open_context(whole, Access(), subject.model, subject.data)
+    context = open_context(whole, Access(), subject.model, subject.data, subject.model)
     with precision(whole):
         speeds = measured_speeds(context)
     model = subject.model

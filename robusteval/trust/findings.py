@@ -54,6 +54,8 @@ def findings_of(result: RunResult) -> list[Finding]:
     ]
     if result.verification is not None:
         found.append(verification(result.verification))
+    if result.spec.surrogate:
+        found.append(led_by_a_surrogate(result.spec))
     if result.spec.budget:
         found.append(cut_to_budget(result.spec.budget, result.spec.samples))
     if result.spec.device != "cpu":
@@ -360,6 +362,14 @@ def verification(held: Measured) -> Finding:
             "up or compute its head in float64",
         )
     return Finding(name, "ok", measured)
+
+
+def led_by_a_surrogate(spec: RunSpec) -> Finding:
+    """Whose gradients ``adaptive`` followed; success is the model's own word."""
+    name, digest = spec.surrogate or ("", "")
+    led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
+    told = f"gradients of {led} are those of {name or 'a module given from Python'} ({digest[:8]})"
+    return Finding("surrogate", "ok", told)
 
 
 def cut_to_budget(budget: Budget, samples: int) -> Finding:

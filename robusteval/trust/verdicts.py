@@ -73,8 +73,16 @@ def usable_gradients(measured: Measured) -> Finding:
     return Finding(name, verdict, "; ".join(told), advice)
 
 
+_SQUASHED = {
+    "sigmoid": "as by a sigmoid",
+    "tanh": "as by tanh",
+    "ends": "many of them to the ends of their range",
+}
+
+
 def proper_logits(measured: Measured) -> Finding:
-    """AutoAttack's check for probabilities, and what it misses: log-probabilities, saturation."""
+    """AutoAttack's check for probabilities, and what it misses: log-probabilities, sigmoids and
+    their like, saturation."""
     logits, n = measured["logits"], measured["samples"]
     name, gap = "logits", f"median gap between the two largest {logits['median_gap']:.3g}"
     if 2 * logits["probabilities"] > n:
@@ -86,6 +94,12 @@ def proper_logits(measured: Measured) -> Finding:
             "those on differences do not"
         )
         return Finding(name, "suspicious", f"they are log-probabilities; {gap}", advice)
+    if squashed := _SQUASHED.get(logits.get("squashed", "")):
+        advice = (
+            "give the logits before that function: it keeps their order, so that the model is no "
+            "more robust, but margins saturate"
+        )
+        return Finding(name, "suspicious", f"they are squashed, {squashed}; {gap}", advice)
     if 2 * logits["saturated"] > n:
         advice = (
             "cross-entropy rounds to 0 there, so FGSM, BIM and PGD on it may stall: trust attacks "

@@ -121,7 +121,7 @@ def test_a_packed_run_is_the_same(run: Path, loose: Path) -> None:
     assert {n: (run / n).read_bytes() for n in FILES} == {
         n: (loose / n).read_bytes() for n in FILES
     }
-    assert cli("pack", str(run)).stdout == f"{len(found)} files of evidence, now {len(found)}\n"
+    assert cli("pack", str(run)).stdout == f"{len(found)} files of evidence, nothing to change\n"
 
 
 def test_a_packed_run_is_archived(small: Path, loose: Path, tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_contradicting_variables_of_slurm(
 class Stopping(Shared):
     """Stopped, as by a queue, after so many jobs of its own."""
 
-    after = 5
+    after = 3
 
     def _do(self, job: Job, number: int, watch: Watch) -> None:
         if self.after == 0:
