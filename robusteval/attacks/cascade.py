@@ -32,8 +32,8 @@ honest ones ``pull`` breaks next to nothing that ``aim`` doesn't (see ``benchmar
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, cycle, repeat
-from typing import ClassVar, NamedTuple
+from itertools import chain, cycle
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,7 +52,6 @@ from robusteval.attacks.search import (
     PULLED_TO,
     Objective,
     Search,
-    Step,
     cosine,
     nearest_of_several,
     ranked,
@@ -61,16 +60,8 @@ from robusteval.attacks.search import (
 )
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
-from robusteval.attacks.tuning import TUNING, Tuning
+from robusteval.attacks.tuning import TUNING, Round, Tuning
 from robusteval.types import Norm, ThreatModel
-
-
-class Round(NamedTuple):
-    """Over the wrong classes: which share of survivors takes how many steps to each, and how."""
-
-    share: float
-    steps: int
-    momentum: float
 
 
 class Cascade:
@@ -108,13 +99,8 @@ class Cascade:
 
     def run(self) -> AttackResult:
         """All stages, in order."""
-        images = self.search.images
-        steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
         self._look()
-        correct = self.search.alive()
-        self.stage("margin", lambda rows: self.ascend(rows, images[rows], MARGIN, steps))
-        if len(self.tuning.balls) > 1 and self.budget >= self._margin_cost and not self.reason:
-            self.reason = outdone(self.search, correct[: self.tuning.compared], self.tuning)
+        self.stage("margin", self.climb)
         if self.threat.norm == "Linf":
             self.stage("flip", self.flip)
         self.stage("aim", self.aim)
@@ -141,11 +127,37 @@ class Cascade:
     @property
     def _margin_cost(self) -> int:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
-        return _steps_cost(1, self.tuning.margin_steps)
+        inside = self.tuning.inside_steps if self._leaves_the_ball else 0
+        return _steps_cost(1, inside + self.tuning.margin_steps)
+
+    @property
+    def _margin_steps(self) -> int:
+        """The steps of the first stage, as far as the budget goes."""
+        return max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
+
+    @property
+    def _leaves_the_ball(self) -> bool:
+        """Whether ascents pass through larger balls."""
+        return len(self.tuning.balls) > 1
 
     def _spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
+
+    def climb(self, rows: Tensor) -> None:
+        """On the margin from the clean images; in L2 inside the ball, then through larger ones.
+
+        Either breaks what the other doesn't.
+        """
+        images, steps = self.search.images, self._margin_steps
+        share = self.tuning.inside_steps / (self.tuning.inside_steps + self.tuning.margin_steps)
+        inside = int(share * steps) if self._leaves_the_ball else 0
+        self.ascend(rows, images[rows], MARGIN, inside, inside=True)
+        left = self.search.alive(rows)
+        self.ascend(left, images[left], MARGIN, steps - inside)
+        if inside and self.budget >= self._margin_cost and not self.reason:
+            only_larger = len(left) - len(self.search.alive(left))
+            self.reason = outdone(only_larger, self.correct, self.tuning)
 
     def ascend(
         self,
@@ -155,13 +167,14 @@ class Cascade:
         steps: int,
         targets: Tensor | None = None,
         momentum: float | None = None,
+        inside: bool = False,
     ) -> None:
-        momentum = self.tuning.momenta[0] if momentum is None else momentum
-        self.search.ascend(rows, start, objective, self.schedule(steps), momentum, targets)
-
-    def schedule(self, steps: int) -> list[Step]:
-        """Through the norm's balls, one after the other."""
-        return shrinking(self.threat.radius, steps, self.tuning.balls)
+        """Through the norm's balls one after the other, or inside the threat's own alone."""
+        momentum = self.tuning.momentum if momentum is None else momentum
+        balls = (1,) if inside else self.tuning.balls
+        schedule = shrinking(self.threat.radius, steps, balls)
+        if len(rows) and steps:
+            self.search.ascend(rows, start, objective, schedule, momentum, targets)
 
     def aim(self, rows: Tensor) -> None:
         """Towards one wrong class after another, while the budget lasts and some break."""
@@ -171,7 +184,10 @@ class Cascade:
         for turn in self.rounds():
             for place in [*range(tried.shape[1]), None]:
                 targets = None if place is None else tried[:, place]
-                if not self.drive(targets, turn) or self.vain >= patience * self.budget:
+                if not self.drive(targets, turn):
+                    return
+                # Ascents from clean images are made once: each kind has its turn.
+                if self.vain >= patience * self.budget and not turn.clean:
                     return
 
     def drive(self, targets: Tensor | None, turn: Round) -> bool:
@@ -190,8 +206,8 @@ class Cascade:
             untried[near] = False
             objective = MARGIN if targets is None else self.aimed
             chosen = None if targets is None else targets[near]
-            start = self.anywhere(near)
-            self.ascend(near, start, objective, turn.steps, chosen, turn.momentum)
+            start = self.search.images[near] if turn.clean else self.anywhere(near)
+            self.ascend(near, start, objective, turn.steps, chosen, turn.momentum, turn.inside)
             if len(self.search.alive(near)) == len(near):
                 self.vain += max(len(near), self.tuning.fewest)
                 return True
@@ -201,14 +217,15 @@ class Cascade:
         """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
 
         The one with the largest logit comes last: the margin was about it.  Where the nearest of
-        several prototypes decides, it is those.
+        several prototypes decides, it is those, the nearest to the clean image first: the best
+        image stands among those of one class.
         """
-        points = self.search.best[rows]
         if nearest_of_several(self.model):
+            points = self.search.images[rows]
             self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
             first = order[:, :1]
         else:
-            logits = self.search.logits(rows, points)
+            logits = self.search.logits(rows, self.search.best[rows])
             order = ranked(self.search, rows, logits)
             own = self.search.labels[rows][:, None]
             first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
@@ -219,13 +236,8 @@ class Cascade:
         return tried
 
     def rounds(self) -> Iterator[Round]:
-        """Without end.
-
-        With momentum and without, steps break different samples in L2; in L∞ it only costs some.
-        """
-        rounds = chain(self.tuning.rounds, repeat((1.0, self.tuning.last_steps)))
-        momenta = cycle(self.tuning.momenta)
-        return (Round(*one, momentum) for one, momentum in zip(rounds, momenta, strict=False))
+        """Without end."""
+        return chain(self.tuning.rounds, cycle(self.tuning.last))
 
     def flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""
@@ -302,13 +314,14 @@ class Cascade:
         return rows[order[:wanted]].sort().values
 
     def anywhere(self, rows: Tensor) -> Tensor:
-        """Random starts in the ball; in L∞ striped ones, half of whose pixels are the best image's.
+        """Random starts, in L2 in a larger ball; in L∞ striped ones in the ball, half of whose
+        pixels are the best image's.
 
         Stripes break more than uniform noise, and more still where they begin halfway to the best.
         """
         images = self.search.images[rows]
         if self.threat.norm == "L2":
-            return random_start(images, self.threat, self.generator)
+            return random_start(images, self.threat, self.generator, self.tuning.far)
         start = striped_start(images, self.threat, self.generator)
         known = torch.rand(images[:, :1].shape, generator=self.generator) < 0.5
         return torch.where(known.to(images.device), self.search.best[rows], start)

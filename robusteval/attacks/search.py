@@ -19,6 +19,7 @@ from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
     input_gradient,
+    norms,
     project_fully,
 )
 from robusteval.hardware import exact_float32
@@ -28,6 +29,7 @@ from robusteval.types import ThreatModel
 
 # By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
 _ROUGH = 0.02
+_ROUNDED = 1e-6  # so far float32 arithmetic may carry a point out of the ball
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
 _RANDOM = 1e-4  # relative change of logits between two passes
@@ -230,7 +232,7 @@ class Search:
         momentum: float = 0.0,
         targets: Tensor | None = None,
     ) -> None:
-        """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
+        """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W).
 
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
         last points are judged at the end, and where gradients are rough higher ones, too.
@@ -238,7 +240,7 @@ class Search:
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         still, sure = torch.zeros_like(points), torch.zeros_like(nowhere)
         climb = _Climb(rows, points, still, clean, points, nowhere, sure, targets)
-        inside = True
+        inside = self._all_inside(clean, points)
         for step in schedule:
             slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
             if inside and self.is_exact:
@@ -259,6 +261,11 @@ class Search:
         climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
         if len(climb.rows):
             self.judge(climb.rows, climb.crest)
+
+    def _all_inside(self, clean: Tensor, points: Tensor) -> bool:
+        """Whether the points of an ascent (B, C, H, W) begin in the ball: far ones tell nothing."""
+        lengths = norms(points - clean, self.threat.norm)
+        return bool((lengths <= self.threat.radius + _ROUNDED).all())
 
     def gradients(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
