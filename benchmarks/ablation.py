@@ -102,13 +102,11 @@ class Redirected(Cascade):
         rows: Tensor,
         start: Tensor,
         objective: Objective,
-        steps: int,
+        turn: Round | int,
         targets: Tensor | None = None,
-        momentum: float | None = None,
-        inside: bool = False,
     ) -> None:
         objective, targets = self.instead(objective, targets)
-        super().ascend(rows, start, objective, steps, targets, momentum, inside)
+        super().ascend(rows, start, objective, turn, targets)
 
 
 class JointLoss(Redirected):

@@ -149,10 +149,10 @@ class Cascade:
 
         Either breaks what the other doesn't.
         """
-        images, steps = self.search.images, self._margin_steps
+        images, steps, momentum = self.search.images, self._margin_steps, self.tuning.momentum
         share = self.tuning.inside_steps / (self.tuning.inside_steps + self.tuning.margin_steps)
         inside = int(share * steps) if self._leaves_the_ball else 0
-        self.ascend(rows, images[rows], MARGIN, inside, inside=True)
+        self.ascend(rows, images[rows], MARGIN, Round(1.0, inside, momentum, inside=True))
         left = self.search.alive(rows)
         self.ascend(left, images[left], MARGIN, steps - inside)
         if inside and self.budget >= self._margin_cost and not self.reason:
@@ -164,29 +164,31 @@ class Cascade:
         rows: Tensor,
         start: Tensor,
         objective: Objective,
-        steps: int,
+        turn: Round | int,
         targets: Tensor | None = None,
-        momentum: float | None = None,
-        inside: bool = False,
     ) -> None:
-        """Through the norm's balls one after the other, or inside the threat's own alone."""
-        momentum = self.tuning.momentum if momentum is None else momentum
-        balls = (1,) if inside else self.tuning.balls
-        schedule = shrinking(self.threat.radius, steps, balls)
-        if len(rows) and steps:
-            self.search.ascend(rows, start, objective, schedule, momentum, targets)
+        """Through the norm's balls one after the other, or as ``turn`` says, if it isn't just the
+        number of steps."""
+        if isinstance(turn, int):
+            turn = Round(1.0, turn, self.tuning.momentum)
+        schedule = shrinking(self.threat.radius, turn.steps, self.tuning.balls)
+        if turn.inside:
+            schedule = cosine(self.threat.radius, turn.steps, turn.sloped)
+        if len(rows) and turn.steps:
+            self.search.ascend(rows, start, objective, schedule, turn.momentum, targets)
 
     def aim(self, rows: Tensor) -> None:
-        """Towards one wrong class after another, while the budget lasts and some break."""
+        """Towards one wrong class after another, while the budget lasts and some break.
+
+        What begins at clean images is tried in any case, since it is tried only once.
+        """
         tried = self.ranked(rows)
         self.vain = 0
         patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
         for turn in self.rounds():
-            for place in [*range(tried.shape[1]), None]:
-                targets = None if place is None else tried[:, place]
+            for targets in _targets(tried, turn.aims):
                 if not self.drive(targets, turn):
                     return
-                # Ascents from clean images are made once: each kind has its turn.
                 if self.vain >= patience * self.budget and not turn.clean:
                     return
 
@@ -207,7 +209,7 @@ class Cascade:
             objective = MARGIN if targets is None else self.aimed
             chosen = None if targets is None else targets[near]
             start = self.search.images[near] if turn.clean else self.anywhere(near)
-            self.ascend(near, start, objective, turn.steps, chosen, turn.momentum, turn.inside)
+            self.ascend(near, start, objective, turn, chosen)
             if len(self.search.alive(near)) == len(near):
                 self.vain += max(len(near), self.tuning.fewest)
                 return True
@@ -281,10 +283,12 @@ class Cascade:
         """Small steps from the best images of ``rows``, by the model's own gradients."""
         if len(rows) == 0:
             return
-        coarse = cosine(self.threat.radius, self.tuning.fine_steps)
-        schedule = [replace(step, size=self.tuning.fine_size * step.size) for step in coarse]
-        with self.model.led_by(None):
-            self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
+        for sloped, size in self.tuning.fine_sizes:
+            coarse = cosine(self.threat.radius, self.tuning.fine_steps, sloped)
+            schedule = [replace(step, size=size * step.size) for step in coarse]
+            left = self.search.alive(rows)
+            with self.model.led_by(None):
+                self.search.ascend(left, self.search.best[left], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
         """How many of the survivors are polished."""
@@ -365,6 +369,14 @@ class Cascade:
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""
         return escalate(self)
+
+
+def _targets(tried: Tensor, aims: int | None) -> Iterator[Tensor | None]:
+    """What samples are driven towards one after the other, of (B, places), the nearest last."""
+    if aims is None:
+        yield from [*tried.T, None]
+    else:
+        yield from tried.roll(1, 1).T[:aims]
 
 
 def _steps_cost(samples: int, steps: int) -> int:

@@ -58,10 +58,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class Step:
-    """How far to go, and the radius of the ball around the clean image to be put in after it."""
+    """How far to go, and the radius of the ball around the clean image to be put in after it.
+
+    ``sloped``: in L∞ along the gradient itself, and not its signs.  At a kink, where two gradients
+    take turns, their signs only swing to and fro, while small steps along both add up to a way on.
+    """
 
     size: float
     radius: float
+    sloped: bool = False
 
 
 def _aimed(seen: Seen) -> Tensor:
@@ -306,19 +311,22 @@ class Search:
         norm, points = self.threat.norm, climb.points
         if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
             gradients = free_gradient(gradients, points)
-        direction = ascent_direction(gradients, norm)
+        direction = ascent_direction(gradients, norm, step.sloped)
         if momentum:
             velocity = torch.add(direction, climb.velocity, alpha=momentum)
             free = free_gradient(velocity, points) if norm == "L2" else velocity
-            climb, direction = replace(climb, velocity=velocity), ascent_direction(free, norm)
+            climb, direction = (
+                replace(climb, velocity=velocity),
+                ascent_direction(free, norm, step.sloped),
+            )
         moved = torch.add(points, direction, alpha=step.size)
         return replace(climb, points=project_fully(moved, climb.clean, norm, step.radius))
 
 
-def cosine(radius: float, steps: int) -> list[Step]:
+def cosine(radius: float, steps: int, sloped: bool = False) -> list[Step]:
     """Sizes that fall by a cosine from 2ε to nearly 0, in the ball of that radius."""
     sizes = [radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-    return [Step(size, radius) for size in sizes]
+    return [Step(size, radius, sloped) for size in sizes]
 
 
 def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -> list[Step]:

@@ -11,7 +11,8 @@ class Round(NamedTuple):
     steps to each, and how.
 
     ``inside``: whether these never leave the threat's own ball, where others do; ``clean``: whether
-    they begin at clean images, and not at random.
+    they begin at clean images, and not at random; ``sloped``: see ``search.Step``; ``aims``: of
+    how many of the nearest classes, if not of all and of any.
     """
 
     share: float
@@ -19,6 +20,8 @@ class Round(NamedTuple):
     momentum: float = 0.0
     inside: bool = False
     clean: bool = False
+    sloped: bool = False
+    aims: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Tuning:
 
     # Steps of the first stage, on the margin, through the norm's balls.
     margin_steps: int
-    # The first rounds over the wrong classes.
+    # The first rounds over the wrong classes; those from clean images first.
     rounds: tuple[Round, ...]
     # All further ones, by turns.
     last: tuple[Round, ...]
@@ -51,9 +54,9 @@ class Tuning:
     fine_share: float = 0.1
     # and at least so many.
     fewest_fine: int = 8
-    # The sizes of polish's steps, as a share of the usual ones.
-    fine_size: float = 0.1
-    # Its steps.
+    # The sizes of polish's steps, as a share of the usual ones: by signs, and then, in L∞, sloped.
+    fine_sizes: tuple[tuple[bool, float], ...] = ((False, 0.1),)
+    # Its steps by each.
     fine_steps: int = 20
     # Random search's proposals in a round,
     flips: int = 40
@@ -108,9 +111,14 @@ class Tuning:
 TUNING: dict[Norm, Tuning] = {
     "Linf": Tuning(
         margin_steps=20,
-        rounds=(Round(0.3, 15), Round(0.15, 30), Round(0.15, 30)),
-        last=(Round(1.0, 60),),
+        rounds=(
+            Round(0.15, 30, momentum=0.75, inside=True, clean=True, sloped=True, aims=3),
+            Round(0.3, 15),
+            Round(0.15, 30),
+        ),
+        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, sloped=True)),
         balls=(1,),
+        fine_sizes=((False, 0.1), (True, 0.25)),
     ),
     # Ascents without momentum break others than with it, through larger balls others than inside,
     # and from clean images others than from random starts.
