@@ -92,6 +92,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=2,
+        version=3,
     ),
 )

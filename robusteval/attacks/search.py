@@ -27,12 +27,13 @@ from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
-# By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
+# By this share of the logits' spread a rough form's margins may be off: bfloat16 has eight bits.
 _ROUGH = 0.02
+_ULPS = 16 * torch.finfo(torch.float32).eps  # what float32 arithmetic may change in any order
 _ROUNDED = 1e-6  # so far float32 arithmetic may carry a point out of the ball
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
-_RANDOM = 1e-4  # relative change of logits between two passes
+_RANDOM = 1e-4  # change of logits between two passes, as a share of their spread
 _CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
@@ -186,7 +187,8 @@ class Search:
         images = self.images[:PROBED]
         rows = torch.arange(len(images), device=images.device)
         first, second = (self.logits(rows, images) for _ in range(2))
-        changed = (first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12)
+        least = torch.maximum(_RANDOM * spread(second), _ULPS * second.abs().amax(1))
+        changed = ((first - second).abs().amax(1) > least).any()
         if changed:
             self.draws = self.votes = DRAWS
         return bool(changed)
@@ -304,7 +306,7 @@ class Search:
             gradient = input_gradient(losses, moved)
         logits = logits.detach()
         margins = logit_margin(logits, self.labels[rows])
-        return Slopes(margins, _ROUGH * logits.abs().amax(1), losses.detach(), gradient)
+        return Slopes(margins, _ROUGH * spread(logits), losses.detach(), gradient)
 
     def _step(self, climb: _Climb, gradients: Tensor, step: Step, momentum: float) -> _Climb:
         """New points and velocities."""
@@ -321,6 +323,14 @@ class Search:
             )
         moved = torch.add(points, direction, alpha=step.size)
         return replace(climb, points=project_fully(moved, climb.clean, norm, step.radius))
+
+
+def spread(logits: Tensor) -> Tensor:
+    """From the smallest to the largest of each sample's logits (B, K): (B,).
+
+    A threshold in units of it knows neither their scale nor a constant added to them.
+    """
+    return logits.amax(1) - logits.amin(1)
 
 
 def cosine(radius: float, steps: int, sloped: bool = False) -> list[Step]:

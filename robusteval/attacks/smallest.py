@@ -213,6 +213,6 @@ ATTACKS = (
         passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=1,
+        version=2,
     ),
 )
