@@ -184,13 +184,22 @@ class Cascade:
         """
         tried = self.ranked(rows)
         self.vain = 0
-        patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
-        for turn in self.rounds():
+        for number, turn in enumerate(self.rounds()):
+            if self._tired(number) and number >= len(self.tuning.rounds):
+                return
+            if self._tired(number) and not turn.clean:
+                continue
             for targets in _targets(tried, turn.aims):
                 if not self.drive(targets, turn):
                     return
-                if self.vain >= patience * self.budget and not turn.clean:
-                    return
+                if self._tired(number) and not turn.clean:
+                    break
+
+    def _tired(self, number: int) -> bool:
+        """Whether enough was in vain; what begins at clean images in later rounds is left some."""
+        patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
+        later = [turn.aims or 0 for turn in self.tuning.rounds[number + 1 :] if turn.clean]
+        return self.vain >= patience * self.budget - self.tuning.fewest * sum(later)
 
     def drive(self, targets: Tensor | None, turn: Round) -> bool:
         """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,

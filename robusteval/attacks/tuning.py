@@ -30,7 +30,7 @@ class Tuning:
 
     # Steps of the first stage, on the margin, through the norm's balls.
     margin_steps: int
-    # The first rounds over the wrong classes; those from clean images first.
+    # The first rounds over the wrong classes.
     rounds: tuple[Round, ...]
     # All further ones, by turns.
     last: tuple[Round, ...]
@@ -112,8 +112,8 @@ TUNING: dict[Norm, Tuning] = {
     "Linf": Tuning(
         margin_steps=20,
         rounds=(
-            Round(0.15, 30, momentum=0.75, inside=True, clean=True, sloped=True, aims=3),
             Round(0.3, 15),
+            Round(0.15, 20, momentum=0.75, inside=True, clean=True, sloped=True, aims=2),
             Round(0.15, 30),
         ),
         last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, sloped=True)),

@@ -11,7 +11,10 @@ from tests.helpers.attacks import require_installed
 from tests.helpers.outcomes import attacks, outcomes, stored
 
 STORED = stored()
-FEWER = {norm: replace(usual, margin_steps=12, inside_steps=12) for norm, usual in TUNING.items()}
+FEWER = {
+    norm: replace(usual, margin_steps=1, inside_steps=1, fine_steps=1)
+    for norm, usual in TUNING.items()
+}
 
 
 def test_every_attack_has_its_outcomes_stored() -> None:
