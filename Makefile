@@ -32,6 +32,7 @@ $(VENV)-docs/.ready: $(VENV)/.ready docs/constraints.txt
 # RobustBench needs a timm of its own, and none of the robustbench that torchattacks' wheel carries:
 # it has an environment where that is taken away.
 robustbench: $(VENV)-robustbench/.ready
+	$(VENV)-robustbench/bin/python -c 'from robusteval.robustbench import robustbench; robustbench()'  # else its tests are left out
 	$(VENV)-robustbench/bin/python -m pytest -q tests/models/test_robustbench.py tests/documents -k 'robustbench or other_tools'
 
 $(VENV)-robustbench/.ready: pyproject.toml constraints-robustbench.txt
@@ -44,12 +45,13 @@ $(VENV)-robustbench/.ready: pyproject.toml constraints-robustbench.txt
 # s3fs and moto need other versions of packages that torchattacks and pandas pin here: they have an
 # environment of their own, which finds everything else in the project's.
 s3: $(VENV)-s3/.ready
+	$(VENV)-s3/bin/python -c 'import moto, s3fs'  # else its tests are left out
 	$(VENV)-s3/bin/python -m pytest -q -m s3 tests/stores
 
 $(VENV)-s3/.ready: $(VENV)/.ready constraints-s3.txt
 	$(PYTHON) -m venv --clear $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-s3.txt s3fs 'moto[s3,server]'
-	echo $(abspath $(VENV))/lib/python3.11/site-packages > $$(ls -d $(VENV)-s3/lib/python*/site-packages)/project.pth
+	printf '%s\n' $(abspath $(VENV))/lib/python3.11/site-packages $(CURDIR) > $$(ls -d $(VENV)-s3/lib/python*/site-packages)/project.pth
 	touch $@
 
 $(VENV)/.ready: pyproject.toml constraints.txt

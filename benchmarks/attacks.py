@@ -28,36 +28,41 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import stored
+from benchmarks.masks import loaded, of_entry
+from benchmarks.rivals import (
+    ATTACKS,
+    ATTACKS_BY_BUDGET,
+    BUDGET,
+    BUDGETS,
+    OTHERS,
+    base,
+    has_targets,
+    is_told_no_eps,
+    version_of,
+)
 from robusteval import zoo
-from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import BACKWARD, Counted
-from robusteval.attacks.libraries.advlib import advlib_attack
-from robusteval.attacks.libraries.autoattack import autoattack, autoattack_members
 from robusteval.attacks.libraries.torchattacks import torchattacks_module
-from robusteval.attacks.registry import find
-from robusteval.attacks.seeding import seed_everything
 from robusteval.data.datasets import load_dataset
 from robusteval.data.readers import Shape
+from robusteval.errors import TrainingError
 from robusteval.evidence.judge import in_threat, judge, predict
 from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
-from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.numerics import wilson
 from robusteval.plan.spec import default_batch
 from robusteval.types import ThreatModel
 
-OURS = "adaptive"  # what the names of the project's own attacks begin with
-VERSION = find("robusteval", OURS).version
-Attack = Callable[[Counted, Tensor, Tensor, ThreatModel], Tensor]
+OURS = "adaptive"
+VERSION = version_of(OURS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Result:
     @property
     def holds_today(self) -> bool:
         """Whether the same images would be found again: by a library, or by ours as it stands."""
-        return not self.attack.startswith(OURS) or self.version == VERSION
+        return version_of(self.attack) in (0, self.version)
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -103,83 +108,6 @@ class Result:
         return self.forward_equivalents * self.correct / max(self.robust, 1)
 
 
-def with_budget(budget: int) -> Attack:
-    """``adaptive`` at a budget."""
-
-    def attack(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-        return adaptive(model, images, labels, threat, passes_per_sample=budget)
-
-    return attack
-
-
-def standard(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """AutoAttack, its members on survivors."""
-    return autoattack(model, images, labels, threat, seed=0).images
-
-
-def apgd_t(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """AutoAttack's targeted APGD alone."""
-    import pyautoattack
-
-    whole = pyautoattack.AutoAttack(
-        model, norm=threat.norm, eps=threat.radius, seed=0, version="standard", device=images.device
-    )
-    whole.apgd_targeted.n_target_classes = min(9, model.classes - 1)
-    whole.attacks_to_run = ["apgd-t"]
-    found: Tensor = whole.run_standard_evaluation(images, labels, batch_size=len(images))[0]
-    return found
-
-
-def has_targets(classes: int) -> bool:
-    """Whether targeted APGD's loss, a ratio of four logits, can be."""
-    return "apgd-t" in autoattack_members(classes)[0]
-
-
-def pgd_100(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """torchattacks' PGD: 100 steps of ε/10, ten restarts on survivors."""
-    result, alive = images.clone(), torch.arange(len(images), device=images.device)
-    name = "PGD" if threat.norm == "Linf" else "PGDL2"
-    for restart in range(10):
-        if len(alive) == 0:
-            break
-        seed_everything(restart)
-        attack = getattr(torchattacks_module(), name)(
-            model, eps=threat.radius, alpha=threat.radius / 10, steps=100, random_start=True
-        )
-        attack.eps_for_division = 1e-30  # PGDL2's own of 1e-10 drowns small gradients
-        with model.attending(alive):
-            found = attack(images[alive], labels[alive])
-            result[alive] = found
-            with torch.no_grad():
-                holds = model(found).argmax(1) == labels[alive]
-        alive = alive[holds]
-    return result
-
-
-def advlib(name: str, **parameters: Any) -> Attack:
-    """An attack of adv-lib."""
-
-    def attack(model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-        return advlib_attack(
-            model, images, labels, threat, name=name, seed=0, parameters=parameters
-        ).images
-
-    return attack
-
-
-BUDGET, BUDGETS = 400, (60, 120, 240, 400, 1000)
-ATTACKS: dict[str, Attack] = {
-    "adaptive": with_budget(BUDGET),
-    "autoattack": standard,
-    "apgd_t": apgd_t,
-    "pgd_100x10": pgd_100,
-    **{f"adaptive_{b}": with_budget(b) for b in BUDGETS if b != BUDGET},
-    "advlib_fmn": advlib("fmn", steps=100),
-}
-MINIMUM_NORM = ("advlib_fmn",)
-OTHERS = {"apgd_t": "APGD-T", "pgd_100x10": "PGD-100 ×10", "advlib_fmn": "FMN (adv-lib)"}
-
-
 def run(
     name: str,
     attack: str,
@@ -189,13 +117,14 @@ def run(
     device: str = "cpu",
 ) -> Result:
     """One attack on one model's initially correct samples."""
-    entry = find_entry(name)
-    model = load_model(entry, device)
+    entry, model = of_entry(name), loaded(name, device)
     data = load_dataset(entry.dataset, "test", data_dir)
     data = data.balanced_subset(min(samples, len(data)))
     with exact_float32():
         right = predict(model, data.images().to(device)).argmax(1).cpu() == data.labels
     chosen = torch.nonzero(right)[:, 0]
+    if len(chosen) == 0:
+        raise TrainingError(f"{name} predicts none of {len(data)} samples right: train it longer")
     robust, forward, backward = 0, 0.0, 0.0
     started = time.perf_counter()
     probe = data.images(chosen[: static_batch(device)]).to(device)
@@ -203,8 +132,8 @@ def run(
     for rows in chosen.split(_at_once(attack, data.info.shape, len(chosen), device)):
         images, labels = data.images(rows).to(device), data.labels[rows].to(device)
         counted = Counted(model, len(rows), fast=forms.gradients)
-        found = ATTACKS[attack](counted, images, labels, threat)
-        counts = in_threat(found, images, None if attack in MINIMUM_NORM else threat)
+        found = {**ATTACKS, **ATTACKS_BY_BUDGET}[attack](counted, images, labels, threat)
+        counts = in_threat(found, images, None if is_told_no_eps(attack) else threat)
         with exact_float32():
             fooled = judge(model, counts, images, labels, threat, bound=True).fooled
         robust += int((~fooled).sum())
@@ -213,7 +142,7 @@ def run(
     seconds = time.perf_counter() - started
     n = len(chosen)
     return Result(
-        model=entry.name,
+        model=name if "+" in name else entry.name,
         weights=weights_of(entry),
         norm=threat.norm,
         eps=threat.eps_text,
@@ -225,7 +154,7 @@ def run(
         backward=backward / n,
         seconds=seconds,
         hardware=hardware_name(device),
-        version=VERSION,
+        version=version_of(attack) or VERSION,
     )
 
 
@@ -234,14 +163,21 @@ def weights_of(entry: Entry) -> str:
     return entry.weights.sha256[:12] if entry.weights else ""
 
 
+def left_out(attack: str, classes: int, threat: ThreatModel) -> str:
+    """Why an attack can't run, if it can't."""
+    if base(attack) == "apgd_t" and not has_targets(classes):
+        return "for want of classes"
+    return "which is of L∞ alone" if threat.norm == "L2" and base(attack) in ("cr", "pma") else ""
+
+
 def _at_once(attack: str, shape: Shape, count: int, device: str) -> int:
-    return count if attack.startswith(OURS) else default_batch(shape, device)
+    return count if base(attack) == OURS else default_batch(shape, device)
 
 
 def _forms(model: Adapter, images: Tensor, attack: str, count: int) -> Forms:
-    if not attack.startswith(OURS):
+    if base(attack) != OURS:
         return Forms(model, model, None)
-    budget = int(attack.partition("_")[2] or BUDGET)
+    budget = int(attack.removeprefix(OURS)[1:] or BUDGET)
     return Forms.of(model, *choose_forms(model, images, count * budget / 3))
 
 
@@ -406,8 +342,8 @@ def main() -> int:
         threat = data.info.default_threat(arguments.norm)
         samples = min(arguments.samples, len(data))
         for attack in arguments.attacks:
-            if attack == "apgd_t" and not has_targets(data.info.num_classes):
-                print(f"{name} {attack}: left out, for want of classes", file=sys.stderr)
+            if reason := left_out(attack, data.info.classes, threat):
+                print(f"{name} {attack}: left out, {reason}", file=sys.stderr)
                 continue
             place = (name, weights_of(entry), threat.norm, threat.eps_text, str(samples))
             if (*place, attack) in done:

@@ -71,10 +71,9 @@ def _sentences(rows: list[Row]) -> Iterator[str]:
         if row.get(f"{ATTACK}smallest") and row.get(f"{ATTACK}adaptive")
     ]
     if points:
-        yield (
-            f"- Robust accuracy under `smallest` lies {min(points):+.1f} to {max(points):+.1f} "
-            "points from that under `adaptive`."
-        )
+        least, most = f"{min(points):+.1f}", f"{max(points):+.1f}"
+        told = f"differs by {least} to {most} points from" if {least, most} != {"+0.0"} else "is"
+        yield f"- Robust accuracy under `smallest` {told} that under `adaptive`."
     doubted = [r["model"] for r in rows if float(r["worst_case"]) > 0 and r[DOUBTS]]
     if doubted:
         few = ", ".join(f"`{model}`" for model in doubted)

@@ -13,11 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import ablation, at_scale, attacks, published, reference, stored
+from benchmarks import (
+    ablation,
+    at_scale,
+    attacks,
+    curves,
+    masked,
+    published,
+    reference,
+    resnet18,
+    stored,
+    workers,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-Measured = TypeVar("Measured", attacks.Result, ablation.Result)
+Measured = TypeVar("Measured", attacks.Result, ablation.Result, masked.Result)
 
 
 def contest(file: str = "attacks.csv") -> Iterator[str]:
@@ -32,6 +43,30 @@ def contest(file: str = "attacks.csv") -> Iterator[str]:
     yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
 
 
+def by_budget() -> Iterator[str]:
+    """Every attack's curve over budgets, for models that are as they were then."""
+    current = _current("curves.csv", attacks.Result)
+    yield curves.coverage(current)
+    yield ""
+    if not current:
+        return
+    yield from curves.summary(current)
+    yield ""
+    yield from curves.table(current)
+    version = attacks.versions(current)
+    yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+
+
+def full_width() -> Iterator[str]:
+    """The ResNet-18 that is trained anew, and the contest on it."""
+    made = stored.read(RESULTS / "resnet18.csv", resnet18.Made)
+    if not made:
+        yield "Not yet run."
+        return
+    results = stored.read(RESULTS / "resnet18_attacks.csv", attacks.Result)
+    yield from resnet18.table(made, results)
+
+
 def parts() -> Iterator[str]:
     """What each part of ``adaptive`` is worth, on models that are as they were then."""
     current = _current("ablation.csv", ablation.Result)
@@ -44,10 +79,28 @@ def parts() -> Iterator[str]:
     yield f"By version {', '.join(versions)} of `adaptive`."
 
 
+def masked_copies() -> Iterator[str]:
+    """What ``adaptive`` leaves of copies that hide gradients, beside the truth."""
+    current = _current("masked.csv", masked.Result)
+    if not current:
+        yield "Not yet run."
+        return
+    yield from masked.table(current)
+    yield ""
+    versions = sorted({str(result.version) for result in current})
+    yield f"By version {', '.join(versions)} of `adaptive`."
+
+
+def engines() -> Iterator[str]:
+    """What one-thread workers of each engine take."""
+    yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
+
+
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
-    return [r for r in stored.read(RESULTS / file, kind) if weights.get(r.model) == r.weights]
+    stored_then = stored.read(RESULTS / file, kind)
+    return [r for r in stored_then if weights.get(r.model.partition("+")[0]) == r.weights]
 
 
 TABLES = {
@@ -58,13 +111,16 @@ TABLES = {
     "docs/suites.md": {"suites": reference.suites, "detectors": reference.detectors},
     "docs/commands.md": {"commands": reference.commands},
     "docs/exporting.md": {"samples": reference.samples},
-    "docs/many_machines.md": {"at_scale": at_scale.lines},
+    "docs/many_machines.md": {"at_scale": at_scale.lines, "workers": engines},
     "docs/lab/contests.md": {
         "contest": contest,
         "contest of two classes": partial(contest, "attacks_cifar10_2.csv"),
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
+        "curves": by_budget,
+        "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},
 }
 

@@ -54,6 +54,7 @@ from robusteval.run.progress import Progress, Silent, Watcher, watcher
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
+from robusteval.run.surrogates import same_surrogate
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
@@ -85,13 +86,16 @@ PREPARING, REPORT = "model and data", "report"  # parts of a run that its progre
 
 
 def list_entries() -> list[Entry]:
-    """Every entry of the registry that can be read; a line is logged of each that can't."""
+    """Every entry of the registry that can be read.  A line is logged for each one that can't."""
     return readable_entries()
 
 
 @plain_state()
 def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) -> Adapter:
-    """A model of the registry, by name or by its entry's path, behind its adapter."""
+    """A model of the registry, by its name or its entry's path, behind its adapter.
+
+    An entry with a Python factory needs ``allow_code=True``.
+    """
     check_device(device)
     return load_entry(find_entry(name), device, allow_code)
 
@@ -109,20 +113,23 @@ def evaluate(
     classes: int | None = None,
     **keywords: Unpack[OptionKeywords],
 ) -> Report:
-    """Runs a suite against a model and writes its evidence and its report.
+    """Runs a suite against a model, and writes its evidence and its report.
 
-    ``model``: an entry's name or path, or a torch module, which is called ``name`` in its report; a
-    plain one gets images in [0, 1], so wrap one that wants them normalised (``wrap_module``).
-
-    ``images``: arrays or tensors (N, C, H, W), uint8 or floats in [0, 1], with ``labels`` (N,); or
-    a torch ``Dataset`` or ``DataLoader``.  Text in their place is a suite, ``full`` by default.
-    Without images the run is on the known ``dataset``, by default the entry's own; with them
-    ``dataset`` is what the report calls them.  ``classes``: how many a plain module tells apart, by
-    default as many as it answers with.
+    - ``model``: an entry's name or path, or a torch module.  A plain module gets images in [0, 1];
+      if it expects normalised ones, wrap it first (``wrap_module``).
+    - ``images``, ``labels``: arrays or tensors (N, C, H, W), uint8 or floats in [0, 1], and (N,);
+      or a torch ``Dataset`` or ``DataLoader`` alone.  Text in the place of images is a suite.
+    - ``name``: what the report calls a module; by default the name of its class.
+    - ``suite``: a suite's name or path, ``full`` by default.
+    - ``dataset``: without images, the known data set to run on, by default the entry's own; with
+      images, what the report calls them.
+    - ``classes``: how many classes a plain module has, by default as many as it answers with.
 
     Options are given by keyword, such as ``samples=200, seed=1``, or together as ``options``: see
-    ``Options``.  A run that was begun goes on, a finished one is read.  Raises RobustevalError for
-    bad input; a failed or unfinished attack is reported as such and leaves the report incomplete.
+    ``Options``.  A run that was begun is continued, and a finished one is read.
+
+    Raises RobustevalError for bad input.  An attack that fails or does not finish raises nothing:
+    the report says so, and is incomplete.
 
         >>> report = evaluate("pcl_digits", "quick", samples=20, only="fgsm")
         >>> report.complete, report.proven
@@ -130,7 +137,7 @@ def evaluate(
     """
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
-    with borrowed(model):
+    with borrowed(model), borrowed(options.surrogate):
         return _evaluated(asked, suite, options)
 
 
@@ -141,13 +148,13 @@ def _asked(
     if isinstance(images, str | Path):
         if suite is not None:
             raise RobustevalError(
-                f"suite={shown(suite)} and {shown(images)} are two suites: keep one"
+                f"two suites were given, suite={shown(suite)} and {shown(images)}: keep one"
             )
         images, suite = None, images
     if isinstance(labels, str) and images is None and dataset is None:
         labels, dataset = None, labels
     if labels is not None and images is None:
-        raise RobustevalError("labels= need images: pass images=…")
+        raise RobustevalError("labels= need images: pass images=…, too")
     asked = Asked(model, dataset, name, images, labels, classes)
     return asked, "full" if suite is None else suite
 
@@ -209,9 +216,9 @@ def write_report(store: Store, result: RunResult) -> Report:
 
 @plain_state()
 def rebuild_report(folder: str | Path) -> Report:
-    """Writes a run's report anew from its evidence, without model or data, byte for byte.
+    """Writes a run's report anew from its evidence, byte for byte, without model or data.
 
-    Of a run in an archive nothing is written: the report is returned alone.  Raises EvidenceError
+    For a run in an archive nothing is written: the report is only returned.  Raises EvidenceError
     for evidence that is missing, corrupt or newer than this version.
     """
     store, _, _ = open_store(files_of(folder))
@@ -230,21 +237,26 @@ def verify(
     images: Any = None,
     labels: Any = None,
     data: str | Path | None = None,
+    surrogate: str | Path | nn.Module | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
     """Checks a run's evidence and report against the model and the data, afresh.
 
-    ``folder``: the run's, or its archive.  ``model``: where the run's entry is now, or the module
-    that was evaluated.  ``images`` and ``labels``: those that were evaluated, where Python gave
-    them; ``data``: where the user's own are now.  ``again``: how many jobs, chosen at random, to do
-    once more.  ``device``: another than the run's.  ``progress`` is told how far the checks are.
-    Raises RobustevalError where the run, its model or its data can't be had at all.
+    - ``folder``: the run's folder or URL, or its archive.
+    - ``model``: where the run's entry is now, or the module that was evaluated.
+    - ``images``, ``labels``: those that were evaluated, if they were given from Python.
+    - ``data``: where your own data are now, if they have moved.
+    - ``again``: how many jobs, chosen at random, to do once more.
+    - ``device``: another one than the run's.
+    - ``surrogate``: where the run's is now, or the module that was given as one.
+    - ``progress``: is told how far the checks are.
+
+    Raises RobustevalError if the run, its model or its data can't be loaded at all.
     """
     told = watcher(progress or Silent())
-    with borrowed(model):
-        return _verified(
-            folder, model, data_dir, allow_code, again, device, images, labels, data, told
-        )
+    with borrowed(model), borrowed(surrogate):
+        given = (images, labels, data, surrogate)
+        return _verified(folder, model, data_dir, allow_code, again, device, *given, told)
 
 
 def _verified(
@@ -257,6 +269,7 @@ def _verified(
     images: Any,
     labels: Any,
     data: str | Path | None,
+    surrogate: str | Path | nn.Module | None,
     told: Watcher,
 ) -> list[Check]:
     refuse_inference_mode()
@@ -277,7 +290,8 @@ def _verified(
         reference = ""
     access = access_to(record, reference, data_dir, data, allow_code, device)
     own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
-    context = open_context(spec, access, adapter, own)
+    led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
+    context = open_context(spec, access, adapter, own, led)
     with store.listed(), precision(spec):
         checks = [whole(store, context.plan)]
         if not checks[0].held:
@@ -338,7 +352,7 @@ def _report_holds(store: Store, result: RunResult) -> Check:
 
 @plain_state()
 def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
-    """Runs on the same samples, each against the first: see ``report.compare``.
+    """Compares runs on the same samples, each with the first: differences, and McNemar's exact p.
 
     Raises EvidenceError for runs on different samples or threat models.
     """
@@ -362,14 +376,16 @@ def estimate(
     classes: int | None = None,
     **keywords: Unpack[OptionKeywords],
 ) -> Estimate:
-    """What ``evaluate`` would take at most, from the speed of a few passes made now.
+    """What ``evaluate`` would take at most, by the speed of a few passes made now.
 
-    >>> estimate("pcl_digits", "quick", samples=20, only="fgsm").jobs
-    11
+    It takes the same arguments.
+
+        >>> estimate("pcl_digits", "quick", samples=20, only="fgsm").jobs
+        11
     """
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
-    with borrowed(model):
+    with borrowed(model), borrowed(options.surrogate):
         return _estimated(prepare(asked, suite, options).context, options)
 
 

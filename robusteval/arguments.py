@@ -144,10 +144,12 @@ def expand_lists(arguments: list[str]) -> list[str]:
 # Options that several verbs have.
 DataDir = Annotated[
     Path | None,
-    path_option("Folder with data sets; else $ROBUSTEVAL_DATA, else the cache."),
+    path_option("Folder with data sets; by default $ROBUSTEVAL_DATA, else the user's cache."),
 ]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
-OtherDevice = Annotated[str | None, typer.Option("--device", help="Instead of the run's own.")]
+OtherDevice = Annotated[
+    str | None, typer.Option("--device", help="Compute on this device instead of the run's own.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 MovedModel = Annotated[
     str | None, typer.Option("--model", help="Where the run's entry is now, if it has moved.")

@@ -20,6 +20,7 @@ from rich.text import Text
 from robusteval import inert
 from robusteval.consoles import error_console
 from robusteval.durations import duration_text
+from robusteval.lines import DOUBTS
 
 if TYPE_CHECKING:
     from robusteval.models.entry import Entry
@@ -63,6 +64,7 @@ class Bars:
 
     def doubt(self, told: str) -> None:
         """A line of its own, above the bars."""
+        DOUBTS.append(told)
         self._say(f"robusteval: {told}", "yellow")
 
     def start(self, cell: "Cell", samples: int) -> None:
@@ -102,8 +104,10 @@ class Bars:
         """Its bar tells it."""
 
     def standing(self, now: "Standing") -> None:
-        """The bar of the whole run."""
+        """The bar of the whole run; above it, what is done already of one that goes on."""
         if self.whole is None:
+            if told := now.resumed_text():
+                self._say(f"{self.title}: {told}", "")
             self.whole = self.bars.add_task("whole run", total=now.jobs, told="")
         told = "" if now.left is None else f"about {duration_text(now.left)} left"
         if now.budget is not None and now.seconds > now.budget:

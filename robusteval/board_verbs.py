@@ -20,7 +20,7 @@ from robusteval.guarded import guarded, say
 from robusteval.storage import LEADERBOARDS
 
 board = typer.Typer(
-    help="Publish runs that verify as leaderboard CSVs, and check what is published.",
+    help="Publish runs on leaderboards, and check what is published.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

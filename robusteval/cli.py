@@ -41,6 +41,7 @@ from robusteval.guarded import (
     guarded,
     say,
 )
+from robusteval.lines import DOUBTS
 
 __all__ = ["app", "board", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -69,6 +70,7 @@ def root(
 ) -> None:
     """Evaluate prototype classifiers with attacks that tell the truth."""
     logging.getLogger("robusteval").handlers = [Told()]
+    DOUBTS.clear()
 
 
 @app.command()
@@ -85,7 +87,7 @@ def run(
     samples: Annotated[
         str,
         typer.Option(
-            help="A number (class-balanced), first:256, @FILE with an index a line, or all."
+            help="Which: a number (class-balanced), first:256, @FILE with one index a line, or all."
         ),
     ] = "all",
     data: Annotated[
@@ -97,7 +99,9 @@ def run(
     ] = None,
     eps: Annotated[
         list[str] | None,
-        typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),
+        typer.Option(
+            help="One radius or more, such as 4/255 8/255 or L2:0.5; else the usual ones."
+        ),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these attacks of the suite: --only fgsm pgd20.")
@@ -105,17 +109,26 @@ def run(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            help="Transfer adversarials of these models, too: --source ce_cifar10 'drp_*'."
+            help="Try adversarial images of these models, too: --source ce_cifar10 'drp_*'."
+        ),
+    ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(
+            help="An entry whose gradients adaptive follows where this model's are masked."
         ),
     ] = None,
     seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where to compute: cpu, cuda, or one of several, such as cuda:1.")
+    ] = "cpu",
     batch_size: Annotated[
         int | None,
         whole_option("Images attacked together; by default 120 at 3x32x32, more if smaller."),
     ] = None,
     workers: Annotated[
-        Any, workers_option("Processes that share the work; or ray, or ray:N for a cluster's.")
+        Any,
+        workers_option("How many processes share the work; ray or ray:N for those of a cluster."),
     ] = 1,
     ray_address: Annotated[
         str | None,
@@ -126,18 +139,25 @@ def run(
     ] = None,
     threads: Annotated[
         int | None,
-        whole_option("Threads of each worker; by default the cores, shared."),
+        whole_option("Threads of each worker; by default the cores are shared among the workers."),
     ] = None,
     keep: Annotated[
-        str, typer.Option(help="Images to store: first (one success a sample and threat) or all.")
+        str,
+        typer.Option(
+            help="Which adversarial images to store: first (one for each sample and threat model) "
+            "or all."
+        ),
     ] = "first",
     time_limit: Annotated[
         float | None,
-        seconds_option("Seconds for each attack; what doesn't finish says so."),
+        seconds_option("Seconds for each attack; one that takes longer has no number."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Time for each whole run, such as 10m; what doesn't fit is left out."),
+        typer.Option(
+            help="Plan each run to fit into a time, such as 10m; the rest is left out.  A plan, "
+            "not a limit: a run that takes longer goes on."
+        ),
     ] = None,
     data_dir: DataDir = None,
     download: Annotated[
@@ -145,21 +165,22 @@ def run(
     ] = False,
     outlier_dir: Annotated[
         list[Path] | None,
-        path_option("A folder of images as an outlier set."),
+        path_option("A folder of images to use as outliers, too."),
     ] = None,
     out: Annotated[
         Any, place_option("Where run folders go: a folder, or a URL such as s3://BUCKET/RUNS.")
     ] = Path("runs"),
     allow_code: AllowCode = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it would take, and stop.")
+        bool, typer.Option("--dry-run", help="Print what the run would take, and stop.")
     ] = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Write the folder for `robusteval work`, and stop.")
+        bool,
+        typer.Option("--prepare", help="Write the run's folder for `robusteval work`, and stop."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a suite against a model, go on with a run, or print a finished one's report."""
+    """Run a suite against a model.  A run that was begun continues, a finished one is printed."""
     from robusteval import remembered, running
 
     question = None if dry_run or prepare else remembered.run_question(context.params)
@@ -177,6 +198,7 @@ def run(
             eps=tuple(given_list("eps", eps)),
             only=tuple(given_list("only", only)),
             sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            surrogate=surrogate,
             batch_size=batch_size,
             device=device,
             workers=workers,
@@ -214,7 +236,7 @@ RunFolder = Annotated[
 @app.command()
 @guarded
 def report(run: RunFolder, as_json: AsJson = False) -> None:
-    """Write a run's report anew from its evidence, without the model."""
+    """Write a run's report anew from its evidence.  This needs no model."""
     from robusteval import remembered, running
 
     question = remembered.report_question(run)
@@ -242,7 +264,7 @@ def verify(
     device: OtherDevice = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a run's evidence and report against the model and the data, afresh."""
+    """Check a run's evidence and report, afresh.  Model and data are loaded again."""
     from robusteval import api
 
     with watching.shown(str(run)) as told:
@@ -261,7 +283,7 @@ def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs on the same samples, each with the first: differences, McNemar's p."""
+    """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p."""
     from robusteval import api, terminal
 
     found = api.compare(runs)
@@ -279,10 +301,12 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a missing data set through torchvision.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1, say.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where to compute: cpu, cuda, or one of several, such as cuda:1.")
+    ] = "cpu",
     work_dir: Annotated[Path, path_option("Where checkpoints and logs go.")] = Path("training"),
 ) -> None:
-    """Train a model by its entry's [training] table; goes on where it was stopped."""
+    """Train a model by its entry's [training] table.  What was stopped continues."""
     from robusteval import api, bars
     from robusteval.models.entry import read_entry
     from robusteval.models.registry import find_entry

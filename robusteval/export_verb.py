@@ -52,7 +52,7 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Write a run as one file: its samples as a table, or all of it as an archive."""
+    """Write a run as one file.  That is a table of its samples, or an archive of all of it."""
     from robusteval import exports
 
     if to != _STANDARD_OUTPUT:

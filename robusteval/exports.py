@@ -30,12 +30,15 @@ def export(
 ) -> Path:
     """Writes a run as one file, and returns its path.
 
-    ``run``: its folder, or its archive.  ``as_``: ``parquet`` or ``json``, a row for each sample,
-    attack and threat model, with nothing of the machine, its users and its folders (the same as
-    ``Report.samples``); or ``archive``, the whole run as it is, which is read wherever a run's
-    folder is.  ``to``: the file, or a folder for it; by default it is named after the run, in the
-    current folder.  Raises EvidenceError for a run that can't be read, OutputError for a file that
-    is there already, unless ``overwrite``.
+    - ``run``: its folder or URL, or its archive.
+    - ``as_``: ``parquet`` or ``json`` have a row for each sample, attack and threat model (the same
+      as ``Report.samples``), without names of machines, users and folders.  ``archive`` is the
+      whole run as it is; it is read wherever a run's folder is.
+    - ``to``: the file, or a folder for it.  By default the file is named after the run, in the
+      current folder.
+
+    Raises EvidenceError for a run that can't be read.  Raises OutputError for a file that is there
+    already, unless ``overwrite``.
 
         >>> report = evaluate("pcl_digits", "quick", samples=20, only="fgsm")
         >>> export(report.folder, "json", to="samples.json").stat().st_size > 0

@@ -75,7 +75,8 @@ def guarded(verb: Callable[P, None]) -> Callable[P, None]:
 
 
 def _interrupted(stop: KeyboardInterrupt) -> NoReturn:
-    complain("interrupted: what was finished is kept; the same command goes on from there")
+    kept = stops.said(stop)
+    complain("; ".join([f"interrupted: {kept[0]}", *kept[1:]]) if kept else "interrupted")
     raise typer.Exit(stops.exit_code(stop)) from None
 
 

@@ -95,7 +95,13 @@ def _facts(params: Params) -> Iterator[Fact]:
     if len(models) != 1:
         raise _IntricateError
     entry = find_entry(models[0])
-    if entry.factory or params["source"] or params["outlier_dir"] or params["device"] != "cpu":
+    if (
+        entry.factory
+        or params["source"]
+        or params["surrogate"]
+        or params["outlier_dir"]
+        or params["device"] != "cpu"
+    ):
         raise _IntricateError
     yield from (_content(entry.path), _content(entry.weights_path))
     if (samples := params["samples"]).startswith("@"):

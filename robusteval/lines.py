@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from robusteval.run.progress import Standing
 
 _QUIET = 60.0  # seconds without a line, at most
+DOUBTS: list[str] = []  # that this verb has told: what it prints last repeats their heads alone
 
 
 class Lines:
@@ -57,6 +58,7 @@ class Lines:
 
     def doubt(self, told: str) -> None:
         """In our name, as every complaint."""
+        DOUBTS.append(told)
         self._say(f"robusteval: {told}", "")
 
     def start(self, cell: "Cell", samples: int) -> None:
@@ -80,7 +82,9 @@ class Lines:
         self._say(f"{self._done()}: {name}: {found}; {self._times()}")
 
     def standing(self, now: "Standing") -> None:
-        """Is told with the next line."""
+        """Is told with the next line; at once, what is done already of a run that goes on."""
+        if self.now is None and (told := now.resumed_text()):
+            self._say(told)
         self.now = now
         if now.budget is not None and now.seconds > now.budget and not self.over:
             self.over = True

@@ -44,7 +44,7 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show one model's entry: what it is, what its paper claims, how it was trained."""
+    """Show one model's entry.  It says what a paper claims and how the model was trained."""
     from robusteval import listing, terminal
     from robusteval.models.registry import find_entry
 

@@ -33,6 +33,7 @@ KEYWORDS = (
     *(
         "keep",
         "sources",
+        "surrogate",
         "time_limit",
         "budget",
         "data_dir",

@@ -28,9 +28,9 @@ the test fail).  Either way the number is an upper bound: stronger attacks may l
 A test fails, too, where an attack has no number, where stored images don't hold, and where a
 finding says that numbers can't be trusted.
 
-A run is made once, and kept in ``--robusteval-out`` (by default in pytest's cache): one that was
-finished is read, one that was interrupted goes on.  Of several workers that ask for the same run
-one makes it, and the others wait.
+A run is made once, and kept in ``--robusteval-out``, a folder or a store's URL (by default in
+pytest's cache): one that was finished is read, one that was interrupted goes on.  Of several
+workers that ask for the same run one makes it, and the others wait.
 """
 
 import functools
@@ -39,7 +39,7 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,7 @@ from robusteval.report.wording import threat_text
 
 if TYPE_CHECKING:
     from robusteval.api import Report
+    from robusteval.places import Place
 
 FIXTURE = "robusteval_report"
 _PAUSE = 0.2  # seconds between two looks at a run that another process makes
@@ -94,7 +95,7 @@ _MARKED = pytest.StashKey[tuple[Asked, "Report"]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup(MARK).addoption(
         "--robusteval-out",
-        metavar="DIR",
+        metavar="DIR|URL",
         help="Where runs of tests marked with robusteval are kept; by default in pytest's cache.",
     )
 
@@ -109,19 +110,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # While tests are collected: nothing is loaded
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    """Marks that can't be meant are told before any test runs."""
-    found = yield
-    for item in found if isinstance(found, list) else [found]:
-        if isinstance(item, pytest.Function):
-            try:
-                asked_by(item)
-            except RobustevalError as error:
-                raise collector.CollectError(f"{item.nodeid}: {error}") from None
-    return found
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -192,12 +180,14 @@ def _report(request: pytest.FixtureRequest, keywords: dict[str, Any]) -> "Report
     reports = request.config.stash[_REPORTS]
     key = tuple((name, _same(value)) for name, value in sorted(keywords.items()))
     if key not in reports:
-        out = _folder(request)
+        out = _place(request)
+        locks = out if isinstance(out, Path) else _own_folder(request)
         try:
-            with _alone(out, keywords), _share_of_threads(request.config):
+            with _alone(locks, keywords), _share_of_threads(request.config):
                 reports[key] = Found(keywords, _evaluated(keywords, out))
-        except EvidenceError as error:
-            raise EvidenceError(f"{error} (in tests: --robusteval-out or --cache-clear)") from None
+        except (EvidenceError, OutputError) as error:
+            mend = "in tests: --robusteval-out or --cache-clear"
+            raise RobustevalError(f"{error} ({mend})") from None
     return reports[key].report
 
 
@@ -222,7 +212,7 @@ def _state(value: Any) -> Any:
         return object()
 
 
-def _evaluated(keywords: Mapping[str, Any], out: Path) -> "Report":
+def _evaluated(keywords: Mapping[str, Any], out: "Place") -> "Report":
     import robusteval
 
     given = {name: _made(value) if name in _GIVEN else value for name, value in keywords.items()}
@@ -242,27 +232,36 @@ def _made(value: Any) -> Any:
     return value() if is_maker else value
 
 
-def _folder(request: pytest.FixtureRequest) -> Path:
+def _place(request: pytest.FixtureRequest) -> "Place":
     """Where runs are kept, the same for all workers.  Raises OutputError."""
+    from robusteval.places import named_place
     from robusteval.storage import require_writable
 
     config = request.config
+    place: Place
     if given := config.getoption("robusteval_out"):
-        folder: Path = config.invocation_params.dir / given
+        place = named_place(given, "--robusteval-out", OutputError)
+        place = config.invocation_params.dir / place if isinstance(place, Path) else place
     elif cache := getattr(config, "cache", None):
         try:
-            folder = Path(cache.mkdir(MARK))
+            place = Path(cache.mkdir(MARK))
         except OSError as error:
             told = f"pytest's cache can't be written ({reason(error)})"
             raise OutputError(f"{told}: name a folder with --robusteval-out") from None
     else:  # pytest is to keep nothing
-        own = request.getfixturevalue("tmp_path_factory").getbasetemp()
-        folder = (own.parent if hasattr(config, "workerinput") else own) / MARK
-    require_writable(folder, _ADVICE)
-    return folder
+        place = _own_folder(request)
+    if isinstance(place, Path):
+        require_writable(place, _ADVICE)
+    return place
 
 
-def _alone(out: Path, keywords: Mapping[str, Any]) -> AbstractContextManager[None]:
+def _own_folder(request: pytest.FixtureRequest) -> Path:
+    """One of this session's, the same for all workers."""
+    own: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
+    return (own.parent if hasattr(request.config, "workerinput") else own) / MARK
+
+
+def _alone(folder: Path, keywords: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Within it no other process makes a run that is asked for in the same words.
 
     A run's own lock comes too late: what the run is called hangs on what this machine is timed at.
@@ -271,8 +270,9 @@ def _alone(out: Path, keywords: Mapping[str, Any]) -> AbstractContextManager[Non
 
     told = repr(sorted((name, _described(value)) for name, value in keywords.items()))
     name = f".{hashlib.sha256(told.encode('utf-8', 'replace')).hexdigest()[:16]}.lock"
-    busy = BusyError(f"another process is at work in {out}")
-    return locked(out / name, busy, make=True, patience=math.inf)
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = BusyError(f"another process is at work in {folder}")
+    return locked(folder / name, busy, make=True, patience=math.inf)
 
 
 def _described(value: Any) -> Any:

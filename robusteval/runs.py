@@ -1,8 +1,7 @@
-"""The runs of a folder: how large each is and how far, and how one is deleted."""
+"""The runs of a folder or a store: how large each is and how far, and how one is deleted."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from robusteval import sharing
 from robusteval.api import files_of
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
+from robusteval.evidence import located
+from robusteval.evidence.claims import alone
 from robusteval.evidence.record import RECORD, read_record
 from robusteval.evidence.store import Store
-from robusteval.run.claims import alone
+from robusteval.places import Place
+from robusteval.storage import remove_folder, sizes_below
 from robusteval.submission import logs_of
 
 _ADVICE = "mend its permissions, then run the same command again"
@@ -34,20 +36,36 @@ class Kept:
         return asdict(self)
 
 
-def runs_in(out: Path) -> list[Kept]:
-    """Every run that is directly in a folder, by name.  Raises OutputError where there is none."""
+def runs_in(out: Place) -> list[Kept]:
+    """Every run that is directly in a folder or below a URL, by name.
+
+    Raises OutputError where there is none.
+    """
+    if isinstance(out, Path):
+        _require_readable(out)
+    return [look_at(place) for place in located.runs_in(out, "") if _is_run(place)]
+
+
+def _is_run(place: Place) -> bool:
+    """Archives aside: they are files."""
+    if isinstance(place, Path):
+        return (place / RECORD).is_file()
+    return files_of(place).has(RECORD)
+
+
+def _require_readable(out: Path) -> None:
     try:
-        found = sorted(path for path in out.iterdir() if (path / RECORD).is_file())
+        next(out.iterdir(), None)
     except OSError as error:
         raise OutputError(
             f"folder {out} can't be read ({error.strerror}): name another with --out"
         ) from None
-    return [look_at(path) for path in found]
 
 
-def look_at(run: Path) -> Kept:
+def look_at(run: Place) -> Kept:
     """One run; a damaged one has its reason as its state."""
-    sizes = list(_sizes(run))
+    files = files_of(run)
+    sizes = [*files.sizes(), *sizes_below(logs_of(run))]
     try:
         worked = sharing.standing(run)
     except RobustevalError as error:
@@ -57,40 +75,24 @@ def look_at(run: Path) -> Kept:
     elif worked.done < worked.jobs:
         state = "begun"
     else:
-        state = "finished" if (run / "report.json").is_file() else "without a report"
+        state = "finished" if files.has("report.json") else "without a report"
     return Kept(str(run), worked.done, worked.jobs, len(sizes), sum(sizes), state)
 
 
-def _sizes(run: Path) -> Iterator[int]:
-    """Of all files of a run and of its logs; what goes meanwhile is passed over."""
-    for folder in (run, logs_of(run)):
-        for path in folder.rglob("*"):
-            try:
-                if path.is_file() or path.is_symlink():
-                    yield path.lstat().st_size
-            except OSError:
-                continue
-
-
-def require_deletable(run: Path) -> None:
+def require_deletable(run: Place) -> None:
     """Raises EvidenceError for what is no run, or a link to one."""
-    if run.is_symlink():
+    if isinstance(run, Path) and run.is_symlink():
         raise EvidenceError(f"{run} is a link: name the run that it leads to")
     read_record(files_of(run))
 
 
-def delete(run: Path, clock: Callable[[], float] = time.monotonic) -> None:
+def delete(run: Place, clock: Callable[[], float] = time.monotonic) -> None:
     """Deletes a run and the logs of its jobs.
 
     Raises EvidenceError while somebody is at work on it, OutputError for what can't be deleted.
     """
     require_deletable(run)
-    with alone(Store(files_of(run), ""), clock):
-        for folder in (logs_of(run), run):
-            try:
-                shutil.rmtree(folder)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                told = error.strerror or str(error)
-                raise OutputError(f"{folder} can't be deleted ({told}): {_ADVICE}") from None
+    files = files_of(run)
+    with alone(Store(files, ""), clock):
+        remove_folder(logs_of(run), _ADVICE)
+        files.remove_all(_ADVICE)

@@ -12,32 +12,37 @@ from robusteval.guarded import guarded, say
 
 @guarded
 def init(
-    name: Annotated[str, typer.Argument(help="What the model is to be called: a-z, 0-9, _ . -")],
+    name: Annotated[str, typer.Argument(help="The model's name, of a-z, 0-9, _ . -")],
     dataset: Annotated[
         str | None,
-        typer.Option(help="What it is tested on: see `robusteval list datasets`; else cifar10."),
+        typer.Option(
+            help="The data set to test it on (`robusteval list datasets`); by default cifar10."
+        ),
     ] = None,
     classes: Annotated[
         int | None,
-        whole_option("Classes of its logits; without a data set, those of images of your own."),
+        whole_option("How many classes it has; without --dataset it is for images of your own."),
     ] = None,
     factory: Annotated[
         str | None, typer.Option(help="MODULE:FUNC, which returns the torch module.")
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="resnet18, timm:resnet18 or torchvision:resnet18, say.")
+        str | None,
+        typer.Option(
+            help="An architecture, such as resnet18, timm:resnet18 or torchvision:resnet18."
+        ),
     ] = None,
     onnx: Annotated[Path | None, path_option("An ONNX file, network and weights in one.")] = None,
     weights: Annotated[Path | None, path_option("Its weights: a safetensors file.")] = None,
 ) -> None:
-    """Write a first entry for a model of yours, with comments; nothing is overwritten."""
+    """Write a first entry for a model of yours.  It has comments, and overwrites nothing."""
     from robusteval.models.drafts import Draft, next_steps, write_draft
 
     dataset = "cifar10" if dataset is None and classes is None else dataset
     draft = Draft(name.removesuffix(".toml"), dataset, classes, factory, backbone, onnx, weights)
     say(f"{write_draft(draft)} is written.  Next:")
-    for step in next_steps(draft):
-        say(f"  {step}")
+    for number, step in enumerate(next_steps(draft), 1):
+        say(f"  {number}. {step}")
 
 
 @guarded
@@ -45,7 +50,7 @@ def doctor(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what is installed, which data and models are found, and how this machine computes."""
+    """Tell what is installed and found here.  Also how this machine computes."""
     from robusteval import doctor as doctors
 
     found = doctors.examined(data_dir)

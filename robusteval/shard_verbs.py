@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +13,8 @@ from robusteval.arguments import (
     DataDir,
     MovedData,
     MovedModel,
-    path_argument,
-    path_option,
     place_argument,
+    place_option,
     seconds_option,
     whole_option,
 )
@@ -29,7 +27,6 @@ from robusteval.run.shard import parse_shard, shard_of_array
 if TYPE_CHECKING:
     from robusteval.sharing import Worked
 
-RunFolder = Annotated[Path, path_argument("A run's folder, as `robusteval run` made it.")]
 RunPlace = Annotated[Any, place_argument("A run's folder or URL, as `robusteval run` made it.")]
 
 
@@ -65,7 +62,7 @@ def work(
     allow_code: AllowCode = False,
     device: Device = None,
 ) -> None:
-    """Do jobs of a run beside other processes, on one machine or on many."""
+    """Do jobs of a run beside other processes.  They may be on other machines."""
     place = shard_of_array(os.environ) if shard is None else parse_shard(shard)
     with watching.shown(run.name) as display:
         from robusteval import sharing, terminal
@@ -82,7 +79,7 @@ def work(
 
 @guarded
 def submit(
-    run: RunFolder,
+    run: RunPlace,
     shards: Annotated[int, whole_option("How many jobs share the run.")],
     cpus: Annotated[
         int | None, whole_option("Cores of each job; by default the run's threads.")
@@ -92,15 +89,18 @@ def submit(
     ] = None,
     memory: Annotated[float, seconds_option("GB of each job.")] = 8.0,
     minutes: Annotated[
-        int, whole_option("Time limit of each job, which is queued again then and goes on.")
+        int,
+        whole_option("Time limit of each job; one that reaches it is queued again and continues."),
     ] = 240,
-    partition: Annotated[str | None, typer.Option(help="Of Slurm.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
     slurm: Annotated[
         list[str] | None,
-        typer.Option(help="Another option of sbatch, such as account=mine; may stand repeatedly."),
+        typer.Option(
+            help="Another option of sbatch, such as account=mine; may be given repeatedly."
+        ),
     ] = None,
     local: Annotated[
-        bool, typer.Option("--local", help="As processes of this machine, and wait for them.")
+        bool, typer.Option("--local", help="Start them as processes of this machine, and wait.")
     ] = False,
     lease: Lease = 60.0,
     model: MovedModel = None,
@@ -109,7 +109,7 @@ def submit(
     allow_code: AllowCode = False,
     device: Device = None,
 ) -> None:
-    """Hand a run's jobs to a Slurm queue, in shards (the extra submitit)."""
+    """Hand a run's jobs to a Slurm queue, in shards.  This needs the extra submitit."""
     from robusteval import sharing, submission
 
     resources = submission.Resources(
@@ -137,25 +137,26 @@ def pack(
         bool, typer.Option("--undo", help="Let each job's rows stand in a file of their own again.")
     ] = False,
 ) -> None:
-    """Put the rows of each attack's chunks into one file: fewer files, the same evidence."""
+    """Put a run's evidence into fewer files.  Each attack's chunks then share one."""
     with watching.shown(run.name):
         from robusteval.api import files_of
         from robusteval.run import packing
 
         done = (packing.unpack if undo else packing.pack)(files_of(run))
-    say(f"{done.before} files of evidence, now {done.after}")
+    changed = f"now {done.after}" if done.after != done.before else "nothing to change"
+    say(f"{done.before} files of evidence, {changed}")
 
 
 @guarded
 def clean(
     runs: Annotated[
-        list[Path] | None, path_argument("Runs to delete; without them, all are listed.")
+        list[Any] | None, place_argument("Runs to delete; without them, all are listed.")
     ] = None,
-    out: Annotated[Path, path_option("Where the listed runs are.")] = Path("runs"),
+    out: Annotated[Any, place_option("Where the listed runs are.")] = "runs",
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List runs with their size, number of files and state; delete those that are named."""
+    """List runs with their sizes and states, or delete some.  Those that are named are deleted."""
     from robusteval import terminal
     from robusteval.runs import delete, look_at, require_deletable, runs_in
 

@@ -4,8 +4,8 @@
     work(run, shard="1/3")  # in as many processes as there are, wherever its folder is seen
     report = finish(run)
 
-Jobs are claimed by files in the run's folder (see ``run.claims``), so processes may come, go and be
-killed at any time.  Evidence and report are the same as one process's.
+Jobs are claimed by files in the run's folder (see ``evidence.claims``), so processes may come, go
+and be killed at any time.  Evidence and report are the same as one process's.
 """
 
 import time
@@ -17,6 +17,8 @@ from random import SystemRandom
 from robusteval import api
 from robusteval.ambient import plain_state, refuse_inference_mode
 from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.evidence import claims
+from robusteval.evidence.claims import LEASE, Claims
 from robusteval.evidence.located import files_at
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import Store
@@ -27,8 +29,6 @@ from robusteval.plan.made_with import code_digests, library_versions
 from robusteval.plan.plan import Plan, make_plan
 from robusteval.plan.spec import RunSpec
 from robusteval.report.returned import Report
-from robusteval.run import claims
-from robusteval.run.claims import LEASE, Claims
 from robusteval.run.executors.shared import Shared
 from robusteval.run.prepare import prepare
 from robusteval.run.progress import Progress, Silent, watcher
@@ -141,8 +141,8 @@ def _opened(run: str | Path, way: Way) -> tuple[Store, Context, dict[str, object
         check_device(way.device)
         if way.device.split(":")[0] != spec.device.split(":")[0]:
             raise RobustevalError(
-                f"--device {shown(way.device)}: this run is made on {spec.device}, which decides "
-                "last bits; begin another run for another kind of device"
+                f"--device {shown(way.device)}: this run is made on {spec.device}, and another "
+                "kind of device computes other last bits; begin another run for it"
             )
     access = access_to(record, reference, way.data_dir, way.data, way.allow_code, way.device)
     told = watcher(way.progress or Silent())
@@ -204,7 +204,7 @@ def standing(run: str | Path) -> Worked:
 
 def _standing(store: Store, plan: Plan) -> Worked:
     there = set(store.names())
-    jobs = plan.jobs()
-    done = [job for job in jobs if f"{job.stem}.parquet" in there]
-    failed = [job.label or job.kind for job in jobs if f"{job.stem}.failed.json" in there]
-    return Worked(len(done), len(jobs), tuple(dict.fromkeys(failed)))
+    done = plan.counted_done(lambda job: f"{job.stem}.parquet" in there)
+    every = [*plan.jobs(), *plan.probe_jobs()]
+    failed = [job.label or job.kind for job in every if f"{job.stem}.failed.json" in there]
+    return Worked(len(done), len(plan.counted_jobs()), tuple(dict.fromkeys(failed)))

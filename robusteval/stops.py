@@ -1,7 +1,7 @@
 """Being told to stop, by Ctrl-C or by SIGTERM: both unwind in the same way."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,6 +20,30 @@ def behind(error: BaseException | None) -> KeyboardInterrupt | None:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error
+
+
+@contextmanager
+def saying(kept: Callable[[], str]) -> Iterator[None]:
+    """Where its body is stopped, ``kept`` says what is kept of the work: for the verb's last line.
+
+    >>> try:
+    ...     with saying(lambda: "2 of 9 jobs are done"):
+    ...         raise KeyboardInterrupt
+    ... except KeyboardInterrupt as stop:
+    ...     said(stop)
+    ['2 of 9 jobs are done']
+    """
+    try:
+        yield
+    except BaseException as error:
+        if (stop := behind(error)) is not None and (told := kept()):
+            stop.add_note(told)
+        raise
+
+
+def said(stop: KeyboardInterrupt) -> list[str]:
+    """What is kept of the work, the innermost first."""
+    return list(getattr(stop, "__notes__", []))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -91,6 +92,22 @@ def remove_file(path: Path, advice: str) -> None:
     """Removes a file, if it is there.  Raises OutputError."""
     with _told(path, advice, "removed"):
         path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path, advice: str) -> None:
+    """Removes a folder and all that is in it, if it is there.  Raises OutputError."""
+    with _told(folder, advice, "removed"), suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def sizes_below(folder: Path) -> list[int]:
+    """The bytes of each file below a folder; what goes meanwhile is passed over."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file() or path.is_symlink():
+                found.append(path.lstat().st_size)
+    return found
 
 
 def append_to(path: Path, advice: str) -> BinaryIO:

@@ -16,10 +16,11 @@ from typing import Any
 from robusteval import sharing, watching
 from robusteval.api import files_of
 from robusteval.errors import RobustevalError, shown
+from robusteval.evidence.claims import LEASE
 from robusteval.evidence.record import open_store
 from robusteval.extras import extra
+from robusteval.places import Place, Url
 from robusteval.plan.context import Access, open_entry
-from robusteval.run.claims import LEASE
 from robusteval.run.shard import Shard
 from robusteval.sharing import Way
 
@@ -47,7 +48,7 @@ class Resources:
 class Task:
     """What one job does; it is called in the job's own process."""
 
-    run: Path
+    run: Place
     shard: Shard
     way: Way
     lease: float
@@ -62,13 +63,13 @@ class Task:
         return _submitit().helpers.DelayedSubmission(self)
 
 
-def logs_of(run: Path) -> Path:
-    """Where the logs of a run's jobs are: beside it."""
-    return run.parent / f"{run.name}.logs"
+def logs_of(run: Place) -> Path:
+    """The folder of the logs of a run's jobs: beside it, or here where the run is in a store."""
+    return (run.parent if isinstance(run, Path) else Path()) / f"{run.name}.logs"
 
 
 def submit(
-    run: Path,
+    run: Place,
     shards: int,
     resources: Resources = Resources(),
     way: Way = Way(),
@@ -81,13 +82,14 @@ def submit(
     Raises RobustevalError for what no queue takes, no run, and where there is no Slurm.
     """
     _check(shards, resources)
+    _require_shared(run)
     submitit = _submitit()
     _, spec, record = open_store(files_of(run))
     reference = str(way.model or record["entry_reference"])
     open_entry(spec, Access(reference, allow_code=way.allow_code))
     if not local and shutil.which("sbatch") is None:
         raise RobustevalError("there is no Slurm here (no sbatch): submit where it is, or --local")
-    run = run.resolve()
+    run = run.resolve() if isinstance(run, Path) else run
     cluster = "local" if local else "slurm"
     executor = submitit.AutoExecutor(
         logs_of(run), cluster, **{f"{cluster}_max_num_timeout": _AGAIN}
@@ -114,6 +116,12 @@ def submit(
 
 def _submitit() -> Any:
     return extra("submitit", "submitit", "`robusteval submit`", RobustevalError)
+
+
+def _require_shared(run: Place) -> None:
+    """Raises RobustevalError for a run that no other process can see."""
+    if isinstance(run, Url) and run.protocol == "memory":
+        raise RobustevalError(f"{run}: a memory belongs to one process: keep the run elsewhere")
 
 
 def _check(shards: int, resources: Resources) -> None:

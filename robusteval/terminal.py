@@ -12,6 +12,7 @@ from rich.text import Text
 from robusteval import inert
 from robusteval.consoles import console
 from robusteval.durations import duration_text
+from robusteval.lines import DOUBTS
 from robusteval.piped import is_piped, pair_rows, print_tsv
 from robusteval.report.wording import (
     by_protocol,
@@ -108,9 +109,10 @@ def _claim_line(claim: dict[str, Any]) -> str:
 
 
 def finding_text(finding: dict[str, Any]) -> str:
-    """Check, verdict, what was measured, what to do."""
+    """Check, verdict, what was measured, and what to do, unless that was told already."""
     said = f"{check_text(finding)}: {finding['verdict']}: {finding['measured']}"
-    return f"{said}; {finding['advice']}" if finding["advice"] else said
+    told = f"{said}; {finding['advice']}" if finding["advice"] else said
+    return said if any(told in doubt for doubt in DOUBTS) else told
 
 
 def _fitting(text: str) -> str:

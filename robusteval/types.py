@@ -81,9 +81,9 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """All perturbations of norm at most ``eps``, on pixels in [0, 1].
+    """All perturbations whose norm is at most ``eps``, on pixels in [0, 1].
 
-    ``eps`` is kept exact, since 8/255 has no exact decimal.
+    ``eps`` is kept as an exact fraction, since 8/255 is no exact decimal.
     """
 
     norm: Norm

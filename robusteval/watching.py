@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol
 
+from robusteval.lines import Lines
 from robusteval.places import Place
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ def _display() -> "Display":
         from robusteval.bars import Bars
 
         return Bars()
-    from robusteval.lines import Lines
-
     return Lines(greets=sys.stderr.isatty())
 
 
@@ -69,11 +69,16 @@ def watched(title: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     return decorate
 
 
+def title_of(model: str) -> str:
+    """What a model's lines begin with: its name, which the file of its entry has, too."""
+    return Path(model).stem if model.endswith(".toml") else model
+
+
 def evaluate(model: str, suite: str, options: "Options") -> "Report":
     """``api.evaluate``, watched."""
     from robusteval import api
 
-    with shown(model) as display:
+    with shown(title_of(model)) as display:
         return api.evaluate(model, suite, options=replace(options, progress=display))
 
 
@@ -81,7 +86,7 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
     """``api.estimate``, with a sign of life."""
     from robusteval import api
 
-    with shown(model):
+    with shown(title_of(model)):
         return api.estimate(model, suite, options=options)
 
 
@@ -89,5 +94,5 @@ def begin(model: str, suite: str, options: "Options") -> Place:
     """``sharing.begin``, watched."""
     from robusteval import sharing
 
-    with shown(model) as display:
+    with shown(title_of(model)) as display:
         return sharing.begin(model, suite, replace(options, progress=display))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from robusteval import api
+from robusteval import api, stops
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import read_entry
 from robusteval.models.registry import entry_paths
@@ -79,7 +79,15 @@ def evaluate(
     The rest is as with ``for_each``.
     """
     each = evaluate_one or (lambda name, suite, options: api.evaluate(name, suite, options=options))
-    return for_each(models, options, lambda name, options: each(name, suite, options))
+    done: list[str] = []
+
+    def run(name: str, options: api.Options) -> api.Report:
+        report = each(name, suite, options)
+        done.append(name)
+        return report
+
+    with stops.saying(lambda: f"models finished before: {len(done)}" if done else ""):
+        return for_each(models, options, run)
 
 
 def for_each(

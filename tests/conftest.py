@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-# What machines set that pytest, typer, rich and click read: lines are cut, wrapped or coloured by it.
+# What machines set, and pytest, typer and rich read: lines are cut, wrapped or coloured by it.
 OF_MACHINES = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TERMINAL_WIDTH")
 OF_COLOURS = ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "CLICOLOR", "CLICOLOR_FORCE")
 FIGURES = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")

@@ -12,6 +12,7 @@ from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, Parameters, defaults_of
 from robusteval.attacks.results import AttackResult, said
 from robusteval.attacks.seeding import seeded
+from robusteval.attacks.transfer import source_adapter
 from robusteval.types import ThreatModel
 
 _RANGES = {"passes_per_sample": whole(3)}
@@ -25,30 +26,50 @@ def adaptive(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> Tensor:
     """Adversarial images (B, C, H, W) for images in [0, 1] and labels (B,), in L∞ or L2.
 
-    ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.  Raises
-    AttackError for images outside [0, 1], for a module with a single logit, for logits that are NaN
-    or infinite, and in inference mode.  ``passes_per_sample``, from 3 up (hundreds are of use): the
-    budget for each sample that survives, on average, a backward pass counted as two, with the
-    passes that look for masking; samples that break earlier cost less.  Some 44 forward passes for
-    gradient-free queries on 16 samples of a batch come on top, and so does what masked models get.
-    Where fewer than a quarter survive, they share the budget of the whole batch, each up to
-    tenfold: the model is easily broken, and strength alone counts.  A model whose outputs change
-    gets eight times as many, since each gradient is a mean of eight.  Less is spent where 1.25
-    ascents towards classes (0.6 towards the one wrong class of two) for each pass of the budget
-    have broken nothing, one after the other; groups of fewer than 32 samples count as 32.
-    Returns the first image that broke a sample, else the one with the largest margin; warns where
-    gradients look masked or outputs change (of few images a small share may look so by chance).
+    Each is the first image that broke its sample, or, if none did, the one with the largest margin.
+
+    - ``model``: an adapter, or any module from such images to logits (B, K), K from 2 up.
+    - ``passes_per_sample``: the budget of passes for each sample that survives, on average.  It is
+      3 or more; hundreds are of use.  A backward pass counts as two.  A sample that breaks early
+      costs less.
+    - ``surrogate``: any module with the same images and classes.  Its gradients lead in the place
+      of the model's own; success stays the model's word.
+
+    In these cases another number of passes is made:
+
+    - Some 44 forward passes for gradient-free queries, on 16 samples of a batch, come on top, and
+      so do the stages for masked gradients.
+    - If fewer than a quarter of a batch survive, they share the whole batch's budget, each up to
+      ten times its own.
+    - If the model's outputs change between passes, the budget is eight times as large, because each
+      gradient is a mean of eight.  Up to 256 fresh passes confirm a success.
+    - The attack ends early after 1.25 ascents towards classes for each pass of the budget (0.6, if
+      there is one wrong class) that broke nothing, one after the other.  A group of fewer than 32
+      samples counts as 32.
+
+    Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
+    chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
+    logits that are NaN or infinite, and in inference mode.
 
     The cascade is this project's own, and has no paper.  The margin is that of Carlini and Wagner
     (2017, their f6) without its floor; PMA (arXiv:2411.15210) takes the same steps on the margin of
     probabilities, which can saturate.  Targeted, it is the difference of two logits, as in FAB-T
-    (Croce and Hein 2020).
+    (Croce and Hein 2020).  Ascents through larger balls, here in L2, are the idea of Constraint
+    Relaxation (AAAI 2025; see ``cr``).
     """
-    parameters = {"seed": seed, "passes_per_sample": passes_per_sample}
-    found = adaptive_result(model, images, labels, threat, **parameters)
+    found = adaptive_result(
+        model,
+        images,
+        labels,
+        threat,
+        seed=seed,
+        passes_per_sample=passes_per_sample,
+        surrogate=surrogate,
+    )
     for warned in found.warned:
         warnings.warn(said(warned), stacklevel=2)
     return found.images
@@ -63,13 +84,16 @@ def adaptive_result(
     *,
     seed: int = 0,
     passes_per_sample: int = 400,
+    surrogate: nn.Module | None = None,
 ) -> AttackResult:
-    """``adaptive``, with what each of its stages broke."""
+    """The same as ``adaptive``, with what each of its stages broke."""
     require_within("adaptive", {"passes_per_sample": passes_per_sample}, _RANGES)
     if len(images) == 0:
         return AttackResult(images)
     with seeded(seed, images.device):  # a model may draw from the global generators
         counted = as_counted(model, images, labels)
+        if surrogate is not None:
+            counted.surrogate = source_adapter(surrogate, images, counted.classes, "surrogate")
         return Cascade(counted, images, labels, threat, seed, passes_per_sample).run()
 
 

@@ -7,8 +7,8 @@ between its largest logits, say) changes one.
 
 1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
    from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
-   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``), and with momentum,
-   there by turns with none.
+   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``; the idea
+   is that of Constraint Relaxation, AAAI 2025), and with momentum, there by turns with none.
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.
@@ -41,8 +41,10 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
-from robusteval.attacks.masking import masked, outdone
+from robusteval.attacks.luck import told_of_luck
+from robusteval.attacks.masking import flat, masked, outdone
 from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.attacks.search import (
     AIMED,
@@ -53,11 +55,9 @@ from robusteval.attacks.search import (
     Objective,
     Search,
     cosine,
-    nearest_of_several,
-    ranked,
-    ranked_prototypes,
     shrinking,
 )
+from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
 from robusteval.attacks.tuning import TUNING, Round, Tuning
@@ -84,6 +84,7 @@ class Cascade:
         passes_per_sample: int,
     ) -> None:
         self.search = Search(model, images, labels, threat)
+        self.search.kicks = torch.Generator().manual_seed(seed)
         self.model, self.threat, self.seed = model, threat, seed
         self.tuning = self.tunings[threat.norm]
         self.budget, self.before = passes_per_sample, model.passes(len(images))
@@ -93,12 +94,20 @@ class Cascade:
         self.vain = 0  # ascents towards a class since the last that broke a sample
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
+        self.leader = model.surrogate  # whose gradients take the place of masked ones
         self.stages: list[Stage] = []
         self.warned: list[Warned] = []
         self.notes: list[str] = []
 
     def run(self) -> AttackResult:
-        """All stages, in order."""
+        """All stages, in order, on logits where outputs are squashed."""
+        if self.search.beware():
+            self.reason = Warned("random")
+            self.budget *= DRAWS  # as many steps as any model gets
+        with unsquashed(self), self.model.led_by(self.leader or self.model.fast):
+            return self._run()
+
+    def _run(self) -> AttackResult:
         self._look()
         self.stage("margin", self.climb)
         if self.threat.norm == "Linf":
@@ -106,8 +115,12 @@ class Cascade:
         self.stage("aim", self.aim)
         self.stage("polish", self.polish)
         self.stage("square", self.query)
+        if not self.reason and len(self.search.alive()):
+            self.reason = flat(self.search)
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
+        if self.search.votes > 1:
+            self.warned.append(Warned("luck", text=told_of_luck(self.search)))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
 
     def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
@@ -116,9 +129,9 @@ class Cascade:
         rows = self.search.alive()
         if len(rows) == 0 or name in self.left_out:
             return False
-        before = self._spent().sum()
+        before = self.spent().sum()
         attack(rows)
-        if self._spent().sum() == before:  # there was no budget for it
+        if self.spent().sum() == before:  # there was no budget for it
             return False
         broken = len(rows) - len(self.search.alive())
         self.stages.append(Stage(name, broken, len(rows)))
@@ -140,7 +153,7 @@ class Cascade:
         """Whether ascents pass through larger balls."""
         return len(self.tuning.balls) > 1
 
-    def _spent(self) -> Tensor:
+    def spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
 
@@ -173,23 +186,28 @@ class Cascade:
             turn = Round(1.0, turn, self.tuning.momentum)
         schedule = shrinking(self.threat.radius, turn.steps, self.tuning.balls)
         if turn.inside:
-            schedule = cosine(self.threat.radius, turn.steps, turn.sloped)
+            schedule = cosine(self.threat.radius, turn.steps, turn.unsigned)
         if len(rows) and turn.steps:
             self.search.ascend(rows, start, objective, schedule, turn.momentum, targets)
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether whatever gives gradients has the model's prototypes."""
+        return self.leader is None or self.leader.layers == self.model.layers
 
     def aim(self, rows: Tensor) -> None:
         """Towards one wrong class after another, while the budget lasts and some break.
 
         What begins at clean images is tried in any case, since it is tried only once.
         """
-        tried = self.ranked(rows)
+        aims = self.ranked(rows)
         self.vain = 0
         for number, turn in enumerate(self.rounds()):
             if self._tired(number) and number >= len(self.tuning.rounds):
                 return
             if self._tired(number) and not turn.clean:
                 continue
-            for targets in _targets(tried, turn.aims):
+            for targets in in_turn(aims, turn.aims):
                 if not self.drive(targets, turn):
                     return
                 if self._tired(number) and not turn.clean:
@@ -225,26 +243,13 @@ class Cascade:
             self.vain = 0
 
     def ranked(self, rows: Tensor) -> Tensor:
-        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
-
-        The one with the largest logit comes last: the margin was about it.  Where the nearest of
-        several prototypes decides, it is those, the nearest to the clean image first: the best
-        image stands among those of one class.
-        """
-        if nearest_of_several(self.model):
-            points = self.search.images[rows]
-            self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
-            first = order[:, :1]
-        else:
-            logits = self.search.logits(rows, self.search.best[rows])
-            order = ranked(self.search, rows, logits)
-            own = self.search.labels[rows][:, None]
-            first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-        places = min(order.shape[1], self.tuning.most_aims)
-        others = order[order != first].view(len(rows), -1)[:, : places - 1]
-        tried = order.new_zeros((len(self.search.images), places))
-        tried[rows] = torch.cat([others, first], 1)
-        return tried
+        """Of all samples (B, places) what to aim at, where they are among ``rows``."""
+        known = nearest_of_several(self.model) and self.has_distances
+        self.aimed = PULLED_TO if known else AIMED
+        some = tried(self.search, rows, self.tuning.most_aims, prototypes=known)
+        of_all = some.new_zeros((len(self.search.images), some.shape[1]))
+        of_all[rows] = some
+        return of_all
 
     def rounds(self) -> Iterator[Round]:
         """Without end."""
@@ -289,14 +294,15 @@ class Cascade:
             self._sharpen(self.search.alive(near))
 
     def _sharpen(self, rows: Tensor) -> None:
-        """Small steps from the best images of ``rows``, by the model's own gradients."""
+        """Small steps from the best images of ``rows``, by the model's own gradients, or those of
+        what leads in their place."""
         if len(rows) == 0:
             return
-        for sloped, size in self.tuning.fine_sizes:
-            coarse = cosine(self.threat.radius, self.tuning.fine_steps, sloped)
+        for unsigned, size in self.tuning.fine_sizes:
+            coarse = cosine(self.threat.radius, self.tuning.fine_steps, unsigned)
             schedule = [replace(step, size=size * step.size) for step in coarse]
             left = self.search.alive(rows)
-            with self.model.led_by(None):
+            with self.model.led_by(self.leader):
                 self.search.ascend(left, self.search.best[left], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
@@ -315,7 +321,7 @@ class Cascade:
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
         """
         batch = len(self.search.images)
-        spent = float(self._spent()[alive.cpu()].sum()) + passes * self.search.draws
+        spent = float(self.spent()[alive.cpu()].sum()) + passes * self.search.draws
         few = len(alive) < self.tuning.few * batch
         return spent <= self.budget * (
             min(batch, self.tuning.shared * len(alive)) if few else len(alive)
@@ -364,12 +370,9 @@ class Cascade:
             self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:
-        """Whether outputs are random or gradients masked; clean images are judged on the way."""
+        """Whether gradients look masked at clean images, which are judged on the way."""
         search = self.search
         rows = torch.arange(len(search.images), device=search.images.device)
-        if search.beware():
-            self.reason = Warned("random")
-            self.budget *= DRAWS  # as many steps as any model gets
         search.judge(rows, search.images)
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):
@@ -378,14 +381,6 @@ class Cascade:
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""
         return escalate(self)
-
-
-def _targets(tried: Tensor, aims: int | None) -> Iterator[Tensor | None]:
-    """What samples are driven towards one after the other, of (B, places), the nearest last."""
-    if aims is None:
-        yield from [*tried.T, None]
-    else:
-        yield from tried.roll(1, 1).T[:aims]
 
 
 def _steps_cost(samples: int, steps: int) -> int:

@@ -29,6 +29,7 @@ class Counted(Adapter):
     ``samples``: how many are attacked together; None for one tally of all passes.
     ``deadline``: a time of ``time.monotonic``.  ``on_pass`` is told the forward passes so far.
     ``fast``: the same model in a faster, rougher form, for gradients (see ``quickly``).
+    ``surrogate``: another model whose gradients the user wants ``adaptive`` to follow.
 
     A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
     says otherwise), since an attack does not tell which of them it holds.  Backward passes are
@@ -42,10 +43,11 @@ class Counted(Adapter):
         deadline: float | None = None,
         on_pass: Callable[[int], None] = lambda _: None,
         fast: Adapter | None = None,
+        surrogate: Adapter | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.adapter = adapter
-        self.fast = fast
+        self.fast, self.surrogate = fast, surrogate
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
@@ -96,6 +98,16 @@ class Counted(Adapter):
             yield
         finally:
             self.fast = before
+
+    @contextmanager
+    def seen_as(self, other: Adapter) -> Iterator[None]:
+        """Within it the model is another form of itself, for gradients as for its own word."""
+        before = self.adapter, self.fast
+        self.adapter, self.fast = other, None
+        try:
+            yield
+        finally:
+            self.adapter, self.fast = before
 
     def passes(self, count: int) -> Tensor:
         """What each of ``count`` samples attended to has cost (count,), a backward pass as two.

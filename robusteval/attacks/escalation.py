@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from robusteval.attacks.leading import leader_of
 from robusteval.attacks.libraries.autoattack import Version, autoattack
 from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.ranking import ranked_classes, ranked_prototypes
 from robusteval.attacks.results import Warned
-from robusteval.attacks.search import (
-    AIMED,
-    DRAWS,
-    MARGIN,
-    PULLED,
-    PULLED_TO,
-    ranked_classes,
-    ranked_prototypes,
-)
+from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PULLED, PULLED_TO
+from robusteval.attacks.seen_through import through
 from robusteval.attacks.steps import project
 from robusteval.errors import AttackError
 
@@ -26,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def escalate(cascade: "Cascade") -> list[str]:
-    """Prototypes, longer ascents over averaged gradients, longer random search, full AutoAttack.
+    """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
+    longer random search, full AutoAttack.
 
     Returns the stages that ran.
     """
@@ -34,8 +30,12 @@ def escalate(cascade: "Cascade") -> list[str]:
     if search.nearby is not None:
         search.draws = DRAWS
     stages: dict[str, Callable[[Cascade, Tensor], None]] = {}
-    if model.layers and not model.reads_distances:
+    if model.layers and not model.reads_distances and cascade.has_distances:
         stages["pull"] = _pull
+    if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
+        found = leader_of(search, search.alive(), cascade.seed)
+        stages |= {"through": through} if found else {}
+        cascade.leader = found or cascade.leader
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search
@@ -61,6 +61,11 @@ def _pull(cascade: "Cascade", rows: Tensor) -> None:
 
 
 def _insist(cascade: "Cascade", rows: Tensor) -> None:
+    with cascade.model.led_by(cascade.leader or cascade.model.fast):
+        _long_ascents(cascade, rows)
+
+
+def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
     cascade.ascend(rows, cascade.anywhere(rows), MARGIN, cascade.tuning.insisting)
     for place in range(min(3, cascade.model.classes - 1)):
         alive = cascade.search.alive(rows)
@@ -70,14 +75,11 @@ def _insist(cascade: "Cascade", rows: Tensor) -> None:
 
 
 def _search(cascade: "Cascade", rows: Tensor) -> None:
-    """Random search from the best images, where Square begins anew."""
-    flip_squares(
-        cascade.search,
-        rows,
-        cascade.tuning.searched,
-        cascade.generator,
-        cascade.tuning.turn_together,
-    )
+    """Random search from the best images, where Square begins anew; longer where nothing leads."""
+    search, tuning = cascade.search, cascade.tuning
+    blind = cascade.leader is None and not search.sloped
+    proposals = tuning.searched_blindly if blind else tuning.searched
+    flip_squares(search, rows, proposals, cascade.generator, tuning.turn_together)
 
 
 def _autoattack(cascade: "Cascade", rows: Tensor) -> None:

@@ -1,4 +1,7 @@
-"""Whether a model's gradients look masked: by what they are, and by what larger balls find."""
+"""Whether a model's gradients look masked: by what they are, and by what larger balls find.
+
+Ascents through those are the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
+"""
 
 from torch import Generator, Tensor
 
@@ -31,6 +34,12 @@ def masked(search: Search, rows: Tensor, generator: Generator, tuning: Tuning) -
         points, search.threat, generator, share=tuning.smoothed
     )
     return Warned("turning", _in_hundredths(cosine_of))
+
+
+def flat(search: Search) -> Warned | None:
+    """Why gradients look masked where ascents end, if they do: those of survivors vanish."""
+    share = float(search.flat[search.alive()].double().mean())
+    return Warned("flat", _in_hundredths(share)) if share > 0 else None
 
 
 def outdone(only_larger: int, correct: int, tuning: Tuning) -> Warned | None:

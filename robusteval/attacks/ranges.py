@@ -11,7 +11,7 @@ from robusteval.errors import AttackError
 # What an attack is told by whoever runs it: the threat model, the run, the model.
 FROM_THE_HARNESS = {
     *("model", "images", "inputs", "labels", "threat", "eps", "max_epsilon", "ε", "norm", "p"),
-    *("seed", "n_classes", "verbose", "callback", "targeted"),
+    *("seed", "n_classes", "verbose", "callback", "targeted", "surrogate"),
 }
 
 

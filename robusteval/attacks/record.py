@@ -55,8 +55,10 @@ PLUGIN = Library(name="robusteval", package="", install="", accelerated=False)
 class Needs:
     """What an attack can't do without.
 
-    ``prototypes``: of the model; ``classes``: so many at least; ``channels``: exactly so many, or
-    any where it is None; ``square_images``: the norms in which images must be as high as wide.
+    - ``prototypes``: whether the model must have prototypes.
+    - ``classes``: how many classes there must be at least.
+    - ``channels``: how many channels images must have; None for any.
+    - ``square_images``: the norms in which images must be as high as wide.
     """
 
     prototypes: bool
@@ -70,17 +72,20 @@ ANY_MODEL = Needs(prototypes=False, classes=2, channels=None, square_images=())
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """One attack.  Nothing has a default: what nobody stated would be taken for true.
+    """One attack.  No field has a default: what nobody stated would be taken for true.
 
-    ``function(model, images, labels, threat, *, seed, **parameters)`` returns adversarial images
-    (B, C, H, W), or an ``AttackResult``.  ``knows_eps``: whether it is told ε; the others minimise
-    a norm, and are judged at every ε from one run.  ``gradients``: whether it ``uses`` the model's
-    own, goes by ``none``, or by ``both`` these and something else, so that what it breaks says
-    nothing of gradients.  ``by_sample``: whether its passes tell when each sample broke; else each
-    sample of a batch bears an equal share (see ``counting.Counted``).  ``passes(parameters,
-    classes)``: the forward and backward passes that an unbroken sample takes at most.
-    ``parameters``: their ranges; ``defaults()``: the values of those that aren't given.
-    ``version`` is raised whenever what the attack returns changes.
+    - ``function(model, images, labels, threat, *, seed, **parameters)`` returns adversarial images
+      (B, C, H, W), or an ``AttackResult``.
+    - ``knows_eps``: whether it is told ε.  Other attacks minimise a norm, and one run of them is
+      judged at every ε.
+    - ``gradients``: ``uses`` the model's own; ``none``; or ``both``, if it goes by gradients and by
+      something else, so that what it breaks says nothing about gradients.
+    - ``by_sample``: whether its passes tell when each sample broke.  If not, each sample of a batch
+      bears an equal share.
+    - ``passes(parameters, classes)``: the forward and backward passes that an unbroken sample takes
+      at most.
+    - ``parameters``: the range of each; ``defaults()``: the values of those that aren't given.
+    - ``version``: raised whenever what the attack returns changes.
     """
 
     name: str

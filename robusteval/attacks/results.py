@@ -46,6 +46,7 @@ def _percent(share: float) -> str:
 # Every kind of warning.  The first few are ``adaptive``'s, of gradients that are masked.
 _WORDS = {
     "random": _Words("adaptive: outputs change between passes"),
+    "luck": _Words("adaptive: {text}"),
     "no_gradient": _Words(f"adaptive: {NO_GRADIENT}"),
     "dead": _Words("adaptive: {number} % of samples have no gradient", _percent),
     "turning": _Words(
@@ -56,6 +57,10 @@ _WORDS = {
     "outdone": _Words(
         "adaptive: {number} % of samples break only by ascents through larger balls", _percent
     ),
+    "flat": _Words(
+        "adaptive: gradients vanish on the way of {number} % of the samples that it left", _percent
+    ),
+    "squashed": _Words("adaptive: outputs are squashed: {text}"),
     "no_autoattack": _Words("AutoAttack can't run: {text}"),
     "blind": _Words(f"{{stages}} can't run: {NO_GRADIENT}"),
     "zero_gradient": _Words("there are {number} points with zero gradient!{text}", "{:.0f}".format),

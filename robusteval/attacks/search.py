@@ -15,16 +15,17 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.inputs import require_images
 from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
+from robusteval.attacks.luck import sure_margins
 from robusteval.attacks.steps import (
     ascent_direction,
     free_gradient,
     input_gradient,
+    kicked,
     norms,
     project_fully,
 )
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
-from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 # By this share of the logits' spread a rough form's margins may be off: bfloat16 has eight bits.
@@ -34,7 +35,6 @@ _ROUNDED = 1e-6  # so far float32 arithmetic may carry a point out of the ball
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
 _RANDOM = 1e-4  # change of logits between two passes, as a share of their spread
-_CONFIRMING = 4  # times as many passes of a random model must agree before a sample is broken
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,14 @@ class Objective:
 class Step:
     """How far to go, and the radius of the ball around the clean image to be put in after it.
 
-    ``sloped``: in L∞ along the gradient itself, and not its signs.  At a kink, where two gradients
-    take turns, their signs only swing to and fro, while small steps along both add up to a way on.
+    ``unsigned``: in L∞ along the gradient itself, and not its signs.  At a kink, where two
+    gradients take turns, their signs only swing to and fro, while small steps along both add up to
+    a way on.
     """
 
     size: float
     radius: float
-    sloped: bool = False
+    unsigned: bool = False
 
 
 def _aimed(seen: Seen) -> Tensor:
@@ -115,7 +116,8 @@ class _Climb:
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
     the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, −∞ while none
-    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any.
+    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any;
+    ``gradients`` (B, C, H, W), the last that weren't zero.
     """
 
     rows: Tensor
@@ -126,6 +128,7 @@ class _Climb:
     highest: Tensor
     doubts: Tensor
     targets: Tensor | None
+    gradients: Tensor | None = None
 
     def only(self, kept: Tensor) -> "_Climb":
         """Those that are kept (B,)."""
@@ -155,8 +158,8 @@ class Search:
     margin so far; ``margin`` (B,) its margin by the model itself; ``broken`` (B,).  ``draws``:
     passes that a gradient is averaged over, each but the first at what ``nearby`` makes of the
     points (B, C, H, W), if it is given.  ``votes``: how many forward passes are averaged to decide
-    success.  A success is confirmed with four times as many, because among hundreds of tries one
-    succeeds by luck.
+    success.  A success is confirmed by fresh ones, because among hundreds of tries one succeeds by
+    luck.  ``flat`` (B,): whether a gradient was zero where an ascent stood in the ball.
     """
 
     def __init__(self, model: Counted, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
@@ -166,10 +169,14 @@ class Search:
         self.threat = threat
         self.draws = self.votes = 1
         self.nearby: Callable[[Tensor], Tensor] | None = None
-        self.batch_size = static_batch(images.device)
+        self.batch_size = static_batch(images.device, images.shape[1:].numel())
         self.best = images.clone()
         self.margin = images.new_full((len(images),), -torch.inf, dtype=torch.float64)
         self.broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.flat = torch.zeros_like(self.broken)
+        self.sloped = False  # whether any gradient wasn't zero
+        self.seen: Tensor | None = None  # logits of the first samples
+        self.kicks: torch.Generator | None = None  # where a zero gradient is no zero step
 
     @property
     def is_exact(self) -> bool:
@@ -187,6 +194,7 @@ class Search:
         images = self.images[:PROBED]
         rows = torch.arange(len(images), device=images.device)
         first, second = (self.logits(rows, images) for _ in range(2))
+        self.seen = second
         least = torch.maximum(_RANDOM * spread(second), _ULPS * second.abs().amax(1))
         changed = ((first - second).abs().amax(1) > least).any()
         if changed:
@@ -203,8 +211,7 @@ class Search:
         """Margins (B,) of points by the model itself; of a random one, luck is looked at again."""
         margins = self.margins(rows, points)
         if self.votes > 1 and (lucky := margins > 0).any():
-            parts = [self.margins(rows[lucky], points[lucky]) for _ in range(_CONFIRMING)]
-            margins[lucky] = torch.stack(parts).mean(0)
+            margins[lucky] = sure_margins(self, rows[lucky], points[lucky])
         return margins
 
     def margins(self, rows: Tensor, points: Tensor) -> Tensor:
@@ -262,7 +269,8 @@ class Search:
             if len(climb.rows) == 0:
                 return
             gradients = slopes.gradients if kept.all() else slopes.gradients[kept]
-            climb = self._step(climb, gradients, step, momentum)
+            climb = self._sloped(climb, gradients, inside)
+            climb = self._step(climb, step, momentum)
             inside = step.radius <= self.threat.radius
         self.judge(climb.rows, climb.points)
         climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
@@ -308,18 +316,29 @@ class Search:
         margins = logit_margin(logits, self.labels[rows])
         return Slopes(margins, _ROUGH * spread(logits), losses.detach(), gradient)
 
-    def _step(self, climb: _Climb, gradients: Tensor, step: Step, momentum: float) -> _Climb:
+    def _sloped(self, climb: _Climb, gradients: Tensor, inside: bool) -> _Climb:
+        """With gradients to step by: a kick takes the place of a zero one, which is noted."""
+        flat = ~gradients.flatten(1).any(1)
+        self.sloped |= not flat.all()
+        if flat.any():
+            self.flat[climb.rows[flat]] |= inside
+            if (kicks := self.kicks) is not None:
+                gradients = kicked(gradients, climb.gradients, kicks if self.sloped else None)
+        return replace(climb, gradients=gradients)
+
+    def _step(self, climb: _Climb, step: Step, momentum: float) -> _Climb:
         """New points and velocities."""
-        norm, points = self.threat.norm, climb.points
+        norm, points, gradients = self.threat.norm, climb.points, climb.gradients
+        assert gradients is not None, "they were looked at"
         if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
             gradients = free_gradient(gradients, points)
-        direction = ascent_direction(gradients, norm, step.sloped)
+        direction = ascent_direction(gradients, norm, step.unsigned)
         if momentum:
             velocity = torch.add(direction, climb.velocity, alpha=momentum)
             free = free_gradient(velocity, points) if norm == "L2" else velocity
             climb, direction = (
                 replace(climb, velocity=velocity),
-                ascent_direction(free, norm, step.sloped),
+                ascent_direction(free, norm, step.unsigned),
             )
         moved = torch.add(points, direction, alpha=step.size)
         return replace(climb, points=project_fully(moved, climb.clean, norm, step.radius))
@@ -333,17 +352,18 @@ def spread(logits: Tensor) -> Tensor:
     return logits.amax(1) - logits.amin(1)
 
 
-def cosine(radius: float, steps: int, sloped: bool = False) -> list[Step]:
+def cosine(radius: float, steps: int, unsigned: bool = False) -> list[Step]:
     """Sizes that fall by a cosine from 2ε to nearly 0, in the ball of that radius."""
     sizes = [radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-    return [Step(size, radius, sloped) for size in sizes]
+    return [Step(size, radius, unsigned) for size in sizes]
 
 
 def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -> list[Step]:
     """As many cosines as there are balls, each from where the larger one's ended.
 
     What is adversarial in a larger ball shows a way that no ascent from inside the smaller one
-    finds (as in APGD for L1, Croce and Hein 2021).  The last factor is 1.
+    finds.  In L∞ the idea is published as Constraint Relaxation (AAAI 2025; see ``cr``), in L1 as a
+    part of APGD (Croce and Hein 2021).  The last factor is 1.
     """
     schedule: list[Step] = []
     left = steps
@@ -353,53 +373,3 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
         following = [*factors[1:], 1][place]
         schedule += [*phase[:-1], *(Step(step.size, following * radius) for step in phase[-1:])]
     return schedule
-
-
-def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first."""
-    return ranked(search, rows, search.logits(rows, points))
-
-
-def ranked(search: Search, rows: Tensor, logits: Tensor) -> Tensor:
-    """The same from logits (B, K): by their gap over the distance between classes in feature space,
-    where that is known."""
-    labels = search.labels[rows]
-    gaps = logits - logits.gather(1, labels[:, None])
-    if (apart := search.model.class_distances()) is not None:
-        gaps = gaps / apart[labels].clamp_min(1e-12)
-    gaps = gaps.scatter(1, labels[:, None], -torch.inf)
-    return gaps.argsort(1, descending=True)[:, :-1]
-
-
-def aims(search: Search, rows: Tensor, points: Tensor) -> tuple[Objective, Tensor]:
-    """What the samples ``rows`` can be driven towards (B, places), the closest at ``points`` first,
-    and by which objective.
-
-    Wrong classes, as a rule.  Where the nearest of several prototypes decides, it is wrong
-    prototypes: on the way to a class ascent follows its nearest one, though another may be closer
-    to being nearer than the own.
-    """
-    if nearest_of_several(search.model):
-        return PULLED_TO, ranked_prototypes(search, rows, points)
-    return AIMED, ranked_classes(search, rows, points)
-
-
-def nearest_of_several(model: Adapter) -> bool:
-    """Whether the nearest prototype decides, and a class has several."""
-    return model.reads_distances and model.prototypes_per_class > 1
-
-
-def ranked_prototypes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Other classes' prototypes, as places in K·M, the nearest at ``points`` first (B, (K − 1)·M).
-
-    With the nearest own one each makes a pair, which a class of several prototypes has many of.
-    """
-    parts, labels = [], search.labels[rows]
-    with torch.no_grad():
-        for at in torch.arange(len(rows), device=rows.device).split(search.batch_size):
-            with search.model.attending(rows[at]):
-                parts.append([*search.model.logits_and_distances(points[at])[1].values()][-1])
-    squared = torch.cat(parts)
-    own = torch.arange(squared.shape[1], device=labels.device) == labels[:, None]
-    squared = squared.masked_fill(own[:, :, None], torch.inf).flatten(1)
-    return squared.argsort(1)[:, : -parts[0].shape[2]]

@@ -19,8 +19,9 @@ from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import require_within, whole
+from robusteval.attacks.ranking import aims
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
-from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, aims
+from robusteval.attacks.search import MARGIN, Objective, Search, Slopes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
@@ -75,19 +76,26 @@ def smallest(
 ) -> Tensor:
     """Images (B, C, H, W) in [0, 1], each with the smallest perturbation found that breaks it.
 
-    ``threat`` names the norm; its ε is not used.  ``steps`` from 2 up (a hundred are of use).  A
-    sample that nothing broke comes back as it is.
-    At most ``steps`` forward and backward passes, as many forward ones again (each success is
-    checked by the model itself), and eight to look for randomness, to rank classes and to look at
-    the last points.  A model whose outputs change is judged by mean logits along mean gradients,
-    of eight passes each, and a success by up to forty; only its draws depend on ``seed``.  Raises
-    AttackError for images outside [0, 1], for logits that are NaN or infinite, where no gradient
-    reaches the images, and in inference mode.
+    A sample that nothing broke comes back as it is.
 
-    Radii go as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827): (1 − γ) times as
-    much where the sample is broken, (1 + γ) times where it isn't, γ falling by a cosine, and until
-    it is broken as far as a linear model would be.  In L2 a fifth of the steps come before, through
-    balls that shrink from six times the smallest norm known.
+    - ``threat`` names the norm; its ε is not used.
+    - ``steps``: 2 or more; a hundred are of use.
+
+    It makes at most ``steps`` forward and backward passes, and as many forward passes again, by
+    which the model itself checks each success.  Eight more look for randomness, rank classes and
+    look at the last points.  A model whose outputs change is judged by mean logits along mean
+    gradients, of eight passes each, and a success by up to 264.  Only its draws depend on
+    ``seed``.
+
+    Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
+    gradient reaches the images, and in inference mode.
+
+    The radius goes as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827).  It becomes
+    (1 − γ) times as large while the sample is broken and (1 + γ) times while it isn't, and γ falls
+    by a cosine.  Until a sample is broken, the radius is as far as a linear model would need.  In
+    L2 a fifth of the steps come first, through balls that shrink from six times the smallest norm
+    known.  That ascents through larger balls find more is the idea of Constraint Relaxation (AAAI
+    2025; see ``cr``).
     """
     require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:

@@ -16,12 +16,14 @@ def norms(perturbation: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
 
 
-def input_gradient(losses: Tensor, images: Tensor) -> Tensor:
+def input_gradient(losses: Tensor, images: Tensor, keep: bool = False) -> Tensor:
     """Of each loss (B,) by its image (B, C, H, W): 0 where a model breaks the graph, or isn't
-    differentiable."""
+    differentiable.  ``keep``: the graph, for others' gradients."""
     found = None
     if losses.requires_grad:
-        (found,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
+        (found,) = torch.autograd.grad(
+            losses.sum(), images, allow_unused=True, retain_graph=keep or None
+        )
     return torch.zeros_like(images) if found is None else torch.nan_to_num(found, 0.0, 0.0, 0.0)
 
 
@@ -67,6 +69,22 @@ def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
     return gradient.masked_fill(stuck, 0.0)
 
 
+def kicked(gradients: Tensor, before: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Gradients (B, C, H, W) with those ``before`` in the place of zero ones, which would end an
+    ascent, and random ones where these are zero, too.
+
+    None draws nothing: on a model that never shows a gradient random search does more.
+    """
+    shape = (-1, *[1] * (gradients.dim() - 1))
+    if before is not None:
+        gradients = torch.where(gradients.flatten(1).any(1).view(shape), gradients, before)
+    lost = ~gradients.flatten(1).any(1).view(shape)
+    if generator is None or not lost.any():
+        return gradients
+    drawn = torch.randn(gradients.shape, generator=generator).to(gradients)
+    return torch.where(lost, drawn, gradients)
+
+
 def random_start(
     clean: Tensor, threat: ThreatModel, generator: torch.Generator, share: float = 1.0
 ) -> Tensor:
@@ -97,12 +115,12 @@ def corners(
     return project(clean + threat.radius * signs.to(clean), clean, threat)
 
 
-def ascent_direction(gradient: Tensor, norm: Norm, sloped: bool = False) -> Tensor:
+def ascent_direction(gradient: Tensor, norm: Norm, unsigned: bool = False) -> Tensor:
     """The unit-norm direction that raises a linear function most: sign, or normalised.
 
-    ``sloped``, in L∞: the gradient itself, its root mean square 1, as signs have.
+    ``unsigned``, in L∞: the gradient itself, its root mean square 1, as signs have.
     """
-    if norm == "Linf" and not sloped:
+    if norm == "Linf" and not unsigned:
         return gradient.sign()
     length = norms(gradient, "L2").clamp_min(1e-30).view(-1, *[1] * (gradient.dim() - 1))
     unit = gradient / length

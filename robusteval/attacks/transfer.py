@@ -8,8 +8,9 @@ from robusteval.attacks.counting import as_adapter, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import COUNT, Range, require_within
+from robusteval.attacks.ranking import ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
-from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
+from robusteval.attacks.search import AIMED, MARGIN, Search, cosine
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError, kind_of, reason
@@ -41,7 +42,7 @@ def transfer(
     is fooled, by mean logits if its outputs change.  At most 2 · ``steps`` forward and backward
     passes of the source, and as many forward ones of this model, and seven to look for randomness,
     to rank classes and to look at the last images; of both eight times as many where this model's
-    outputs change, and up to forty to look at a success.  Raises AttackError for a source that
+    outputs change, and up to 264 to look at a success.  Raises AttackError for a source that
     doesn't fit, for images outside [0, 1], for logits that are NaN or infinite, and in inference
     mode.
     """
@@ -69,7 +70,7 @@ def _transferred(
     )
     search = Search(counted, images, labels, threat)
     search.beware()
-    with counted.led_by(_as_adapter(other, images, counted.classes)):
+    with counted.led_by(source_adapter(other, images, counted.classes)):
         everything = search.alive()
         search.ascend(everything, images, MARGIN, cosine(threat.radius, steps), momentum=1.0)
         rows = search.alive()
@@ -82,7 +83,9 @@ def _transferred(
     return search.best
 
 
-def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
+def source_adapter(
+    source: nn.Module, images: Tensor, classes: int, called: str = "transfer's source"
+) -> Adapter:
     """The source behind an adapter.  Raises AttackError where it doesn't fit."""
     try:
         adapter = as_adapter(source, images)
@@ -90,16 +93,14 @@ def _as_adapter(source: nn.Module, images: Tensor, classes: int) -> Adapter:
             found = adapter(images[:1]).shape[1]
     except (AttackError, RuntimeError, ValueError, IndexError) as error:
         raise AttackError(
-            f"the transfer's source can't read these images ({reason(error)}): "
-            "choose one for the same data"
+            f"the {called} can't read these images ({reason(error)}): choose one for the same data"
         ) from None
     if found != classes:
         raise AttackError(
-            f"the transfer's source has {found} classes, the model {classes}: "
-            "choose one for the same data"
+            f"the {called} has {found} classes, the model {classes}: choose one for the same data"
         )
     if not reaches_images(adapter, images):
-        raise AttackError(f"the transfer's source can't lead: {NO_GRADIENT}")
+        raise AttackError(f"the {called} can't lead: {NO_GRADIENT}")
     return adapter
 
 

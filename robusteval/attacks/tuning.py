@@ -11,7 +11,7 @@ class Round(NamedTuple):
     steps to each, and how.
 
     ``inside``: whether these never leave the threat's own ball, where others do; ``clean``: whether
-    they begin at clean images, and not at random; ``sloped``: see ``search.Step``; ``aims``: of
+    they begin at clean images, and not at random; ``unsigned``: see ``search.Step``; ``aims``: of
     how many of the nearest classes, if not of all and of any.
     """
 
@@ -20,7 +20,7 @@ class Round(NamedTuple):
     momentum: float = 0.0
     inside: bool = False
     clean: bool = False
-    sloped: bool = False
+    unsigned: bool = False
     aims: int | None = None
 
 
@@ -54,7 +54,7 @@ class Tuning:
     fine_share: float = 0.1
     # and at least so many.
     fewest_fine: int = 8
-    # The sizes of polish's steps, as a share of the usual ones: by signs, and then, in L∞, sloped.
+    # The sizes of polish's steps, as a share of the usual ones; in L∞ by signs, then by none.
     fine_sizes: tuple[tuple[bool, float], ...] = ((False, 0.1),)
     # Its steps by each.
     fine_steps: int = 20
@@ -102,6 +102,8 @@ class Tuning:
     smoothed: float = 0.5
     # Where gradients are masked: proposals of random search for each sample,
     searched: int = 2000
+    # so many where nothing in the model has a gradient,
+    searched_blindly: int = 8000
     # steps of each ascent,
     insisting: int = 100
     # and wrong prototypes that features are pulled to by turns.
@@ -113,10 +115,10 @@ TUNING: dict[Norm, Tuning] = {
         margin_steps=20,
         rounds=(
             Round(0.3, 15),
-            Round(0.15, 20, momentum=0.75, inside=True, clean=True, sloped=True, aims=2),
+            Round(0.15, 20, momentum=0.75, inside=True, clean=True, unsigned=True, aims=2),
             Round(0.15, 30),
         ),
-        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, sloped=True)),
+        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, unsigned=True)),
         balls=(1,),
         fine_sizes=((False, 0.1), (True, 0.25)),
     ),

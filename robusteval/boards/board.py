@@ -95,7 +95,7 @@ def merged(rows: Sequence[Row], new: Row) -> list[Row]:
     for old in rows:
         if old["model"] == new["model"] and int(old["samples"]) > int(new["samples"]):
             raise EvidenceError(
-                f"{new['model']} stands on {file_name(new)} with {old['samples']} samples, the run "
+                f"{new['model']} is on {file_name(new)} with {old['samples']} samples, the run "
                 f"has {new['samples']}: run as many"
             )
     kept = [row for row in rows if row["model"] != new["model"]]

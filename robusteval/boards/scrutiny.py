@@ -129,9 +129,9 @@ def _contradictions(
     if shown > min([clean, *left.values()]):
         yield "its worst case is above one of its attacks"
     if shown < _least(clean, left.values()):
-        yield "its worst case is below what its attacks can leave together"
+        yield "its worst case is below what its attacks together can explain"
     if left and clean < max(left.values()):
-        yield "an attack leaves more than its clean accuracy"
+        yield "robust accuracy under an attack is above its clean accuracy"
     if left and left.get(ATTACK + strongest, math.inf) != min(left.values()):
         yield "its strongest attack is another"
 

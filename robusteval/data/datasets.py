@@ -91,14 +91,14 @@ def to_unit_range(pixels: Tensor) -> Tensor:
 def load_dataset(
     name: str, split: Split = "test", data_dir: str | Path | None = None, download: bool = False
 ) -> Dataset:
-    """A data set's split by name.
+    """One split of a known data set.
 
-    Looked for in ``data_dir``, else ``$ROBUSTEVAL_DATA``, else the user's cache, in three
-    layouts: Parquet, one folder per class, torchvision's.  ``download`` fetches a missing one
-    through torchvision into that place.  Regrouped sets take groups of consecutive labels.
+    It is looked for in ``data_dir``, else in ``$ROBUSTEVAL_DATA``, else in the user's cache.  Three
+    layouts are known: Parquet, one folder for each class, torchvision's.  ``download`` fetches a
+    missing data set through torchvision into that place.
 
-    Raises UnknownNameError for an unknown name and DataError for a set that isn't there, or that
-    can't be read for certain.
+    Raises UnknownNameError for an unknown name.  Raises DataError for a data set that isn't there,
+    or whose files can be read in more than one way.
     """
     return load_known(DATASETS.get(str(name)), split, data_dir, download)
 

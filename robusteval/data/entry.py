@@ -204,8 +204,8 @@ def regrouped(entry: DatasetEntry, path: Path, base: DatasetInfo) -> DatasetInfo
     """What an entry with a base says.  Raises DataError if it can't group that one's labels."""
     if base.classes % entry.classes or entry.classes == base.classes:
         raise DataError(
-            f"{path}: {base.name}'s {base.classes} classes make no {entry.classes} groups of equal "
-            "size: give another number of classes"
+            f"{path}: {base.name}'s {base.classes} classes can't make {entry.classes} groups of "
+            "equal size: give another number of classes"
         )
     own = _own_words(entry, path)
     for name in ("source", "license"):

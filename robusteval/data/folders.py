@@ -121,7 +121,9 @@ def _annotations(root: Path) -> list[tuple[str, str]]:
         rows = [(file, name) for file, name, *_ in (s.split("\t") for s in lines if s.strip())]
     for file, _ in rows:
         if "/" in file or file in ("", ".", ".."):
-            raise DataError(f"{shown(listing)} names {shown(file)!r}, no file of images/: {advice}")
+            raise DataError(
+                f"{shown(listing)} names {shown(file)!r}, not a file of images/: {advice}"
+            )
     if len({file for file, _ in rows}) < len(rows):
         raise DataError(f"{shown(listing)} names a file twice: {advice}")
     return rows

@@ -44,7 +44,7 @@ def given_at(path: Path) -> Given:
         return _of_parquet([path])
     if end == ".npz":
         return _of_npz(path)
-    raise DataError(f"data {shown(path)} are of no kind that is read: {_KINDS}")
+    raise DataError(f"data {shown(path)} can't be read: {_KINDS}")
 
 
 # A folder of class folders

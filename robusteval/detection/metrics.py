@@ -18,12 +18,14 @@ FEWEST_RESAMPLED = 10
 # The metrics, and the most that each can be.
 HIGHEST = {"auroc": 1.0, "aupr_in": 1.0, "aupr_out": 1.0, "fpr95": 1.0, "detection_error": 0.5}
 METRICS = tuple(HIGHEST)
+_MOST_AT_ONCE = 5_000  # weights: few samples are resampled together, and all stays in the cache
 _BIASED = ("aupr_in", "aupr_out", "detection_error")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Cumulative counts at each distinct threshold, from the highest score down."""
+    """Cumulative counts at each of T distinct thresholds, from the highest score down: (T,), or
+    (R, T) for R resamples at once."""
 
     true_positives: Scores  # in-distribution kept
     false_positives: Scores  # outliers kept
@@ -32,7 +34,7 @@ class Curve:
     def reverse(self) -> "Curve":
         """What is kept from the lowest score up, outliers as positives."""
         kept_in, kept_out = (
-            (counts[-1] - np.append(0.0, counts[:-1]))[::-1]
+            (counts[..., -1:] - _after_zero(counts[..., :-1]))[..., ::-1]
             for counts in (self.true_positives, self.false_positives)
         )
         return Curve(kept_out, kept_in)
@@ -53,18 +55,26 @@ class Ranking:
         return cls(order, np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(values) - 1))
 
     def curve(self, weights_in: Scores, weights_out: Scores) -> Curve:
-        """Weights kept when everything at or above each distinct score is kept."""
-        kept_in = np.concatenate([weights_in, np.zeros_like(weights_out)])[self.order]
-        kept_out = np.concatenate([np.zeros_like(weights_in), weights_out])[self.order]
-        last = self.last_of_tie
-        return Curve(np.cumsum(kept_in)[last], np.cumsum(kept_out)[last])
+        """Weights (…, n_in) and (…, n_out) kept when everything at or above each distinct score is
+        kept."""
+        sides = (
+            [weights_in, np.zeros_like(weights_out)],
+            [np.zeros_like(weights_in), weights_out],
+        )
+        kept = (np.take(np.concatenate(side, axis=-1), self.order, axis=-1) for side in sides)
+        return Curve(*(np.take(np.cumsum(k, axis=-1), self.last_of_tie, axis=-1) for k in kept))
 
 
-def average_precision(positives: NDArray[np.float64], negatives: NDArray[np.float64]) -> float:
-    """Σ (R_i − R_{i−1}) P_i, as scikit-learn defines it, from cumulative counts."""
+def average_precision(positives: Scores, negatives: Scores) -> Scores:
+    """Σ (R_i − R_{i−1}) P_i, as scikit-learn defines it, from cumulative counts (…, T)."""
     precision = positives / (positives + negatives)
-    recall = positives / positives[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    recall = positives / positives[..., -1:]
+    return np.asarray(np.sum(np.diff(recall, prepend=0.0) * precision, axis=-1))
+
+
+def _after_zero(values: Scores) -> Scores:
+    """(…, T + 1) Values (…, T) after a zero."""
+    return np.concatenate([np.zeros((*values.shape[:-1], 1)), values], axis=-1)
 
 
 def as_scores(values: Any) -> Scores:
@@ -93,21 +103,24 @@ def detection_metrics(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]
         raise ValueError("detection metrics need samples on both sides")
     if not (np.isfinite(inside).all() and np.isfinite(outside).all()):
         raise ValueError("detection metrics need finite scores")
-    return _metrics(Ranking.of(inside, outside).curve(np.ones(len(inside)), np.ones(len(outside))))
+    curve = Ranking.of(inside, outside).curve(np.ones(len(inside)), np.ones(len(outside)))
+    return dict(zip(METRICS, map(float, _metrics(curve)), strict=True))
 
 
-def _metrics(curve: Curve) -> dict[str, float]:
-    reverse = curve.reverse
-    tpr = np.append(0.0, curve.true_positives / curve.true_positives[-1])
-    fpr = np.append(0.0, curve.false_positives / curve.false_positives[-1])
-    keeps_95 = np.searchsorted(tpr, 0.95 - 1e-12)
-    return {
-        "auroc": float(np.trapezoid(tpr, fpr)),
-        "aupr_in": average_precision(curve.true_positives, curve.false_positives),
+def _metrics(curve: Curve) -> Scores:
+    """(…, 5) The metrics, in the order of ``METRICS``."""
+    kept_in, kept_out, reverse = curve.true_positives, curve.false_positives, curve.reverse
+    tpr = _after_zero(kept_in / kept_in[..., -1:])
+    fpr = _after_zero(kept_out / kept_out[..., -1:])
+    keeps_95 = np.sum(tpr < 0.95 - 1e-12, axis=-1, keepdims=True)  # rates rise: its place
+    found = {
+        "auroc": np.trapezoid(tpr, fpr),
+        "aupr_in": average_precision(kept_in, kept_out),
         "aupr_out": average_precision(reverse.true_positives, reverse.false_positives),
-        "fpr95": float(fpr[keeps_95]),
-        "detection_error": float(np.min((1 - tpr + fpr) / 2)),
+        "fpr95": np.take_along_axis(fpr, keeps_95, axis=-1)[..., 0],
+        "detection_error": np.min((1 - tpr + fpr) / 2, axis=-1),
     }
+    return np.stack([found[name] for name in METRICS], axis=-1)
 
 
 def bootstrap_intervals(
@@ -170,5 +183,10 @@ def _resampled(
         return drawn
 
     ranking = Ranking.of(inside, outside)
-    curves = (ranking.curve(weights(len(inside)), weights(len(outside))) for _ in range(resamples))
-    return np.array([list(_metrics(curve).values()) for curve in curves])
+    sizes = len(inside), len(outside)
+    at_once = max(1, _MOST_AT_ONCE // sum(sizes))
+    found = []
+    for start in range(0, resamples, at_once):
+        drawn = [tuple(map(weights, sizes)) for _ in range(start, min(start + at_once, resamples))]
+        found.append(_metrics(ranking.curve(*map(np.stack, zip(*drawn, strict=True)))))
+    return np.concatenate(found)

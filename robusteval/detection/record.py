@@ -24,19 +24,19 @@ _STORED = (torch.float64, torch.float32, torch.float16, torch.int64, torch.int32
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """One detector.  Nothing has a default: what nobody stated would be taken for true.
+    """One detector.  No field has a default: what nobody stated would be taken for true.
 
-    ``package``: the one whose version decides the scores.  ``reads``: what the two functions are
-    given of N images: the model's ``logits`` (N, K), its ``features`` (N, D, the adapter's
-    ``embed``), or the ``images`` (N, C, H, W) themselves, and then they call the model.
+    - ``package``: the package whose version decides the scores.
+    - ``reads``: what both functions are given of N images: the model's ``logits`` (N, K), its
+      ``features`` (N, D) as the adapter's ``embed`` gives them, or the ``images`` (N, C, H, W).
+    - ``fit_read(model, read, labels)``: makes a state, which is tensors by name, from training data
+      and their labels (N,).  None for a detector that isn't fitted.
+    - ``score_read(state, model, read)``: scores (N,), **higher = more in-distribution**.  The state
+      is empty if there is no fit.
+    - ``version``: raised whenever what the detector returns changes.
 
-    ``fit_read(model, read, labels)``: from training data and their labels (N,) to a state, which is
-    tensors by name; None for a detector that isn't fitted.  ``score_read(state, model, read)``:
-    scores (N,), **higher = more in-distribution**; the state is empty where there is no fit.
-    ``version`` is raised whenever what the detector returns changes.
-
-    pytorch-ood calls these ``fit_features`` and ``predict_features``, and its scores fall for
-    inliers.
+    pytorch-ood calls the functions ``fit_features`` and ``predict_features``, and its scores are
+    lower for inliers.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Detector:
 
     @property
     def package_version(self) -> str:
-        """Raises AttackError where the package isn't installed."""
+        """The installed version.  Raises AttackError if the package isn't installed."""
         try:
             return version(self.package)
         except PackageNotFoundError:
@@ -63,7 +63,7 @@ class Detector:
             ) from None
 
     def read(self, model: Adapter, images: Tensor) -> Tensor:
-        """Of images (B, C, H, W) what it reads."""
+        """What the detector reads of images (B, C, H, W)."""
         if self.reads == "logits":
             logits: Tensor = model(images)
             return logits
@@ -71,7 +71,7 @@ class Detector:
 
     @torch.no_grad()
     def fit(self, model: Adapter, batches: Iterable[Tensor], labels: Tensor) -> dict[str, Tensor]:
-        """The state, on the CPU, of all batches' images and their labels (N,).
+        """Fits to all batches' images and their labels (N,), and returns the state on the CPU.
 
         Raises ValueError or TypeError for a state that can't be stored.
         """

@@ -70,6 +70,9 @@ class Archive:
         within = (name.rpartition("/") for name in self._zip.namelist())
         return sorted(name for parent, _, name in within if parent == folder)
 
+    def sizes(self) -> list[int]:
+        return [entry.file_size for entry in self._zip.infolist()]
+
     def where(self, name: str = "") -> str:
         return str(self.path / name)
 
@@ -98,7 +101,7 @@ class Archive:
         self._refuse()
         yield
 
-    def remove_all(self) -> None:
+    def remove_all(self, advice: str) -> None:
         self._refuse()
 
     def from_anywhere(self) -> "Archive":

@@ -1,7 +1,6 @@
 """A run's files, by their names in it: whole or absent, wherever they are kept."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -14,10 +13,12 @@ from robusteval.storage import (
     is_partial,
     locked,
     remove_file,
+    remove_folder,
     remove_partials,
     replace_file,
     require_replaceable,
     require_writable,
+    sizes_below,
 )
 
 _LOCK = ".lock"
@@ -67,8 +68,11 @@ class Files(Protocol):
     def lock(self, busy: RobustevalError) -> AbstractContextManager[None]:
         """One process at a time is within it; a kill frees it.  Raises ``busy``."""
 
-    def remove_all(self) -> None:
-        """Removes the whole run."""
+    def sizes(self) -> list[int]:
+        """The bytes of each file of the run, whatever it is; what goes meanwhile is passed over."""
+
+    def remove_all(self, advice: str) -> None:
+        """Removes the whole run, if it is there.  Raises OutputError."""
 
     def where(self, name: str = "") -> str:
         """Where a file, or the run, is: for people."""
@@ -126,8 +130,11 @@ class Local:
         with locked(self.folder / _LOCK, busy, make=True):
             yield
 
-    def remove_all(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def sizes(self) -> list[int]:
+        return sizes_below(self.folder)
+
+    def remove_all(self, advice: str) -> None:
+        remove_folder(self.folder, advice)
 
     def where(self, name: str = "") -> str:
         return str(self.folder / name)

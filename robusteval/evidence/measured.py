@@ -1,7 +1,7 @@
 """What the diagnostics' measurements look like as plain data: their names, types and ranges."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from typing_extensions import TypedDict
@@ -50,6 +50,7 @@ class _Logits(_Table):
     log_probabilities: _Count
     saturated: _Count
     median_gap: _Positive
+    squashed: NotRequired[Literal["", "softmax", "sigmoid", "tanh", "ends"]]  # not of older runs
 
 
 class _Passes(_Table):

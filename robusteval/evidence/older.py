@@ -69,7 +69,7 @@ def attack_facts(schema: int, told: Any) -> Any:
         old = _FORM.validate_json(json.dumps(told))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ValueError(f"what it tells of the chunk is no such job's ({where})") from None
+        raise ValueError(f"what it says of its chunk is no such job's ({where})") from None
     matches = [(note, _STAGE.fullmatch(note)) for note in old["notes"]]
     stages = [
         {"name": m["name"], "broke": int(m["broke"]), "of": int(m["of"])} for _, m in matches if m

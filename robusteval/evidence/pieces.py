@@ -60,7 +60,7 @@ def attack_facts(told: dict[str, Any]) -> dict[str, Any]:
     """
     found = _OF_ATTACK.model_validate_json(json.dumps(told))
     if found.model_dump(mode="json") != told:
-        raise ValueError("what it tells of the chunk leaves something out")
+        raise ValueError("what it says of its chunk leaves something out")
     return {fact.name: getattr(found, fact.name) for fact in FACTS}
 
 
@@ -140,7 +140,7 @@ def _require_counts(facts: Mapping[str, Any], rows: int) -> None:
 def other_form(error: ValidationError) -> ValueError:
     """What to raise for told facts that no such job has."""
     where = ".".join(str(part) for part in error.errors()[0]["loc"])
-    return ValueError(f"what it tells of the chunk is no such job's ({where})")
+    return ValueError(f"what it says of its chunk is no such job's ({where})")
 
 
 def sealed(columns: dict[str, Values], about: dict[str, Any], schema: int) -> bytes:
@@ -167,7 +167,8 @@ def unsealed(
     Raises ValueError, LookupError, TypeError, OSError or pyarrow's errors for a file that holds
     anything else than what was written.
     """
-    table = pq.read_table(io.BytesIO(content), page_checksum_verification=True)
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    table = file.read(use_threads=False)  # small files: threads take longer to wake than to read
     metadata = dict(table.schema.metadata or {})
     told = json.loads(metadata.pop(_KEY))
     require_schema(told["schema"])

@@ -117,8 +117,18 @@ class Remote:
         with leased(self, busy, self.times):
             yield
 
-    def remove_all(self) -> None:
-        with suppress(OSError):
+    def sizes(self) -> list[int]:
+        try:
+            found = self.patience.ask(lambda: self._fs.find(self._root, detail=True))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._unanswered("", error)
+        return [int(one["size"] or 0) for one in found.values()]
+
+    def remove_all(self, advice: str) -> None:
+        self.copies = Copies()
+        with self._told("", advice, "removed"), suppress(FileNotFoundError):
             self.patience.ask(lambda: self._fs.rm(self._root, recursive=True))
 
     def where(self, name: str = "") -> str:

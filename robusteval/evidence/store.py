@@ -151,7 +151,7 @@ class Store:
         """Removes a run that found nothing, unless another process is at work."""
         with suppress(RobustevalError, OSError), self.lock():
             if self.is_empty():
-                self.files.remove_all()
+                self.files.remove_all(_ADVICE)
 
     # Jobs
 

@@ -25,13 +25,20 @@ _ALIKE = 0.9  # a cosine, and a share of samples: bfloat16 rounds, and near-ties
 _COMPILE_SECONDS = 15.0
 _MOST_SAVED = {"cpu": 0.25, "cuda": 0.5}  # of a step's time; on processors 4 to 10 % were seen
 _STATIC_BATCH = {"cpu": 128, "cuda": 512}
+# Values of images that a processor takes at once: 32 of 3×224×224, which a ResNet-18 goes back
+# through in 1 GiB.
+_VALUES_AT_ONCE = 32 * 3 * 224 * 224
+_FEWEST_AT_ONCE = 16
 _PROBE_PIXELS = 3 * 16 * 16  # smaller images: a probe would cost more than it finds
 
 
-def static_batch(device: str | torch.device = "cpu") -> int:
-    """Images that a model takes at once: on a processor 64 or 128 are best, by machine; on an
-    accelerator fewer leave it idle.  A compiled model takes no other number."""
-    return _STATIC_BATCH.get(torch.device(device).type, 128)
+def static_batch(device: str | torch.device = "cpu", values: int = 1) -> int:
+    """Images of so many values that a model takes at once: on a processor 64 or 128 are best, by
+    machine, and fewer of large ones, for the memory's sake; on an accelerator fewer leave it idle.
+    A compiled model takes no other number."""
+    kind = torch.device(device).type
+    most = _STATIC_BATCH.get(kind, 128)
+    return min(most, max(_FEWEST_AT_ONCE, _VALUES_AT_ONCE // values)) if kind == "cpu" else most
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Forms:
     plain: Adapter
     libraries: Adapter
     gradients: Adapter | None  # None: the plain one
+    surrogate: Adapter | None = None  # of a user's, whose gradients ``adaptive`` follows
 
     @classmethod
     def of(cls, plain: Adapter, libraries: Acceleration, gradients: Acceleration) -> Self:
@@ -122,7 +130,7 @@ class Faster(nn.Module):
     def _run(self, images: Tensor, *wanted: str) -> Any:
         if not self.static:
             return self.module(images, *wanted)
-        size = static_batch(images.device)
+        size = static_batch(images.device, images.shape[1:].numel())
         parts = [self._part(part, size, *wanted) for part in images.split(size)]
         if isinstance(parts[0], Tensor):
             return torch.cat(parts)

@@ -32,17 +32,21 @@ class Parts:
 
 
 class Adapter(nn.Module):
-    """Images (B, C, H, W) in [0, 1] to logits (B, K), frozen and always in eval mode.
+    """Maps images (B, C, H, W) in [0, 1] to logits (B, K); frozen, and always in eval mode.
 
-    Attack libraries switch modes and collect parameter gradients; here ``train()`` keeps eval mode
-    and no parameter takes a gradient, so that a run can't change the model it measures.
+    Attack libraries switch modes and collect gradients of parameters.  Here ``train()`` keeps eval
+    mode and no parameter takes a gradient, so a run can't change the model that it measures.
 
-    A subclass for a model with prototypes of its own says ``layers`` and ``distances``, and
-    ``logits_and_distances`` where one pass can give both; ``reads_distances``,
-    ``prototypes_per_class`` and ``class_distances`` help attacks to aim; ``has_features`` and
-    ``embed`` are read by detectors.  K classes, M prototypes each, features of D.  Everything is
-    differentiable with respect to the images, in float32.  ``wrap_module(…, prototypes=…)`` does
-    all of this for prototypes at one layer.
+    ``wrap_module(…, prototypes=…)`` makes one for prototypes at one layer.  Write a subclass for
+    anything else:
+
+    - ``layers`` and ``distances`` show its prototypes, and ``logits_and_distances`` gives both at
+      once if one pass can.
+    - ``reads_distances``, ``prototypes_per_class`` and ``class_distances`` help attacks to aim.
+    - ``has_features`` and ``embed`` are read by detectors.
+
+    K is the number of classes, M that of prototypes in each, D that of features.  Everything must
+    be differentiable with respect to the images, in float32.
     """
 
     def __init__(self, module: nn.Module, classes: int) -> None:
@@ -57,7 +61,7 @@ class Adapter(nn.Module):
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises AttackError for what is no logits (B, K)."""
+        """Logits (B, K).  Raises AttackError for an answer that is something else."""
         return as_logits(answer(self.module, images), len(images), self.classes)
 
     @property
@@ -251,23 +255,27 @@ def wrap_module(
     temperature: float = 1.0,
     reading: OwnReading = "module",
 ) -> Adapter:
-    """Any ``nn.Module`` that maps normalised images to logits (B, K), as an adapter.
+    """An adapter around any ``nn.Module`` that maps normalised images to logits (B, K).
 
-    ``mean`` and ``std``: one number, or one for each channel, in a list, an array or a tensor.
-    Logits may also be the output's attribute or key ``logits``, or the first of a tuple: the first
-    answer decides, and the report says so.  ``DataParallel`` and ``torch.compile`` are taken off.
+    - ``classes``: K.  It may be left out if ``prototypes`` are given.
+    - ``mean``, ``std``: what images in [0, 1] are normalised with: one number, or one for each
+      channel, in a list, an array or a tensor.
+    - ``prototypes``: (K, M, D), or (K, D) for one in each class.  With them, attacks and detectors
+      that need prototypes run as well.
+    - ``features``: where prototypes are compared: a layer's name as in ``named_modules()``, or a
+      function of normalised images.  It gives vectors (B, D), or maps (B, D, H, W), which are
+      averaged over H and W.
+    - ``similarity``, ``pooling``, ``temperature``: see ``robusteval.models.prototypes``.
+    - ``reading``: ``"module"`` takes the module's own logits.  ``"nearest_prototype"`` pools the M
+      similarities of each class to its logit; if the module itself returns the features,
+      ``features`` may then be left out.
 
-    ``prototypes`` (K, M, D) or (K, D): then attacks and detectors that need prototypes have them;
-    ``classes`` may be left out.  ``features``: where they are compared, a layer's name as in
-    ``named_modules()``, or a function of normalised images: vectors (B, D), or maps (B, D, H, W),
-    which are averaged over H and W.  ``similarity`` and ``pooling``: see
-    ``robusteval.models.prototypes``.  Logits are the module's own, or, with
-    ``reading="nearest_prototype"``, M similarities pooled to each class; then ``features`` may be
-    left out where the module itself returns them.
+    Logits may also be the output's attribute or key ``logits``, or the first element of a tuple.
+    The first answer decides which, and the report says so.  ``DataParallel`` and ``torch.compile``
+    are taken off.  The module is put in eval mode and its parameters are frozen, in place.
 
-    The module is put in eval mode and its parameters are frozen, in place.  Raises AttackError for
-    what is no module, for fewer than two classes, for a std that isn't above 0, and for prototypes
-    or features that there are not.
+    Raises AttackError for something else than a module, for fewer than two classes, for a std that
+    isn't above 0, and for prototypes or features that can't be used.
     """
     if not isinstance(module, nn.Module):
         raise AttackError(

@@ -72,23 +72,22 @@ def write_draft(draft: Draft) -> Path:
 
 def next_steps(draft: Draft) -> list[str]:
     """What is left to do, in a line each, commands last."""
-    steps = [f"look at the lines marked ← in {draft.path}: nothing tells them but you"]
+    steps = [f"look at the lines marked ← in {draft.path}: only you know what belongs there"]
     module, _, function = draft.made_by.partition(":")
     if draft.needs_code and draft.factory is None:
         steps.append(f"write {draft.folder / module}.py: {function}() returns your torch.nn.Module")
-    if not draft.onnx and not draft.weights:
+    stored = draft.onnx or draft.weights
+    if not stored:
         trained = "; or fill in [training] and train it" if _is_ours(draft) else ""
         steps.append(
             f"save its weights beside it, by {_PLAIN}, and name them in [weights]{trained}"
         )
     allowed = " --allow-code" if draft.needs_code else ""
     data = "" if draft.dataset else " --data FOLDER"
-    if draft.onnx or draft.weights:
+    if stored:
         steps.append(f"robusteval show {draft.path} --weights")
-    return [
-        *steps,
-        f"robusteval run --model {draft.path} --suite quick --samples 100{data}{allowed}",
-    ]
+    run = f"robusteval run --model {draft.path} --suite quick --samples 100{data}{allowed}"
+    return [*steps, run if stored else f"once it has its weights: {run}"]
 
 
 def _is_ours(draft: Draft) -> bool:
@@ -214,7 +213,7 @@ def _last_layer(name: str, options: dict[str, object]) -> str:
 
 def _onnx(path: Path) -> str:
     if path.suffix != ".onnx":
-        raise WeightsError(f"{path} names no ONNX file: it ends in .onnx")
+        raise WeightsError(f"{path} is not an ONNX file: name one that ends in .onnx")
     return _table(
         ("[onnx]", "needs the extra: pip install 'robusteval[onnx]'"),
         (f"file = {_quoted(path.name)}", "beside this file"),

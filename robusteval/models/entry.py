@@ -71,13 +71,15 @@ class Entry(Table):
             )
         if self.factory is None and (self.prototypes or self.factory_options):
             name = "prototypes" if self.prototypes else "factory_options"
-            raise ValueError(f"[{name}] go with a factory: a [backbone] has its own, and [head]")
+            raise ValueError(
+                f"[{name}] go with a factory: for a [backbone] use its options and [head]"
+            )
         return self
 
     @model_validator(mode="after")
     def _classes_are_told(self) -> Self:
         if not self.dataset and self.classes is None:
-            raise ValueError("give a dataset, or classes where none is known that fits")
+            raise ValueError("give a dataset, or classes if no known data set fits")
         if not self.dataset and self.training is not None:
             raise ValueError("training needs a dataset: name a known one")
         return self
@@ -129,7 +131,7 @@ def _require_percent(path: Path, claimed: list[Any]) -> None:
         if not isinstance(value, str) and 0 < value <= 1:
             raise EntryError(
                 f"{path}: claims.{place}.accuracy = {value}: did you mean {100 * value:g}?  It is "
-                f'in percent: write "{value} %" if it is so little'
+                f'in percent: write "{value} %" if you mean so little'
             )
 
 

@@ -119,7 +119,7 @@ class Onnx(Table):
     @classmethod
     def _an_onnx_name(cls, value: str) -> str:
         if not value.endswith(".onnx"):
-            raise ValueError("names no ONNX file: it ends in .onnx")
+            raise ValueError("does not name an ONNX file, which ends in .onnx")
         return value
 
 

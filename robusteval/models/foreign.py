@@ -40,6 +40,17 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     return module, tuple(taken)
 
 
+def users_own(module: nn.Module) -> nn.Module:
+    """The module that a user wrote, inside whatever was laid around it here and by torch."""
+    module, _ = unwrapped(module)
+    while type(module).__module__.startswith("robusteval.models"):
+        inside = getattr(module, "module", None) or getattr(module, "backbone", None)
+        if not isinstance(inside, nn.Module):
+            break
+        module = inside
+    return module
+
+
 def _kinds(module: nn.Module) -> set[str]:
     """By name: that of a wrapper from another library, or of a subclass, says as much."""
     return {kind.__name__ for kind in type(module).__mro__}

@@ -49,6 +49,7 @@ class Context:
     spec: RunSpec
     plan: Plan
     access: Access = Access()
+    surrogate: Adapter | None = None  # whose gradients ``adaptive`` follows
 
     @property
     def device(self) -> str:
@@ -59,7 +60,7 @@ class Context:
     def forms(self) -> Forms:
         """The model's faster forms.  What counts is decided by ``model`` alone."""
         libraries, gradients = (Acceleration.parse(text) for text in self.spec.forms)
-        return Forms.of(self.model, libraries, gradients)
+        return replace(Forms.of(self.model, libraries, gradients), surrogate=self.surrogate)
 
     @property
     def uncompiled(self) -> Forms:
@@ -202,11 +203,16 @@ def require_same_data(spec: RunSpec, data: Dataset, advice: str) -> None:
 
 
 def open_context(
-    spec: RunSpec, access: Access, model: Adapter | None = None, data: Dataset | None = None
+    spec: RunSpec,
+    access: Access,
+    model: Adapter | None = None,
+    data: Dataset | None = None,
+    surrogate: Adapter | None = None,
 ) -> Context:
     """A run's context, from its spec: the only way to one.
 
-    ``model``: where it has no entry, or was loaded already; ``data``: its samples, where they were.
+    ``model``: where it has no entry, or was loaded already; ``data``: its samples, where they were;
+    ``surrogate``, the same.
     Raises EvidenceError where a model or the data aren't the run's any more.
     """
     device = access.device or spec.device
@@ -217,5 +223,15 @@ def open_context(
         unchanged(name, digest)
     if data is None:
         data = samples_of(spec, access, model.classes)
+    if spec.surrogate and surrogate is None:
+        surrogate = _surrogate(*spec.surrogate, device, access.allow_code)
     plan = make_plan(spec.suite, spec, model.parts)
-    return Context(model, data, spec, plan, access)
+    return Context(model, data, spec, plan, access, surrogate)
+
+
+def _surrogate(name: str, digest: str, device: str, allow_code: bool) -> Adapter:
+    if not name:
+        raise EvidenceError(
+            "this run's surrogate was given from Python: pass surrogate=…, there and with workers=1"
+        )
+    return load_model(unchanged(name, digest), device, allow_code)

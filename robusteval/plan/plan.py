@@ -8,7 +8,7 @@ of workers changes a result.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -152,6 +152,17 @@ class Plan:
     def jobs(self) -> list[Job]:
         """Everything whose evidence stays, in the order in which one process does it."""
         return [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs(), *self.other_jobs()]
+
+    def counted_jobs(self) -> list[Job]:
+        """The jobs that people are told of, which are those that take time: each probe counts, and
+        not again the diagnostics as a whole."""
+        first = [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs()]
+        return [*first, *self.outlier_jobs(), *self.probe_jobs()]
+
+    def counted_done(self, has: Callable[[Job], bool]) -> list[Job]:
+        """Those of ``counted_jobs`` that are done: a probe also by the diagnostics as a whole."""
+        probed = any(map(has, self.diagnostics_jobs()))
+        return [job for job in self.counted_jobs() if has(job) or (job.kind == "probe" and probed)]
 
 
 def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:

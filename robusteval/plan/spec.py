@@ -38,7 +38,8 @@ class RunSpec:
     samples detectors are fitted to and their digest; empty where none is fitted.  ``own_data``:
     whether a user gave the data, so that no name leads to them.  ``chosen``: which samples of them,
     class-balanced, the first ones, or those of these indices.  ``budget``: what was left out so
-    that the run fits into a time.
+    that the run fits into a time.  ``surrogate``: of the model whose gradients ``adaptive`` follows
+    how to find it, "" where Python gave it, and its digest.
     """
 
     # What ``from_json`` asks of a file.
@@ -72,6 +73,7 @@ class RunSpec:
     own_data: bool = False
     chosen: Literal["balanced", "first"] | _Indices = "balanced"
     budget: Budget | None = None
+    surrogate: tuple[()] | tuple[str, Digest] = ()
 
     @property
     def asked(self) -> Samples:
@@ -101,7 +103,7 @@ class RunSpec:
         whole = {**self.__dict__, "suite": suite, "budget": budget}
         plain: dict[str, Any] = json.loads(json.dumps(whole))
         unset = {"code": {}, "training": [], "own_data": False, "chosen": "balanced"}
-        for younger, value in {**unset, "budget": None}.items():
+        for younger, value in {**unset, "budget": None, "surrogate": []}.items():
             if plain[younger] == value:  # so that the digests of older runs stay theirs
                 del plain[younger]
         return plain

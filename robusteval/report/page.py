@@ -30,6 +30,7 @@ from robusteval.report.wording import (
     parameters_text,
     percent,
     samples_text,
+    sentence,
     sign,
     threat_text,
     usual_eps_text,
@@ -46,7 +47,7 @@ METRIC_TITLES = {
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table, duration_text),
+    *(from_text, goal_table, duration_text, sentence),
 )
 
 
@@ -63,6 +64,11 @@ def _environment() -> Environment:
         environment.filters[function.__name__] = function
     environment.globals["unaware"] = UNAWARE
     return environment
+
+
+@cache
+def _markdown() -> Environment:
+    return _environment().overlay(finalize=inert.markdown)
 
 
 def detection_groups(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -131,5 +137,4 @@ def render_fragment(report: dict[str, Any], folder: Place) -> str:
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same numbers as text."""
-    environment = _environment().overlay(finalize=inert.markdown)
-    return environment.get_template("report.md").render(report=report, metrics=METRIC_TITLES)
+    return _markdown().get_template("report.md").render(report=report, metrics=METRIC_TITLES)

@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """A run's report: its content as plain data, its tables, and the folder its files are in.
+    """A run's report: its content as plain data, its tables, and the folder of its files.
 
-    ``folder`` is a path; of a run in a store its URL: text, to which ``/``, ``name`` and ``parent``
-    do what they do to a path.
+    ``folder`` is a path.  If the run is in a store, it is the URL: text, to which ``/``, ``name``
+    and ``parent`` do what they do to a path.
 
-    Tables are pandas frames, made anew each time that one is asked for (``report.tables`` has
-    their columns with their kinds).  Accuracies, rates and metrics are shares from 0 to 1, each
-    with its 95 % interval in ``…_low`` and ``…_high``; where there is no number, none stands
-    there.  In a notebook a report shows itself as HTML.
+    Tables are pandas frames, made anew each time that one is asked for.  Accuracies, rates and
+    metrics are shares from 0 to 1, each with its 95 % interval in ``…_low`` and ``…_high``.  What
+    has no number is missing there.  In a notebook a report shows itself as HTML.
 
         >>> from robusteval import evaluate
         >>> report = evaluate("pcl_digits", "quick", samples=20, only="fgsm")
@@ -41,7 +40,7 @@ class Report:
 
     @property
     def page(self) -> Place:
-        """The HTML page for people; of a run in an archive, the archive."""
+        """The HTML page for people.  For a run in an archive this is the archive."""
         is_archive = not isinstance(self.folder, Url) and self.folder.is_file()
         return self.folder if is_archive else self.folder / "report.html"
 
@@ -68,15 +67,15 @@ class Report:
 
     @property
     def worst_case(self) -> "pd.DataFrame":
-        """A row for each threat model: a sample is robust only if no attack broke it.
+        """A row for each threat model.  A sample is robust only if no attack broke it.
 
-        Where an attack has no number, ``complete`` is False, and there is only ``at_most``.
+        If an attack has no number, ``complete`` is False, and there is only ``at_most``.
         """
         return self._frame("worst_case")
 
     @property
     def classes(self) -> "pd.DataFrame":
-        """The same for the samples of each class."""
+        """The worst case for the samples of each class."""
         return self._frame("classes")
 
     @property
@@ -99,7 +98,11 @@ class Report:
 
     @property
     def findings(self) -> "pd.DataFrame":
-        """A row for each check of whether the numbers can be trusted."""
+        """A row for each check of whether the numbers can be trusted.
+
+        A check of one threat model has its ``norm`` and ``eps``; without them it is of the whole
+        run.
+        """
         return self._frame("findings")
 
     @property
@@ -121,9 +124,10 @@ class Report:
 
     @property
     def curves(self) -> "pd.DataFrame":
-        """A row for each point of a curve: ``robust`` of ``samples`` beyond a ``place``.
+        """A row for each point of a curve: ``robust`` of ``samples`` are robust at a ``place``.
 
-        That is an ε where ``curve`` is "distance", passes over a sample where it is "cost".
+        The place is an ε if ``curve`` is "distance", and a number of passes over a sample if it is
+        "cost".
         """
         return self._frame("curves")
 

@@ -10,13 +10,7 @@ from robusteval.data.entry import usual_threats
 from robusteval.data.known import DATASETS
 from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.durations import duration_text
-from robusteval.evidence.results import (
-    NOT_REACHED,
-    Bools,
-    CellOutcome,
-    RunResult,
-    Separation,
-)
+from robusteval.evidence.results import NOT_REACHED, Bools, CellOutcome, RunResult, Separation
 from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim

@@ -66,6 +66,11 @@ def check_text(finding: dict[str, Any]) -> str:
     return f"{finding['check']}, {threat_text(threat)}" if threat else str(finding["check"])
 
 
+def sentence(text: str) -> str:
+    """With a capital and a full stop: "check the mean" becomes "Check the mean."."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def sign(norm: Norm) -> str:
     """L∞ or L2."""
     return NORM_SIGNS[norm]

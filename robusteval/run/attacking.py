@@ -93,7 +93,8 @@ def run_job(
     """
     model = forms.plain
     seen = forms.libraries if cell.attack.library.accelerated else model
-    counted = Counted(seen, len(chunk.images), deadline, on_pass, forms.gradients)
+    count = len(chunk.images)
+    counted = Counted(seen, count, deadline, on_pass, forms.gradients, forms.surrogate)
     threat = cell.threats[0]
     known = cell.attack.knows_eps
     tries, kept = [], None

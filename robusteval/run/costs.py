@@ -100,9 +100,7 @@ class Costs:
 
     def jobs(self) -> list[Job]:
         """Those that take time."""
-        plan = self.plan
-        first = [*plan.fit_jobs(), *plan.clean_jobs(), *plan.attack_jobs()]
-        return [*first, *plan.outlier_jobs(), *plan.probe_jobs()]
+        return self.plan.counted_jobs()
 
     def of(self, job: Job) -> dict[Purpose, Passes]:
         """A job's passes by their purpose."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from torch import nn
+
 from robusteval.catalogue import near_names
 from robusteval.data.choice import Samples, parse_samples
 from robusteval.data.locate import data_root
@@ -29,23 +31,36 @@ MOST_GPUS = 64  # of one worker
 
 @dataclass(frozen=True)
 class Options:
-    """How to run.
+    """How a run is made.
 
-    ``samples``: so many, class-balanced; ``first:256``; ``@FILE`` or a list with indices; None for
-    all.  ``data``: a path to the user's own data (see ``data.paths``), or a known data set's name,
-    in the place of the model's data set.  ``eps`` as text or numbers, L∞ unless written ``L2:0.5``;
-    ``batch_size`` None goes by the images' size.  ``workers`` are processes with ``threads`` each,
-    by default the machine's cores shared among them; or ``ray``, ``ray:4``: workers of a Ray
-    cluster, that at ``ray_address`` or one for this run, with ``gpus_per_worker`` each.  ``keep``:
-    which adversarial images are stored, the ``first`` success of each sample and threat model, or
-    ``all``.  ``at_most``: where the data set has fewer than ``samples``, all of it is taken.
-    ``sources``: models whose
-    adversarials are tried as well; the attacked one among others is left out.  ``budget``: seconds,
-    or text such as "10m", into which the whole run is to fit: attacks, other parts of the suite and
-    samples are left out for it, and the report says which.  ``out``: the folder for runs, or a URL
-    that fsspec knows, such as ``s3://bucket/runs``.
+    - ``samples``: how many, class-balanced; or ``"first:256"``; or ``"@FILE"`` or a list, of
+      indices.  None takes all.  ``at_most``: if the data set has fewer, all of them are taken.
+    - ``data``: the path of your own data (see ``data.paths``), or the name of a known data set, in
+      the place of the model's data set.  ``data_dir``: where known data sets are looked for.
+      ``download``: fetch a missing one through torchvision.
+    - ``eps``: radii, as text or numbers; L∞ unless written ``"L2:0.5"``.
+    - ``only``: names of the suite's attacks, if not all are to run.
+    - ``sources``: models whose adversarial images are tried as well.  The attacked model itself is
+      left out.
+    - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows.  Success stays the
+      attacked model's word.
+    - ``outlier_folders``: folders of images, as further outliers.
+    - ``seed``: of all randomness.
+    - ``batch_size``: images attacked together; by default by the images' size.
+    - ``device``: ``cpu``, ``cuda``, ``cuda:1``.
+    - ``workers``: how many processes, with ``threads`` each; by default the machine's cores are
+      shared among them.  ``"ray"`` and ``"ray:4"`` are workers of a Ray cluster: that at
+      ``ray_address``, or one for this run, with ``gpus_per_worker`` each.
+    - ``keep``: which adversarial images are stored, the ``first`` success of each sample and threat
+      model, or ``all``.
+    - ``time_limit``: seconds for each attack.
+    - ``budget``: seconds, or text such as ``"10m"``, that the whole run is planned for.  Attacks,
+      other parts of the suite and samples are left out for it, and the report says which.
+    - ``allow_code``: let an entry's Python factory run.
+    - ``out``: the folder for runs, or a URL that fsspec knows, such as ``s3://bucket/runs``.
+    - ``progress``: is told how far the run is (``robusteval.run.progress``).
 
-    Numbers and paths may be text, and a single value stand where several are taken.  Raises
+    Numbers and paths may be text.  A single value may stand where several are taken.  Raises
     RobustevalError for a value of another kind.
     """
 
@@ -62,6 +77,7 @@ class Options:
     gpus_per_worker: float | None = None
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
+    surrogate: str | nn.Module | None = None
     time_limit: float | None = None
     budget: float | None = None
     data_dir: Path | None = None
@@ -103,6 +119,7 @@ class OptionKeywords(TypedDict, total=False):
     gpus_per_worker: float | None
     keep: Keep
     sources: str | Sequence[str]
+    surrogate: str | Path | nn.Module | None
     time_limit: float | None
     budget: str | float | None
     data_dir: str | Path | None
@@ -200,6 +217,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "only": lambda value: tuple(map(_text, _several(value))),
     "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
+    "surrogate": lambda value: value if isinstance(value, nn.Module | None) else str(value),
     "batch_size": _some,
     "device": str,
     "workers": parse_workers,
@@ -246,7 +264,8 @@ def check_options(options: Options) -> None:
 
 def _require_shared(out: Place, crew: Crew) -> None:
     """Raises RobustevalError for workers that can't see the run."""
-    if isinstance(out, Url) and out.protocol == "memory" and crew.count != 1:
+    is_alone = crew.count == 1 and not crew.is_ray
+    if isinstance(out, Url) and out.protocol == "memory" and not is_alone:
         raise RobustevalError(f"--out {out}: a memory belongs to one process: use --workers 1")
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
+from robusteval.evidence.claims import alone
 from robusteval.evidence.files import Files
 from robusteval.evidence.packs import group_of, members_of, pack_name, packed
 from robusteval.evidence.record import mark_packed, open_store, parts_of
 from robusteval.evidence.store import EVIDENCE, Store, rows_name
 from robusteval.plan.plan import Job, Plan, make_plan
-from robusteval.run.claims import alone
 
 _ADVICE = "free space or mend the folder, then run the same command again: nothing is lost"
 

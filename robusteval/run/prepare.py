@@ -1,6 +1,7 @@
 """From what a user asks to a run's context: options, subject, spec, context."""
 
 import logging
+import math
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
 from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
+from robusteval.run.surrogates import surrogate_of
 from robusteval.schema import LONGEST_NAME
 
 _LOG = logging.getLogger("robusteval")
@@ -65,17 +67,19 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
     subject = subject_of(asked, entry, options)
-    wanted = _spec(chosen, subject, asked.name or "model", options)
+    surrogate, named = surrogate_of(chosen, subject, options)
+    wanted = replace(_spec(chosen, subject, asked.called, options), surrogate=named)
     if options.budget is not None:
         spent = monotonic() - started
         chosen, count, budget = _within_budget(wanted, subject, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
             subject = replace(subject, data=subject_of(asked, entry, options).data)
-        wanted = replace(_spec(chosen, subject, asked.name or "model", options), budget=budget)
+        wanted = _spec(chosen, subject, asked.called, options)
+        wanted = replace(wanted, budget=budget, surrogate=named)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
     access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
-    context = open_context(spec, access, subject.model, subject.data)
+    context = open_context(spec, access, subject.model, subject.data, surrogate)
     _tell_of_prototypes(context)
     return Prepared(context, entry)
 
@@ -142,7 +146,7 @@ def _within_budget(
     if begun is not None and begun.budget is not None:
         return begun.suite, begun.samples, begun.budget
     whole = _with_forms(wanted, subject)
-    context = open_context(whole, Access(), subject.model, subject.data)
+    context = open_context(whole, Access(), subject.model, subject.data, subject.model)
     with precision(whole):
         speeds = measured_speeds(context)
     model = subject.model
@@ -186,7 +190,8 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
     check_names(spec.suite, plan.threats)
     model, data = subject.model, subject.data
     passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
-    images = data.images(slice(0, static_batch(spec.device))).to(spec.device)
+    images = data.images(slice(0, static_batch(spec.device, math.prod(data.pixels.shape[1:]))))
+    images = images.to(spec.device)
     with precision(spec):
         libraries, gradients = choose_forms(model, images, passes)
     return replace(spec, forms=(str(libraries), str(gradients)))

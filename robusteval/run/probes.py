@@ -19,6 +19,7 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.losses import distance_margin, joint_loss, logit_margin
 from robusteval.attacks.search import cosine
+from robusteval.attacks.squashed import squash_of
 from robusteval.attacks.steps import (
     ascent_direction,
     input_gradient,
@@ -224,8 +225,10 @@ def gradients(model: Adapter, images: Tensor, labels: Tensor) -> dict[str, dict[
 
 
 def kind_of_logits(model: Adapter, images: Tensor) -> dict[str, Any]:
-    """Whether logits are probabilities or log-probabilities, and how many are saturated."""
-    logits = predict(model, images).double()
+    """Whether logits are probabilities, log-probabilities or squashed otherwise, and how many are
+    saturated."""
+    outputs = predict(model, images)
+    squash, logits = squash_of(model, images, outputs), outputs.double()
     sums = logits.sum(1)
     probabilities = (logits >= 0).all(1) & ((sums - 1).abs() < 1e-3)
     log_probabilities = logits.logsumexp(1).abs() < 1e-4
@@ -236,6 +239,7 @@ def kind_of_logits(model: Adapter, images: Tensor) -> dict[str, Any]:
         "log_probabilities": int(log_probabilities.sum()),
         "saturated": int((gap >= SATURATED).sum()),
         "median_gap": float(gap.median()),
+        "squashed": squash.name if squash else "",
     }
 
 
@@ -343,9 +347,10 @@ _PARTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "square": square,
     "transfer": transfer,
 }
-# The forward and backward passes of each sample; gradients are of up to five losses.
+# The forward and backward passes of each sample; gradients are of up to five losses, and eight
+# outputs.
 PASSES: dict[str, tuple[int, int]] = {
-    "looks": (10 + WOBBLE_DRAWS, 5),
+    "looks": (11 + WOBBLE_DRAWS, 13),
     "ascents": (3 * STEPS + 4, 3 * STEPS + 1),
     "growth": (6 * (STEPS + 1), 6 * STEPS),
     "noise": (NOISE_DRAWS, 0),

@@ -41,6 +41,10 @@ class Standing:
     running: tuple[str, ...]
     budget: float | None = None
 
+    def resumed_text(self) -> str:
+        """Such as "3 of 15 jobs are done already", of a run that goes on; else nothing."""
+        return f"{self.done} of {self.jobs} jobs are done already" if self.done else ""
+
 
 @runtime_checkable
 class Watcher(Progress, Protocol):

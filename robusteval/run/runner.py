@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robusteval import stops
 from robusteval.errors import EvidenceError
+from robusteval.evidence import claims
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.kept import KeptImages, counted_images, float32_tally, image_balance
 from robusteval.evidence.pictures import write_examples
 from robusteval.evidence.results import RunResult, clean_columns, gather, to_be_kept
@@ -16,8 +20,6 @@ from robusteval.evidence.store import Failure, Kept, Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
 from robusteval.plan.spec import RunSpec
-from robusteval.run import claims
-from robusteval.run.claims import Claims
 from robusteval.run.costs import Costs
 from robusteval.run.crew import Crew
 from robusteval.run.diagnosing import forget_probes
@@ -73,7 +75,7 @@ class Run:
         with self.store.lock(), precision(self.context.spec):
             self.store.forget_failures(self._settled())
             self._carry_out(executor or self._executor())
-            with self.store.listed():
+            with self.store.listed(), stops.saying(self._kept):
                 return self._conclude()
 
     def take_part(self, executor: Executor) -> None:
@@ -84,26 +86,38 @@ class Run:
             self._carry_out(executor)
 
     def _carry_out(self, executor: Executor) -> None:
-        plan = self.context.plan
-        try:
+        with closing(executor):
             self.forecast = self._forecast(executor.count)
-            for stage in (
-                plan.fit_jobs(),
-                plan.clean_jobs(),
-                plan.attack_jobs(),
-                [*plan.outlier_jobs(), *self._probes()],
-                plan.diagnostics_jobs(),
-            ):
-                missing = self._missing(stage)
-                if stage and stage[0].kind == "attack":
-                    self._tell_what_is_there(stage)
-                if missing:
-                    self._tell_standing()
-                    executor.run(missing, self)
-                if stage and stage[0].kind == "clean":
-                    self._look_at_clean()
-        finally:
-            executor.close()
+            with stops.saying(self._kept):
+                for stage in self._stages():
+                    self._do(stage, executor)
+
+    def _stages(self) -> Iterator[list[Job]]:
+        """Jobs in the order in which they build on each other."""
+        plan = self.context.plan
+        yield plan.fit_jobs()
+        yield plan.clean_jobs()
+        yield plan.attack_jobs()
+        yield [*plan.outlier_jobs(), *self._probes()]
+        yield plan.diagnostics_jobs()
+
+    def _do(self, stage: list[Job], executor: Executor) -> None:
+        missing = self._missing(stage)
+        if stage and stage[0].kind == "attack":
+            self._tell_what_is_there(stage)
+        if missing:
+            self._tell_standing()
+            executor.run(missing, self)
+        if stage and stage[0].kind == "clean":
+            self._look_at_clean()
+
+    def _kept(self) -> str:
+        """What a run keeps that is stopped now."""
+        now, model = self.forecast.standing(), self.context.spec.model
+        if not now.done:
+            return f"none of {now.jobs} jobs of {model} was finished, so nothing is kept"
+        done = f"{now.done} of {now.jobs} jobs of {model} are done and kept"
+        return f"{done}; the same command does the rest"
 
     def _missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Those without evidence; others may have made some since the run went on."""
@@ -117,8 +131,8 @@ class Run:
     def _forecast(self, workers: int) -> Forecast:
         context = self.context
         costs = Costs(context.plan, context.spec, context.model.classes)
-        probes = set() if self._probes() else set(context.plan.probe_jobs())
-        there = probes | (set(costs.jobs()) - set(self.store.missing(costs.jobs())))
+        with self.store.listed():
+            there = set(context.plan.counted_done(self.store.has))
         self.shares = {job: 1.0 for job in there if job.kind != "attack"}
         self.done_of = dict.fromkeys(PARTS, 0.0)
         for job in self.shares:

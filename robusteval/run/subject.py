@@ -15,11 +15,12 @@ from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.errors import AttackError, DataError, RobustevalError, shown
 from robusteval.models.adapter import Adapter, require_answers, wrap_module
 from robusteval.models.entry import Entry
-from robusteval.models.foreign import Normalised
+from robusteval.models.foreign import Normalised, users_own
 from robusteval.models.loading import load_model
 from robusteval.models.registry import entry_paths, find_entry
 from robusteval.reading import named_path
 from robusteval.run.options import Options
+from robusteval.schema import LONGEST_NAME
 
 Model = str | Path | nn.Module
 
@@ -31,7 +32,7 @@ class Asked:
     ``model``: an entry's name or path, an adapter, or any module.  ``dataset``: a known data set's
     name or, with ``images``, what the report calls them.  ``images`` and ``labels``: the user's own
     (see ``data.given``).  ``classes``: how many a module tells apart.  ``name``: what the report
-    calls a model without an entry.
+    calls a model without an entry; by default its class's name.
     """
 
     model: Model
@@ -40,6 +41,14 @@ class Asked:
     images: Any = None
     labels: Any = None
     classes: int | None = None
+
+    @property
+    def called(self) -> str:
+        """What the report calls a model without an entry."""
+        if self.name or not isinstance(self.model, nn.Module):
+            return self.name or "model"
+        name = type(users_own(self.model)).__name__
+        return name if len(name.encode()) <= LONGEST_NAME else "model"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from robusteval import stops
 from robusteval.ambient import plain_state
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.errors import TrainingError
@@ -52,16 +53,17 @@ def train(
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> Trained:
-    """Trains ``entry`` (or the one of that name or path) by its ``[training]`` table, and writes
-    weights and ``[trained]``.
+    """Trains an entry by its ``[training]`` table, and writes its weights and ``[trained]``.
 
-    Weights go to ``NAME.safetensors`` beside the entry, whatever file it names.  Checkpoints and
-    the log go to ``work_dir/NAME``; a killed training goes on from its last epoch.  The epoch that
-    counts is chosen on a validation part of the training data; clean accuracy is then measured
-    once on the test split, with the weights as stored (float16).
+    ``entry``: an entry, its name or its path.  Weights go to ``NAME.safetensors`` beside the entry,
+    whatever file it names.  Checkpoints and the log go to ``work_dir/NAME``.  A training that was
+    killed continues from its last epoch.
 
-    Raises TrainingError for settings that can't be trained, while another process trains the
-    entry, and where the weights would take the place of a file that is not the entry's own.
+    The epoch that counts is chosen on a validation part of the training data.  Clean accuracy is
+    then measured once on the test split, with the weights as they are stored (float16).
+
+    Raises TrainingError for settings that can't be trained; if another process trains the entry;
+    and if the weights would take the place of a file that is not the entry's own.
     """
     entry = entry if isinstance(entry, Entry) else find_entry(entry)
     settings = _settings(entry)
@@ -73,9 +75,10 @@ def train(
     with _alone(entry, place):
         require_own_files(entry, begun=checkpoint.exists())
         trainer, test = _prepared(entry, settings, data_dir, download, device, progress)
-        for line in trainer.fit(checkpoint):
-            _write_log(place / _LOG, trainer.state.history)
-            on_epoch(line)
+        with stops.saying(lambda: _kept(trainer)):
+            for line in trainer.fit(checkpoint):
+                _write_log(place / _LOG, trainer.state.history)
+                on_epoch(line)
         tensors = stored_form(trainer.network)
         trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
         with as_judged():
@@ -83,6 +86,14 @@ def train(
         trained = _trained(trainer, correct, len(test))
         publish(_unchanged(entry), tensors, trained)
     return trained
+
+
+def _kept(trainer: Trainer) -> str:
+    """What a training keeps that is stopped now."""
+    done, total = trainer.state.epoch, trainer.settings.total_epochs
+    if not done:
+        return f"none of {total} epochs was finished, so nothing is kept"
+    return f"{done} of {total} epochs are done and kept; the same command does the rest"
 
 
 @contextmanager

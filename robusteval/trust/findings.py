@@ -5,6 +5,7 @@ Verdicts on the run's own evidence stand here, those on the diagnostics' probes 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ MASKED_SHARE = 0.002  # of all samples: AutoAttack's own bound for what Square a
 MASKED = f"gradients may be masked, or the model randomised: {MORE}"
 STEADY, UNCHANGED = "steady predictions", "unchanged model"
 AS_TRAINED = (
-    "does the model get what it was trained on?  Check its normalisation (mean and std), the order "
-    "of its classes, and the range of its images ([0, 1], not [0, 255]): until then numbers under "
-    "attack say little"
+    "check the model's normalisation (mean and std), the order of its classes, and the range of "
+    "its images ([0, 1], not [0, 255]): until then numbers under attack say little"
+)
+UNTRAINED = (
+    "the entry names no [weights]: unless its factory loads some, this is an untrained network; "
+    "otherwise "
 )
 # Of clean accuracy: what another machine's last bits explain, and the chance of a false alarm.
 NUMERICS, BY_CHANCE = 0.001, 0.001
@@ -50,6 +54,8 @@ def findings_of(result: RunResult) -> list[Finding]:
     ]
     if result.verification is not None:
         found.append(verification(result.verification))
+    if result.spec.surrogate:
+        found.append(led_by_a_surrogate(result.spec))
     if result.spec.budget:
         found.append(cut_to_budget(result.spec.budget, result.spec.samples))
     if result.spec.device != "cpu":
@@ -74,7 +80,10 @@ def clean_finding(
     entry = record["entry"] or {}
     trained = entry.get("trained") if entry.get("dataset") == spec.dataset else None
     counts = (trained["clean_correct"], trained["clean_total"]) if trained else None
-    return plausible_accuracy(labels, predictions, record["dataset"]["classes"], counts)
+    found = plausible_accuracy(labels, predictions, record["dataset"]["classes"], counts)
+    if found.verdict != "ok" and entry.get("factory") and not entry.get("weights"):
+        return replace(found, advice=UNTRAINED + found.advice)
+    return found
 
 
 def doubted(
@@ -155,8 +164,8 @@ def steady_predictions(result: RunResult) -> Finding:
         STEADY,
         "broken",
         measured,
-        "the model is randomised or depends on its batch, so that one lucky success inflates an "
-        "attack: average over passes before trusting a number",
+        "the model is randomised, or depends on its batch, so an attack can succeed by luck: "
+        "average over passes before trusting a number",
     )
 
 
@@ -169,7 +178,7 @@ def unchanged_model(result: RunResult) -> Finding:
             UNCHANGED,
             "broken",
             f"{', '.join(changed)} changed parameters or buffers, which were put back",
-            "those cells have no number: keep the model in eval mode and its parameters frozen",
+            "these attacks have no number: keep the model in eval mode and its parameters frozen",
         )
     if drifted:
         told = ", ".join(f"{count} after {title}" for title, count in drifted.items())
@@ -191,7 +200,7 @@ def autoattack_checks(result: RunResult) -> list[Finding]:
         said = [str(raised) for raised in outcome.warned]
         for stage in outcome.stages:
             if stage.name == "square" and stage.broke > MASKED_SHARE * len(result.labels):
-                said.append(f"{stage_text(stage)} samples that its gradient-based members left")
+                said.append(f"{stage_text(stage)} samples that its gradients did not break")
         name, threat = "AutoAttack's checks", outcome.cell.threats[0]
         if said:
             found.append(Finding(name, "suspicious", "; ".join(said), MASKED, threat))
@@ -237,7 +246,7 @@ def attacks_at_work(result: RunResult) -> Finding:
         name,
         "broken",
         f"returned every image as it was and spent no pass: {_called(idle)}",
-        "it did nothing, so that its robust accuracy is clean accuracy: mend its parameters",
+        "it did nothing, so its robust accuracy is clean accuracy: mend its parameters",
     )
 
 
@@ -301,8 +310,8 @@ def prototypes_agree(told: Measured | None) -> list[Finding]:
             name,
             "suspicious",
             measured,
-            "are they this module's prototypes?  Check the order of classes, the layer and the "
-            "similarity: until then attacks and detectors by prototypes say little",
+            "check whether they are this module's prototypes: the order of classes, the layer and "
+            "the similarity; until then attacks and detectors by prototypes say little",
         )
     ]
 
@@ -318,8 +327,8 @@ def stored_successes(result: RunResult) -> Finding:
         "stored successes",
         "suspicious",
         measured,
-        "successes hang on the last bits: the model's decision jumps at scales below 1/65535, as "
-        "quantised or randomised inputs make it; the numbers err to the model's favour",
+        "successes depend on the last bits: the model's decision changes within 1/65535, as with "
+        "quantised or randomised inputs; so robust accuracy may be too high",
     )
 
 
@@ -353,6 +362,14 @@ def verification(held: Measured) -> Finding:
             "up or compute its head in float64",
         )
     return Finding(name, "ok", measured)
+
+
+def led_by_a_surrogate(spec: RunSpec) -> Finding:
+    """Whose gradients ``adaptive`` followed; success is the model's own word."""
+    name, digest = spec.surrogate or ("", "")
+    led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
+    told = f"gradients of {led} are those of {name or 'a module given from Python'} ({digest[:8]})"
+    return Finding("surrogate", "ok", told)
 
 
 def cut_to_budget(budget: Budget, samples: int) -> Finding:

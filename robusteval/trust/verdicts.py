@@ -66,15 +66,23 @@ def usable_gradients(measured: Measured) -> Finding:
     verdict: Verdict = "broken" if bad[1] or all(bad) else "suspicious"
     advice = (
         "gradient-based attacks see nothing: replace the operation that stops the gradient in "
-        "the backward pass (BPDA), and trust gradient-free and transfer attacks alone till then"
+        "the backward pass (BPDA); until then trust gradient-free and transfer attacks alone"
         if verdict == "broken"
         else "attacks that climb these losses stall: trust those on margins, which do not"
     )
     return Finding(name, verdict, "; ".join(told), advice)
 
 
+_SQUASHED = {
+    "sigmoid": "as by a sigmoid",
+    "tanh": "as by tanh",
+    "ends": "many of them to the ends of their range",
+}
+
+
 def proper_logits(measured: Measured) -> Finding:
-    """AutoAttack's check for probabilities, and what it misses: log-probabilities, saturation."""
+    """AutoAttack's check for probabilities, and what it misses: log-probabilities, sigmoids and
+    their like, saturation."""
     logits, n = measured["logits"], measured["samples"]
     name, gap = "logits", f"median gap between the two largest {logits['median_gap']:.3g}"
     if 2 * logits["probabilities"] > n:
@@ -86,6 +94,12 @@ def proper_logits(measured: Measured) -> Finding:
             "those on differences do not"
         )
         return Finding(name, "suspicious", f"they are log-probabilities; {gap}", advice)
+    if squashed := _SQUASHED.get(logits.get("squashed", "")):
+        advice = (
+            "give the logits before that function: it keeps their order, so that the model is no "
+            "more robust, but margins saturate"
+        )
+        return Finding(name, "suspicious", f"they are squashed, {squashed}; {gap}", advice)
     if 2 * logits["saturated"] > n:
         advice = (
             "cross-entropy rounds to 0 there, so FGSM, BIM and PGD on it may stall: trust attacks "
@@ -154,7 +168,9 @@ def steps_pay(measured: Measured) -> Finding:
         advice = f"a single step breaks more than many: gradients are masked; {MORE}"
         return Finding("steps", "suspicious", told, advice)
     if a["twice"] > a["many"] + slack:
-        return Finding("steps", "suspicious", told, "more steps still pay: give attacks more")
+        return Finding(
+            "steps", "suspicious", told, "more steps still break more samples: give attacks more"
+        )
     return Finding("steps", "ok", told)
 
 

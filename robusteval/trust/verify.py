@@ -75,7 +75,7 @@ Seen = tuple[bool, str]  # whether it holds, and what was seen
 
 def whole(store: Store, plan: Plan) -> Check:
     """Every finished job's files can be read and are this run's."""
-    name, problems, done = "evidence can be read", [], 0
+    name, problems = "evidence can be read", []
     if not (there := store.names()):
         told = f"{store.where(EVIDENCE)} is missing: run the same command again"
         return Check(name, False, told)
@@ -85,7 +85,6 @@ def whole(store: Store, plan: Plan) -> Check:
         if not store.has(job):
             known.add(failure_name(job))
             continue
-        done += job not in parts
         known.add(rows_name(job))
         try:
             store.read(job)
@@ -99,7 +98,8 @@ def whole(store: Store, plan: Plan) -> Check:
             known.add(beside_name(job))
     strange = [found for found in there if f"{EVIDENCE}/{found}" not in known]
     problems += [f"{found} belongs to no job of this run" for found in strange]
-    told = "; ".join(problems) or f"{done} of {len(plan.jobs())} jobs"
+    done, jobs = plan.counted_done(store.has), plan.counted_jobs()
+    told = "; ".join(problems) or f"{len(done)} of {len(jobs)} jobs"
     return Check(name, not problems, told)
 
 
@@ -122,8 +122,8 @@ def require_same_model(context: Context, store: Store) -> None:
     now = model_as_told(told, json.loads(json.dumps(context.described()["model"])))
     if (steady and not same.all()) or canonical(told) != canonical(now):
         raise EvidenceError(
-            f"{store.folder} is of a model of the same name and tensors that computes otherwise: "
-            "give this one another name, or name another folder with --out"
+            f"{store.folder} holds a run of a model with the same name and tensors that computes "
+            "otherwise: give this one another name, or name another folder with --out"
         )
 
 

@@ -298,6 +298,9 @@ def test_where_square_fits_it_runs(side: int) -> None:
         ("prototype_margin", {"momentum": 1.0}, "from 0 to below 1"),
         ("joint_pc", {"step_size": 0}, "step_size = 0: choose above 0"),
         ("gaussian_noise", {"draws": 0}, "draws = 0"),
+        ("cr", {"cycle_steps": 2}, "cycle_steps = 2: choose a whole number from 3 up"),
+        ("cr", {"passes_per_sample": 2}, "passes_per_sample = 2"),
+        ("pma", {"steps": 0}, "steps = 0"),
         ("transfer", {"steps": "many", "source": "ce_digits"}, "steps = 'many'"),
     ],
 )

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.adaptive import adaptive, adaptive_result
+from robusteval.attacks.cr import cr
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
 from robusteval.attacks.libraries.foolbox import foolbox_attack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.pma import pma
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
@@ -54,7 +56,7 @@ def by_noise(*given: Any) -> Tensor:
 
 PLAIN: list[Attack] = [
     *(adaptive, adaptive_result, smallest, by_source, joint_pc, prototype_margin),
-    *(gaussian_noise, by_noise, by_torchattacks, by_advlib, by_foolbox, autoattack),
+    *(cr, pma, gaussian_noise, by_noise, by_torchattacks, by_advlib, by_foolbox, autoattack),
 ]
 THREAT = threat_of("Linf", 0.05)
 KNOWN = nearest_prototypes(count=6)

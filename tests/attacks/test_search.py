@@ -69,6 +69,14 @@ def test_survivors_fill_batches_anew_at_each_step() -> None:
     assert len(steps[-1]) == -(-left[-1] // full)
 
 
+def test_a_search_takes_fewer_large_images_at_once() -> None:
+    model = as_counted(Function(lambda x: x.mean((2, 3))), images_near_grey(1, (3, 8, 8)))
+    threat, label = threat_of("Linf", 0.1), torch.zeros(1, dtype=torch.int64)
+    for side, size in ((32, 128), (224, 32)):
+        images = images_near_grey(1, (3, side, side))
+        assert Search(model, images, label, threat).batch_size == size
+
+
 def test_rough_gradients_never_decide() -> None:
     """A rough form that sees success everywhere: nothing counts but the model's own word."""
     network, images = small_network(), images_near_grey(12)

@@ -46,7 +46,7 @@ def differing(attack: Attack) -> list[str]:
     ("name", "constant", "value"),
     [
         ("adaptive", "robusteval.attacks.cascade.Cascade.tunings", FEWER),
-        ("smallest", "robusteval.attacks.smallest._MOMENTUM", 0.4),
+        ("smallest", "robusteval.attacks.smallest._MOMENTUM", 0.0),
     ],
 )
 def test_a_changed_constant_is_seen(

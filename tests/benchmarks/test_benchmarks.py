@@ -23,6 +23,7 @@ from benchmarks import (
     tables,
     threads,
     training_speed,
+    workers,
 )
 from robusteval import api
 from robusteval.attacks.cascade import Cascade
@@ -286,11 +287,13 @@ def test_a_leaderboard_is_a_table_with_what_it_says_of_attacks(tmp_path: Path) -
         "many for 0, more for 1 (`b` by 4)."
     )
     assert told[10] == (
-        "- Robust accuracy under `smallest` lies +0.2 to +1.2 points from that under `adaptive`."
+        "- Robust accuracy under `smallest` differs by +0.2 to +1.2 points from that under "
+        "`adaptive`."
     )
-    unclaimed = {**firm, "claimed": "", "eps": "0.1"}
+    unclaimed = {**firm, "claimed": "", "eps": "0.1", "attack_smallest": "40.00"}
     (tmp_path / "w.csv").write_text(rows.as_csv([unclaimed], RANK))
     told = list(published.found(tmp_path))
+    assert "- Robust accuracy under `smallest` is that under `adaptive`." in told
     assert told[0] == "## digits, L∞ 0.15"  # claims come first
     assert "claimed" not in told[told.index("## digits, L∞ 0.1") + 4]
     doubted = [{**firm, "findings": "suspicious: logits"}, {**broken, "findings": "broken: x"}]
@@ -435,3 +438,52 @@ def test_threads_are_timed_by_each_setting(
     seen = replace(other, evidence="mine")
     found = {("as it is", False): [[other]], ("OMP_WAIT_POLICY=PASSIVE", False): [[other], [seen]]}
     assert threads.differing(threads.SETTINGS[:2], found) == ["small"]
+
+
+def figure_of(engine: str, figure: str, value: float, **changed: Any) -> workers.Result:
+    told = {"jobs": 36, "rounds": 3, "hardware": "four cores", "beside": "load 0.1 at the begin"}
+    return workers.Result(engine, figure=figure, value=value, **{**told, **changed})
+
+
+def test_a_table_of_engines() -> None:
+    results = [
+        figure_of("1", workers.FIRST, 1.5),
+        figure_of("1", workers.TIMES, 1.0),
+        figure_of("ray:4", workers.FIRST, 9.0),
+        figure_of("ray:4", workers.TIMES, 3.5),
+        figure_of("2", workers.MS, 5.25, jobs=2160, rounds=1),
+    ]
+    head, _, *rows, _, first, second = workers.table(results)
+    assert head.endswith(f"| {workers.FIRST} | {workers.TIMES} | ms a job of 2,160 |")
+    assert rows == [
+        "| one process | 1.5 | 1.0 | – |",
+        "| `ray:4` | 9.0 | 3.5 | – |",
+        "| 2 processes | – | – | 5.25 |",
+    ]
+    assert first == "- 36 chunks: medians of 3 rounds, four cores, load 0.1 at the begin."
+    assert second.startswith("- 2,160 jobs that do next to nothing: one round,")
+
+
+@pytest.mark.parametrize(
+    ("engine", "times", "held"),
+    [("ray:4", 1.71, True), ("ray:4", 1.69, False), ("ray:1", 0.86, True), ("2", 0.1, True)],
+)
+def test_workers_of_ray_must_be_worth_their_cores(
+    engine: str, times: float, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert workers.holds([figure_of(engine, workers.TIMES, times)]) is held
+
+
+def test_engines_do_the_same_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(workers._HEAD + workers._SHORT.format(i=0))
+    options = api.Options(samples=12, batch_size=4, threads=1, out=tmp_path / "runs")
+    seen = workers.run_with(1, "ce_digits", str(suite), options)
+    assert seen.jobs == 3
+    assert min(seen.first, seen.rate) > 0
+    monkeypatch.setattr(workers, "COMPARED", ((1, False), (1, True)))
+    assert workers.is_evidence_equal("ce_digits", str(suite), 12, 4)
+    assert capsys.readouterr().out.count("evidence ") == 2

@@ -348,7 +348,7 @@ def test_a_worst_case_has_a_lower_bound(folder: Path) -> None:
     none = {"robust_samples": "0", "worst_case": "0.00", "worst_case_low": "0.00"}
     alter(folder / NAME, **unbroken, **none, worst_case_high="11.35")
     told = {c.name: c for c in leaderboards.check(folder)}[NAME]
-    assert "below what its attacks can leave together" in told.told
+    assert "below what its attacks together can explain" in told.told
     assert "interval is not" not in told.told
 
 

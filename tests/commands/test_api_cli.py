@@ -26,6 +26,7 @@ from robusteval.run.subject import Asked
 from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
+from tests.helpers.runs import undiagnosed_suite_in
 
 FEW = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
 
@@ -356,8 +357,8 @@ def test_ctrl_c_leaves_no_report(workers: str, tmp_path: Path) -> None:
     """Interrupted once its first bar shows: one line, exit 130, nothing that looks whole."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-u", "-m", "robusteval", "run", "--model", "pcl_at_digits"),
-            *("--workers", workers),
+            *(sys.executable, "-u", "-m", "robusteval", "run", "--model", "ce_digits"),
+            *("--workers", workers, "--samples", "60"),
         ],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -419,12 +420,12 @@ def test_a_nearest_prototype_reading_is_a_model_of_its_own(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_real_cifar10_in_small(shared_data: Path) -> None:
+def test_real_cifar10_in_small(shared_data: Path, tmp_path: Path) -> None:
     """The project's main command on real images, with the cheap attacks."""
     options = api.Options(
         samples=10, data_dir=shared_data, only=("fgsm", "pgd10", "joint_pc", "prototype_margin")
     )
-    report = api.evaluate("pcl_cifar10", "full", options=options)
+    report = api.evaluate("pcl_cifar10", undiagnosed_suite_in(tmp_path), options=options)
     assert report.complete
     assert report.content["clean"]["accuracy"]["value"] > 0.6
     assert report.content["worst_case"][0]["robust_accuracy"]["value"] < 0.3

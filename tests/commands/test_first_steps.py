@@ -48,6 +48,13 @@ def build(width):
 """
 
 
+def test_help_has_a_whole_sentence_for_each_command() -> None:
+    told = cli("--help").stdout
+    commands = told[told.index("Commands:") :].splitlines()[1:]
+    assert len(commands) == 15
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
 # show --weights
 
 
@@ -135,6 +142,7 @@ def test_a_factorys_entry_runs_once_it_is_filled_in(tmp_path: Path) -> None:
     assert entry.factory == "mine_net:build"
     for said in ("mine.toml is written", "mine_net.py", "--allow-code", "[weights]"):
         assert said in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("  4. once it has its weights: robusteval run")
     (tmp_path / "mine_net.py").write_text(NET)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     save_file(net.state_dict(), tmp_path / "mine.safetensors")
@@ -210,7 +218,7 @@ def test_every_comment_can_be_a_field(name: str, tmp_path: Path) -> None:
         (["mine", "--weights", "w.pt"], "no pickle is ever loaded"),
         (["mine", "--weights", "w.safetensors"], "w.safetensors can't be read"),
         (["mine", "--onnx", "w.onnx"], "w.onnx can't be read"),
-        (["mine", "--onnx", "w.pt"], "names no ONNX file"),
+        (["mine", "--onnx", "w.pt"], "is not an ONNX file: name one that ends in .onnx"),
         (["mine", "--onnx", "a.onnx", "--weights", "w.safetensors"], "leave one out"),
     ],
 )

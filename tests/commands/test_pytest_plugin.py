@@ -28,6 +28,7 @@ from robusteval.vision import torchvision
 from tests.helpers.attacks import AddAttack
 from tests.helpers.processes import HEAVY
 from tests.helpers.runs import FEW
+from tests.helpers.stores import counting, objects_at
 
 pytest_plugins = ["pytester"]
 
@@ -98,7 +99,9 @@ def inner(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def session(pytester: pytest.Pytester, kept: Path) -> Session:
     """Runs the tests of one file, and of a conftest."""
 
-    def run(tests: str, *arguments: str, conftest: str = "", out: Path = kept) -> pytest.RunResult:
+    def run(
+        tests: str, *arguments: str, conftest: str = "", out: object = kept
+    ) -> pytest.RunResult:
         pytester.makepyfile(nets=NETS, test_it=BEGIN + tests, conftest=conftest)
         (pytester.path / "few.toml").write_text(FEW, "utf-8")
         return inner(pytester, "-p", "no:cacheprovider", f"--robusteval-out={out}", *arguments)
@@ -143,15 +146,15 @@ def test_it_fails_below_and_says_where_samples_are_too_few(
     result = session(LEAST)
     result.assert_outcomes(passed=3, failed=2, warnings=1)
     (report,) = evaluations  # once for all five
-    text, has = text_of(result), f"model has a robust accuracy of {FOUND} under L∞ 0.12"
+    text, has = text_of(result), f"Threshold has a robust accuracy of {FOUND} under L∞ 0.12"
     assert f"{has}, less than 95 % report: {report.page} " in text
     few = "but the interval holds both answers: 20 samples are too few to tell, about"
     assert f"{has}, less than 85 %, {few} 196 would do report: {report.page} " in text
     assert f"TooFewSamplesWarning: robusteval: {has}, at least 70 %, {few} 81 would do" in text
     assert report.page.is_file()
     assert "Traceback" not in text
-    assert text.count("Failed: model has a robust") == 2, "the short summary"
-    assert text.count(f"model under few: L∞ 0.12 {FOUND}: {report.page} ") == 1
+    assert text.count("Failed: Threshold has a robust") == 2, "the short summary"
+    assert text.count(f"Threshold under few: L∞ 0.12 {FOUND}: {report.page} ") == 1
 
 
 def test_too_few_samples_can_be_a_failure(session: Session) -> None:
@@ -416,6 +419,19 @@ def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester)
     assert list((pytester.path / "temp" / "robusteval").glob("*/report.html"))
 
 
+def test_runs_are_kept_in_a_store(session: Session, evaluations: list[Any]) -> None:
+    """A second session reads what the first one made."""
+    tests = "@pytest.mark.robusteval(model=Threshold, **ON)\ndef test_it(): pass"
+    with counting():
+        made, read = (session(tests, out="counting://bucket/runs") for _ in range(2))
+        first, second = evaluations
+        assert first.folder == second.folder
+        assert "report.html" in objects_at(first.folder)
+    for result in (made, read):
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines([f"*(16/20): {first.folder}/report.html"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -424,6 +440,8 @@ def test_runs_are_kept_in_the_cache(session: Session, pytester: pytest.Pytester)
             "few.toml can't be written (what is there is not a folder)",
         ),
         (["-o", "cache_dir=few.toml"], "pytest's cache can't be written"),
+        (["--robusteval-out=s4://x"], "s4://x can't be used (Protocol not known: s4)"),
+        (["--robusteval-out=s3://me:secret@x"], "--robusteval-out 's3://…@x': a URL may hold no"),
     ],
 )
 def test_a_folder_that_can_not_be_is_told(
@@ -445,7 +463,7 @@ class Other(Threshold):
     def forward(self, images):
         return 2 * super().forward(images)
 
-@pytest.mark.robusteval(**ON)
+@pytest.mark.robusteval(name="mine", **ON)
 def test_it(): pass
 
 @pytest.fixture(params=[Threshold, Other])
@@ -479,17 +497,20 @@ WRONG = {
 }
 
 
-def test_marks_that_can_not_be_meant_are_told_before_any_test(
-    session: Session, pytester: pytest.Pytester
-) -> None:
-    for number, given in enumerate(WRONG):
-        test = f"import pytest\n\n@pytest.mark.robusteval({given})\ndef test_it(): pass"
-        pytester.makepyfile(**{f"test_{number:02}": test})
-    result = session("def test_other(): pass")
-    result.assert_outcomes(errors=len(WRONG))
-    lines = [line for line in result.outlines if re.match(r"test_\d+.py::", line)]
-    for number, (line, told) in enumerate(zip(lines, WRONG.values(), strict=True)):
-        assert line.startswith(f"test_{number:02}.py::test_it: {told}")
+def test_a_mark_that_can_not_be_meant_fails_its_own_test_alone(session: Session) -> None:
+    tests = [
+        f"@pytest.mark.robusteval({given})\ndef test_{number:02}(): pass"
+        for number, given in enumerate(WRONG)
+    ]
+    result = session("\n\n".join([*tests, "def test_other(): pass"]))
+    result.assert_outcomes(passed=1, errors=len(WRONG))
+    lines = [line for line in result.outlines if line.startswith("robusteval: ")]
+    for line, told in zip(lines, WRONG.values(), strict=True):
+        assert line.startswith(f"robusteval: {told}")
+    heads = [line for line in result.outlines if "ERROR at setup of test_" in line]
+    assert [re.findall(r"test_(\d+)", head) for head in heads] == [
+        [f"{number:02}"] for number in range(len(WRONG))
+    ]
     assert "Traceback" not in result.stdout.str()
 
 
@@ -688,7 +709,7 @@ def test_workers_share_folder_and_cores(tmp_path: Path) -> None:
     own = SimpleNamespace(getbasetemp=lambda: tmp_path / "popen-gw1")
     config: Any = SimpleNamespace(getoption=lambda name: None, workerinput={"workercount": 2**20})
     request: Any = SimpleNamespace(config=config, getfixturevalue=lambda name: own)
-    assert pytest_plugin._folder(request) == tmp_path / "robusteval"
+    assert pytest_plugin._place(request) == tmp_path / "robusteval"
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     with pytest_plugin._share_of_threads(config):

@@ -347,7 +347,7 @@ def test_pandas_is_loaded_when_a_table_is_asked_for() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["data.known", "run.options"])
+@pytest.mark.parametrize("name", ["data.known", "run.options", "stops"])
 def test_examples_in_docstrings(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"robusteval.{name}"))
     assert found.attempted > 0

@@ -109,8 +109,19 @@ def test_a_line_for_each_job_and_one_a_minute(capsys: pytest.CaptureFixture[str]
     ]
 
 
+def test_what_a_run_that_goes_on_has_already_is_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = Lines(clock=Clock())
+    lines.title = "mine"
+    lines.standing(at(3))
+    lines.standing(at(4))
+    assert lines_of(capsys.readouterr().err) == ["mine: 3 of 9 jobs are done already"]
+
+
 def test_a_budget_that_is_used_up_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = Lines(clock=Clock())
+    lines.standing(at(0))
     for seconds in (500, 599, 601, 700):
         lines.standing(at(3, 60, seconds, budget=600))
     assert lines_of(capsys.readouterr().err) == [
@@ -266,6 +277,14 @@ def test_a_bar_says_when_the_budget_is_used_up(monkeypatch: pytest.MonkeyPatch) 
     assert "over its budget; about 1 min left" in draw()
     shown.standing(at(3, None, 601, budget=600))
     assert "over its budget" in draw()
+
+
+def test_bars_say_what_is_done_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, _, above = drawn_at(100, monkeypatch)
+    shown.title = "mine"
+    shown.standing(at(3))
+    shown.standing(at(4))
+    assert above.getvalue() == "mine: 3 of 9 jobs are done already\n"
 
 
 def test_an_error_leaves_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

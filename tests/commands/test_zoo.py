@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from robusteval import api, zoo
+from robusteval import api, stops, zoo
 from robusteval.cli import parse_models
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import Entry
@@ -23,6 +23,20 @@ QUICK = ("--suite", "quick", "--only", "fgsm", "--samples", "20")
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_an_interruption_says_how_many_models_are_finished() -> None:
+    def run(name: str, *_: object) -> Any:
+        if name == "pcl_digits":
+            raise KeyboardInterrupt
+
+    for models, said in (
+        (["ce_digits", "pcl_digits"], ["models finished before: 1"]),
+        (["pcl_digits", "ce_digits"], []),
+    ):
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            zoo.evaluate(models, "quick", api.Options(), run)
+        assert stops.said(stopped.value) == said
 
 
 def test_several_models_make_one_table() -> None:

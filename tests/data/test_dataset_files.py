@@ -277,7 +277,7 @@ WRONG = {
     "far outliers": (MINE.replace("digits", "svnh"), "outliers names 'svnh': did you mean svhn?"),
     "no base": (f"{ALONE}'cifar1'", "base 'cifar1' is unknown: did you mean cifar10"),
     "a grouped base": (f"{ALONE}'cifar10_2'", "base 'cifar10_2' groups labels itself: did you"),
-    "odd groups": (f"{ALONE}'cifar10'".replace("2", "3"), "10 classes make no 3 groups"),
+    "odd groups": (f"{ALONE}'cifar10'".replace("2", "3"), "10 classes can't make 3 groups"),
     "one's shape": (f"{ALONE}'mnist'\nshape = [1, 2, 3]", "shape is that of the base mnist"),
 }
 

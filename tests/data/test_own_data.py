@@ -288,7 +288,7 @@ def cut_short(at: Path) -> Path:
     ("make", "said"),
     [
         (lambda at: at / "nix", "do not exist"),
-        (lambda at: (at / "a.csv").write_text("x") and at / "a.csv", "of no kind that is read"),
+        (lambda at: (at / "a.csv").write_text("x") and at / "a.csv", "can't be read: "),
         (lambda at: pickled(at / "a.npz"), "Python objects, which are never read"),
         (lambda at: cut_short(at / "a.npz"), "can't be read as .npz"),
         (lambda at: npz(at / "a.npz", labels=LABELS[:4]), "13 images and 4 labels"),

@@ -1,5 +1,7 @@
 """What documents show runs, and what they link to is there: README, CONTRIBUTING and docs."""
 
+import hashlib
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -7,7 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robusteval import __version__
+from benchmarks import picture
+from robusteval import Report, __version__, evaluate
+from robusteval.boards.board import read_board
+from robusteval.plan.suite import read_suite
+from robusteval.report.rows import ATTACK
 from tests.helpers.documents import ROOT, blocks_of, commands_of, pages, run_page
 from tests.helpers.links import anchors_of, broken_links
 
@@ -65,6 +71,39 @@ def test_the_readme_is_short_and_has_a_picture() -> None:
     assert "<img src=" in readme
 
 
+def test_the_picture_is_of_todays_report(tmp_path: Path) -> None:
+    """`python -m benchmarks.picture` makes it anew."""
+    told = json.loads(picture.SHOWN.read_text("utf-8"))
+    assert told["sha256"] == hashlib.sha256(picture.PICTURE.read_bytes()).hexdigest()
+    report = evaluate(picture.MODEL, "quick", samples=10, only=["fgsm", "pgd_l2"])
+    page = (tmp_path / report.folder / "report.html").read_text("utf-8")
+    assert told["heads"] == picture.heads_of(page)
+    titles = {a.name: a.title for a in read_suite("full").attacks if picture.NORM in a.norms}
+    assert {name: title for name, (title, _) in told["bars"].items()} == titles
+    for board, worst in zip(("Linf_0.15", "L2_0.6"), told["worst_case"], strict=True):
+        rows = read_board(ROOT / "leaderboards" / f"digits_{board}.csv")
+        (row,) = [row for row in rows if row["model"] == picture.MODEL]
+        assert (told["clean"], worst) == (_rounded(row["clean"]), _rounded(row["worst_case"]))
+        if row["norm"] == picture.NORM:
+            found = {name: _rounded(row[f"{ATTACK}{name}"]) for name in told["bars"]}
+            assert {name: rate for name, (_, rate) in told["bars"].items()} == found
+
+
+def _rounded(percent: str) -> str:
+    return f"{float(percent):.1f} %"
+
+
+def test_the_page_names_every_frame_of_a_report() -> None:
+    text = " ".join((ROOT / "docs" / "own_model.md").read_text("utf-8").split())
+    listed = text[text.index("These are pandas frames:") : text.index("Rates are shares")]
+    frames = {
+        name
+        for name, value in vars(Report).items()
+        if isinstance(value, property) and "DataFrame" in str(value.fget.__annotations__)
+    }
+    assert set(re.findall(r"\.([a-z_]+)`", listed)) == frames
+
+
 def test_every_page_is_in_the_site() -> None:
     index = (ROOT / "docs" / "index.md").read_text("utf-8")
     listed = set(re.findall(r"^[a-z_/]+$", index, re.MULTILINE))
@@ -80,6 +119,14 @@ def test_what_cites_the_project_names_this_version() -> None:
     assert [a["name"] for a in cited["authors"]] == [a["name"] for a in project["authors"]]
     log = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert f"## {__version__} ({cited['date-released']})" in log
+    assert f", robusteval {__version__}" in (ROOT / "docs" / "faq.md").read_text("utf-8")
+
+
+def test_twelve_questions_are_answered() -> None:
+    text = (ROOT / "docs" / "faq.md").read_text("utf-8")
+    answers = re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]
+    assert len(answers) == 12
+    assert all(answer.strip() for answer in answers)
 
 
 def test_forms_for_issues_can_be_read() -> None:

@@ -113,7 +113,7 @@ def test_nothing_is_written_into_it(packed: Path) -> None:
         lambda: one.require_replaceable("run.json", ""),
         lambda: one.prepare("", ""),
         lambda: one.lock(EvidenceError("")).__enter__(),
-        one.remove_all,
+        lambda: one.remove_all(""),
     ]
     for write in tries:
         with pytest.raises(OutputError, match="stays as it is: unpack it first"):

@@ -29,7 +29,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     run.remove("evidence/a", "no")
     assert run.names("evidence") == ["b"]
     assert run.where("evidence/b") == str(tmp_path / "run" / "evidence" / "b")
-    run.remove_all()
+    assert sorted(run.sizes()) == [0, 5]
+    run.remove_all("no")
+    run.remove_all("no")
+    assert run.sizes() == []
     assert list(tmp_path.iterdir()) == []
 
 

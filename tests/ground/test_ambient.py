@@ -19,10 +19,12 @@ from robusteval import api
 from robusteval.ambient import plain_state
 from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.cr import cr
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.advlib import advlib_attack
 from robusteval.attacks.libraries.autoattack import autoattack
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
+from robusteval.attacks.pma import pma
 from robusteval.attacks.prototype_ascents import joint_pc, prototype_margin
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.transfer import transfer
@@ -51,6 +53,8 @@ ATTACKS: dict[str, Callable[[], Tensor]] = {
     "transfer": lambda: transfer(*GIVEN, source=SOURCE, steps=3),
     "joint_pc": lambda: joint_pc(*GIVEN, start=True),
     "prototype_margin": lambda: prototype_margin(*GIVEN, steps=5),
+    "cr": lambda: cr(*GIVEN, passes_per_sample=60),
+    "pma": lambda: pma(*GIVEN, steps=4),
     "gaussian_noise": lambda: gaussian_noise(*GIVEN, draws=2),
     "PGD": lambda: by_library("PGD", steps=3),
     "Square": lambda: by_library("Square", n_queries=5),
@@ -126,7 +130,7 @@ def test_a_run_is_the_same_whatever_is_set(tmp_path: Path) -> None:
     """All of it at once; and ``verify`` without any of it holds it."""
     reports = []
     for place, around in (("plain", []), ("odd", everything())):
-        options = api.Options(samples=20, only=("fgsm", "gaussian_noise"), out=tmp_path / place)
+        options = api.Options(samples=8, only=("fgsm", "gaussian_noise"), out=tmp_path / place)
         with ExitStack() as stack:
             for state in around:
                 stack.enter_context(state)

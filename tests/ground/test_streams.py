@@ -161,14 +161,33 @@ def test_both_ways_to_be_stopped_have_their_code(stop: type[BaseException], code
 
     result = CliRunner().invoke(stopped, [])
     assert result.exit_code == code
-    assert result.stderr.startswith("robusteval: interrupted: what was finished is kept")
+    assert result.stderr == "robusteval: interrupted\n"
+
+
+def test_the_last_line_says_what_is_kept() -> None:
+    """The innermost first; behind another error, too, which the stop was made into."""
+    stopped = typer.Typer()
+
+    @stopped.command()
+    @guarded
+    def verb() -> None:
+        outer, silent = stops.saying(lambda: "outer"), stops.saying(lambda: "")
+        with outer, silent, stops.saying(lambda: "2 of 9 jobs are done"):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise ImportError("half loaded") from None
+
+    result = CliRunner().invoke(stopped, [])
+    assert result.exit_code == 130
+    assert result.stderr == "robusteval: interrupted: 2 of 9 jobs are done; outer\n"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "signals"), [("2", 1), ("1", 3)])
 def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path: Path) -> None:
     """Once its first evidence is there: one line, 143, a free lock, no worker left; and again."""
-    run = ["run", "--model", "pcl_at_digits", "--workers", workers, "--samples", "60"]
+    run = ["run", "--model", "ce_digits", "--workers", workers, "--samples", "60"]
     process = started(run, (sys.executable, "-u", "-m", "robusteval"), FORCE_COLOR="1")
     assert process.stderr is not None
     while b"Gaussian" not in process.stderr.readline():
@@ -177,7 +196,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path:
         process.send_signal(signal.SIGTERM)
     code, _, errors = ended(process)
     if signals == 1:
-        assert errors.count(b"interrupted: what was finished is kept") == 1
+        assert errors.count(b"jobs of pcl_at_digits are done and kept; the same command does") == 1
         assert code == 143
     assert code in (143, -signal.SIGTERM)
     (folder,) = tmp_path.glob("runs/*")

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ parameters = { passes_per_sample = 20 }
 )
 
 
+# The same with one detector and diagnostics: every kind of job but fits.
+BRIEF = (
+    FEW.replace('"few"', '"brief"')
+    + """
+[detection]
+detectors = ["max_logit"]
+natural = 1
+attacks = ["fgsm"]
+[diagnostics]
+samples = 2
+"""
+)
+
+
 def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
     return Suite(name="s", attacks=list(attacks), **tables)  # type: ignore[arg-type]
 
@@ -58,6 +73,14 @@ def plain_suite_in(folder: Path, name: str = "full") -> str:
     """The path of that suite's attacks, without detection and diagnostics."""
     path = folder / "plain.toml"
     path.write_text(plain_suite(name), "utf-8")
+    return str(path)
+
+
+def undiagnosed_suite_in(folder: Path, name: str = "full") -> str:
+    """The path of that suite, detection and all, without diagnostics."""
+    text = (files("robusteval") / "suites" / f"{name}.toml").read_text("utf-8")
+    path = folder / "undiagnosed.toml"
+    path.write_text(text[: text.index("[diagnostics]")], "utf-8")
     return str(path)
 
 
@@ -115,6 +138,6 @@ def run_suite(
     return run.execute(executor(context, store) if executor else None)
 
 
-def options(out: Path, **changed: Any) -> api.Options:
+def options(out: object, **changed: Any) -> api.Options:
     base: dict[str, Any] = {"samples": 40, "batch_size": 12, "threads": 1, "out": out}
     return api.Options(**{**base, **changed})

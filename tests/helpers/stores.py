@@ -2,6 +2,7 @@
 share."""
 
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,9 +14,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from robusteval import api
+from robusteval.evidence.lease import Times
+from robusteval.evidence.remote import Remote
+from robusteval.evidence.store import Store
 from tests.helpers.plugins import lay_package
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = Times(lease=1.0, beat=0.2, look=0.1)  # signs of life
 
 
 class Counting(MemoryFileSystem):
@@ -120,24 +126,36 @@ def lay_shelf(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.delitem(sys.modules, "shelf_store", raising=False)
 
 
-# A run in a store, killed as it writes the evidence of so many jobs; short signs of life.
+# The next, as a program of its own.
 KILLED = """
-import os, signal, sys
-from robusteval import api
-from robusteval.evidence.store import Store
-from robusteval.evidence.remote import Remote
-from robusteval.evidence.lease import Times
+import sys
+from tests.helpers.stores import die_at_work
 
-Remote.times = Times(lease=1.0, beat=0.2, look=0.1)
-plain, left = Store.write, int(sys.argv[3])
-
-def write(self, job, *given):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    plain(self, job, *given)
-
-Store.write = write
-api.evaluate("ce_digits", sys.argv[1], samples=40, batch_size=12, threads=1, out=sys.argv[2])
+die_at_work(sys.argv[1], sys.argv[2], int(sys.argv[3]))
 """
+
+
+def die_at_work(suite: str, out: str, after: int) -> None:
+    """Is killed as it writes the evidence of so many jobs; short signs of life."""
+    plain, left = Store.write, after
+
+    def write(self: Store, *given: Any) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        plain(self, *given)
+
+    Store.write = write  # type: ignore[method-assign]
+    Remote.times = SHORT
+    api.evaluate("ce_digits", suite, samples=40, batch_size=12, threads=1, out=out)
+
+
+def killed_at_work(suite: Path, out: str, after: int) -> None:
+    """The same in a process that is forked from this one."""
+    if (pid := os.fork()) == 0:
+        try:
+            die_at_work(str(suite), out, after)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL

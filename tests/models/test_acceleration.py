@@ -232,6 +232,16 @@ def test_compiled_forms_see_one_batch_size(
     assert len(seen) == 2 * batches
 
 
+@pytest.mark.parametrize(
+    ("values", "size"),
+    [(64, 128), (3 * 32 * 32, 128), (3 * 112 * 112, 128), (3 * 224 * 224, 32), (10**8, 16)],
+)
+def test_fewer_large_images_are_taken_at_once(values: int, size: int) -> None:
+    """For the memory's sake, on a processor."""
+    assert static_batch("cpu", values) == size
+    assert static_batch("cuda", values) == static_batch("cuda")
+
+
 def test_a_compiled_form_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch traces it, forward and backward; without code generation, which takes a minute."""
     traced = partial(torch.compile, backend="aot_eager")

@@ -305,7 +305,7 @@ def test_our_ascents_tell_each_samples_passes(
 
 def test_which_attacks_tell_passes_by_sample() -> None:
     assert {n for n in OWN if Call("robusteval", n, {}).record.by_sample} == {
-        *("adaptive", "joint_pc", "prototype_margin", "transfer"),
+        *("adaptive", "cr", "joint_pc", "pma", "prototype_margin", "transfer"),
     }
     for library, name in (("autoattack", "standard"), ("torchattacks", "PGD"), ("advlib", "fmn")):
         assert not Call(library, name, {}).record.by_sample

@@ -9,10 +9,9 @@ import pytest
 
 from robusteval import runs, sharing
 from robusteval.errors import EvidenceError
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
-from robusteval.plan.plan import Job
-from robusteval.run.claims import Claims
 from robusteval.submission import logs_of
 from tests.helpers.commands import cli, refused
 from tests.helpers.runs import FEW, options
@@ -132,13 +131,13 @@ def test_a_killed_process_does_not_hold_a_run(out: Path, monkeypatch: pytest.Mon
     _, begun = sorted(out.iterdir())
     killed = Claims(Local(begun), 60.0, 1e6).arrive()
     killed.look()
-    killed.take(Job("clean", 0, 0))
+    killed.take("clean-0000")
     now = [0.0]
 
     def sleep(seconds: float) -> None:
         now[0] += 25 * seconds
 
-    monkeypatch.setattr("robusteval.run.claims.time.sleep", sleep)
+    monkeypatch.setattr("robusteval.evidence.claims.time.sleep", sleep)
     runs.delete(begun, lambda: now[0])
     assert now[0] >= 60
     assert not begun.exists()

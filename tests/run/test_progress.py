@@ -1,14 +1,14 @@
 """What a run tells of how far it is, and how long it still takes; what it would take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
-from robusteval import api
+from robusteval import api, stops
 from robusteval.data.datasets import Dataset
 from robusteval.evidence.measured import require_part
 from robusteval.models.adapter import Adapter
@@ -22,6 +22,7 @@ from robusteval.run.options import Options
 from robusteval.run.probes import PASSES, Subject
 from robusteval.run.progress import Silent, Standing
 from robusteval.run.subject import Asked
+from robusteval.runs import runs_in
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.runs import attack_spec, context_of, hasty_suite, suite_of
 
@@ -346,16 +347,29 @@ def test_an_interruption_loses_one_probe_at_most(
     options = asked(tmp_path, only=("fgsm",))
     with monkeypatch.context() as patch:
         patch.setitem(probes._PARTS, "noise", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as stop:
             api.evaluate("pcl_digits", suite, options=options)
+    (run,) = runs_in(options.out)
+    assert stops.said(stop.value) == [
+        f"{run.done} of {run.jobs} jobs of pcl_digits are done and kept; the same command does the "
+        "rest"
+    ]
+    assert run.jobs - run.done == 3  # probes
     assert probed == ["looks", "ascents", "growth"]
     (folder,) = options.out.iterdir()
     there = sorted(path.name for path in (folder / "evidence").glob("diagnostics*"))
     assert there == [f"diagnostics-{name}.parquet" for name in sorted(probed)]
     readable, *_ = api.verify(folder)
     assert (readable.name, readable.held) == ("evidence can be read", True)
+    assert readable.told == f"{run.done} of {run.jobs} jobs"
 
-    report = api.evaluate("pcl_digits", suite, options=options)
+    again = Recorder()
+    report = api.evaluate("pcl_digits", suite, options=replace(options, progress=again))
+    first, last = again.standings[0], again.standings[-1]
+    assert (first.done, first.jobs) == (run.done, run.jobs)
+    assert first.resumed_text() == f"{run.done} of {run.jobs} jobs are done already"
+    assert last.done == last.jobs
+    assert [(one.done, one.jobs) for one in runs_in(options.out)] == [(run.jobs, run.jobs)]
     assert probed == list(PROBES)
     (left,) = (folder / "evidence").glob("diagnostics*")
     assert left.name == "diagnostics.parquet"

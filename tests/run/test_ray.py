@@ -17,12 +17,13 @@ from torch import nn
 from robusteval import api
 from robusteval.errors import RobustevalError
 from robusteval.run.crew import crew_of, parse_workers
-from robusteval.run.executors import ray_actor
+from robusteval.run.executors import attempts, ray_actor
 from robusteval.run.executors.ray_actor import RayActor
 from robusteval.run.executors.ray_cluster import Joined, _ray
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
-from tests.helpers.runs import hasty_suite, options
+from tests.helpers.runs import BRIEF, FEW, options
+from tests.helpers.stores import lay_shelf
 
 # How it is asked for: without the extra
 
@@ -66,35 +67,42 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray i
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One for all tests here: the run leaves a cluster alone that it didn't start."""
-    joined = Joined(crew_of("ray:4", None, None))
-    yield
-    joined.leave()
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one for all tests here, which knows ``shelf://``: a run leaves a cluster alone
+    that it didn't start."""
+    with pytest.MonkeyPatch.context() as patch:
+        lay_shelf(tmp_path_factory.mktemp("cluster") / "site", patch)
+        joined = Joined(crew_of("ray:4", None, None))
+        yield joined.ray.get_runtime_context().gcs_address
+        joined.leave()
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("suite") / "quick.toml"
-    path.write_text(hasty_suite())
+def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "brief.toml"
+    path.write_text(BRIEF)
     return path
 
 
 @pytest.fixture(scope="module")
-def alone(hasty: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def alone(brief: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The evidence of one process."""
     out = tmp_path_factory.mktemp("alone")
-    return evidence_of(api.evaluate("ce_digits", hasty, options=options(out)).folder)
+    return evidence_of(api.evaluate("ce_digits", brief, options=few(out)).folder)
+
+
+def few(out: object, **changed: Any) -> api.Options:
+    return options(out, samples=24, batch_size=8, **changed)
 
 
 @needs_ray
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_any_number_of_workers_changes_nothing(
-    count: int, cluster: None, hasty: Path, alone: dict[str, Any], tmp_path: Path
+def test_four_workers_change_nothing(
+    cluster: str, brief: Path, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    chosen = options(tmp_path, workers=f"ray:{count}")
-    report = api.evaluate("ce_digits", hasty, options=chosen)
+    """And find a run in a store by its URL."""
+    chosen = few(f"shelf://{tmp_path}/shelf", workers="ray:4")
+    report = api.evaluate("ce_digits", brief, options=chosen)
     assert report.complete
     assert evidence_of(report.folder) == alone
     assert all(check.held for check in api.verify(report.folder))
@@ -120,16 +128,17 @@ def with_actors(kind: type[RayActor], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_killed_workers_jobs_are_done_again(
-    cluster: None,
-    hasty: Path,
+def test_killed_workers_jobs_are_done_again(
+    cluster: str,
+    brief: Path,
     alone: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Two workers change nothing, and two that took their place neither."""
     (deaths := tmp_path / "deaths").mkdir()
     with_actors(dying(deaths, 2), monkeypatch)
-    report = api.evaluate("ce_digits", hasty, options=options(tmp_path / "r", workers="ray:2"))
+    report = api.evaluate("ce_digits", brief, options=few(tmp_path / "r", workers="ray:2"))
     assert len(list(deaths.iterdir())) == 2
     assert report.complete
     assert evidence_of(report.folder) == alone
@@ -138,25 +147,28 @@ def test_a_killed_workers_jobs_are_done_again(
 @needs_ray
 @pytest.mark.slow
 def test_a_job_that_always_kills_fails_alone(
-    cluster: None, hasty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Tried twice here, to be quick; all executors have one rule."""
+    (tmp_path / "few.toml").write_text(FEW)
     (deaths := tmp_path / "deaths").mkdir()
-    with_actors(dying(deaths, 3), monkeypatch)
-    chosen = options(tmp_path / "r", workers="ray:1", only="fgsm")
-    report = api.evaluate("ce_digits", hasty, options=chosen)
+    with_actors(dying(deaths, 9), monkeypatch)
+    monkeypatch.setattr(attempts, "ATTEMPTS", 2)
+    chosen = few(tmp_path / "r", workers="ray:1", only="fgsm")
+    report = api.evaluate("ce_digits", tmp_path / "few.toml", options=chosen)
     assert not report.complete
     (row,) = report.content["attacks"]
     assert row["status"] == "failed"
-    assert "its worker died (ActorDiedError), 3 times" in row["reason"]
+    assert "its worker died (ActorDiedError), 2 times" in row["reason"]
 
 
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from robusteval import api
-from robusteval.run.executors import ray_actor
+from robusteval.run.executors import attempts, ray_actor
 
-driver, suite, out = os.getpid(), *sys.argv[1:]
+driver, suite, out, address = os.getpid(), *sys.argv[1:]
 
 class Killer(ray_actor.RayActor):
     def do(self, message):
@@ -166,27 +178,29 @@ class Killer(ray_actor.RayActor):
 
 ray_actor.RayActor = Killer
 if __name__ == "__main__":
-    api.evaluate("ce_digits", suite, samples=40, batch_size=12, threads=1, workers="ray:1", out=out)
+    told = {"workers": "ray:1", "ray_address": address, "out": out}
+    api.evaluate("ce_digits", suite, samples=24, batch_size=8, threads=1, **told)
 """
 
 
 @needs_ray
 @pytest.mark.slow
 def test_a_killed_drivers_run_goes_on(
-    cluster: None, hasty: Path, alone: dict[str, Any], tmp_path: Path
+    cluster: str, brief: Path, alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", DRIVER, hasty, tmp_path], check=False)
+    """With one worker, in a cluster that the driver joins and the next one stays in."""
+    done = subprocess.run([sys.executable, "-c", DRIVER, brief, tmp_path, cluster], check=False)
     assert done.returncode == -signal.SIGKILL
     (folder,) = tmp_path.iterdir()
     assert list((folder / "evidence").glob("clean-*.parquet"))
     assert not (folder / "report.json").exists()
-    report = api.evaluate("ce_digits", hasty, options=options(tmp_path, workers="ray:2"))
+    report = api.evaluate("ce_digits", brief, options=few(tmp_path, workers="ray:1"))
     assert report.folder == folder
     assert evidence_of(folder) == alone
 
 
 @needs_ray
-def test_what_python_gave_travels(cluster: None, tmp_path: Path) -> None:
+def test_what_python_gave_travels(cluster: str, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     images = torch.rand((8, 3, 2, 2), generator=torch.Generator().manual_seed(0))
     given: dict[str, Any] = {"suite": "quick", "only": "fgsm", "threads": 1}
@@ -198,7 +212,7 @@ def test_what_python_gave_travels(cluster: None, tmp_path: Path) -> None:
 
 
 @needs_ray
-def test_what_cannot_travel_is_one_line(cluster: None, tmp_path: Path) -> None:
+def test_what_cannot_travel_is_one_line(cluster: str, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     net.lock = threading.Lock()  # type: ignore[assignment]
     images, labels = torch.zeros(4, 3, 2, 2), torch.arange(4) % 3

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,14 +15,14 @@ from torch import Tensor
 from benchmarks.blocks import FGSM
 from robusteval import api, sharing
 from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.evidence import claims
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.files import Local
 from robusteval.evidence.record import open_store
 from robusteval.evidence.store import Failure, Store
 from robusteval.plan.context import Access, Context, open_context
 from robusteval.plan.made_with import library_versions
 from robusteval.plan.plan import Job
-from robusteval.run import claims
-from robusteval.run.claims import Claims
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.here import Here
 from robusteval.run.executors.shared import Shared
@@ -35,7 +34,7 @@ from tests.helpers.attacks import AddAttack
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.processes import Started, started
-from tests.helpers.runs import FEW, hasty_suite, options
+from tests.helpers.runs import BRIEF, FEW, options
 
 JOB, OTHER = Job("clean", 0, 0), Job("clean", 0, 1)
 
@@ -80,14 +79,12 @@ class Clock:
 
 def claims_of(folder: Path, clock: Clock | None = None, lease: float = 60.0) -> Claims:
     """Of a process whose signs of life are given by hand."""
-    made = Claims(Local(folder), lease, 1e6, clock or Clock())
-    made.beat = lease / 6  # of looks at others
-    return made.arrive()
+    return Claims(Local(folder), lease, 1e6, clock or Clock(), look=lease / 6).arrive()
 
 
 def taken(by: Claims, job: Job) -> int:
     by.look()
-    return by.take(job)
+    return by.take(job.stem)
 
 
 # Claims
@@ -98,9 +95,9 @@ def test_one_has_a_job_until_it_is_released(tmp_path: Path) -> None:
     assert taken(first, JOB) == 1
     assert taken(second, JOB) == 0
     assert taken(second, OTHER) == 1
-    first.release(JOB)
+    first.release(JOB.stem)
     assert taken(second, JOB) == 1
-    second.release(JOB)
+    second.release(JOB.stem)
     second.leave()
     assert [path.suffix for path in (tmp_path / "claims").iterdir()] == [".json"]
     first.leave()
@@ -134,12 +131,26 @@ def test_a_lease_is_the_claimants(tmp_path: Path) -> None:
     assert taken(second, JOB) == 2
 
 
+def test_a_claim_is_its_next_holders_too(tmp_path: Path) -> None:
+    """One that stops releases its job, and another takes it under the same number."""
+    first, second, third = (claims_of(tmp_path) for _ in range(3))
+    assert taken(first, JOB) == 1
+    assert taken(second, JOB) == 0
+    second.look()
+    first.leave()
+    assert taken(third, JOB) == 1
+    assert second.take(JOB.stem) == 0  # by a look that is old
+    assert taken(second, JOB) == 0
+    third.leave()
+    assert taken(second, JOB) == 1
+
+
 def test_whoever_left_has_no_claim(tmp_path: Path) -> None:
     first, second = claims_of(tmp_path), claims_of(tmp_path)
     assert taken(first, JOB) == 1
     (tmp_path / "claims" / f"worker-{first.who}.json").unlink()  # killed as it left
     assert taken(second, JOB) == 2
-    second.release(JOB)
+    second.release(JOB.stem)
     second.leave()
     assert list(tmp_path.iterdir()) == []
 
@@ -176,7 +187,7 @@ def test_of_several_one_wins(is_left: bool, tmp_path: Path) -> None:
     for one in several:
         taken(one, OTHER)  # sees who is there
         one.look()
-        one.take(JOB) if is_left else None
+        one.take(JOB.stem) if is_left else None
     clock.now += 60
     for one in several:
         if is_left:
@@ -186,7 +197,7 @@ def test_of_several_one_wins(is_left: bool, tmp_path: Path) -> None:
     def race(one: Claims) -> None:
         one.look()
         ready.wait()
-        found.append(one.take(JOB))
+        found.append(one.take(JOB.stem))
 
     threads = [threading.Thread(target=race, args=(one,)) for one in several]
     for thread in threads:
@@ -263,7 +274,7 @@ def test_contradicting_variables_of_slurm(
 class Stopping(Shared):
     """Stopped, as by a queue, after so many jobs of its own."""
 
-    after = 5
+    after = 3
 
     def _do(self, job: Job, number: int, watch: Watch) -> None:
         if self.after == 0:
@@ -275,9 +286,9 @@ class Stopping(Shared):
 @pytest.mark.slow
 def test_shards_in_any_order_and_by_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run with every kind of job."""
-    (suite := tmp_path / "quick.toml").write_text(hasty_suite())
-    alone = api.evaluate("ce_digits", suite, options=options(tmp_path / "alone")).folder
-    begun = sharing.begin("ce_digits", suite, options(tmp_path / "runs"))
+    (suite := tmp_path / "brief.toml").write_text(BRIEF)
+    alone = api.evaluate("ce_digits", suite, options=options(tmp_path / "alone", samples=24)).folder
+    begun = sharing.begin("ce_digits", suite, options(tmp_path / "runs", samples=24))
     order = ("3/3", None, "1/3", "2/3")
     monkeypatch.setattr(sharing, "Shared", Stopping)
     for turn in range(100):
@@ -336,7 +347,7 @@ def test_a_job_done_twice_is_one_file(begun: Path, alone: Path) -> None:
     sharing_run.take_part(Shared(context, store, joined, None, clock.sleep))
     before = store.read(job)
     Here(context, store).run([job], sharing_run)
-    still.release(job)
+    still.release(job.stem)
     assert store.read(job).columns.keys() == before.columns.keys()
     still.leave()
     sharing.finish(begun)
@@ -578,7 +589,7 @@ def test_one_that_is_told_to_stop_leaves_no_claim(add_attack: AddAttack, tmp_pat
     os.kill(one.pid, signal.SIGTERM)
     done = one.ended()
     assert done.returncode == 143
-    assert "interrupted: what was finished is kept" in done.stderr
+    assert "jobs of ce_digits are done and kept; the same command does the rest" in done.stderr
     assert not (folder / "claims").exists()
 
 
@@ -592,24 +603,22 @@ def test_a_report_without_a_proof_says_so(few: str, tmp_path: Path) -> None:
     assert "not proven" not in cli("report", str(folder)).stderr
 
 
-@pytest.mark.slow
-def test_the_script_for_slurm(begun: Path, tmp_path: Path, alone: Path) -> None:
-    """As Slurm runs it, but for where."""
+def test_the_script_for_slurm(
+    begun: Path, tmp_path: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task of an array asks for a shard, in the words that are run here."""
     (place := tmp_path / "bin").mkdir()
-    for name, does in (
-        ("srun", 'exec "$@"'),
-        ("robusteval", f'exec {sys.executable} -m robusteval "$@"'),
-    ):
+    for name, does in (("srun", 'exec "$@"'), ("robusteval", 'printf "%s\\n" "$@"')):
         (place / name).write_text(f"#!/bin/sh\n{does}\n")
         (place / name).chmod(0o755)
     script = Path(__file__).parents[2] / "examples" / "slurm" / "shards.sh"
-    path = f"{place}:{os.environ['PATH']}"
-    tasks = [
-        subprocess.Popen(
-            ["bash", script, begun], env={**os.environ, "PATH": path, **array(task, 1, 2, 2)}
-        )
-        for task in (1, 2)
-    ]
-    assert [task.wait() for task in tasks] == [0, 0]
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    asked = subprocess.run(["bash", script, begun], stdout=subprocess.PIPE, check=True, text=True)
+    for task in (2, 1):
+        for name, value in array(task, 1, 2, 2).items():
+            monkeypatch.setenv(name, value)
+        done = cli(*asked.stdout.splitlines())
+        assert done.exit_code == 0, done.stderr
+    assert "12 of 12 jobs are done" in done.stdout
     assert sharing.finish(begun).proven
     assert evidence_of(begun) == evidence_of(alone)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from robusteval import sharing, submission
+from robusteval import api, sharing, submission
 from robusteval.errors import RobustevalError
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.runs import FEW, options
+from tests.helpers.stores import lay_shelf
 
 needs_submitit = pytest.mark.skipif(
     find_spec("submitit") is None, reason="the extra submitit isn't installed"
@@ -94,41 +95,49 @@ def test_slurm_that_refuses_is_one_line(
 
 @needs_submitit
 @pytest.mark.slow
-def test_a_killed_jobs_work_is_done_by_the_others(begun: Path, tmp_path: Path) -> None:
-    first, second = submission.submit(begun, 2, lease=1.0, local=True)
-    kill_its_task(int(first.job_id))
-    for job in (first, second):
-        job.wait()
-    worked = sharing.standing(begun)
-    assert worked.done == worked.jobs
-    report = sharing.finish(begun)
-    alone = sharing.begin("ce_digits", tmp_path / "few.toml", options(tmp_path / "alone"))
-    assert sharing.finish(alone).complete
-    assert evidence_of(report.folder) == evidence_of(alone)
-    logs = [path.name for path in submission.logs_of(begun).iterdir()]
-    assert f"{second.job_id}_0_log.err" in logs
-
-
-def kill_its_task(controller: int) -> None:
-    """The process that does a local job's work, once there is one."""
-    children = Path(f"/proc/{controller}/task/{controller}/children")
-    until(lambda: bool(children.read_text()))
-    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-
-
-@needs_submitit
-@pytest.mark.slow
-def test_what_is_submitted_later_goes_on(begun: Path) -> None:
-    """After the only job was killed at work."""
-    (job,) = submission.submit(begun, 1, lease=1.0, local=True)
-    until(lambda: any(begun.glob("evidence/*.parquet")))
-    kill_its_task(int(job.job_id))
+def test_jobs_of_a_run_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is queued again, as before a time limit, and goes on; then it is killed, and two that are
+    submitted later finish.  Their logs are here."""
+    lay_shelf(tmp_path / "site", monkeypatch)
+    (tmp_path / "few.toml").write_text(FEW)
+    out, made = f"shelf://{tmp_path}/shelf", options(tmp_path / "alone")
+    run = sharing.begin("ce_digits", tmp_path / "few.toml", options(out))
+    there = tmp_path / "shelf" / run.name
+    (job,) = submission.submit(run, 1, lease=1.0, local=True)
+    first = task_at_work(int(job.job_id), there)
+    os.kill(first, signal.SIGUSR2)
+    until(lambda: first not in tasks_of(int(job.job_id)))
+    os.kill(task_at_work(int(job.job_id), there), signal.SIGKILL)
     job.wait()
-    assert sharing.standing(begun).done < 12
-    done = cli("submit", str(begun), "--shards", "1", "--local")
+    logs = Path(f"{run.name}.logs")
+    assert "Caught signal SIGUSR2" in (logs / f"{job.job_id}_0_log.err").read_text()
+    assert sharing.standing(run).done < 12
+    done = cli("submit", str(run), "--shards", "2", "--local")
     assert done.exit_code == 0, done.stderr
     assert "12 of 12 jobs are done" in done.stdout
-    assert sharing.finish(begun).proven
+    assert f"their logs: {logs}\n" in done.stdout
+    alone = api.evaluate("ce_digits", tmp_path / "few.toml", options=made).folder
+    assert evidence_of(sharing.finish(run).folder) == evidence_of(alone)
+    assert not list(there.glob("claims/*"))
+
+
+def task_at_work(controller: int, run: Path) -> int:
+    """The process that does a local job's work, once it has joined the run, which takes a lock: a
+    killed one's is waited for."""
+    found: list[int] = []
+
+    def is_at_work() -> bool:
+        workers = " ".join(path.name for path in run.glob("claims/worker-*.json"))
+        found[:] = [task for task in tasks_of(controller) if f"-{task}-" in workers]
+        return bool(found) and not any(run.glob("lock/*"))
+
+    until(is_at_work)
+    return found[0]
+
+
+def tasks_of(controller: int) -> list[int]:
+    children = Path(f"/proc/{controller}/task/{controller}/children")
+    return [int(task) for task in children.read_text().split()]
 
 
 def until(happens: Callable[[], bool]) -> None:
@@ -136,25 +145,6 @@ def until(happens: Callable[[], bool]) -> None:
     while not happens() and time.monotonic() < end:
         time.sleep(0.005)
     assert happens()
-
-
-@needs_submitit
-@pytest.mark.slow
-def test_a_job_that_is_signalled_is_queued_again(begun: Path) -> None:
-    """As before a time limit."""
-    (job,) = submission.submit(begun, 1, local=True)
-    log, controller = submission.logs_of(begun) / f"{job.job_id}_0_log.err", int(job.job_id)
-    until((begun / "evidence").exists)
-    (task,) = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
-    os.kill(int(task), signal.SIGUSR2)
-    job.wait()
-    assert "Caught signal SIGUSR2" in log.read_text()
-    worked = sharing.standing(begun)
-    assert worked.done == worked.jobs
-    end = time.monotonic() + 20  # the process that was queued again may just be leaving
-    while (begun / "claims").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not (begun / "claims").exists()
 
 
 def test_a_task_is_no_code() -> None:

@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -72,7 +72,10 @@ def test_what_is_written_is_read(run: Remote) -> None:
     with pytest.raises(FileNotFoundError):
         run.read("evidence/a.parquet")
     assert run.where("run.json") == "counting://bucket/run/run.json"
-    run.remove_all()
+    assert sorted(run.sizes()) == [0, 5]
+    run.remove_all("no")
+    run.remove_all("no")
+    assert run.sizes() == []
     assert run.names("") == []
 
 
@@ -224,10 +227,31 @@ def locked(run: Remote, others: Others, times: Times = Times(beat=1000.0)) -> An
     return leased(run, BUSY, times, others.clock, others.sleep)
 
 
+def taken_by(run: Remote, number: int = 1) -> Callable[[], None]:
+    """Another process has the lock; how it gives its next sign of life."""
+    signs = iter(range(10**6))
+
+    def sign() -> None:
+        run.write("lock/worker-other.json", str(next(signs)).encode(), "no")
+
+    sign()
+    run.write(f"lock/run.{number}.json", b'{"who": "other"}', "no")
+    return sign
+
+
+def names_of(run: Remote) -> list[str]:
+    return [name for name in run.names("lock") if name.startswith("run.")]
+
+
+def idle() -> None:
+    pass
+
+
 def test_one_at_a_time(run: Remote) -> None:
     with locked(run, Others()):
-        assert run.names("lock") == ["1.json"]
-        beat = lambda: run.write("lock/1.json", b"alive", "no")  # noqa: E731
+        (name, worker) = run.names("lock")
+        assert name == "run.1.json"
+        beat = lambda: run.write(f"lock/{worker}", b"alive", "no")  # noqa: E731
         with pytest.raises(EvidenceError, match="has it"), locked(run, Others(beat)):
             pass
     assert run.names("lock") == []
@@ -236,25 +260,45 @@ def test_one_at_a_time(run: Remote) -> None:
 
 
 def test_a_silent_holder_is_gone_after_a_lease(run: Remote) -> None:
-    run.write("lock/3.json", b"killed", "no")
+    taken_by(run, 3)
     others = Others()
     with locked(run, others):
         assert others.now == 60.0
-        assert run.names("lock") == ["3.json", "4.json"]
+        assert names_of(run) == ["run.3.json", "run.4.json"]
     assert run.names("lock") == []
 
 
 def test_of_several_who_wait_one_takes_over(run: Remote) -> None:
-    run.write("lock/1.json", b"killed", "no")
-    quicker = Others(*[lambda: None] * 29, lambda: run.write("lock/2.json", b"quicker", "no"))
-    with pytest.raises(EvidenceError, match="has it"), locked(run, quicker):
+    taken_by(run)
+
+    def quicker() -> None:
+        run.write("lock/worker-quicker.json", b"1", "no")
+        run.write("lock/run.2.json", b'{"who": "quicker"}', "no")
+
+    beat = lambda: run.write("lock/worker-quicker.json", b"2", "no")  # noqa: E731
+    others = Others(*[idle] * 29, quicker, idle, beat)
+    with pytest.raises(EvidenceError, match="has it"), locked(run, others):
         pass
-    assert run.names("lock") == ["1.json", "2.json"]
+    assert names_of(run) == ["run.1.json", "run.2.json"]
+
+
+def test_several_who_wait_are_no_holders(run: Remote) -> None:
+    """Their signs of life are not the killed one's."""
+    taken_by(run)
+    waits = lambda: run.write("lock/worker-waits.json", str(others.now).encode(), "no")  # noqa: E731
+    others = Others(*[waits] * 30)
+    with locked(run, others):
+        assert others.now == 60.0
 
 
 def test_a_lock_that_is_released_is_free(run: Remote) -> None:
-    run.write("lock/1.json", b"at work", "no")
-    others = Others(lambda: None, lambda: run.remove("lock/1.json", "no"))
+    taken_by(run)
+
+    def release() -> None:
+        run.remove("lock/run.1.json", "no")
+        run.remove("lock/worker-other.json", "no")
+
+    others = Others(idle, release)
     with locked(run, others):
         assert others.now == 4.0
 
@@ -268,10 +312,10 @@ def test_a_holder_tells_that_it_lives(run: Remote) -> None:
 def test_who_was_silent_for_too_long_is_told(run: Remote, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with leased(run, BUSY, Times(beat=0.01)):
-        run.write("lock/2.json", b"took over", "no")
+        taken_by(run, 2)
         for _ in range(500):
             if caplog.records:
                 break
             time.sleep(0.01)
     assert "another process took this run over" in caplog.records[0].message
-    assert run.names("lock") == ["2.json"]
+    assert run.names("lock") == ["run.2.json", "worker-other.json"]

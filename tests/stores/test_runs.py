@@ -1,21 +1,17 @@
 """Runs in a store: equal evidence to a run in a folder, whoever works and whatever fails."""
 
+import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.boards import publish as leaderboards
-from robusteval.errors import EvidenceError, RobustevalError
+from robusteval.errors import BusyError, EvidenceError, RobustevalError
 from robusteval.evidence import filesystems
 from robusteval.evidence.lease import Times
 from robusteval.evidence.located import files_at
@@ -23,8 +19,8 @@ from robusteval.evidence.remote import Remote
 from robusteval.places import Url
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
-from tests.helpers.runs import hasty_suite, options
-from tests.helpers.stores import KILLED, Counting, counting, lay_shelf, objects_at
+from tests.helpers.runs import BRIEF, FEW, options
+from tests.helpers.stores import SHORT, Counting, counting, killed_at_work, lay_shelf, objects_at
 
 OUT = "counting://bucket/runs"
 REPORT = {"report.html", "report.json", "report.md", "row.csv", "run.json"}
@@ -32,16 +28,9 @@ REPORT = {"report.html", "report.json", "report.md", "row.csv", "run.json"}
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The attacks of ``quick`` without detection and diagnostics."""
-    path = tmp_path_factory.mktemp("suite") / "quick.toml"
-    path.write_text(plain_suite("quick"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("suite") / "quick.toml"
-    path.write_text(hasty_suite())
+    """Two attacks, without detection and diagnostics."""
+    path = tmp_path_factory.mktemp("suite") / "few.toml"
+    path.write_text(FEW)
     return path
 
 
@@ -62,20 +51,26 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Counting]]:
 @pytest.fixture
 def stored(store: type[Counting], folder: Path) -> Url:
     """The same run, copied into the store."""
-    url = Url(OUT) / folder.name
-    files = files_at(url)
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.name.startswith("."):
-            files.write(path.relative_to(folder).as_posix(), path.read_bytes(), "no")
+    url = copied(folder, Url(OUT))
     store.asked.clear()
     return url
 
 
-@pytest.mark.slow
-def test_a_run_in_a_store(hasty: Path, store: type[Counting], tmp_path: Path) -> None:
+def copied(folder: Path, out: Url) -> Url:
+    """A folder's run, in a store."""
+    files = files_at(out / folder.name)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            files.write(path.relative_to(folder).as_posix(), path.read_bytes(), "no")
+    return out / folder.name
+
+
+def test_a_run_in_a_store(store: type[Counting], tmp_path: Path) -> None:
     """With detection and diagnostics: begun, finished, read again, verified."""
-    folder = Path(api.evaluate("ce_digits", hasty, options=options(tmp_path, only="fgsm")).folder)
-    report = api.evaluate("ce_digits", hasty, options=options(OUT, only="fgsm"))
+    (suite := tmp_path / "brief.toml").write_text(BRIEF)
+    few: dict[str, Any] = {"only": "fgsm", "samples": 12}
+    folder = Path(api.evaluate("ce_digits", suite, options=options(tmp_path, **few)).folder)
+    report = api.evaluate("ce_digits", suite, options=options(OUT, **few))
     assert report.folder == f"{OUT}/{folder.name}"
     assert report.folder / "report.html" == f"{OUT}/{folder.name}/report.html"
     assert evidence_of(report.folder) == evidence_of(folder)
@@ -83,7 +78,7 @@ def test_a_run_in_a_store(hasty: Path, store: type[Counting], tmp_path: Path) ->
     assert {name for name in names if not name.startswith("evidence/")} == REPORT
     assert f"{report.folder}>" in repr(report)
     store.asked.clear()
-    again = api.evaluate("ce_digits", hasty, options=options(OUT, only="fgsm"))
+    again = api.evaluate("ce_digits", suite, options=options(OUT, **few))
     assert again.content == report.content
     assert not store.asked["put"] + store.asked["delete"]
     assert all(check.held for check in api.verify(report.folder))
@@ -143,12 +138,32 @@ def test_the_command_line_takes_urls(
     refused(cli("verify", "counting://bucket/nowhere"), "counting://bucket/nowhere is not a run")
 
 
+def test_clean_lists_and_deletes_what_is_in_a_store(
+    stored: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_at(stored)
+    files_at(Url(OUT)).write("table.csv", b"", "no")
+    (kept,) = json.loads(cli("clean", "--out", OUT, "--json").stdout)
+    objects = objects_at(stored)
+    assert (kept["run"], kept["state"]) == (stored, "finished")
+    assert (kept["files"], kept["bytes"]) == (len(objects), sum(map(len, objects.values())))
+    monkeypatch.setattr(Remote, "times", Times(lease=5.0, beat=0.01, look=0.05))
+    with files.lock(BusyError("")):
+        busy = cli("clean", stored, "--yes")
+    assert (busy.exit_code, "another process is at work" in busy.stderr) == (2, True)
+    refused(cli("clean", f"{OUT}/nowhere", "--yes"), "is not a run")
+    done = cli("clean", stored, "--yes")
+    assert done.exit_code == 0, done.stderr
+    assert list(objects_at(OUT)) == ["table.csv"]
+    assert cli("clean", "--out", OUT).stdout == f"there is no run in {OUT}\n"
+
+
 def test_several_models_share_a_table(store: type[Counting], light: Path) -> None:
     asked = ("--suite", str(light), "--only", "fgsm", "--samples", "10", "--out", OUT)
     done = cli("run", "--model", "ce_digits,gcpl_digits", *asked)
     assert done.exit_code == 0, done.output
-    assert f"{OUT}/quick.csv" in done.stdout
-    assert objects_at(OUT)["quick.csv"].count(b"\n") > 2
+    assert f"{OUT}/few.csv" in done.stdout
+    assert objects_at(OUT)["few.csv"].count(b"\n") > 2
 
 
 def test_a_leaderboard_takes_a_url(
@@ -188,7 +203,7 @@ def test_a_store_that_stops_answering_loses_nothing(
         api.evaluate("ce_digits", light, options=options(OUT))
     assert told.value.exit_code == 2
     store.hinder = staticmethod(lambda kind, path: None)
-    monkeypatch.setattr(Remote, "times", Times(lease=0.05, beat=0.01, look=0.01))
+    monkeypatch.setattr(Remote, "times", Times(lease=0.5, beat=0.05, look=0.01))
     report = api.evaluate("ce_digits", light, options=options(OUT))
     assert report.complete
     assert evidence_of(report.folder) == evidence_of(folder)
@@ -202,7 +217,7 @@ def test_a_store_that_stops_answering_loses_nothing(
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A store that processes share."""
     lay_shelf(tmp_path / "site", monkeypatch)
-    monkeypatch.setattr(Remote, "times", Times(lease=1.0, beat=0.2, look=0.1))
+    monkeypatch.setattr(Remote, "times", SHORT)
     yield f"shelf://{tmp_path}/shelf"
     shutil.rmtree(tmp_path / "shelf", ignore_errors=True)
 
@@ -211,35 +226,36 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_workers_get_the_url(
     light: Path, folder: Path, shelf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what they say beside is in no store, and nowhere when all went well."""
+    """One does the job that is missing.  What it says beside is in no store, and nowhere when all
+    went well."""
+    url = copied(folder, Url(shelf))
+    files = files_at(url)
+    gone = [name for name in files.names("evidence") if name.startswith("attack-01")][:2]
+    for name in gone:
+        files.remove(f"evidence/{name}", "no")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "site"))
     before = set(os.listdir(tmp_path / "site"))
     report = api.evaluate("ce_digits", light, options=options(shelf, workers=2))
-    assert evidence_of(report.folder) == evidence_of(folder)
-    assert "workers.log" not in files_at(report.folder).names("")
+    assert report.folder == url
+    assert evidence_of(url) == evidence_of(folder)
+    assert "workers.log" not in files.names("")
     assert set(os.listdir(tmp_path / "site")) - before <= {"__pycache__"}
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray isn't installed")
-@pytest.mark.slow
-def test_workers_of_ray_get_the_url(light: Path, folder: Path, shelf: str) -> None:
-    report = api.evaluate("ce_digits", light, options=options(shelf, workers="ray:2"))
-    assert evidence_of(report.folder) == evidence_of(folder)
+@pytest.mark.parametrize("workers", ["2", "ray:1"])
+def test_a_memory_belongs_to_one_process(workers: str) -> None:
+    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs")
+    told = "a memory belongs to one process"
+    refused(cli("run", *asked, "--workers", workers), f"{told}: use --workers 1")
+    refused(cli("submit", "memory://runs/run", "--shards", "2"), f"{told}: keep the run elsewhere")
 
 
-def test_a_memory_belongs_to_one_process() -> None:
-    asked = ("--model", "ce_digits", "--samples", "10", "--out", "memory://runs", "--workers", "2")
-    refused(cli("run", *asked), "a memory belongs to one process: use --workers 1")
-
-
-@pytest.mark.slow
 def test_a_killed_run_goes_on(
     light: Path, folder: Path, shelf: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, light, shelf, "12"], check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed_at_work(light, shelf, 7)
     url = Url(f"{shelf}/{folder.name}")
-    assert files_at(url).names("lock") == ["1.json"]
+    assert files_at(url).names("lock")[0] == "run.1.json"
     assert api.evaluate("ce_digits", light, options=options(shelf)).folder == url
     assert any("another process is still at work" in r.message for r in caplog.records)
     assert evidence_of(url) == evidence_of(folder)

@@ -13,19 +13,17 @@ from typing import Any
 import fsspec
 import pytest
 
-from benchmarks.overhead import plain_suite
-from robusteval import api
+from robusteval import api, sharing
 from robusteval.errors import RobustevalError
 from robusteval.evidence import filesystems
-from robusteval.evidence.lease import Times
 from robusteval.evidence.located import files_at
 from robusteval.evidence.remote import Remote
 from robusteval.places import Url
 from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
-from tests.helpers.runs import options
+from tests.helpers.runs import FEW, options
 from tests.helpers.s3 import HOST, Door, s3_server
-from tests.helpers.stores import KILLED, objects_at
+from tests.helpers.stores import KILLED, SHORT, objects_at
 
 lacking = [name for name in ("moto", "s3fs") if find_spec(name) is None]
 pytestmark = [
@@ -57,8 +55,8 @@ def out(door: Door, request: pytest.FixtureRequest) -> Url:
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("suite") / "quick.toml"
-    path.write_text(plain_suite("quick"))
+    path = tmp_path_factory.mktemp("suite") / "few.toml"
+    path.write_text(FEW)
     return path
 
 
@@ -124,7 +122,7 @@ def test_a_server_that_stays_away_loses_nothing(
     suite: Path, folder: Path, out: Url, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filesystems, "LONGEST", 0.5)
-    monkeypatch.setattr(Remote, "times", Times(lease=1.0, beat=0.2, look=0.1))
+    monkeypatch.setattr(Remote, "times", SHORT)
     at_work_until(monkeypatch, 12, door.shut)
     try:
         with pytest.raises(RobustevalError, match=r"s3://.*finished jobs are kept") as told:
@@ -156,12 +154,27 @@ def at_work_until(monkeypatch: pytest.MonkeyPatch, writes: int, act: Any) -> Non
 def test_a_killed_run_goes_on(
     suite: Path, folder: Path, out: Url, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In a process of its own: s3fs hangs in one that was forked."""
     done = subprocess.run([sys.executable, "-c", KILLED, suite, out, "8"], check=False)
     assert done.returncode == -signal.SIGKILL
-    monkeypatch.setattr(Remote, "times", Times(lease=1.0, beat=0.2, look=0.1))
+    monkeypatch.setattr(Remote, "times", SHORT)
     report = api.evaluate("ce_digits", suite, options=options(out))
     assert evidence_of(report.folder) == evidence_of(folder)
     assert files_at(report.folder).names("lock") == []
+
+
+def test_shards_on_s3(suite: Path, out: Url) -> None:
+    begun = sharing.begin("ce_digits", suite, options(out))
+    for shard in ("2/2", "1/2"):
+        done = cli("work", begun, "--shard", shard)
+        assert done.exit_code == 0, done.stderr
+    assert files_at(begun).names("claims") == []
+    assert cli("pack", begun).exit_code == 0
+    assert cli("work", begun, "--finish").exit_code == 0
+    assert api.rebuild_report(begun).proven
+    assert api.verify(begun)[0].held
+    assert cli("clean", begun, "--yes").exit_code == 0
+    assert cli("clean", "--out", out).stdout == f"there is no run in {out}\n"
 
 
 def test_what_is_not_there_is_one_line(door: Door) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from robusteval import stops
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.readers import Shape
 from robusteval.errors import RobustevalError, TrainingError
@@ -399,6 +400,26 @@ def test_a_training_killed_in_mid_epoch_gives_the_same_weights(tmp_path: Path) -
     assert "epoch 3/6" in resumed.stdout + resumed.stderr
     first, second = (load_file(folder / "tiny.safetensors") for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_interrupted_training_says_what_is_kept(
+    parts: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    entry = write_entry(tmp_path, extra=TRAINING.format(recipe="ce", epochs=2, warmup=0))
+    short = trainer(settings(), parts, "ce_digits")
+    monkeypatch.setattr("robusteval.training.train._prepared", lambda *_: (short, parts[1]))
+    total = short.settings.total_epochs
+    for progress, kept in (
+        (stop, f"none of {total} epochs was finished, so nothing is kept"),
+        (lambda *_: None, f"1 of {total} epochs are done and kept; the same command does the rest"),
+    ):
+        short.progress = progress
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            train(entry, work_dir=tmp_path / "work", on_epoch=stop)
+        assert stops.said(stopped.value) == [kept]
 
 
 @pytest.mark.parametrize(

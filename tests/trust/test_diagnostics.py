@@ -86,6 +86,27 @@ def test_a_softmaxed_output(ce_digits: Adapter, samples: Samples) -> None:
     assert verdicts(model, samples)["logits"] == "suspicious"
 
 
+@pytest.mark.parametrize(
+    ("squash", "name", "said"),
+    [
+        (torch.sigmoid, "sigmoid", "as by a sigmoid"),
+        (torch.tanh, "tanh", "as by tanh"),
+        (lambda z: 5 * torch.atan(z), "ends", "to the ends of their range"),
+    ],
+)
+def test_squashed_outputs(
+    squash: Callable[[Tensor], Tensor], name: str, said: str, ce_digits: Adapter, samples: Samples
+) -> None:
+    logits = kind_of_logits(around(ce_digits, after=squash), samples[0])
+    assert logits["squashed"] == name
+    assert kind_of_logits(ce_digits, samples[0])["squashed"] == ""
+    found = probed.proper_logits({"samples": 20, "logits": logits})
+    assert found.verdict == "suspicious"
+    assert said in found.measured
+    del logits["squashed"]  # as in runs from before it was looked at
+    assert probed.proper_logits({"samples": 20, "logits": logits}).verdict == "ok"
+
+
 def test_log_probabilities(ce_digits: Adapter, samples: Samples) -> None:
     model = around(ce_digits, after=lambda z: z.log_softmax(1))
     assert kind_of_logits(model, samples[0])["log_probabilities"] == 20

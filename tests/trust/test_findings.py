@@ -229,6 +229,36 @@ def test_the_command_line_asks_first(old: str, new: str, said: str) -> None:
     assert "clean accuracy: suspicious" in " ".join(result.stdout.split())
 
 
+def test_an_entry_without_weights_is_named(tmp_path: Path) -> None:
+    """Once, with what to do; what is printed last repeats its head alone, and so does the page."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef make():\n"
+        "    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))\n"
+        "    net[1].weight.data.zero_()[0] = 9.0  # all are taken for 0\n"
+        "    return net\n"
+    )
+    (tmp_path / "bare.toml").write_text(
+        'name = "bare"\nmethod = "own"\ndataset = "digits"\nfactory = "net:make"\n'
+        "[input]\nmean = [0.0]\nstd = [1.0]\n"
+    )
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\n[[attacks]]\nname = "fgsm"\ntitle = "FGSM"\nlibrary = "torchattacks"\n'
+        'attack = "FGSM"\nnorms = ["Linf"]\n'
+    )
+    asked = ("run", "--model", "bare.toml", "--allow-code", "--suite", "s.toml", "--samples", "10")
+    result = cli(*asked)
+    assert result.exit_code == 0, result.stderr
+    assert "names no [weights]: unless its factory loads some" in result.stderr
+    lines = result.stderr.splitlines()
+    assert {line.partition(":")[0] for line in lines} == {"robusteval", "bare"}
+    printed = " ".join(result.stdout.split())
+    assert "clean accuracy: suspicious" in printed
+    assert "[weights]" not in printed
+    (page,) = tmp_path.glob("runs/*/report.md")
+    assert page.read_text("utf-8").count("unless its factory loads some") == 1
+    assert "[weights]" in " ".join(cli(*asked).stdout.split())  # nothing was told before
+
+
 def of(held: int, near_ties: int, failed: int = 0) -> dict[str, int]:
     images = held + near_ties + failed
     counts = {"held": held, "near_ties": near_ties, "failed": failed}

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    return api.evaluate("pcl_digits", "quick", options=options(out, samples=30)).folder
+    return api.evaluate("pcl_digits", "quick", options=options(out, samples=24)).folder
 
 
 @pytest.fixture
@@ -432,7 +432,7 @@ def test_what_only_repeating_shows_is_said_to_be_the_runs_word(finished: Path) -
     told = named["what was not done again"].told
     assert "failed to break" in told
     assert "the diagnostics" in told
-    assert "--again 18" in told
+    assert "--again 12" in told
     assert named["suite"].told == "the project's quick"
     every = {c.name: c.proven for c in api.verify(finished, again=100)}
     assert "what was not done again" not in every
@@ -443,7 +443,7 @@ def test_what_only_repeating_shows_is_said_to_be_the_runs_word(finished: Path) -
 def test_a_finished_run_tells_its_evidence_and_mends_its_report(copied: Path) -> None:
     """Whatever became of report.json: an edited number, any damage, a folder in its place."""
     honest = (copied / "report.json").read_bytes()
-    chosen = options(copied.parent, samples=30)
+    chosen = options(copied.parent, samples=24)
     edited = json.loads(honest)
     better_number(edited)
     damages = [json.dumps(edited).encode(), b"[]", honest[:999], b"[" * 10**5]
@@ -462,7 +462,7 @@ def test_damaged_conclusions_are_drawn_anew(copied: Path) -> None:
     for path in places:
         for damage in (b"{}", honest[path][:50]):
             path.write_bytes(damage)
-            api.evaluate("pcl_digits", "quick", options=options(copied.parent, samples=30))
+            api.evaluate("pcl_digits", "quick", options=options(copied.parent, samples=24))
             assert {p: p.read_bytes() for p in places} == honest
 
 
@@ -473,7 +473,7 @@ def test_logits_of_any_scale_give_the_same_ties(tmp_path: Path, ce_digits: Any) 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return ce_digits(images) * 2.0**-20
 
-    chosen = options(tmp_path, samples=30, only=("fgsm",))
+    chosen = options(tmp_path, samples=24, only=("fgsm",))
     small = api.evaluate(wrap_module(Scaled(), 10), "quick", "digits", "small", options=chosen)
     usual = api.evaluate("ce_digits", "quick", options=chosen)
     assert small.content["clean"] == usual.content["clean"]
@@ -666,7 +666,7 @@ def test_only_like_is_compared_with_like(finished: Path, tmp_path: Path) -> None
     ]
     path = tmp_path / "longer.toml"
     path.write_text(tomlkit.dumps(suite.model_copy(update={"attacks": longer}).model_dump()))
-    other = api.evaluate("pcl_digits", str(path), options=options(tmp_path, samples=30)).folder
+    other = api.evaluate("pcl_digits", str(path), options=options(tmp_path, samples=24)).folder
     (pair,) = api.compare([finished, other])["pairs"]
     assert pair["not_alike"] == ["pgd10/Linf 0.15", "worst case/Linf 0.15"]
     assert "FGSM" in {row["attack"] for row in pair["rows"]}
@@ -683,7 +683,7 @@ def test_mcnemar_is_the_exact_binomial(b: int, c: int, p: float) -> None:
 
 
 def test_runs_are_compared_in_pairs(finished: Path, tmp_path: Path) -> None:
-    other = api.evaluate("pcl_at_digits", "quick", options=options(tmp_path, samples=30)).folder
+    other = api.evaluate("pcl_at_digits", "quick", options=options(tmp_path, samples=24)).folder
     found = api.compare([finished, other])
     (pair,) = found["pairs"]
     rows = {(r["attack"], r["threat"]["norm"] if r["threat"] else None): r for r in pair["rows"]}
@@ -703,8 +703,8 @@ def test_runs_are_compared_in_pairs(finished: Path, tmp_path: Path) -> None:
 
 def test_runs_on_other_samples_or_threats_are_refused(finished: Path, tmp_path: Path) -> None:
     fewer = api.evaluate("pcl_digits", "quick", options=options(tmp_path, samples=20)).folder
-    refused(cli("compare", str(finished), str(fewer)), "30 samples", "20", "--samples")
-    wider = options(tmp_path, samples=30, eps=("0.2",))
+    refused(cli("compare", str(finished), str(fewer)), "24 samples", "20", "--samples")
+    wider = options(tmp_path, samples=24, eps=("0.2",))
     other = api.evaluate("pcl_digits", "quick", options=wider).folder
     refused(cli("compare", str(finished), str(other)), "Linf 0.2", "--eps")
     refused(cli("compare", str(finished)), "two runs")

@@ -27,6 +27,10 @@ def access_message(context: Context) -> Message:
             "images given from Python can't be sent to workers: use workers=1, or save them and "
             "pass data=…"
         )
+    if context.spec.surrogate and not context.spec.surrogate[0]:
+        raise RobustevalError(
+            "a surrogate given from Python can't be sent to workers: use workers=1, or an entry"
+        )
     data_dir = None if access.data_dir is None else str(Path(access.data_dir).resolve())
     return {
         "entry": access.entry,

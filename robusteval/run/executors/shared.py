@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 
+from robusteval.evidence.claims import Claims
 from robusteval.evidence.store import EVIDENCE, Failure, Store, failure_name, rows_name
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
-from robusteval.run.claims import Claims
 from robusteval.run.executors.attempts import ATTEMPTS, give_up
 from robusteval.run.executors.base import Watch
 from robusteval.run.executors.here import Here
@@ -82,12 +82,12 @@ class Shared(Here):
     def _do_one(self, left: dict[Job, None], watch: Watch) -> bool:
         """Does the first job that nobody has.  False where others have all."""
         for job in left:
-            if number := self.claims.take(job):
+            if number := self.claims.take(job.stem):
                 del left[job]
                 try:
                     self._do(job, number, watch)
                 finally:
-                    self.claims.release(job)
+                    self.claims.release(job.stem)
                 return True
         return False
 

@@ -1,10 +1,10 @@
-"""Which of several processes does which job: whoever makes the job's file first.
+"""Which of several processes has what, such as a run's job: whoever makes its file first.
 
     claims/worker-<who>.json    a process is at work; it rewrites the file again and again
-    claims/<job>.<n>.json       the n-th process that took the job, and who it is
+    claims/<name>.<n>.json      the n-th process that took it, and who that is
 
 A process is gone when its file is, or when the file stays as it is for as long as it says, by the
-clock of whoever looks: clocks of different machines need not agree.  A job of one that is gone is
+clock of whoever looks: clocks of different machines need not agree.  What one has that is gone is
 free for whoever makes the file of number n + 1.
 """
 
@@ -24,9 +24,8 @@ from typing import Any, Self
 from robusteval.errors import EvidenceError, OutputError, RobustevalError
 from robusteval.evidence.files import Files
 from robusteval.evidence.store import Store
-from robusteval.plan.plan import Job
 
-CLAIMS = "claims"  # the folder, in a run's
+CLAIMS = "claims"  # the folder of those to a run's jobs
 LEASE = 60.0  # seconds without a sign of life until a process counts as gone
 SHORTEST_LEASE, LONGEST_LEASE = 0.5, 86400.0
 _BEATS = 6  # signs of life in a lease
@@ -34,26 +33,28 @@ _PATIENCE = 5.0  # seconds for a sign of life that is under way
 _TRIES = 5  # to be there while others, who are leaving, remove the folder
 _LOOK = 1.0  # seconds between two looks at whether somebody is at work
 _ADVICE = "free space or mend the folder, then run the same command again: finished jobs are kept"
-_CLAIM = re.compile(r"(?P<stem>.+)\.(?P<number>[1-9][0-9]{0,5})\.json", re.DOTALL)
+_CLAIM = re.compile(r"(?P<name>.+)\.(?P<number>[1-9][0-9]{0,5})\.json", re.DOTALL)
 _WHO = re.compile(r"[A-Za-z0-9\-]{1,120}")
 _WORKER = re.compile(rf"worker-(?P<who>{_WHO.pattern})\.json")
 
 
 @dataclass
 class _Seen:
-    """Another process's last sign of life: what its file held, since when it does, and when it was
-    looked at."""
+    """Another process's last sign of life: what its file held, since when it does, when it was
+    looked at, and whether it has changed since it was first looked at."""
 
     content: bytes
     since: float
     at: float
+    has_signed: bool = False
 
 
 class Claims:
-    """One process's jobs among those of others, in a run's files.
+    """What one process has among others, in a folder of a run's files.
 
     ``lease``: seconds after which others take this process for gone; ``beat``: between two signs of
-    life, by default a sixth of it.  ``clock``: this process's own, in seconds.
+    life, by default a sixth of it; ``look``: for which another's sign is not looked at again, by
+    default as many.  ``clock``: this process's own, in seconds.
     """
 
     def __init__(
@@ -62,19 +63,23 @@ class Claims:
         lease: float = LEASE,
         beat: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        look: float | None = None,
+        folder: str = CLAIMS,
     ) -> None:
         if not SHORTEST_LEASE <= lease <= LONGEST_LEASE:
             raise RobustevalError(
                 f"--lease {lease:g}: choose {SHORTEST_LEASE:g} to {LONGEST_LEASE:g} seconds"
             )
-        self.files, self.clock = files, clock
+        self.files, self.folder, self.clock = files, folder, clock
         self.lease, self.beat = lease, beat or lease / _BEATS
+        self.pause = self.beat if look is None else look
         self.who = _name()
         self.beats = 0
-        self.held: dict[str, int] = {}  # the numbers of this process's claims, by job
+        self.held: dict[str, int] = {}  # the numbers of this process's claims, by name
         self.numbers: dict[str, int] = {}  # the highest of any, at the last look
         self.workers: set[str] = set()  # who was at work then
-        self.holders: dict[str, str] = {}  # by the claim's name
+        self.holders: dict[str, str] = {}  # by the claim's file
         self.seen: dict[str, _Seen] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -85,8 +90,8 @@ class Claims:
         """Is at work from now on, and says so again and again."""
         for left in reversed(range(_TRIES)):
             try:
-                self.files.prepare(CLAIMS, _ADVICE)
-                self.files.create(_worker(self.who), self._sign(), _ADVICE)
+                self.files.prepare(self.folder, _ADVICE)
+                self.files.create(self._worker(self.who), self._sign(), _ADVICE)
                 break
             except OutputError:
                 if not left:
@@ -100,18 +105,18 @@ class Claims:
         if self._thread.ident is not None:
             self._thread.join(_PATIENCE)
         with suppress(OutputError):
-            for stem in list(self.held):
-                self._release(stem)
-            self.files.remove(_worker(self.who), _ADVICE)
+            for name in list(self.held):
+                self.release(name)
+            self.files.remove(self._worker(self.who), _ADVICE)
             self.look()
             self._sweep()
-            self.files.tidy(CLAIMS)
+            self.files.tidy(self.folder)
 
     def sign(self) -> None:
         """One sign of life."""
         self.beats += 1
         with suppress(OutputError):  # the next one may get through
-            self.files.write(_worker(self.who), self._sign(), _ADVICE)
+            self.files.write(self._worker(self.who), self._sign(), _ADVICE)
 
     def _sign(self) -> bytes:
         told = {"who": self.who, "lease": self.lease, "beats": self.beats}
@@ -121,72 +126,91 @@ class Claims:
         while not self._ended.wait(self.beat):
             self.sign()
 
-    # Jobs
+    # What it takes
 
     def look(self) -> None:
-        """Finds out which jobs are claimed, and who is at work."""
-        self.numbers, self.workers = {}, set()
-        for name in self.files.names(CLAIMS):
-            if claim := _CLAIM.fullmatch(name):
-                stem, number = claim["stem"], int(claim["number"])
-                self.numbers[stem] = max(number, self.numbers.get(stem, 0))
-            elif worker := _WORKER.fullmatch(name):
-                self.workers.add(worker["who"])
+        """Finds out what is claimed, and who is at work."""
+        self.numbers, self.workers = self.listed()
 
-    def take(self, job: Job) -> int:
-        """The number of this process's claim to a job: how many have taken it, this one included.
+    def listed(self) -> tuple[dict[str, int], set[str]]:
+        """The highest number of each claim, and who is at work, now."""
+        numbers: dict[str, int] = {}
+        workers = set()
+        for file in self.files.names(self.folder):
+            if claim := _CLAIM.fullmatch(file):
+                name, number = claim["name"], int(claim["number"])
+                numbers[name] = max(number, numbers.get(name, 0))
+            elif worker := _WORKER.fullmatch(file):
+                workers.add(worker["who"])
+        return numbers, workers
+
+    def take(self, name: str) -> int:
+        """The number of this process's claim: how many have taken it, this one included.
         0 where another one has it, as far as it was seen by the last ``look``."""
-        stem = job.stem
-        number = self.numbers.get(stem, 0)
-        if number and not self._is_gone(self._holder(stem, number)):
+        number = self.numbers.get(name, 0)
+        if number and not self._is_left(name, number):
             return 0
         content = json.dumps({"who": self.who}).encode()
-        if not self.files.create(_claim(stem, number + 1), content, _ADVICE):
+        if not self.files.create(self._claim(name, number + 1), content, _ADVICE):
             return 0
-        self.held[stem] = self.numbers[stem] = number + 1
+        self.held[name] = self.numbers[name] = number + 1
         return number + 1
 
-    def release(self, job: Job) -> None:
-        """The job has its evidence, or its failure."""
-        self._release(job.stem)
+    def _is_left(self, name: str, number: int) -> bool:
+        """Whether the holder is gone.  Looked at twice: one that stopped has released it, and
+        another may have taken it since the last ``look``."""
+        if not self._is_gone(self.holder(name)):
+            return False
+        self.look()
+        return self.numbers.get(name, 0) == number and self._is_gone(self.holder(name))
 
-    def _release(self, stem: str) -> None:
-        """With the claims of those that are gone."""
-        for number in range(1, self.held.pop(stem, 0) + 1):
-            self.files.remove(_claim(stem, number), _ADVICE)
-        self.numbers.pop(stem, None)
+    def release(self, name: str) -> None:
+        """It is done with; the claims of those that are gone go, too."""
+        for number in range(1, self.held.pop(name, 0) + 1):
+            self.files.remove(self._claim(name, number), _ADVICE)
+        self.numbers.pop(name, None)
+
+    def _claim(self, name: str, number: int) -> str:
+        return f"{self.folder}/{name}.{number}.json"
+
+    def _worker(self, who: str) -> str:
+        return f"{self.folder}/worker-{who}.json"
 
     # Others
 
-    def _holder(self, stem: str, number: int) -> str | None:
-        """Who has a claim; None where that can't be known."""
-        name = _claim(stem, number)
-        if name not in self.holders:
+    def holder(self, name: str) -> str | None:
+        """Who has it by the last ``look``; None where that can't be known."""
+        file = self._claim(name, self.numbers.get(name, 0))
+        if self.holders.get(file) not in self.workers:  # else it may be another's by now
             try:
-                who = str(json.loads(self.files.read(name))["who"])
-                self.holders[name] = who if _WHO.fullmatch(who) else ""
+                who = str(json.loads(self.files.read(file))["who"])
+                self.holders[file] = who if _WHO.fullmatch(who) else ""
             except FileNotFoundError:  # just released
                 return None
             except (OSError, ValueError, TypeError, LookupError):
-                self.holders[name] = ""  # of nobody
-        return self.holders[name]
+                self.holders[file] = ""  # of nobody
+        return self.holders[file]
+
+    def has_signed(self, who: str | None) -> bool:
+        """Whether another one gave a sign of life between two looks at it."""
+        return who in self.seen and self.seen[who].has_signed
 
     def _is_gone(self, who: str | None) -> bool:
         if who is None or who == self.who:
             return False
         if who not in self.workers:  # a listing may be a moment old
-            return not who or not self.files.has(_worker(who))
+            return not who or not self.files.has(self._worker(who))
         now, seen = self.clock(), self.seen.get(who)
-        if seen and now - seen.at < self.beat:
+        if seen and now - seen.at < self.pause:
             return now - seen.since >= _lease_of(seen.content)
         try:
-            content = self.files.read(_worker(who))
+            content = self.files.read(self._worker(who))
         except FileNotFoundError:
             return True
         except OSError:
             return False
         if not seen or seen.content != content:
-            seen = self.seen[who] = _Seen(content, now, now)
+            seen = self.seen[who] = _Seen(content, now, now, seen is not None)
         seen.at = now
         return now - seen.since >= _lease_of(content)
 
@@ -197,12 +221,12 @@ class Claims:
     def _sweep(self) -> None:
         """Removes what those left who are gone."""
         for who in self.workers - set(self.others()):
-            self.files.remove(_worker(who), _ADVICE)
+            self.files.remove(self._worker(who), _ADVICE)
             self.workers.discard(who)
         if not self.workers:
             self.held = dict(self.numbers)
-            for stem in list(self.held):
-                self._release(stem)
+            for name in list(self.held):
+                self.release(name)
 
 
 @contextmanager
@@ -212,17 +236,13 @@ def alone(store: Store, clock: Callable[[], float] = time.monotonic) -> Iterator
     Raises EvidenceError where somebody is at work.
     """
     with store.lock():
-        watched = Claims(store.files, clock=clock)
-        watched.beat = 0.0  # each look is a new one
+        watched = Claims(store.files, clock=clock, look=0.0)
         watched.look()
-        before: dict[str, bytes] = {}
         while others := watched.others():
-            now = {who: watched.seen[who].content for who in others}
-            if any(now[who] != content for who, content in before.items() if who in now):
+            if any(map(watched.has_signed, others)):
                 raise EvidenceError(
                     f"{store.where('')} is at work, by {', '.join(others)}: stop that first"
                 )
-            before = {**now, **before}
             time.sleep(_LOOK)
             watched.look()
         clear(store.files)  # else others would join
@@ -239,14 +259,6 @@ def clear(files: Files) -> None:
     for name in files.names(CLAIMS):
         files.remove(f"{CLAIMS}/{name}", _ADVICE)
     files.tidy(CLAIMS)
-
-
-def _claim(stem: str, number: int) -> str:
-    return f"{CLAIMS}/{stem}.{number}.json"
-
-
-def _worker(who: str) -> str:
-    return f"{CLAIMS}/worker-{who}.json"
 
 
 def _name() -> str:

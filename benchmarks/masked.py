@@ -1,0 +1,250 @@
+"""``adaptive`` on copies of a model that hide its gradients: what it leaves, beside the truth.
+
+    python -m benchmarks.masked [--model ce_digits] [--eps 0.06] [--norm L2] [--samples 120]
+                                [--masks sigmoid ...] [--out masked.csv] [--data-dir DIR]
+
+No copy is more robust than what it hides.  The truth is what ``adaptive`` leaves of a guide whose
+gradients are whole, its images judged by the copy: of the model itself where the copy keeps its
+largest logit, of the copy with rounding passed straight through, and of the members' mean for a
+vote of three models.  What masked copies get last, long random search and AutoAttack, is left
+out: it takes most of the time, and could only break more.  A row is written as soon as it is known;
+what is in the file is not done again, unless ``adaptive`` has changed since.
+
+Holds where no copy is left with more than one sample above the truth.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import stored
+from benchmarks.attacks import VERSION, weights_of
+from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.counting import as_counted
+from robusteval.attacks.results import AttackResult
+from robusteval.attacks.seeding import seeded
+from robusteval.data.datasets import load_dataset
+from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
+from robusteval.types import Norm, ThreatModel, parse_eps
+
+Function = Callable[[Tensor], Tensor]
+LEVELS = 8  # of rounded images
+LAST = frozenset({"more search", "AutoAttack"})
+
+
+class Copy(nn.Module):
+    """A function of images around modules."""
+
+    def __init__(self, function: Function, *inside: nn.Module) -> None:
+        super().__init__()
+        self.function, self.inside = function, nn.ModuleList(inside)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A copy that hides gradients, and the guide whose images tell the truth."""
+
+    copy: nn.Module
+    guide: nn.Module
+
+
+def detached(model: nn.Module, gap: float) -> Copy:
+    """Without a gradient where the two largest logits are closer than ``gap``."""
+
+    def logits(images: Tensor) -> Tensor:
+        found = model(images)
+        first, second = found.topk(2, dim=1).values.T
+        return torch.where((first - second < gap)[:, None], found.detach(), found)
+
+    return Copy(logits, model)
+
+
+def squashed(model: nn.Module, squash: Function) -> Copy:
+    """With its logits squashed."""
+    return Copy(lambda images: squash(model(images)), model)
+
+
+def rounded(model: nn.Module, straight: bool) -> Copy:
+    """On images of so many levels, by rounding, with or without its gradient passed on."""
+
+    def logits(images: Tensor) -> Tensor:
+        levels = (LEVELS * images).round() / LEVELS
+        found: Tensor = model(levels.detach() + images - images.detach() if straight else levels)
+        return found
+
+    return Copy(logits, model)
+
+
+def vote(members: list[nn.Module]) -> Copy:
+    """How many members name each class."""
+
+    def votes(images: Tensor) -> Tensor:
+        named = [member(images) for member in members]
+        return sum(F.one_hot(one.argmax(1), one.shape[1]).float() for one in named)  # type: ignore[return-value]
+
+    return Copy(votes, *members)
+
+
+def mean(members: list[nn.Module]) -> Copy:
+    """The mean of what members return."""
+    return Copy(lambda images: torch.stack([m(images) for m in members]).mean(0), *members)
+
+
+SQUASHES: dict[str, Function] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softmax": lambda logits: logits.softmax(1),
+    "softmax of 1,000 times the logits": lambda logits: (1000 * logits).softmax(1),
+    "arctan": torch.atan,
+    "softsign": F.softsign,
+}
+GAPS = (0.3, 0.8, 1, 2)
+
+
+def masks(model: nn.Module, others: list[nn.Module]) -> dict[str, Mask]:
+    """Every copy of a model by name; ``others`` vote beside it."""
+    members = [model, *others]
+    return {
+        "none": Mask(model, model),
+        **{f"detached below {gap}": Mask(detached(model, gap), model) for gap in GAPS},
+        **{name: Mask(squashed(model, squash), model) for name, squash in SQUASHES.items()},
+        f"rounded to {LEVELS} levels": Mask(rounded(model, False), rounded(model, True)),
+        "vote of three models": Mask(vote(members), mean(members)),
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """One copy; ``truth`` and ``left`` are of ``correct``, which the copy predicts right."""
+
+    model: str
+    weights: str
+    norm: str
+    eps: str
+    mask: str
+    correct: int
+    truth: int
+    left: int
+    flags: str
+    passes: float
+    version: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is left with no more than one sample above the truth."""
+        return self.left <= self.truth + 1
+
+
+def left_of(copy: nn.Module, found: AttackResult, labels: Tensor) -> int:
+    """Samples that a copy still predicts right."""
+    with torch.no_grad():
+        return int((copy(found.images).argmax(1) == labels).sum())
+
+
+def measure(
+    mask: Mask, images: Tensor, labels: Tensor, threat: ThreatModel, budget: int = 400
+) -> tuple[int, int, int, list[str], float]:
+    """Correct samples, the truth, what is left, kinds of warnings, passes a sample."""
+    with torch.no_grad():
+        right = mask.copy(images).argmax(1) == labels
+    images, labels = images[right], labels[right]
+    truth, _, _ = attacked(mask.guide, mask.copy, images, labels, threat, budget)
+    left, kinds, passes = attacked(mask.copy, mask.copy, images, labels, threat, budget)
+    return len(images), truth, left, kinds, passes
+
+
+def attacked(
+    module: nn.Module,
+    judge: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    budget: int,
+) -> tuple[int, list[str], float]:
+    """What ``judge`` is left with by the images found on ``module``, kinds of warnings, passes."""
+    counted = as_counted(module, images, labels)
+    cascade = Cascade(counted, images, labels, threat, seed=0, passes_per_sample=budget)
+    cascade.left_out = LAST
+    with seeded(0, images.device):
+        found = cascade.run()
+    passes = float(counted.passes(len(images)).mean())
+    return left_of(judge, found, labels), [warned.kind for warned in found.warned], passes
+
+
+def run(name: str, mask: str, threat: ThreatModel, samples: int, folder: Path | None) -> Result:
+    """One copy of one model, on test samples."""
+    entry, others = find_entry(name), [load_model(find_entry(other)) for other in BESIDE]
+    data = load_dataset(entry.dataset, "test", folder)
+    data = data.balanced_subset(min(samples, len(data)))
+    chosen = masks(load_model(entry), list(others))[mask]
+    correct, truth, left, kinds, passes = measure(chosen, data.images(), data.labels, threat)
+    return Result(
+        model=name,
+        weights=weights_of(entry),
+        norm=threat.norm,
+        eps=threat.eps_text,
+        mask=mask,
+        correct=correct,
+        truth=truth,
+        left=left,
+        flags=" ".join(kinds),
+        passes=passes,
+        version=VERSION,
+    )
+
+
+BESIDE = ("mpat_digits", "centre_digits")  # what votes beside the model
+EVERY = tuple(masks(nn.Identity(), [nn.Identity()]))
+
+
+def table(results: list[Result]) -> Iterator[str]:
+    """Truth, verdict and flag of each copy."""
+    heads = ["model", "threat", "copy", "right", "truth", "`adaptive` leaves", "it says", "passes"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---|---|---|---:|---:|---:|---|---:|"
+    for r in results:
+        yield (
+            f"| `{r.model}` | {r.norm} {r.eps} | {r.mask} | {r.correct} | {r.truth} | {r.left} | "
+            f"{r.flags.replace(' ', ', ') or '–'} | {r.passes:,.0f} |"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ce_digits")
+    parser.add_argument("--eps", default="0.06")
+    parser.add_argument("--norm", choices=["Linf", "L2"], default="Linf")
+    parser.add_argument("--samples", type=int, default=120)
+    parser.add_argument("--masks", nargs="+", default=list(EVERY), choices=list(EVERY))
+    parser.add_argument("--out", type=Path, default=Path("masked.csv"))
+    parser.add_argument("--data-dir", type=Path)
+    asked = parser.parse_args()
+    norm: Norm = asked.norm
+    threat = ThreatModel(norm, parse_eps(asked.eps))
+    results = [r for r in stored.read(asked.out, Result) if r.version == VERSION]
+    done = {(r.model, r.norm, r.eps, r.mask) for r in results}
+    for mask in asked.masks:
+        if (asked.model, norm, threat.eps_text, mask) in done:
+            continue
+        results.append(run(asked.model, mask, threat, asked.samples, asked.data_dir))
+        stored.write(asked.out, results)
+        print(f"{mask}: {results[-1].left} left, the truth is {results[-1].truth}", file=sys.stderr)
+    print(*table(results), sep="\n")
+    wrong = [r for r in results if not r.holds]
+    for r in wrong:
+        print(f"DOES NOT HOLD: {r.mask}: {r.left} left, the truth is {r.truth}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

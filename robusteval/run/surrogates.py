@@ -1,0 +1,80 @@
+"""A user's surrogate: a model whose gradients lead ``adaptive`` where the attacked one's don't."""
+
+from pathlib import Path
+
+from torch import nn
+
+from robusteval.errors import AttackError, EvidenceError, RobustevalError
+from robusteval.evidence.judge import state_digest
+from robusteval.models.adapter import Adapter, wrap_module
+from robusteval.models.entry import Entry
+from robusteval.models.loading import load_model
+from robusteval.models.registry import entry_paths, find_entry
+from robusteval.plan.context import Access
+from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import Suite
+from robusteval.run.options import Options
+from robusteval.run.subject import Subject, try_out
+
+Surrogate = str | Path | nn.Module
+Named = tuple[()] | tuple[str, str]  # how to find it again, "" for a module, and its digest
+
+
+def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adapter | None, Named]:
+    """The surrogate that was asked for.
+
+    Raises AttackError where nothing follows it or it can't read the images, RobustevalError where
+    there is none of that name.
+    """
+    given = options.surrogate
+    if given is None:
+        return None, ()
+    if not any(one.library == "robusteval" and one.attack == "adaptive" for one in suite.attacks):
+        raise AttackError(
+            f"a surrogate leads the attack adaptive, which suite {suite.name} doesn't run here: "
+            "leave it out"
+        )
+    adapter, named = opened(given, subject.model.classes, options.device, options.allow_code)
+    try:
+        try_out(adapter, subject.data, options)
+    except AttackError as error:
+        raise AttackError(f"the surrogate: {error}") from None
+    if adapter.classes != subject.model.classes:
+        raise AttackError(
+            f"the surrogate has {adapter.classes} classes, the model {subject.model.classes}: "
+            "choose one for the same data"
+        )
+    return adapter, named
+
+
+def opened(
+    given: Surrogate, classes: int, device: str, allow_code: bool
+) -> tuple[Adapter, tuple[str, str]]:
+    """A surrogate behind its adapter, and how to find it again with its digest."""
+    if isinstance(given, nn.Module):
+        module = given.to(device)
+        adapter = module if isinstance(module, Adapter) else wrap_module(module, classes)
+        return adapter, ("", state_digest(adapter))
+    if not isinstance(given, str | Path):
+        raise RobustevalError("a surrogate is an entry's name or path, or a torch module")
+    entry = find_entry(given)
+    return load_model(entry, device, allow_code), (_reference(entry), entry.digest)
+
+
+def _reference(entry: Entry) -> str:
+    """Its name where that leads to it, else its path."""
+    known = entry_paths().get(entry.name)
+    same = known is not None and known.resolve() == entry.path.resolve()
+    return entry.name if same else entry.address or str(entry.path.resolve())
+
+
+def same_surrogate(
+    given: Surrogate | None, spec: RunSpec, classes: int, access: Access
+) -> Adapter | None:
+    """The surrogate of a run, if one is given.  Raises EvidenceError for another one."""
+    if given is None:
+        return None
+    adapter, (_, digest) = opened(given, classes, access.device or spec.device, access.allow_code)
+    if digest != (spec.surrogate or ("", ""))[1]:
+        raise EvidenceError("the surrogate is not the one that this run names")
+    return adapter

@@ -1,0 +1,238 @@
+"""Copies of models that hide gradients are no more robust, and ``adaptive`` finds that out."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.masked import (
+    EVERY,
+    GAPS,
+    SQUASHES,
+    detached,
+    masks,
+    mean,
+    measure,
+    rounded,
+    squashed,
+    vote,
+)
+from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.counting import as_counted
+from robusteval.attacks.results import AttackResult, said
+from robusteval.attacks.search import MARGIN, Search, Step
+from robusteval.attacks.squashed import squash_of
+from robusteval.attacks.steps import input_gradient
+from robusteval.attacks.straight import ReadStraight
+from robusteval.models.adapter import Adapter
+from robusteval.types import Norm
+from tests.helpers.known import (
+    Function,
+    Known,
+    images_near_grey,
+    in_threat,
+    linear,
+    margins,
+    threat_of,
+)
+
+# What takes longest, and needs no gradient, would find some of it by luck.
+SLOW = frozenset({"flip", "square", "more steps", "more search", "AutoAttack"})
+
+
+def scaled(norm: Norm, scale: float = 15.0) -> Known:
+    """Of logits some units apart, as networks have them."""
+    known = linear(norm, 5, count=24)
+    model = known.model
+    return replace(known, model=Function(lambda x: scale * model(x)))
+
+
+def attacked(model: nn.Module, known: Known, radius: float) -> AttackResult:
+    counted = as_counted(model, known.images, known.labels)
+    threat = threat_of(known.norm, radius)
+    cascade = Cascade(counted, known.images, known.labels, threat, 0, passes_per_sample=200)
+    cascade.left_out = SLOW
+    return cascade.run()
+
+
+def left_as_known(model: nn.Module, known: Known) -> AttackResult:
+    """At the median of known distances none is left that is closer by a hair."""
+    radius = float(known.smallest.median())
+    found = attacked(model, known, radius)
+    in_threat(found.images, known.images, threat_of(known.norm, radius))
+    with torch.no_grad():
+        left = model(found.images).argmax(1) == known.labels
+    assert not left[known.smallest < radius / 1.01].any()
+    return found
+
+
+def kinds(result: AttackResult) -> list[str]:
+    return [warned.kind for warned in result.warned]
+
+
+@pytest.mark.parametrize(
+    ("norm", "gap"), [*(("Linf", gap) for gap in GAPS), ("L2", 0.3), ("L2", 2)]
+)
+def test_a_detached_copy_is_left_with_what_its_base_is(norm: Norm, gap: float) -> None:
+    known = scaled(norm)
+    left_as_known(detached(known.model, gap), known)
+
+
+def test_gradients_that_vanish_where_ascents_end_are_told() -> None:
+    """Clean images are outside of the band, and the best ones inside."""
+    known = scaled("Linf")
+    radius = 0.98 * float(known.smallest.min())
+    (warned,) = attacked(detached(known.model, 0.1), known, radius).warned
+    assert (warned.kind, warned.number, warned.stages) == ("flat", 0.08, ("through",))
+    assert said(warned).startswith("adaptive: gradients vanish on the way of 8 % of the samples")
+    assert not attacked(known.model, known, radius).warned
+
+
+SATURATED = "softmax of 1,000 times the logits"
+SQUASHED = {
+    "scaled tanh": lambda logits: 3 + 7 * torch.tanh(logits / 2),
+    "-exp(-z)": lambda logits: -torch.exp(-logits),
+    **SQUASHES,
+}
+
+
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [*(("Linf", name) for name in SQUASHED), ("L2", "sigmoid"), ("L2", SATURATED)],
+)
+def test_a_squashed_copy_is_left_with_what_its_base_is(norm: Norm, name: str) -> None:
+    known = scaled(norm)
+    copy = squashed(known.model, SQUASHED[name])
+    assert (copy(known.images).argmax(1) == known.labels).all()
+    found = left_as_known(copy, known)
+    assert kinds(found)[:1] == ([] if name == "softsign" else ["squashed"])
+
+
+def test_outputs_that_only_look_bounded_are_not_squashed() -> None:
+    """Cosines, and logits that happen to be small."""
+    images = images_near_grey(20)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn((5, 64), generator=generator)
+    small = Function(lambda x: 0.1 * (x.flatten(1) - 0.5) @ weight.T)
+    cosines = Function(lambda x: F.normalize(x.flatten(1) - 0.45) @ F.normalize(weight).T)
+    for module in (small, cosines):
+        model = Adapter(module, 5)
+        assert model(images).abs().max() <= 1
+        assert squash_of(model, images, model(images)) is None
+
+
+STOPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "round": lambda x: (64 * x).round() / 64,
+    "round_": lambda x: (64 * x).round_() / 64,
+    "floor": lambda x: torch.floor(64 * x + 0.5) / 64,
+    "//": lambda x: (x + 1 / 128) // (1 / 64) / 64,
+    "uint8": lambda x: (255 * x).to(torch.uint8).float() / 255,
+    "int": lambda x: (255 * x).int() / 255,
+    "detach": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "NumPy": lambda x: torch.from_numpy(np.round(64 * x.detach().numpy()) / 64).float(),
+    "bits": lambda x: (x > 0.5).float(),
+    "where": lambda x: torch.where(x > 0.5, 1.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_gradients_pass_straight_through_what_stops_them(name: str) -> None:
+    """Values stay what they are; the gradient is that of the layer behind."""
+    layer = nn.Linear(64, 3).requires_grad_(False)
+    model = Adapter(Function(lambda x: layer(STOPS[name](x).flatten(1))), 3)
+    leaf = images_near_grey(4).requires_grad_()
+    logits = ReadStraight(model)(leaf)
+    torch.testing.assert_close(logits, model(leaf))
+    wanted = layer.weight[0].view(1, 1, 8, 8).expand(4, -1, -1, -1)
+    gradient = input_gradient(logits[:, 0], leaf)
+    cosine_of = torch.cosine_similarity(gradient.flatten(1), wanted.flatten(1))
+    assert cosine_of.min() > 0.999
+    if name != "//":  # torch has no derivative of it, not even zero
+        assert input_gradient(model(leaf)[:, 0], leaf).abs().max() == 0
+
+
+def test_without_gradients_in_the_forward_pass() -> None:
+    layer = nn.Linear(64, 3).requires_grad_(False)
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layer(images.flatten(1))
+
+    model, leaf = Adapter(Function(logits), 3), images_near_grey(2).requires_grad_()
+    gradient = input_gradient(ReadStraight(model)(leaf)[:, 0], leaf)
+    torch.testing.assert_close(gradient[0].flatten(), layer.weight[0])
+    assert torch.is_grad_enabled()
+
+
+def test_rounded_images_are_attacked_as_straight_through() -> None:
+    known = scaled("Linf")
+    radius, threat = 0.1, threat_of("Linf", 0.1)
+    copy, guide = rounded(known.model, False), rounded(known.model, True)
+    labels = copy(known.images).argmax(1)
+    one = Known(known.model, known.images, labels, known.smallest, "Linf")
+    found, by_guide = attacked(copy, one, radius), attacked(guide, one, threat.radius)
+    assert "dead" in kinds(found)
+    left, truth = (margins(copy, r.images, labels) <= 0 for r in (found, by_guide))
+    assert left.sum() <= truth.sum() + 1
+    assert truth.sum() < len(labels)
+
+
+def test_members_of_a_vote_lead() -> None:
+    """Votes have no slope, their members do."""
+    models = [linear("Linf", 5, count=1).model, *(Function(member) for member in _members(4))]
+    images = images_near_grey(40)
+    copy, guide = vote([*models[1:4]]), mean([*models[1:4]])
+    labels = copy(images).argmax(1)
+    known = Known(copy, images, labels, torch.zeros(40), "Linf")
+    found, by_guide = attacked(copy, known, 0.05), attacked(guide, known, 0.05)
+    left, truth = (margins(copy, r.images, labels) <= 0 for r in (found, by_guide))
+    assert left.sum() <= truth.sum() + 1
+
+
+def _members(count: int) -> list[Callable[[Tensor], Tensor]]:
+    """Linear models that mostly agree."""
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randn((5, 64), generator=generator)
+    own = [0.5 * torch.randn((5, 64), generator=generator) for _ in range(count)]
+    return [lambda x, w=w: (x.flatten(1) - 0.5) @ (shared + w).T for w in own]
+
+
+def test_a_zero_gradient_is_no_zero_step() -> None:
+    """On a plateau the last slope goes on, and one without any is left at random."""
+    weight = torch.ones(64)
+
+    def logits(images: Tensor) -> Tensor:
+        height = (images.flatten(1) - 0.5) @ weight
+        stopped = torch.where(height > 0.5, height.detach(), height)
+        return torch.stack([0 * height, stopped - 2.0], 1)
+
+    model, images = Function(logits), torch.full((3, 1, 8, 8), 0.5)
+    images[2] += 0.01  # begins where nothing is seen
+    labels = torch.zeros(3, dtype=torch.long)
+    threat = threat_of("Linf", 0.05)
+    search = Search(as_counted(model, images), images, labels, threat)
+    search.kicks = torch.Generator().manual_seed(0)
+    search.ascend(search.alive(), images, MARGIN, [Step(0.01, threat.radius)] * 6)
+    assert search.flat.all()
+    assert search.broken[:2].all()
+    assert (search.best[2] != images[2]).any()
+
+
+def test_the_panel_tells_truth_verdict_and_flag() -> None:
+    known = scaled("Linf")
+    threat = threat_of("Linf", float(known.smallest.median()))
+    members = [Function(member) for member in _members(2)]
+    panel = masks(known.model, members)
+    assert set(panel) == set(EVERY)
+    told = measure(panel["sigmoid"], known.images, known.labels, threat, budget=100)
+    correct, truth, left, said_of_it, passes = told
+    assert correct == 24
+    assert 12 <= truth <= 13  # the one at the median may fall either way
+    assert truth - 1 <= left <= truth + 1
+    assert said_of_it == ["squashed"]
+    assert passes > 0

@@ -1,0 +1,115 @@
+"""A user's surrogate: its gradients lead, success is the model's word, and evidence names it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import robusteval
+from robusteval.errors import AttackError, EvidenceError, RobustevalError
+from tests.helpers.commands import cli, refused
+
+SUITE = """
+name = "led"
+threats = { Linf = ["0.3"] }
+
+[[attacks]]
+name = "adaptive"
+title = "Adaptive (ours)"
+library = "robusteval"
+attack = "adaptive"
+norms = ["Linf"]
+parameters = { passes_per_sample = 60 }
+"""
+
+
+class Table(nn.Module):
+    """A linear model; blind, it leaves torch where nothing can follow."""
+
+    def __init__(self, blind: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn((4, 36), generator=generator))
+        self.blind = blind
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1) - 0.5
+        if not self.blind:
+            return flat @ self.weight.T
+        found = np.asarray([row @ self.weight.detach().numpy().T for row in flat.tolist()])
+        return torch.as_tensor(found, dtype=torch.float32)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "led.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def own_images() -> tuple[np.ndarray, np.ndarray]:
+    images = 0.4 + 0.2 * np.random.default_rng(1).random((24, 1, 6, 6), np.float32)
+    with torch.no_grad():
+        labels = Table(False)(torch.as_tensor(images)).argmax(1).numpy()
+    return images, labels
+
+
+def test_a_module_leads_where_nothing_can_follow_the_model(tmp_path: Path, suite: Path) -> None:
+    images, labels = own_images()
+    blind, guide = Table(blind=True), Table(blind=False)
+    common = {"suite": suite, "out": tmp_path / "runs", "classes": 4}
+    led = robusteval.evaluate(blind, images, labels, surrogate=guide, **common)
+    assert led.worst_case.iloc[0]["robust"] == 0
+    told = led.findings.set_index("check").loc["surrogate", "measured"]
+    assert "gradients of Adaptive (ours) are those of a module given from Python" in told
+    given = {"model": blind, "images": images, "labels": labels}
+    checks = robusteval.verify(led.folder, **given, surrogate=guide, again=1)
+    assert all(check.held for check in checks)
+    with pytest.raises(EvidenceError, match="surrogate was given from Python"):
+        robusteval.verify(led.folder, **given)
+    with pytest.raises(EvidenceError, match="not the one that this run names"):
+        robusteval.verify(
+            led.folder, **given, surrogate=nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+        )
+
+
+def test_an_entry_leads_and_the_run_is_another_one(tmp_path: Path, suite: Path) -> None:
+    common = {"suite": suite, "out": tmp_path, "samples": 8}
+    plain = robusteval.evaluate("ce_digits", **common)
+    led = robusteval.evaluate("ce_digits", surrogate="mpat_digits", **common)
+    assert plain.folder != led.folder
+    assert "surrogate" not in set(plain.findings["check"])
+    checks = robusteval.verify(led.folder, again=1)
+    assert all(check.held for check in checks)
+    run = ["run", "--model", "ce_digits", "--suite", str(suite), "--samples", "8"]
+    again = cli(*run, "--out", str(tmp_path), "--surrogate", "mpat_digits")
+    assert again.exit_code == 0
+    assert led.folder.name in again.output
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "error", "said"),
+    [
+        ("nowhere", RobustevalError, "nowhere"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 7)), AttackError, "7 classes|fails|logits"),
+        (nn.Linear(3, 4), AttackError, "the surrogate"),
+    ],
+)
+def test_what_can_not_lead_is_refused(
+    tmp_path: Path, suite: Path, surrogate: object, error: type[Exception], said: str
+) -> None:
+    images, labels = own_images()
+    with pytest.raises(error, match=said):
+        robusteval.evaluate(
+            Table(False), images, labels, suite=suite, out=tmp_path, surrogate=surrogate
+        )
+
+
+def test_a_suite_that_nothing_leads_is_refused(tmp_path: Path) -> None:
+    run = ["run", "--model", "ce_digits", "--only", "fgsm", "--samples", "8"]
+    refused(
+        cli(*run, "--out", str(tmp_path), "--surrogate", "mpat_digits"),
+        "a surrogate leads the attack adaptive",
+    )
