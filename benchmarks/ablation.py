@@ -25,12 +25,12 @@ from torch import Tensor
 from benchmarks import stored
 from benchmarks.attacks import VERSION, weights_of
 from robusteval import zoo
-from robusteval.attacks.cascade import Cascade, Round
+from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.prototype_ascents import JOINT
 from robusteval.attacks.search import AIMED, MARGIN, PULLED, Objective, Seen
 from robusteval.attacks.steps import random_start, striped_start
-from robusteval.attacks.tuning import TUNING, Tuning
+from robusteval.attacks.tuning import TUNING, Round, Tuning
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evidence.judge import predict
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
@@ -102,12 +102,11 @@ class Redirected(Cascade):
         rows: Tensor,
         start: Tensor,
         objective: Objective,
-        steps: int,
+        turn: Round | int,
         targets: Tensor | None = None,
-        momentum: float | None = None,
     ) -> None:
         objective, targets = self.instead(objective, targets)
-        super().ascend(rows, start, objective, steps, targets, momentum)
+        super().ascend(rows, start, objective, turn, targets)
 
 
 class JointLoss(Redirected):
@@ -219,7 +218,10 @@ class WithoutFlip(Cascade):
 class WithMomentum(Cascade):
     """Steps that remember those before, in L∞ as in L2."""
 
-    tunings: ClassVar = tuned(momenta=(MOMENTUM,))
+    tunings: ClassVar = tuned(momentum=MOMENTUM)
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(momentum=MOMENTUM) for turn in super().rounds())
 
 
 class RandomStarts(Cascade):
@@ -239,13 +241,16 @@ class StripedStarts(Cascade):
 class InsideBall(Cascade):
     """Ascents that never leave the ball, in L2 as in L∞."""
 
-    tunings: ClassVar = tuned(balls=(1,))
+    tunings: ClassVar = tuned(balls=(1,), far=1.0)
 
 
 class WithoutMomentum(Cascade):
     """Steps that forget those before."""
 
-    tunings: ClassVar = tuned(momenta=(0.0,))
+    tunings: ClassVar = tuned(momentum=0.0)
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(momentum=0.0) for turn in super().rounds())
 
 
 Place = tuple[str, str, str, int, int]  # model, weights, norm, budget, samples

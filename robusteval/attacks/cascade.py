@@ -32,8 +32,8 @@ honest ones ``pull`` breaks next to nothing that ``aim`` doesn't (see ``benchmar
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, cycle, repeat
-from typing import ClassVar, NamedTuple
+from itertools import chain, cycle
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone
 from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned
 from robusteval.attacks.search import (
     AIMED,
@@ -53,26 +54,14 @@ from robusteval.attacks.search import (
     PULLED_TO,
     Objective,
     Search,
-    Step,
     cosine,
-    nearest_of_several,
-    ranked,
-    ranked_prototypes,
     shrinking,
 )
 from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
-from robusteval.attacks.tuning import TUNING, Tuning
+from robusteval.attacks.tuning import TUNING, Round, Tuning
 from robusteval.types import Norm, ThreatModel
-
-
-class Round(NamedTuple):
-    """Over the wrong classes: which share of survivors takes how many steps to each, and how."""
-
-    share: float
-    steps: int
-    momentum: float
 
 
 class Cascade:
@@ -119,13 +108,8 @@ class Cascade:
             return self._run()
 
     def _run(self) -> AttackResult:
-        images = self.search.images
-        steps = max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
         self._look()
-        correct = self.search.alive()
-        self.stage("margin", lambda rows: self.ascend(rows, images[rows], MARGIN, steps))
-        if len(self.tuning.balls) > 1 and self.budget >= self._margin_cost and not self.reason:
-            self.reason = outdone(self.search, correct[: self.tuning.compared], self.tuning)
+        self.stage("margin", self.climb)
         if self.threat.norm == "Linf":
             self.stage("flip", self.flip)
         self.stage("aim", self.aim)
@@ -156,43 +140,84 @@ class Cascade:
     @property
     def _margin_cost(self) -> int:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
-        return _steps_cost(1, self.tuning.margin_steps)
+        inside = self.tuning.inside_steps if self._leaves_the_ball else 0
+        return _steps_cost(1, inside + self.tuning.margin_steps)
+
+    @property
+    def _margin_steps(self) -> int:
+        """The steps of the first stage, as far as the budget goes."""
+        return max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
+
+    @property
+    def _leaves_the_ball(self) -> bool:
+        """Whether ascents pass through larger balls."""
+        return len(self.tuning.balls) > 1
 
     def spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
+
+    def climb(self, rows: Tensor) -> None:
+        """On the margin from the clean images; in L2 inside the ball, then through larger ones.
+
+        Either breaks what the other doesn't.
+        """
+        images, steps, momentum = self.search.images, self._margin_steps, self.tuning.momentum
+        share = self.tuning.inside_steps / (self.tuning.inside_steps + self.tuning.margin_steps)
+        inside = int(share * steps) if self._leaves_the_ball else 0
+        self.ascend(rows, images[rows], MARGIN, Round(1.0, inside, momentum, inside=True))
+        left = self.search.alive(rows)
+        self.ascend(left, images[left], MARGIN, steps - inside)
+        if inside and self.budget >= self._margin_cost and not self.reason:
+            only_larger = len(left) - len(self.search.alive(left))
+            self.reason = outdone(only_larger, self.correct, self.tuning)
 
     def ascend(
         self,
         rows: Tensor,
         start: Tensor,
         objective: Objective,
-        steps: int,
+        turn: Round | int,
         targets: Tensor | None = None,
-        momentum: float | None = None,
     ) -> None:
-        momentum = self.tuning.momenta[0] if momentum is None else momentum
-        self.search.ascend(rows, start, objective, self.schedule(steps), momentum, targets)
+        """Through the norm's balls one after the other, or as ``turn`` says, if it isn't just the
+        number of steps."""
+        if isinstance(turn, int):
+            turn = Round(1.0, turn, self.tuning.momentum)
+        schedule = shrinking(self.threat.radius, turn.steps, self.tuning.balls)
+        if turn.inside:
+            schedule = cosine(self.threat.radius, turn.steps, turn.unsigned)
+        if len(rows) and turn.steps:
+            self.search.ascend(rows, start, objective, schedule, turn.momentum, targets)
 
     @property
     def has_distances(self) -> bool:
         """Whether whatever gives gradients has the model's prototypes."""
         return self.leader is None or self.leader.layers == self.model.layers
 
-    def schedule(self, steps: int) -> list[Step]:
-        """Through the norm's balls, one after the other."""
-        return shrinking(self.threat.radius, steps, self.tuning.balls)
-
     def aim(self, rows: Tensor) -> None:
-        """Towards one wrong class after another, while the budget lasts and some break."""
-        tried = self.ranked(rows)
+        """Towards one wrong class after another, while the budget lasts and some break.
+
+        What begins at clean images is tried in any case, since it is tried only once.
+        """
+        aims = self.ranked(rows)
         self.vain = 0
-        patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
-        for turn in self.rounds():
-            for place in [*range(tried.shape[1]), None]:
-                targets = None if place is None else tried[:, place]
-                if not self.drive(targets, turn) or self.vain >= patience * self.budget:
+        for number, turn in enumerate(self.rounds()):
+            if self._tired(number) and number >= len(self.tuning.rounds):
+                return
+            if self._tired(number) and not turn.clean:
+                continue
+            for targets in in_turn(aims, turn.aims):
+                if not self.drive(targets, turn):
                     return
+                if self._tired(number) and not turn.clean:
+                    break
+
+    def _tired(self, number: int) -> bool:
+        """Whether enough was in vain; what begins at clean images in later rounds is left some."""
+        patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
+        later = [turn.aims or 0 for turn in self.tuning.rounds[number + 1 :] if turn.clean]
+        return self.vain >= patience * self.budget - self.tuning.fewest * sum(later)
 
     def drive(self, targets: Tensor | None, turn: Round) -> bool:
         """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
@@ -210,42 +235,25 @@ class Cascade:
             untried[near] = False
             objective = MARGIN if targets is None else self.aimed
             chosen = None if targets is None else targets[near]
-            start = self.anywhere(near)
-            self.ascend(near, start, objective, turn.steps, chosen, turn.momentum)
+            start = self.search.images[near] if turn.clean else self.anywhere(near)
+            self.ascend(near, start, objective, turn, chosen)
             if len(self.search.alive(near)) == len(near):
                 self.vain += max(len(near), self.tuning.fewest)
                 return True
             self.vain = 0
 
     def ranked(self, rows: Tensor) -> Tensor:
-        """Of all samples (B, places) the wrong classes to try, where they are among ``rows``.
-
-        The one with the largest logit comes last: the margin was about it.  Where the nearest of
-        several prototypes decides, it is those.
-        """
-        points = self.search.best[rows]
-        if nearest_of_several(self.model) and self.has_distances:
-            self.aimed, order = PULLED_TO, ranked_prototypes(self.search, rows, points)
-            first = order[:, :1]
-        else:
-            logits = self.search.logits(rows, points)
-            order = ranked(self.search, rows, logits)
-            own = self.search.labels[rows][:, None]
-            first = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-        places = min(order.shape[1], self.tuning.most_aims)
-        others = order[order != first].view(len(rows), -1)[:, : places - 1]
-        tried = order.new_zeros((len(self.search.images), places))
-        tried[rows] = torch.cat([others, first], 1)
-        return tried
+        """Of all samples (B, places) what to aim at, where they are among ``rows``."""
+        known = nearest_of_several(self.model) and self.has_distances
+        self.aimed = PULLED_TO if known else AIMED
+        some = tried(self.search, rows, self.tuning.most_aims, prototypes=known)
+        of_all = some.new_zeros((len(self.search.images), some.shape[1]))
+        of_all[rows] = some
+        return of_all
 
     def rounds(self) -> Iterator[Round]:
-        """Without end.
-
-        With momentum and without, steps break different samples in L2; in L∞ it only costs some.
-        """
-        rounds = chain(self.tuning.rounds, repeat((1.0, self.tuning.last_steps)))
-        momenta = cycle(self.tuning.momenta)
-        return (Round(*one, momentum) for one, momentum in zip(rounds, momenta, strict=False))
+        """Without end."""
+        return chain(self.tuning.rounds, cycle(self.tuning.last))
 
     def flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""
@@ -290,10 +298,12 @@ class Cascade:
         what leads in their place."""
         if len(rows) == 0:
             return
-        coarse = cosine(self.threat.radius, self.tuning.fine_steps)
-        schedule = [replace(step, size=self.tuning.fine_size * step.size) for step in coarse]
-        with self.model.led_by(self.leader):
-            self.search.ascend(rows, self.search.best[rows], MARGIN, schedule)
+        for unsigned, size in self.tuning.fine_sizes:
+            coarse = cosine(self.threat.radius, self.tuning.fine_steps, unsigned)
+            schedule = [replace(step, size=size * step.size) for step in coarse]
+            left = self.search.alive(rows)
+            with self.model.led_by(self.leader):
+                self.search.ascend(left, self.search.best[left], MARGIN, schedule)
 
     def _fine_count(self, rows: Tensor) -> int:
         """How many of the survivors are polished."""
@@ -323,13 +333,14 @@ class Cascade:
         return rows[order[:wanted]].sort().values
 
     def anywhere(self, rows: Tensor) -> Tensor:
-        """Random starts in the ball; in L∞ striped ones, half of whose pixels are the best image's.
+        """Random starts, in L2 in a larger ball; in L∞ striped ones in the ball, half of whose
+        pixels are the best image's.
 
         Stripes break more than uniform noise, and more still where they begin halfway to the best.
         """
         images = self.search.images[rows]
         if self.threat.norm == "L2":
-            return random_start(images, self.threat, self.generator)
+            return random_start(images, self.threat, self.generator, self.tuning.far)
         start = striped_start(images, self.threat, self.generator)
         known = torch.rand(images[:, :1].shape, generator=self.generator) < 0.5
         return torch.where(known.to(images.device), self.search.best[rows], start)

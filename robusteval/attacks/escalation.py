@@ -9,16 +9,9 @@ from torch import Tensor
 from robusteval.attacks.leading import leader_of
 from robusteval.attacks.libraries.autoattack import Version, autoattack
 from robusteval.attacks.random_search import flip_squares
+from robusteval.attacks.ranking import ranked_classes, ranked_prototypes
 from robusteval.attacks.results import Warned
-from robusteval.attacks.search import (
-    AIMED,
-    DRAWS,
-    MARGIN,
-    PULLED,
-    PULLED_TO,
-    ranked_classes,
-    ranked_prototypes,
-)
+from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PULLED, PULLED_TO
 from robusteval.attacks.seen_through import through
 from robusteval.attacks.steps import project
 from robusteval.errors import AttackError

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from robusteval.attacks.blindness import reaches_images
 from robusteval.attacks.results import Warned
-from robusteval.attacks.search import MARGIN, Search, cosine
+from robusteval.attacks.search import MARGIN, Search
 from robusteval.attacks.steps import random_start
 from robusteval.attacks.tuning import Tuning
 from robusteval.models.acceleration import cosines
@@ -42,20 +42,11 @@ def flat(search: Search) -> Warned | None:
     return Warned("flat", _in_hundredths(share)) if share > 0 else None
 
 
-def outdone(search: Search, rows: Tensor, tuning: Tuning) -> Warned | None:
-    """Why gradients inside the ball look masked, if they do: what larger balls broke of these
-    samples ``rows`` (B,), ascents that never leave the ball should break, too."""
-    broken = rows[search.broken[rows]]
-    if len(broken) <= tuning.outdone * len(rows):
-        return None
-    with search.model.attending(broken):
-        inside = Search(search.model, search.images[broken], search.labels[broken], search.threat)
-        schedule = cosine(search.threat.radius, tuning.inside_steps)
-        inside.ascend(inside.alive(), inside.images, MARGIN, schedule, tuning.momenta[0])
-    missed = len(inside.alive()) / len(rows)
-    if missed <= tuning.outdone:
-        return None
-    return Warned("outdone", _in_hundredths(missed))
+def outdone(only_larger: int, correct: int, tuning: Tuning) -> Warned | None:
+    """Why gradients inside the ball look masked, if they do: so many of the correct samples broke
+    by ascents through larger balls, after those that never leave it had failed."""
+    missed = only_larger / correct
+    return Warned("outdone", _in_hundredths(missed)) if missed > tuning.outdone else None
 
 
 def _in_hundredths(measured: float) -> float:

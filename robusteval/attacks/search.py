@@ -21,18 +21,20 @@ from robusteval.attacks.steps import (
     free_gradient,
     input_gradient,
     kicked,
+    norms,
     project_fully,
 )
 from robusteval.hardware import exact_float32
 from robusteval.models.acceleration import static_batch
-from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
-# By this share of the largest logit a rough form's margins may be off: bfloat16 has eight bits.
+# By this share of the logits' spread a rough form's margins may be off: bfloat16 has eight bits.
 _ROUGH = 0.02
+_ULPS = 16 * torch.finfo(torch.float32).eps  # what float32 arithmetic may change in any order
+_ROUNDED = 1e-6  # so far float32 arithmetic may carry a point out of the ball
 PROBED = 32  # samples that randomness and masking are looked for on
 DRAWS = 8  # passes that a masked or random model's gradient is averaged over
-_RANDOM = 1e-4  # relative change of logits between two passes
+_RANDOM = 1e-4  # change of logits between two passes, as a share of their spread
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class Step:
-    """How far to go, and the radius of the ball around the clean image to be put in after it."""
+    """How far to go, and the radius of the ball around the clean image to be put in after it.
+
+    ``unsigned``: in L∞ along the gradient itself, and not its signs.  At a kink, where two
+    gradients take turns, their signs only swing to and fro, while small steps along both add up to
+    a way on.
+    """
 
     size: float
     radius: float
+    unsigned: bool = False
 
 
 def _aimed(seen: Seen) -> Tensor:
@@ -187,7 +195,8 @@ class Search:
         rows = torch.arange(len(images), device=images.device)
         first, second = (self.logits(rows, images) for _ in range(2))
         self.seen = second
-        changed = (first - second).abs().amax() > _RANDOM * second.abs().amax().clamp_min(1e-12)
+        least = torch.maximum(_RANDOM * spread(second), _ULPS * second.abs().amax(1))
+        changed = ((first - second).abs().amax(1) > least).any()
         if changed:
             self.draws = self.votes = DRAWS
         return bool(changed)
@@ -237,7 +246,7 @@ class Search:
         momentum: float = 0.0,
         targets: Tensor | None = None,
     ) -> None:
-        """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W) in the ball.
+        """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W).
 
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
         last points are judged at the end, and where gradients are rough higher ones, too.
@@ -245,7 +254,7 @@ class Search:
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         still, sure = torch.zeros_like(points), torch.zeros_like(nowhere)
         climb = _Climb(rows, points, still, clean, points, nowhere, sure, targets)
-        inside = True
+        inside = self._all_inside(clean, points)
         for step in schedule:
             slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
             if inside and self.is_exact:
@@ -267,6 +276,11 @@ class Search:
         climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
         if len(climb.rows):
             self.judge(climb.rows, climb.crest)
+
+    def _all_inside(self, clean: Tensor, points: Tensor) -> bool:
+        """Whether the points of an ascent (B, C, H, W) begin in the ball: far ones tell nothing."""
+        lengths = norms(points - clean, self.threat.norm)
+        return bool((lengths <= self.threat.radius + _ROUNDED).all())
 
     def gradients(
         self, rows: Tensor, points: Tensor, objective: Objective, targets: Tensor | None = None
@@ -300,7 +314,7 @@ class Search:
             gradient = input_gradient(losses, moved)
         logits = logits.detach()
         margins = logit_margin(logits, self.labels[rows])
-        return Slopes(margins, _ROUGH * logits.abs().amax(1), losses.detach(), gradient)
+        return Slopes(margins, _ROUGH * spread(logits), losses.detach(), gradient)
 
     def _sloped(self, climb: _Climb, gradients: Tensor, inside: bool) -> _Climb:
         """With gradients to step by: a kick takes the place of a zero one, which is noted."""
@@ -318,19 +332,30 @@ class Search:
         assert gradients is not None, "they were looked at"
         if norm == "L2":  # in L∞ pixels don't share a length: what is cut costs the others nothing
             gradients = free_gradient(gradients, points)
-        direction = ascent_direction(gradients, norm)
+        direction = ascent_direction(gradients, norm, step.unsigned)
         if momentum:
             velocity = torch.add(direction, climb.velocity, alpha=momentum)
             free = free_gradient(velocity, points) if norm == "L2" else velocity
-            climb, direction = replace(climb, velocity=velocity), ascent_direction(free, norm)
+            climb, direction = (
+                replace(climb, velocity=velocity),
+                ascent_direction(free, norm, step.unsigned),
+            )
         moved = torch.add(points, direction, alpha=step.size)
         return replace(climb, points=project_fully(moved, climb.clean, norm, step.radius))
 
 
-def cosine(radius: float, steps: int) -> list[Step]:
+def spread(logits: Tensor) -> Tensor:
+    """From the smallest to the largest of each sample's logits (B, K): (B,).
+
+    A threshold in units of it knows neither their scale nor a constant added to them.
+    """
+    return logits.amax(1) - logits.amin(1)
+
+
+def cosine(radius: float, steps: int, unsigned: bool = False) -> list[Step]:
     """Sizes that fall by a cosine from 2ε to nearly 0, in the ball of that radius."""
     sizes = [radius * (1 + math.cos(math.pi * i / steps)) for i in range(steps)]
-    return [Step(size, radius) for size in sizes]
+    return [Step(size, radius, unsigned) for size in sizes]
 
 
 def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -> list[Step]:
@@ -348,53 +373,3 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
         following = [*factors[1:], 1][place]
         schedule += [*phase[:-1], *(Step(step.size, following * radius) for step in phase[-1:])]
     return schedule
-
-
-def ranked_classes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Wrong classes (B, K − 1) of the samples ``rows``, the one closest at ``points`` first."""
-    return ranked(search, rows, search.logits(rows, points))
-
-
-def ranked(search: Search, rows: Tensor, logits: Tensor) -> Tensor:
-    """The same from logits (B, K): by their gap over the distance between classes in feature space,
-    where that is known."""
-    labels = search.labels[rows]
-    gaps = logits - logits.gather(1, labels[:, None])
-    if (apart := search.model.class_distances()) is not None:
-        gaps = gaps / apart[labels].clamp_min(1e-12)
-    gaps = gaps.scatter(1, labels[:, None], -torch.inf)
-    return gaps.argsort(1, descending=True)[:, :-1]
-
-
-def aims(search: Search, rows: Tensor, points: Tensor) -> tuple[Objective, Tensor]:
-    """What the samples ``rows`` can be driven towards (B, places), the closest at ``points`` first,
-    and by which objective.
-
-    Wrong classes, as a rule.  Where the nearest of several prototypes decides, it is wrong
-    prototypes: on the way to a class ascent follows its nearest one, though another may be closer
-    to being nearer than the own.
-    """
-    if nearest_of_several(search.model):
-        return PULLED_TO, ranked_prototypes(search, rows, points)
-    return AIMED, ranked_classes(search, rows, points)
-
-
-def nearest_of_several(model: Adapter) -> bool:
-    """Whether the nearest prototype decides, and a class has several."""
-    return model.reads_distances and model.prototypes_per_class > 1
-
-
-def ranked_prototypes(search: Search, rows: Tensor, points: Tensor) -> Tensor:
-    """Other classes' prototypes, as places in K·M, the nearest at ``points`` first (B, (K − 1)·M).
-
-    With the nearest own one each makes a pair, which a class of several prototypes has many of.
-    """
-    parts, labels = [], search.labels[rows]
-    with torch.no_grad():
-        for at in torch.arange(len(rows), device=rows.device).split(search.batch_size):
-            with search.model.attending(rows[at]):
-                parts.append([*search.model.logits_and_distances(points[at])[1].values()][-1])
-    squared = torch.cat(parts)
-    own = torch.arange(squared.shape[1], device=labels.device) == labels[:, None]
-    squared = squared.masked_fill(own[:, :, None], torch.inf).flatten(1)
-    return squared.argsort(1)[:, : -parts[0].shape[2]]

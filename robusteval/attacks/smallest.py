@@ -7,6 +7,9 @@ word on a success is the model's own, in its own precision.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import cycle
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +19,9 @@ from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import require_within, whole
+from robusteval.attacks.ranking import aims
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
-from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, aims
+from robusteval.attacks.search import MARGIN, Objective, Search, Slopes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
 from robusteval.types import Norm, ThreatModel, parse_eps
@@ -31,7 +35,33 @@ _FIRST_SIZE, _LAST_SIZE = 1.0, 0.01  # of a step, in units of the ball
 _WIDE_SHARE, _WIDER, _WIDE_SIZE = {"Linf": 0.0, "L2": 0.2}, 6.0, 2.0
 _BEYOND = 1.02  # the first ball, in units of a linear model's distance to the boundary
 _TINY = torch.finfo(torch.float32).tiny
-_AIMS = 4  # classes, or prototypes, that each sample is driven towards by turns
+# Steps of the first ascent, and together of those towards the first wrong classes, or prototypes.
+_MARGIN_STEPS, _AIM_STEPS, _AIMS = 50, 48, 4
+# Then, by turns, those of small ascents from the best images, and towards so many further classes.
+_FINE_STEPS, _FURTHER_STEPS, _FURTHER = 25, 25, 3
+_FINE = 0.1  # the rates and sizes of small ones, as a share of the usual ones
+
+
+class Leg(NamedTuple):
+    """One ascent: its steps, towards which place of the ranked classes, None for any, and how.
+
+    ``fine``: by small steps from the best images, not from the clean ones.
+    """
+
+    steps: int
+    place: int | None = None
+    fine: bool = False
+
+
+def legs(places: int) -> Iterator[Leg]:
+    """Without end, and the same however many steps there are: more of them never find less."""
+    first = min(places, _AIMS)
+    yield Leg(_MARGIN_STEPS)
+    yield from (Leg(_AIM_STEPS // first, place) for place in range(first))
+    further = cycle(range(first, places)) if places > first else cycle(range(places))
+    while True:
+        yield Leg(_FINE_STEPS, fine=True)
+        yield from (Leg(_FURTHER_STEPS, next(further)) for _ in range(_FURTHER))
 
 
 @attack
@@ -90,33 +120,40 @@ class Shrinking:
         self.rows = torch.arange(len(images), device=images.device)
 
     def run(self, steps: int) -> Tensor:
-        """The best images: half of the steps for whatever is closest, then aims by turns."""
+        """The best images: for whatever is closest first, then towards classes by turns."""
         self.search.beware()
-        self.round(MARGIN, steps // 2, None)
         objective, targets = aims(self.search, self.rows, self.images)
-        places = min(targets.shape[1], _AIMS)
-        for place in range(places):
-            self.round(objective, steps // (2 * places), targets[:, place])
+        for leg in legs(targets.shape[1]):
+            if steps <= 0:
+                break
+            if leg.place is None:
+                self.climb(leg, steps, MARGIN, None)
+            else:
+                self.climb(leg, steps, objective, targets[:, leg.place])
+            steps -= leg.steps
         return self.best
 
-    def round(self, objective: Objective, steps: int, targets: Tensor | None) -> None:
-        """One ascent from the clean images."""
-        images = self.images
-        points, velocity = images.clone(), torch.zeros_like(images)
+    def climb(self, leg: Leg, steps: int, objective: Objective, targets: Tensor | None) -> None:
+        """One ascent, or as much of it as so many steps allow."""
+        images, scale = self.images, _FINE if leg.fine else 1.0
+        points, velocity = (self.best if leg.fine else images).clone(), torch.zeros_like(images)
         radius = first = torch.zeros_like(self.known)
-        wide = int(_WIDE_SHARE[self.norm] * steps)
-        for step in range(steps):
+        if leg.fine:
+            radius = torch.where(self.known.isinf(), radius, self.known)
+        wide = 0 if leg.fine else int(_WIDE_SHARE[self.norm] * leg.steps)
+        for step in range(min(leg.steps, steps)):
             slopes = self.search.gradients(self.rows, points, objective, targets)
             doubts = 0 if self.search.is_exact else slopes.doubts
             broken = self._note(points, slopes.margins + doubts > 0)
             if step == 0:
                 first = self._linear(points, slopes)
             if step < wide:
-                size = _falling(step, wide, _WIDE_SIZE, 0)
+                size = _falling(step / wide, _WIDE_SIZE, 0)
                 radius = self._widened(first, step / wide)
             else:
-                size = _falling(step - wide, steps - wide, _FIRST_SIZE, _LAST_SIZE)
-                rate = _falling(step - wide, steps - wide, _FIRST_RATE, _LAST_RATE)
+                passed = (step - wide) / (leg.steps - wide)
+                size = scale * _falling(passed, _FIRST_SIZE, _LAST_SIZE)
+                rate = scale * _falling(passed, _FIRST_RATE, _LAST_RATE)
                 radius = self._resized(radius, points, slopes, broken, rate)
             free = free_gradient(slopes.gradients, points)
             velocity = _MOMENTUM * velocity + ascent_direction(free, self.norm)
@@ -161,9 +198,9 @@ class Shrinking:
         return norms(points - self.images, self.norm) - slopes.losses / dual.clamp_min(_TINY)
 
 
-def _falling(step: int, steps: int, first: float, last: float) -> float:
-    """From first to last by a cosine."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _falling(passed: float, first: float, last: float) -> float:
+    """From first to last by a cosine, where that share of the way has passed."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
 def _as_images(values: Tensor, images: Tensor) -> Tensor:
@@ -184,6 +221,6 @@ ATTACKS = (
         passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=1,
+        version=2,
     ),
 )

@@ -1,5 +1,7 @@
 """Projections, starts and step directions in L∞ and L2.  Pure functions of image batches."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -113,9 +115,13 @@ def corners(
     return project(clean + threat.radius * signs.to(clean), clean, threat)
 
 
-def ascent_direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """The unit-norm direction that raises a linear function most: sign, or normalised."""
-    if norm == "Linf":
+def ascent_direction(gradient: Tensor, norm: Norm, unsigned: bool = False) -> Tensor:
+    """The unit-norm direction that raises a linear function most: sign, or normalised.
+
+    ``unsigned``, in L∞: the gradient itself, its root mean square 1, as signs have.
+    """
+    if norm == "Linf" and not unsigned:
         return gradient.sign()
-    length = norms(gradient, "L2").clamp_min(1e-30)
-    return gradient / length.view(-1, *[1] * (gradient.dim() - 1))
+    length = norms(gradient, "L2").clamp_min(1e-30).view(-1, *[1] * (gradient.dim() - 1))
+    unit = gradient / length
+    return unit if norm == "L2" else math.sqrt(gradient[0].numel()) * unit

@@ -8,8 +8,9 @@ from robusteval.attacks.counting import as_adapter, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import COUNT, Range, require_within
+from robusteval.attacks.ranking import ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
-from robusteval.attacks.search import AIMED, MARGIN, Search, cosine, ranked_classes
+from robusteval.attacks.search import AIMED, MARGIN, Search, cosine
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError, kind_of, reason

@@ -1,25 +1,47 @@
 """What ``adaptive`` is tuned by, in each norm (``benchmarks/ablation.py`` tries its parts)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from robusteval.types import Norm
+
+
+class Round(NamedTuple):
+    """Over the wrong classes: which share of survivors, the nearest to breaking, takes how many
+    steps to each, and how.
+
+    ``inside``: whether these never leave the threat's own ball, where others do; ``clean``: whether
+    they begin at clean images, and not at random; ``unsigned``: see ``search.Step``; ``aims``: of
+    how many of the nearest classes, if not of all and of any.
+    """
+
+    share: float
+    steps: int
+    momentum: float = 0.0
+    inside: bool = False
+    clean: bool = False
+    unsigned: bool = False
+    aims: int | None = None
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Steps, shares and limits of the stages; ``cascade`` says what each stage does."""
 
-    # Steps of the first stage, on the margin.
+    # Steps of the first stage, on the margin, through the norm's balls.
     margin_steps: int
-    # Of the rounds over the wrong classes: the share of survivors, the nearest to breaking, and the
-    # steps towards each class.
-    rounds: tuple[tuple[float, int], ...]
-    # Of the rounds by turns; the first is the margin's, too.
-    momenta: tuple[float, ...]
+    # The first rounds over the wrong classes.
+    rounds: tuple[Round, ...]
+    # All further ones, by turns.
+    last: tuple[Round, ...]
     # Balls of the ascents, in units of ε; the last is the threat's own.
     balls: tuple[float, ...]
-    # Steps of all further rounds, which go to all survivors.
-    last_steps: int = 60
+    # Before them, where there are larger balls, so many that never leave the threat's own.
+    inside_steps: int = 20
+    # How far from the clean image random starts of L2 lie at most, in units of ε.
+    far: float = 1.0
+    # Momentum of the first stage.
+    momentum: float = 0.0
     # Ascents in vain, for each pass of a sample's budget, after which none follow.
     patience: float = 1.25
     # The same towards the one wrong class of two: ascents differ by their starts only.
@@ -32,9 +54,9 @@ class Tuning:
     fine_share: float = 0.1
     # and at least so many.
     fewest_fine: int = 8
-    # The sizes of polish's steps, as a share of the usual ones.
-    fine_size: float = 0.1
-    # Its steps.
+    # The sizes of polish's steps, as a share of the usual ones; in L∞ by signs, then by none.
+    fine_sizes: tuple[tuple[bool, float], ...] = ((False, 0.1),)
+    # Its steps by each.
     fine_steps: int = 20
     # Random search's proposals in a round,
     flips: int = 40
@@ -70,14 +92,10 @@ class Tuning:
     shared: int = 10
     # Of samples without any gradient, the share above which it counts as masked.
     dead_share: float = 0.1
-    # Samples on which ascents inside ε are compared with those through larger balls.
-    compared: int = 64
     # The share that only larger balls break, above which gradients inside ε count as masked.  On
     # validation images the zoo's models have up to 0.18, and 0.49 to 0.67 those of MNIST that were
     # trained adversarially (in L∞); of groups of 32, one has 0.34 where all have 0.18.
     outdone: float = 0.3
-    # Steps of the ascents inside.
-    inside_steps: int = 20
     # Cosine of gradients a tenth of ε apart, below which they turn; the zoo's have 0.84 to 1.00.
     turned: float = 0.6
     # The share of ε by which noise moves points before a gradient that turns is taken.
@@ -95,14 +113,32 @@ class Tuning:
 TUNING: dict[Norm, Tuning] = {
     "Linf": Tuning(
         margin_steps=20,
-        rounds=((0.3, 15), (0.15, 30), (0.15, 30)),
-        momenta=(0.0,),
+        rounds=(
+            Round(0.3, 15),
+            Round(0.15, 20, momentum=0.75, inside=True, clean=True, unsigned=True, aims=2),
+            Round(0.15, 30),
+        ),
+        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, unsigned=True)),
         balls=(1,),
+        fine_sizes=((False, 0.1), (True, 0.25)),
     ),
+    # Ascents without momentum break others than with it, through larger balls others than inside,
+    # and from clean images others than from random starts.
     "L2": Tuning(
         margin_steps=45,
-        rounds=((0.3, 24), (0.15, 24), (0.15, 24)),
-        momenta=(0.75, 0.0),
+        rounds=(
+            Round(0.3, 20, clean=True),
+            Round(0.15, 24, momentum=0.75, inside=True, clean=True),
+            Round(0.15, 24, momentum=0.75),
+        ),
+        last=(
+            Round(1.0, 60, inside=True),
+            Round(1.0, 60),
+            Round(1.0, 60, momentum=0.75, inside=True),
+            Round(1.0, 60, momentum=0.75),
+        ),
         balls=(6, 2, 1),
+        far=3.0,
+        momentum=0.75,
     ),
 }

@@ -36,6 +36,8 @@ FEWER: dict[str, Any] = {
     **{"num_steps": 12, "n_iter": 8, "nb_iter": 4, "nb_sample": 8, "iter": 8, "search_iter": 4},
     **{"df_steps": 6, "num_iter_set": 5, "passes_per_sample": 150, "batch_max": 16},
 }
+# More where so few would show nothing of an attack's parts.
+MORE: dict[str, dict[str, Any]] = {"robusteval.smallest": {"steps": 60}}
 Outcome = list[list[float]]  # of each sample: its perturbation's norm, and its margin
 
 
@@ -108,6 +110,7 @@ def _outcomes(attack: Attack) -> Iterator[tuple[str, Outcome]]:
         images = spread_images().to(torch.float64 if ours else torch.float32)
         labels = model(images).argmax(1)
         given = {k: v for k, v in FEWER.items() if k in attack.parameters}
+        given |= MORE.get(attack.key, {})
         if "source" in attack.parameters:
             given["source"] = models()["network" if name == "linear" else "linear"]
         costs = attack.expected_passes(given, CLASSES)[0]

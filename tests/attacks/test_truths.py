@@ -1,0 +1,103 @@
+"""``adaptive`` and ``smallest`` against exact truths, the range of pixels included."""
+
+from functools import cache
+from itertools import pairwise, product
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.exact import broken_behind_quantiser, prototype_radii, quantised
+from benchmarks.truths import Known, Result, known, left_by_adaptive, table
+from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.smallest import smallest
+from robusteval.attacks.steps import norms
+from robusteval.types import Norm
+from tests.helpers.known import Function, margins, threat_of
+
+PLAIN, SHOWN = "four prototypes a class, as a plain module", "four prototypes a class, shown"
+
+
+@cache
+def right(kind: str) -> Known:
+    """All test images that a model gets right."""
+    return known(kind, 360, None)
+
+
+def nearest_to(eps: float, count: int) -> tuple[Known, Tensor]:
+    """So many of these, whose exact radii (B,) in L2 are nearest to ε."""
+    one = right(PLAIN)
+    radii = prototype_radii(one.model.prototypes, one.images, one.labels, "L2")  # type: ignore[arg-type]
+    rows = (radii - eps).abs().argsort()[:count]
+    return Known(one.model, one.images[rows], one.labels[rows], one.robust), radii[rows]
+
+
+@pytest.mark.parametrize("kind", [PLAIN, SHOWN])
+def test_in_l2_nothing_breakable_is_left(kind: str) -> None:
+    """Some break only by ascents inside the ball from the clean image."""
+    one = right(kind)
+    robust = one.robust(one.images, one.labels, "L2", 0.9)
+    assert int(robust.sum()) == left_by_adaptive(one, threat_of("L2", 0.9)) == 81
+
+
+def test_more_steps_of_smallest_never_find_larger_norms() -> None:
+    """Nor smaller ones than there are."""
+    plain, radii = nearest_to(0.9, 32)
+    found = []
+    for steps in (60, 100, 130, 200):
+        images = smallest(plain.model, plain.images, plain.labels, threat_of("L2", 1), steps=steps)
+        found.append(norms(images.double() - plain.images.double(), "L2"))
+    assert all((more <= fewer).all() for fewer, more in pairwise(found))
+    assert (found[1] / radii).max() < 1.1
+    assert (found[-1] / radii).max() < 1.08
+    assert (found[-1] / radii).min() > 1 - 1e-3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_scale_of_logits_or_a_constant_changes_nothing(norm: Norm) -> None:
+    """By a sample at most: float32 rounds otherwise."""
+    plain, _ = nearest_to(0.9, 32)
+    threat, left = threat_of(norm, 0.9 if norm == "L2" else 0.17), []
+    for scale, constant in ((1.0, 0.0), (1e-3, 0.0), (1e3, 0.0), (1.0, 100.0)):
+        model = Function(lambda x, a=scale, b=constant: a * plain.model(x) + b)
+        found = adaptive(model, plain.images, plain.labels, threat, passes_per_sample=120)
+        left.append(int((margins(model, found, plain.labels) <= 0).sum()))
+    assert max(left) - min(left) <= 1
+    assert 0 < min(left) < 32
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.15), ("Linf", 0.3), ("L2", 0.4)])
+@pytest.mark.parametrize("levels", [2, 4])
+def test_the_truth_behind_a_quantiser_is_what_trying_all_finds(
+    norm: Norm, eps: float, levels: int
+) -> None:
+    """Four pixels, each as it is or barely in another level."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 17, (30, 1, 2, 2), generator=generator) / 16
+    means = torch.rand((3, 4), generator=generator)
+
+    def classes(pixels: Tensor) -> Tensor:
+        seen = quantised(pixels.flatten(1), levels)
+        return (seen[:, None] - means.to(seen)).square().sum(2).argmin(1)
+
+    labels, broken = classes(images), []
+    for image, label in zip(images.double().flatten(1), labels, strict=True):
+        edges = [(k / levels, (k + 1) / levels - 1e-9) for k in range(levels)]
+        tried = torch.tensor(
+            [*product(*[[min(max(x, a), b) for a, b in edges] for x in image.tolist()])],
+            dtype=torch.float64,
+        )
+        near = norms(tried - image, norm) <= eps
+        broken.append(bool((classes(tried[near]) != label).any()))
+    found = broken_behind_quantiser(means, images, labels, norm, eps, levels)
+    assert found.tolist() == broken
+    assert any(broken)
+    assert levels == 4 or not all(broken)
+
+
+def test_the_table_shows_what_is_above_the_truth() -> None:
+    results = [
+        Result("linear", "Linf", "0.1", 9, 8, 5, attack, left, 3)
+        for attack, left in (("adaptive", 5), ("smallest", 6))
+    ]
+    assert [*table(results)][-1] == "| linear | L∞ | 0.1 | 8 | 5 | 5 | **6** |"
