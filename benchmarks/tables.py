@@ -23,6 +23,7 @@ from benchmarks import (
     reference,
     resnet18,
     stored,
+    truths,
     workers,
 )
 
@@ -96,6 +97,17 @@ def engines() -> Iterator[str]:
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
 
 
+def known_truths() -> Iterator[str]:
+    """Exact truths beside what ``adaptive`` and ``smallest`` leave."""
+    results = stored.read(RESULTS / "truths.csv", truths.Result)
+    if not results:
+        yield "Not yet run."
+        return
+    yield from truths.table(results)
+    yield ""
+    yield f"By {truths.told_versions(results)}."
+
+
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
@@ -120,6 +132,7 @@ TABLES = {
         "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/lab/benchmarks.md": {"truths": known_truths},
     "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},
 }

@@ -210,6 +210,12 @@ def table(results: list[Result]) -> Iterator[str]:
         yield f"| {kind} | {told} | {eps} | {one.correct} | {one.truth} | {' | '.join(cells)} |"
 
 
+def told_versions(results: list[Result]) -> str:
+    """Which versions of the attacks it was."""
+    seen = sorted({(result.attack, result.version) for result in results})
+    return ", ".join(f"version {version} of `{attack}`" for attack, version in seen)
+
+
 def _cell(result: Result | None) -> str:
     if result is None:
         return "–"

@@ -6,14 +6,16 @@ Steps are signs or unit vectors, so that no factor by which a sample's loss migh
 between its largest logits, say) changes one.
 
 1. ``margin``: steps on the logit margin, from the clean image, their sizes falling by a cosine
-   from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2, here
-   and in ``aim``, through balls that shrink from 6ε (see ``search.shrinking``; the idea
-   is that of Constraint Relaxation, AAAI 2025), and with momentum, there by turns with none.
+   from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2 inside
+   the ball first, then, with what is left, through balls that shrink from 6ε (see
+   ``search.shrinking``; the idea is that of Constraint Relaxation, AAAI 2025).
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.
-3. ``aim``: steps towards one wrong class at a time, and away from the right one, from random
-   starts, for the nearest; classes are ranked by the margin left at their best image.
+3. ``aim``: steps towards one wrong class at a time, and away from the right one, for the nearest;
+   classes are ranked by the margin left at their best image.  By turns (``tuning.Round``): in L2
+   through larger balls and inside, with momentum and without, from clean images and from random
+   starts; in L∞ by signs from random starts, and along gradients themselves from clean images.
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
 5. ``square``: a few gradient-free queries.  What they break and gradients did not says that

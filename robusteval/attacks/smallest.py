@@ -82,20 +82,21 @@ def smallest(
     - ``steps``: 2 or more; a hundred are of use.
 
     It makes at most ``steps`` forward and backward passes, and as many forward passes again, by
-    which the model itself checks each success.  Eight more look for randomness, rank classes and
-    look at the last points.  A model whose outputs change is judged by mean logits along mean
-    gradients, of eight passes each, and a success by up to 264.  Only its draws depend on
-    ``seed``.
+    which the model itself checks each success. Eight more, and one for each 20 steps, look for
+    randomness, rank classes and look at the last points of each ascent. A model whose outputs
+    change is judged by mean logits along mean gradients, of eight passes each, and a success by up
+    to 264. Only its draws depend on ``seed``.
 
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
     gradient reaches the images, and in inference mode.
 
-    The radius goes as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827).  It becomes
-    (1 − γ) times as large while the sample is broken and (1 + γ) times while it isn't, and γ falls
-    by a cosine.  Until a sample is broken, the radius is as far as a linear model would need.  In
-    L2 a fifth of the steps come first, through balls that shrink from six times the smallest norm
-    known.  That ascents through larger balls find more is the idea of Constraint Relaxation (AAAI
-    2025; see ``cr``).
+    The radius goes as ε in Algorithm 1 of FMN (Pintor et al. 2021, arXiv:2102.12827). It becomes (1
+    − γ) times as large while the sample is broken and (1 + γ) times while it isn't, and γ falls by
+    a cosine. Until a sample is broken, the radius is as far as a linear model would need. In L2 a
+    fifth of an ascent's steps come first, through balls that shrink from six times the smallest
+    norm known. Ascents follow each other in an order that knows nothing of ``steps`` (see
+    ``legs``), so that more steps never find larger norms. That ascents through larger balls find
+    more is the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
     """
     require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:
@@ -218,7 +219,10 @@ ATTACKS = (
         gradients="uses",
         by_sample=False,
         # Each success is looked at once more.
-        passes=lambda given, classes: (2 * given["steps"] + 8, given["steps"]),
+        passes=lambda given, classes: (
+            2 * given["steps"] + given["steps"] // 20 + 8,
+            given["steps"],
+        ),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
         version=2,
