@@ -15,16 +15,16 @@ Holds where no copy is left with more than one sample above the truth.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import stored
 from benchmarks.attacks import VERSION, weights_of
+from benchmarks.masks import SQUASHES, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.results import AttackResult
@@ -34,20 +34,8 @@ from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.types import Norm, ThreatModel, parse_eps
 
-Function = Callable[[Tensor], Tensor]
-LEVELS = 8  # of rounded images
+LEVELS = 9  # of rounded images
 LAST = frozenset({"more search", "AutoAttack"})
-
-
-class Copy(nn.Module):
-    """A function of images around modules."""
-
-    def __init__(self, function: Function, *inside: nn.Module) -> None:
-        super().__init__()
-        self.function, self.inside = function, nn.ModuleList(inside)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.function(images)
 
 
 @dataclass(frozen=True)
@@ -58,56 +46,6 @@ class Mask:
     guide: nn.Module
 
 
-def detached(model: nn.Module, gap: float) -> Copy:
-    """Without a gradient where the two largest logits are closer than ``gap``."""
-
-    def logits(images: Tensor) -> Tensor:
-        found = model(images)
-        first, second = found.topk(2, dim=1).values.T
-        return torch.where((first - second < gap)[:, None], found.detach(), found)
-
-    return Copy(logits, model)
-
-
-def squashed(model: nn.Module, squash: Function) -> Copy:
-    """With its logits squashed."""
-    return Copy(lambda images: squash(model(images)), model)
-
-
-def rounded(model: nn.Module, straight: bool) -> Copy:
-    """On images of so many levels, by rounding, with or without its gradient passed on."""
-
-    def logits(images: Tensor) -> Tensor:
-        levels = (LEVELS * images).round() / LEVELS
-        found: Tensor = model(levels.detach() + images - images.detach() if straight else levels)
-        return found
-
-    return Copy(logits, model)
-
-
-def vote(members: list[nn.Module]) -> Copy:
-    """How many members name each class."""
-
-    def votes(images: Tensor) -> Tensor:
-        named = [member(images) for member in members]
-        return sum(F.one_hot(one.argmax(1), one.shape[1]).float() for one in named)  # type: ignore[return-value]
-
-    return Copy(votes, *members)
-
-
-def mean(members: list[nn.Module]) -> Copy:
-    """The mean of what members return."""
-    return Copy(lambda images: torch.stack([m(images) for m in members]).mean(0), *members)
-
-
-SQUASHES: dict[str, Function] = {
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "softmax": lambda logits: logits.softmax(1),
-    "softmax of 1,000 times the logits": lambda logits: (1000 * logits).softmax(1),
-    "arctan": torch.atan,
-    "softsign": F.softsign,
-}
 GAPS = (0.3, 0.8, 1, 2)
 
 
@@ -118,7 +56,9 @@ def masks(model: nn.Module, others: list[nn.Module]) -> dict[str, Mask]:
         "none": Mask(model, model),
         **{f"detached below {gap}": Mask(detached(model, gap), model) for gap in GAPS},
         **{name: Mask(squashed(model, squash), model) for name, squash in SQUASHES.items()},
-        f"rounded to {LEVELS} levels": Mask(rounded(model, False), rounded(model, True)),
+        f"rounded to {LEVELS} levels": Mask(
+            rounded(model, LEVELS), rounded(model, LEVELS, straight=True)
+        ),
         "vote of three models": Mask(vote(members), mean(members)),
     }
 

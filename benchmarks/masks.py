@@ -1,4 +1,4 @@
-"""Models of the zoo behind layers that hide their gradients and change no class.
+"""Layers that hide a model's gradients and change no class, and models of the zoo behind them.
 
 A name such as ``ce_at_digits+detached_1`` means the entry's model behind the mask.  Its argmax is
 the entry's own wherever float32 keeps logits apart, so that it cannot be more robust; only
@@ -6,8 +6,10 @@ the entry's own wherever float32 keeps logits apart, so that it cannot be more r
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robusteval.models.adapter import Adapter
@@ -15,45 +17,77 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 
+Function = Callable[[Tensor], Tensor]
 
-class _Masked(nn.Module):
-    def __init__(self, model: nn.Module, mask: Callable[[nn.Module, Tensor], Tensor]) -> None:
+
+class Copy(nn.Module):
+    """A function of images around modules."""
+
+    def __init__(self, function: Function, *inside: nn.Module) -> None:
         super().__init__()
-        self.model, self.mask = model, mask
+        self.function, self.inside = function, nn.ModuleList(inside)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.mask(self.model, images)
+        return self.function(images)
 
 
-def _detached(least: float) -> Callable[[nn.Module, Tensor], Tensor]:
-    """No gradient where the two largest logits are nearer than ``least``."""
+def detached(model: nn.Module, gap: float) -> Copy:
+    """Without a gradient where the two largest logits are closer than ``gap``."""
 
-    def mask(model: nn.Module, images: Tensor) -> Tensor:
-        logits: Tensor = model(images)
-        top = logits.detach().topk(2, 1).values
-        near = (top[:, 0] - top[:, 1] < least)[:, None]
-        return torch.where(near, logits.detach(), logits)
+    def logits(images: Tensor) -> Tensor:
+        found = model(images)
+        first, second = found.topk(2, dim=1).values.T
+        return torch.where((first - second < gap)[:, None], found.detach(), found)
 
-    return mask
-
-
-def _squashed(function: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
-    return lambda model, images: function(model(images))
+    return Copy(logits, model)
 
 
-def _rounded(model: nn.Module, images: Tensor) -> Tensor:
-    """Pixels of 16 levels, whose slope is zero everywhere."""
-    logits: Tensor = model((15 * images).round() / 15)
-    return logits
+def squashed(model: nn.Module, squash: Function) -> Copy:
+    """With its logits squashed."""
+    return Copy(lambda images: squash(model(images)), model)
 
 
-MASKS = {
-    "detached_0.3": _detached(0.3),
-    "detached_1": _detached(1.0),
-    "detached_2": _detached(2.0),
-    "sigmoid": _squashed(torch.sigmoid),
-    "tanh": _squashed(torch.tanh),
-    "rounded": _rounded,
+def rounded(model: nn.Module, levels: int, straight: bool = False) -> Copy:
+    """On pixels of so many levels, by rounding, with or without its gradient passed on."""
+
+    def logits(images: Tensor) -> Tensor:
+        near = ((levels - 1) * images).round() / (levels - 1)
+        found: Tensor = model(near.detach() + images - images.detach() if straight else near)
+        return found
+
+    return Copy(logits, model)
+
+
+def vote(members: list[nn.Module]) -> Copy:
+    """How many members name each class."""
+
+    def votes(images: Tensor) -> Tensor:
+        named = [member(images) for member in members]
+        return sum(F.one_hot(one.argmax(1), one.shape[1]).float() for one in named)  # type: ignore[return-value]
+
+    return Copy(votes, *members)
+
+
+def mean(members: list[nn.Module]) -> Copy:
+    """The mean of what members return."""
+    return Copy(lambda images: torch.stack([m(images) for m in members]).mean(0), *members)
+
+
+SQUASHES: dict[str, Function] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softmax": lambda logits: logits.softmax(1),
+    "softmax of 1,000 times the logits": lambda logits: (1000 * logits).softmax(1),
+    "arctan": torch.atan,
+    "softsign": F.softsign,
+}
+MASKS: dict[str, Callable[[nn.Module], Copy]] = {
+    "detached_0.3": partial(detached, gap=0.3),
+    "detached_1": partial(detached, gap=1.0),
+    "detached_2": partial(detached, gap=2.0),
+    "sigmoid": partial(squashed, squash=torch.sigmoid),
+    "tanh": partial(squashed, squash=torch.tanh),
+    "rounded": partial(rounded, levels=16),
 }
 
 
@@ -66,4 +100,4 @@ def loaded(name: str, device: str = "cpu") -> Adapter:
     """The model of a name, masked or not."""
     model = load_model(of_entry(name), device)
     _, masked, mask = name.partition("+")
-    return Adapter(_Masked(model, MASKS[mask]).eval(), model.classes) if masked else model
+    return Adapter(MASKS[mask](model).eval(), model.classes) if masked else model

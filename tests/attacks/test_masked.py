@@ -9,18 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.masked import (
-    EVERY,
-    GAPS,
-    SQUASHES,
-    detached,
-    masks,
-    mean,
-    measure,
-    rounded,
-    squashed,
-    vote,
-)
+from benchmarks.masked import EVERY, GAPS, masks, measure
+from benchmarks.masks import SQUASHES, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.results import AttackResult, said
@@ -172,7 +162,7 @@ def test_without_gradients_in_the_forward_pass() -> None:
 def test_rounded_images_are_attacked_as_straight_through() -> None:
     known = scaled("Linf")
     radius, threat = 0.1, threat_of("Linf", 0.1)
-    copy, guide = rounded(known.model, False), rounded(known.model, True)
+    copy, guide = rounded(known.model, 9), rounded(known.model, 9, straight=True)
     labels = copy(known.images).argmax(1)
     one = Known(known.model, known.images, labels, known.smallest, "Linf")
     found, by_guide = attacked(copy, one, radius), attacked(guide, one, threat.radius)
