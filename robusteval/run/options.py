@@ -217,7 +217,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "only": lambda value: tuple(map(_text, _several(value))),
     "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
-    "surrogate": lambda value: value if isinstance(value, nn.Module | None) else str(value),
+    "surrogate": lambda value: value if isinstance(value, nn.Module | None) else _text(value),
     "batch_size": _some,
     "device": str,
     "workers": parse_workers,

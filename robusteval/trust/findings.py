@@ -54,8 +54,7 @@ def findings_of(result: RunResult) -> list[Finding]:
     ]
     if result.verification is not None:
         found.append(verification(result.verification))
-    if result.spec.surrogate:
-        found.append(led_by_a_surrogate(result.spec))
+    found += [led_by_a_surrogate(result.spec)] if result.spec.surrogate else []
     if result.spec.budget:
         found.append(cut_to_budget(result.spec.budget, result.spec.samples))
     if result.spec.device != "cpu":
@@ -368,8 +367,8 @@ def led_by_a_surrogate(spec: RunSpec) -> Finding:
     """Whose gradients ``adaptive`` followed; success is the model's own word."""
     name, digest = spec.surrogate or ("", "")
     led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
-    told = f"gradients of {led} are those of {name or 'a module given from Python'} ({digest[:8]})"
-    return Finding("surrogate", "ok", told)
+    whose = f"{name or 'a module given from Python'} ({digest[:8]})"
+    return Finding("surrogate", "ok", f"gradients of {led} are those of {whose}")
 
 
 def cut_to_budget(budget: Budget, samples: int) -> Finding:

@@ -76,7 +76,7 @@ def drawing(scale: float) -> nn.Module:
 def test_a_seed_is_all_that_a_random_module_needs(attack: Attack) -> None:
     """The same images again, and the caller's own draws as if nothing had been drawn."""
     known, model = linear("Linf", 3), drawing(0.5)
-    images, labels = known.images[:8], known.labels[:8]
+    images, labels = known.images[:3], known.labels[:3]
     threat = threat_of("Linf", 0.5 * float(known.smallest.median()))
     torch.manual_seed(5)
     expected = torch.rand(4)
@@ -117,7 +117,7 @@ def test_a_randomised_model_gives_one_number_for_one_spec(tmp_path: Path) -> Non
     wrapped, rows, suite = wrap_module(Noisy(), 10), [], plain_suite_in(tmp_path)
     for place in ("one", "two"):
         torch.manual_seed(len(rows))
-        options = Options(samples=60, only=("pgd10", "smallest"), out=tmp_path / place)
+        options = Options(samples=20, only=("pgd10", "smallest"), out=tmp_path / place)
         report = robusteval.evaluate(wrapped, suite, "digits", "noisy", options=options)
         rows.append([(a["robust_accuracy"]["k"], a["name"]) for a in report.content["attacks"]])
     assert rows[0] == rows[1]

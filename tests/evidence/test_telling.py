@@ -1,5 +1,8 @@
 """What attacks tell: records of their stages and warnings, added up, and said in words."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from robusteval.attacks.results import WARNED, Stage, Warned, said
@@ -48,8 +51,38 @@ IN_WORDS = [
 ]
 
 
+# Those that schema 2 didn't know.
+YOUNGER = [
+    (
+        Warned("luck", text="3 to 5 of 8 samples are right on its images"),
+        "adaptive: 3 to 5 of 8 samples are right on its images",
+    ),
+    (
+        Warned("flat", 0.25),
+        "adaptive: gradients vanish on the way of 25 % of the samples that it left",
+    ),
+    (
+        Warned("squashed", text="as by a sigmoid", stages=("more steps",)),
+        "adaptive: outputs are squashed: as by a sigmoid; went on with more steps",
+    ),
+]
+
+
 def test_every_kind_of_warning_is_told() -> None:
-    assert {warned.kind for warned, _ in IN_WORDS} == set(WARNED)
+    assert {warned.kind for warned, _ in IN_WORDS + YOUNGER} == set(WARNED)
+
+
+@pytest.mark.parametrize(("warned", "words"), YOUNGER)
+def test_a_younger_warning_in_words_and_as_a_record(warned: Warned, words: str) -> None:
+    assert said(warned) == words
+    record = {
+        "stages": [],
+        "warned": [json.loads(json.dumps(asdict(warned)))],
+        "notes": [],
+        "lost": 0,
+        "drifted": 0,
+    }
+    assert records_of(record)["warned"] == [warned]
 
 
 @pytest.mark.parametrize(("warned", "words"), IN_WORDS)

@@ -196,7 +196,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(workers: str, signals: int, tmp_path:
         process.send_signal(signal.SIGTERM)
     code, _, errors = ended(process)
     if signals == 1:
-        assert errors.count(b"jobs of pcl_at_digits are done and kept; the same command does") == 1
+        assert errors.count(b"jobs of ce_digits are done and kept; the same command does") == 1
         assert code == 143
     assert code in (143, -signal.SIGTERM)
     (folder,) = tmp_path.glob("runs/*")

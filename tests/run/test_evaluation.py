@@ -222,7 +222,7 @@ def test_models_that_change_their_mind_are_flagged(module: nn.Module, digits: Da
     result = run_suite(Adapter(module, 10), digits.balanced_subset(40), suite)
     found = {f.check: f for f in findings_of(result)}
     assert found["steady predictions"].verdict == "broken"
-    assert "randomised or depends on its batch" in found["steady predictions"].advice
+    assert "randomised, or depends on its batch" in found["steady predictions"].advice
 
 
 def test_steady_models_are_not_flagged(pcl_digits: Adapter, digits: Dataset) -> None:
