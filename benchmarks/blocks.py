@@ -1,4 +1,4 @@
-"""Attacks of small suites, as their TOML: what benchmarks and tests put together."""
+"""Parts of small suites, as their TOML: what benchmarks and tests put together."""
 
 FGSM = """
 [[attacks]]
@@ -27,6 +27,15 @@ attack = "PGDL2"
 norms = ["L2"]
 parameters = { steps = 3, random_start = true }
 times_eps = { alpha = "1/2" }
+"""
+# One detector on FGSM's images, and diagnostics of two samples.
+DETECTED = """
+[detection]
+detectors = ["max_logit"]
+natural = 1
+attacks = ["fgsm"]
+[diagnostics]
+samples = 2
 """
 AUTOATTACK = """
 [[attacks]]

@@ -26,16 +26,15 @@ import torch
 
 from benchmarks import attacks, stored
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.hardware import check_device, exact_float32, hardware_name, keep_freed_memory
+from robusteval.hardware import check_device, hardware_name, keep_freed_memory
 from robusteval.models.entry import Entry, read_entry
-from robusteval.models.entry_tables import Trained
-from robusteval.models.loading import build_network, stored_form
+from robusteval.models.loading import build_network
 from robusteval.models.registry import find_entry
-from robusteval.training.loop import Trainer, accuracy_of
+from robusteval.training.loop import Trainer
 from robusteval.training.publishing import publish
 from robusteval.training.recipe import RECIPES
 from robusteval.training.speed import choose_speed, seconds_per_step
-from robusteval.training.train import train as _registers_recipes  # noqa: F401
+from robusteval.training.train import outcome_of
 
 RESULTS = Path(__file__).parent / "results"
 CONTEST = ("adaptive", "autoattack", "apgd_t", "cr", "pma")
@@ -186,34 +185,9 @@ def make(asked: Asked) -> tuple[Entry, Made]:
         told = f"loss {line.loss:.3f}, {100 * (line.validation_robust or 0):.1f} % under PGD"
         print(f"part {line.epoch}: {told}, {line.seconds:.0f} s", file=sys.stderr, flush=True)
     if entry.weights is None:
-        _publish(entry, trainer, test)
+        publish(entry, *outcome_of(trainer, test))
     entry = read_entry(entry.path)
     return entry, _made(asked, entry, trainer, training)
-
-
-def _publish(entry: Entry, trainer: Trainer, test: Dataset) -> None:
-    tensors = stored_form(trainer.network)
-    trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-    with exact_float32():
-        correct = round(accuracy_of(trainer.network, test) * len(test))
-    state = trainer.state
-    best = state.history[state.best_epoch - 1]
-    trained = Trained(
-        seed=trainer.settings.seed,
-        epochs=trainer.settings.total_epochs,
-        best_epoch=state.best_epoch,
-        seconds=round(sum(line.seconds for line in state.history), 1),
-        hardware=state.hardware,
-        precision=str(trainer.speed),
-        commit=", ".join(state.commits),
-        date=state.date,
-        validation_accuracy=round(best.validation_accuracy, 4),
-        validation_robust=best.validation_robust,
-        clean_accuracy=round(correct / len(test), 4),
-        clean_correct=correct,
-        clean_total=len(test),
-    )
-    publish(entry, tensors, trained)
 
 
 def _made(asked: Asked, entry: Entry, trainer: Trainer, training: Dataset) -> Made:

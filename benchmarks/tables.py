@@ -8,7 +8,7 @@ Each stands between two marks, ``<!-- name -->`` and ``<!-- /name -->``, and is 
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -29,19 +29,26 @@ from benchmarks import (
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+Kind = TypeVar("Kind")
 Measured = TypeVar("Measured", attacks.Result, ablation.Result, masked.Result)
+
+
+def _block(
+    results: list[Kind], table: Callable[[list[Kind]], Iterator[str]], by: str
+) -> Iterator[str]:
+    """A table, and by what it was made; or that there is none yet."""
+    if not results:
+        yield "Not yet run."
+        return
+    yield from table(results)
+    yield ""
+    yield f"By {by}."
 
 
 def contest(file: str = "attacks.csv") -> Iterator[str]:
     """``adaptive`` beside the others, for models that are as they were then."""
     current = _current(file, attacks.Result)
-    if not current:
-        yield "Not yet run."
-        return
-    yield from attacks.contest(current)
-    yield ""
-    version = attacks.versions(current)
-    yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+    return _block(current, attacks.contest, _measured_by(current))
 
 
 def by_budget() -> Iterator[str]:
@@ -54,8 +61,7 @@ def by_budget() -> Iterator[str]:
     yield from curves.summary(current)
     yield ""
     yield from curves.table(current)
-    version = attacks.versions(current)
-    yield f"By version {version} of `adaptive`, on {attacks.machines(current)}."
+    yield f"By {_measured_by(current)}."
 
 
 def full_width() -> Iterator[str]:
@@ -71,25 +77,13 @@ def full_width() -> Iterator[str]:
 def parts() -> Iterator[str]:
     """What each part of ``adaptive`` is worth, on models that are as they were then."""
     current = _current("ablation.csv", ablation.Result)
-    if not current:
-        yield "Not yet run."
-        return
-    yield from ablation.table(current)
-    yield ""
-    versions = sorted({str(result.version) for result in current})
-    yield f"By version {', '.join(versions)} of `adaptive`."
+    return _block(current, ablation.table, _versions(current))
 
 
 def masked_copies() -> Iterator[str]:
     """What ``adaptive`` leaves of copies that hide gradients, beside the truth."""
     current = _current("masked.csv", masked.Result)
-    if not current:
-        yield "Not yet run."
-        return
-    yield from masked.table(current)
-    yield ""
-    versions = sorted({str(result.version) for result in current})
-    yield f"By version {', '.join(versions)} of `adaptive`."
+    return _block(current, masked.table, _versions(current))
 
 
 def engines() -> Iterator[str]:
@@ -100,12 +94,16 @@ def engines() -> Iterator[str]:
 def known_truths() -> Iterator[str]:
     """Exact truths beside what ``adaptive`` and ``smallest`` leave."""
     results = stored.read(RESULTS / "truths.csv", truths.Result)
-    if not results:
-        yield "Not yet run."
-        return
-    yield from truths.table(results)
-    yield ""
-    yield f"By {truths.told_versions(results)}."
+    return _block(results, truths.table, truths.told_versions(results))
+
+
+def _measured_by(results: list[attacks.Result]) -> str:
+    return f"version {attacks.versions(results)} of `adaptive`, on {attacks.machines(results)}"
+
+
+def _versions(results: Sequence[ablation.Result | masked.Result]) -> str:
+    versions = sorted({str(result.version) for result in results})
+    return f"version {', '.join(versions)} of `adaptive`"
 
 
 def _current(file: str, kind: type[Measured]) -> list[Measured]:

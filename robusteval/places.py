@@ -28,6 +28,11 @@ class Url(str):
         return self.partition("://")[0]
 
     @property
+    def is_of_one_process(self) -> bool:
+        """Whether no other process sees what is there."""
+        return self.protocol == "memory"
+
+    @property
     def name(self) -> str:
         return self.partition("://")[2].rpartition("/")[2]
 

@@ -120,7 +120,7 @@ def _submitit() -> Any:
 
 def _require_shared(run: Place) -> None:
     """Raises RobustevalError for a run that no other process can see."""
-    if isinstance(run, Url) and run.protocol == "memory":
+    if isinstance(run, Url) and run.is_of_one_process:
         raise RobustevalError(f"{run}: a memory belongs to one process: keep the run elsewhere")
 
 

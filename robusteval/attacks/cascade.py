@@ -290,9 +290,7 @@ class Cascade:
             passes += _steps_cost(len(near), self.tuning.fine_steps)
             if len(near) == 0 or not self._affords(passes, alive):
                 return
-            flip_squares(
-                self.search, near, self.tuning.turn_flips, self.generator, self.tuning.turn_together
-            )
+            flip_squares(self.search, near, flips, self.generator, together)
             self._sharpen(self.search.alive(near))
 
     def _sharpen(self, rows: Tensor) -> None:

@@ -13,12 +13,11 @@ from robusteval.attacks.counting import BACKWARD, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.ours import ROBUSTEVAL
-from robusteval.attacks.ranges import COUNT, optional, require_within, whole
+from robusteval.attacks.ranges import COUNT, optional, require_norms, require_within, whole
 from robusteval.attacks.record import ANY_MODEL, LINF, Attack, Parameters, defaults_of
 from robusteval.attacks.search import AIMED, Objective, Search, Slopes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import project_fully, random_start
-from robusteval.errors import AttackError
 from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
@@ -84,8 +83,7 @@ def cr(
     given = {"targets": targets, "cycles": cycles, "cycle_steps": cycle_steps}
     given |= {"restarts": restarts}
     require_within("cr", {**given, "passes_per_sample": passes_per_sample}, _RANGES)
-    if threat.norm not in LINF:
-        raise AttackError("cr doesn't work in L2: set its norms to Linf")
+    require_norms("cr", (threat.norm,), LINF)
     if len(images) == 0:
         return images
     with seeded(seed, images.device):  # a model may draw from the global generators

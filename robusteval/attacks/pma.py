@@ -12,12 +12,11 @@ from robusteval.attacks.counting import as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.ours import ROBUSTEVAL
-from robusteval.attacks.ranges import COUNT, require_within
+from robusteval.attacks.ranges import COUNT, require_norms, require_within
 from robusteval.attacks.record import ANY_MODEL, LINF, Attack, defaults_of
 from robusteval.attacks.search import Objective, Search
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import project_fully, random_start
-from robusteval.errors import AttackError
 from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
@@ -72,8 +71,7 @@ def pma(
     images outside [0, 1].
     """
     require_within("pma", {"steps": steps, "restarts": restarts}, _RANGES)
-    if threat.norm not in LINF:
-        raise AttackError("pma doesn't work in L2: set its norms to Linf")
+    require_norms("pma", (threat.norm,), LINF)
     if len(images) == 0:
         return images
     with seeded(seed, images.device):  # a model may draw from the global generators

@@ -1,12 +1,13 @@
 """Ranges of attacks' parameters: what lies outside is no attack, and would look robust."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from robusteval.catalogue import near_names
 from robusteval.errors import AttackError
+from robusteval.types import Norm
 
 # What an attack is told by whoever runs it: the threat model, the run, the model.
 FROM_THE_HARNESS = {
@@ -62,6 +63,14 @@ FROM_0 = Range(lambda value: value >= 0, "0 or more")
 ABOVE_1 = Range(lambda value: value > 1, "above 1")
 FROM_1 = Range(lambda value: value >= 1, "1 or more")
 COUNT = whole(1)
+
+
+def require_norms(attack: str, wanted: Sequence[Norm], norms: Sequence[Norm]) -> None:
+    """Raises AttackError for norms that an attack doesn't work in."""
+    if wrong := [norm for norm in wanted if norm not in norms]:
+        raise AttackError(
+            f"{attack} doesn't work in {', '.join(wrong)}: set its norms to {', '.join(norms)}"
+        )
 
 
 def require_within(attack: str, parameters: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:

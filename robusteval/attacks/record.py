@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.ranges import FROM_THE_HARNESS, Range, require_within
+from robusteval.attacks.ranges import FROM_THE_HARNESS, Range, require_norms, require_within
 from robusteval.attacks.results import AttackResult
 from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel
@@ -109,11 +109,7 @@ class Attack:
     def check(self, norms: tuple[Norm, ...] = (), parameters: Parameters | None = None) -> None:
         """Raises AttackError if it can't run in these norms or with these parameters, or if its
         library is missing."""
-        if wrong := [norm for norm in norms if norm not in self.norms]:
-            raise AttackError(
-                f"{self.key} doesn't work in {', '.join(wrong)}: "
-                f"set its norms to {', '.join(self.norms)}"
-            )
+        require_norms(self.key, norms, self.norms)
         require_within(self.key, parameters or {}, self.parameters)
         self.defaults()  # loads the library
 

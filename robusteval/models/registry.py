@@ -103,6 +103,15 @@ def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
     )
 
 
+def reference_to(entry: Entry) -> str:
+    """How to find an entry again: its name where that leads to it, else its path."""
+    if entry.address:
+        return entry.address
+    known = entry_paths().get(entry.name)
+    same = known is not None and known.resolve() == entry.path.resolve()
+    return entry.name if same else str(entry.path.resolve())
+
+
 def _read_named(path: Path) -> Entry:
     """A registered entry, whose name is its file's: two files can't share one."""
     entry = read_entry(path)

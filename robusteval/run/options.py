@@ -265,7 +265,7 @@ def check_options(options: Options) -> None:
 def _require_shared(out: Place, crew: Crew) -> None:
     """Raises RobustevalError for workers that can't see the run."""
     is_alone = crew.count == 1 and not crew.is_ray
-    if isinstance(out, Url) and out.protocol == "memory" and not is_alone:
+    if isinstance(out, Url) and out.is_of_one_process and not is_alone:
         raise RobustevalError(f"--out {out}: a memory belongs to one process: use --workers 1")
 
 

@@ -21,6 +21,7 @@ from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
 from robusteval.models.acceleration import choose_forms, static_batch
+from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
 from robusteval.places import Place
@@ -71,7 +72,7 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
     wanted = replace(_spec(chosen, subject, asked.called, options), surrogate=named)
     if options.budget is not None:
         spent = monotonic() - started
-        chosen, count, budget = _within_budget(wanted, subject, options, spent)
+        chosen, count, budget = _within_budget(wanted, subject, surrogate, options, spent)
         if count < len(subject.data):
             options = replace(options, samples=_fewer(options.samples, count))
             subject = replace(subject, data=subject_of(asked, entry, options).data)
@@ -138,7 +139,7 @@ def _how_chosen(
 
 
 def _within_budget(
-    wanted: RunSpec, subject: Subject, options: Options, spent: float
+    wanted: RunSpec, subject: Subject, surrogate: Adapter | None, options: Options, spent: float
 ) -> tuple[Suite, int, Budget]:
     """What of the suite, and how many samples, fit; of a run that was begun, what did then."""
     assert options.budget is not None, "it was asked for"
@@ -146,7 +147,7 @@ def _within_budget(
     if begun is not None and begun.budget is not None:
         return begun.suite, begun.samples, begun.budget
     whole = _with_forms(wanted, subject)
-    context = open_context(whole, Access(), subject.model, subject.data, subject.model)
+    context = open_context(whole, Access(), subject.model, subject.data, surrogate)
     with precision(whole):
         speeds = measured_speeds(context)
     model = subject.model

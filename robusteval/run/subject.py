@@ -17,7 +17,7 @@ from robusteval.models.adapter import Adapter, require_answers, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.foreign import Normalised, users_own
 from robusteval.models.loading import load_model
-from robusteval.models.registry import entry_paths, find_entry
+from robusteval.models.registry import find_entry, reference_to
 from robusteval.reading import named_path
 from robusteval.run.options import Options
 from robusteval.schema import LONGEST_NAME
@@ -66,14 +66,8 @@ class Subject:
 
     @property
     def reference(self) -> str:
-        """How to find the entry again: its name where that leads to it, else its path."""
-        if self.entry is None:
-            return ""
-        if self.entry.address:
-            return self.entry.address
-        known = entry_paths().get(self.entry.name)
-        same = known is not None and known.resolve() == self.entry.path.resolve()
-        return self.entry.name if same else str(self.entry.path.resolve())
+        """How to find the entry again; empty for a model without one."""
+        return "" if self.entry is None else reference_to(self.entry)
 
 
 def entry_of(model: Model) -> Entry | None:

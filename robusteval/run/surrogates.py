@@ -7,9 +7,8 @@ from torch import nn
 from robusteval.errors import AttackError, EvidenceError, RobustevalError
 from robusteval.evidence.judge import state_digest
 from robusteval.models.adapter import Adapter, wrap_module
-from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
-from robusteval.models.registry import entry_paths, find_entry
+from robusteval.models.registry import find_entry, reference_to
 from robusteval.plan.context import Access
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite
@@ -58,14 +57,7 @@ def opened(
     if not isinstance(given, str | Path):
         raise RobustevalError("a surrogate is an entry's name or path, or a torch module")
     entry = find_entry(given)
-    return load_model(entry, device, allow_code), (_reference(entry), entry.digest)
-
-
-def _reference(entry: Entry) -> str:
-    """Its name where that leads to it, else its path."""
-    known = entry_paths().get(entry.name)
-    same = known is not None and known.resolve() == entry.path.resolve()
-    return entry.name if same else entry.address or str(entry.path.resolve())
+    return load_model(entry, device, allow_code), (reference_to(entry), entry.digest)
 
 
 def same_surrogate(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from robusteval import stops
 from robusteval.ambient import plain_state
@@ -79,13 +80,21 @@ def train(
             for line in trainer.fit(checkpoint):
                 _write_log(place / _LOG, trainer.state.history)
                 on_epoch(line)
-        tensors = stored_form(trainer.network)
-        trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
-        with as_judged():
-            correct = round(accuracy_of(trainer.network, test) * len(test))
-        trained = _trained(trainer, correct, len(test))
+        tensors, trained = outcome_of(trainer, test)
         publish(_unchanged(entry), tensors, trained)
     return trained
+
+
+def outcome_of(trainer: Trainer, test: Dataset) -> tuple[dict[str, Tensor], Trained]:
+    """The weights of a finished training as they are stored, and what its entry says of it.
+
+    The network has these weights from then on: clean accuracy is measured with them.
+    """
+    tensors = stored_form(trainer.network)
+    trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    with as_judged():
+        correct = round(accuracy_of(trainer.network, test) * len(test))
+    return tensors, _trained(trainer, correct, len(test))
 
 
 def _kept(trainer: Trainer) -> str:

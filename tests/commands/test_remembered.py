@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.blocks import FGSM
+from benchmarks.blocks import DETECTED, FGSM
 from robusteval import api, inputs, remembered
 from robusteval.cli import app
 from robusteval.data.datasets import load_dataset
@@ -30,14 +30,7 @@ SUITE = (
 name = "one"
 """
     + FGSM
-    + """
-[detection]
-detectors = ["max_logit"]
-natural = 1
-attacks = ["fgsm"]
-[diagnostics]
-samples = 2
-"""
+    + DETECTED
 )
 # Of the verb, in a process that says at its end whether torch is there.
 ASK = """

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from benchmarks.blocks import FGSM
+from benchmarks.blocks import DETECTED, FGSM
 from benchmarks.overhead import plain_suite
 from robusteval import api
 from robusteval.data.datasets import Dataset
@@ -47,17 +47,7 @@ parameters = { passes_per_sample = 20 }
 
 
 # The same with one detector and diagnostics: every kind of job but fits.
-BRIEF = (
-    FEW.replace('"few"', '"brief"')
-    + """
-[detection]
-detectors = ["max_logit"]
-natural = 1
-attacks = ["fgsm"]
-[diagnostics]
-samples = 2
-"""
-)
+BRIEF = FEW.replace('"few"', '"brief"') + DETECTED
 
 
 def suite_of(*attacks: AttackSpec, **tables: object) -> Suite:
