@@ -128,7 +128,7 @@ def _by_turns(share: float) -> tuple[Round, ...]:
     )
 
 
-_EACH, _NEAREST = _by_turns(1.0), _by_turns(0.5)  # of the survivors
+_EACH, _NEAREST = _by_turns(1.0), _by_turns(0.3)  # of the survivors
 
 TUNING: dict[Norm, Tuning] = {
     "Linf": Tuning(
@@ -147,11 +147,8 @@ TUNING: dict[Norm, Tuning] = {
     "L2": Tuning(
         margin_steps=45,
         rounds=(
-            *_EACH,
-            Round(0.15, 20, clean=True, aims=3),
-            *_NEAREST,
-            *_EACH,
-            *_NEAREST,
+            *(*_NEAREST, *_NEAREST, Round(0.15, 20, clean=True, aims=3)),
+            *(*_NEAREST, *_EACH, *_NEAREST, *_EACH, *_NEAREST),
             Round(0.15, 24, momentum=0.75, balls=INSIDE, clean=True),
             Round(0.15, 24, momentum=0.75),
         ),
