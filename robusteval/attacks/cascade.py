@@ -12,11 +12,10 @@ between its largest logits, say) changes one.
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.
-3. ``aim``: steps towards one wrong class at a time, and away from the right one, for the nearest;
-   classes are ranked by the margin left at their best image.  By turns (``tuning.Round``): in L∞
-   by signs from random starts, and along gradients themselves from clean images.  In L2 most are
-   towards whichever class is nearest at each step, through larger balls, from random starts and
-   from what broke similar samples (``neighbours``); those towards one class come in between.
+3. ``aim``: steps towards one wrong class at a time, ranked by the margin left at the best image,
+   for the nearest.  In L∞ by signs from random starts, and along gradients from clean images.  In
+   L2 most go through larger balls to whichever class is nearest at each step, from random starts
+   and from what broke similar samples (``neighbours``), by turns (``tuning.Round``).
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
 5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
@@ -162,10 +161,7 @@ class Cascade:
         return self.model.passes(len(self.search.images)) - self.before
 
     def climb(self, rows: Tensor) -> None:
-        """On the margin from the clean images; in L2 inside the ball, then through larger ones.
-
-        Either breaks what the other doesn't.
-        """
+        """On the margin from clean images; in L2 inside the ball, then through larger ones."""
         images, steps, momentum = self.search.images, self._margin_steps, self.tuning.momentum
         share = self.tuning.inside_steps / (self.tuning.inside_steps + self.tuning.margin_steps)
         inside = int(share * steps) if self._leaves_the_ball else 0
