@@ -13,6 +13,7 @@ from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts, losses_of
 from robusteval.evidence.pieces import Piece, attack_facts, require_known
+from robusteval.evidence.pursued import PursuitOutcome, pursuit_outcome
 from robusteval.evidence.record import open_store, parts_of
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
@@ -149,6 +150,7 @@ class RunResult:
     verification: dict[str, Any] | None
     seconds: float
     unfitted: dict[str, str]  # detectors whose fit failed: name → reason
+    pursuits: list[PursuitOutcome]  # attacks that know a detector
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -216,7 +218,8 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
     fits = [job for job in plan.fit_jobs() if store.has(job)]
     seconds += sum(store.read(job).seconds for job in fits)
     unfitted = {job.label: _why(store, job) for job in plan.fit_jobs() if job not in fits}
-    outliers, failures, diagnostics = {}, {}, None
+    outliers, failures, diagnostics, pursuits = {}, {}, None, []
+    asked = spec.suite.detection.attackers.samples
     for job in plan.other_jobs():
         name = job.label or job.kind
         if not store.has(job):
@@ -228,6 +231,9 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
             correct = int((clean["label"] == clean["prediction"]).sum())
             _require_fitting(store, job, piece.facts, plan, correct, record)
             diagnostics = piece.facts
+        elif job.kind == "pursuit":
+            sizes = {name: _count(scores) for name, scores in outliers.items()}
+            pursuits.append(pursuit_outcome(store, job, plan, asked, clean, sizes))
         else:
             outliers[name] = _scores(piece.columns)
     return RunResult(
@@ -243,7 +249,13 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
         store.read_verification(),
         seconds + sum(o.seconds for o in outcomes),
         unfitted,
+        pursuits,
     )
+
+
+def _count(scores: Mapping[str, Scores]) -> int:
+    """Of how many images there are scores."""
+    return len(next(iter(scores.values()), ()))
 
 
 def _why(store: Store, job: Job) -> str:

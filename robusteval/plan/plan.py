@@ -8,7 +8,7 @@ of workers changes a result.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from robusteval.detection import registry as detection
 from robusteval.detection.record import Detector
 from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import AttackSpec, Suite
-from robusteval.types import ThreatModel
+from robusteval.plan.suite import Attackers, AttackSpec, Suite
+from robusteval.types import Goal, ThreatModel
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,34 @@ class Cell:
         return f"{self.spec.name}/{self.threats[0]}"
 
 
+@dataclass(frozen=True)
+class Pursuit:
+    """An attack that knows a detector: its goal within a threat, and of which set of outliers, if
+    they are its samples."""
+
+    detector: str
+    goal: Goal
+    threat: ThreatModel
+    outliers: str = ""
+
+    @property
+    def key(self) -> str:
+        """A stable name."""
+        return "/".join(filter(None, (self.detector, self.goal, str(self.threat), self.outliers)))
+
+
 NO_PROTOTYPES = "the model has no prototypes"
 # What the diagnostics measure, part by part; the last one only where there is a model to transfer
 # from.
 PROBES = ("looks", "ascents", "growth", "noise", "square", "transfer")
-JobKind = Literal["fit", "clean", "attack", "outliers", "probe", "diagnostics"]
+JobKind = Literal["fit", "clean", "attack", "outliers", "pursuit", "probe", "diagnostics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the place in the plan of its fit, cell, outlier set or probe; ``label``: its name, for
+    ``part``: the place in the plan of its fit, cell, outlier set, pursuit or probe; ``label``: its name, for
     people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers
     with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
     """
@@ -80,6 +96,8 @@ class Job:
             return f"fit-{self.part:02d}-{slug}"
         if self.kind == "outliers":
             return f"outliers-{self.part:02d}"
+        if self.kind == "pursuit":
+            return f"pursuit-{self.part:02d}-{slug}"
         return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
 
 
@@ -99,6 +117,7 @@ class Plan:
     detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
     layers: int  # of the model, that carry prototypes
+    pursuits: tuple[Pursuit, ...]  # attacks that know a detector
 
     def fit_job(self, detector: str) -> Job:
         """A detector's fit to the training data."""
@@ -137,6 +156,10 @@ class Plan:
             for part, name in enumerate(self.outliers)
         ]
 
+    def pursuit_jobs(self) -> list[Job]:
+        """Attacks that know a detector, each on all of its samples."""
+        return [Job("pursuit", part, 0, each.key) for part, each in enumerate(self.pursuits)]
+
     def probe_jobs(self) -> list[Job]:
         """The parts of the diagnostics, whose evidence gives way to the whole's."""
         return [Job("probe", part, 0, name) for part, name in enumerate(self.probes)]
@@ -146,8 +169,8 @@ class Plan:
         return [Job("diagnostics", 0, 0)] if self.diagnosed else []
 
     def other_jobs(self) -> list[Job]:
-        """Outlier scores, and the diagnostics."""
-        return [*self.outlier_jobs(), *self.diagnostics_jobs()]
+        """Outlier scores, attacks on detectors, and the diagnostics."""
+        return [*self.outlier_jobs(), *self.pursuit_jobs(), *self.diagnostics_jobs()]
 
     def jobs(self) -> list[Job]:
         """Everything whose evidence stays, in the order in which one process does it."""
@@ -157,7 +180,7 @@ class Plan:
         """The jobs that people are told of, which are those that take time: each probe counts, and
         not again the diagnostics as a whole."""
         first = [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs()]
-        return [*first, *self.outlier_jobs(), *self.probe_jobs()]
+        return [*first, *self.outlier_jobs(), *self.pursuit_jobs(), *self.probe_jobs()]
 
     def counted_done(self, has: Callable[[Job], bool]) -> list[Job]:
         """Those of ``counted_jobs`` that are done: a probe also by the diagnostics as a whole."""
@@ -204,7 +227,23 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},
         detected=frozenset(suite.detection.attacks),
         layers=parts.layers,
+        pursuits=tuple(_pursuits(suite.detection.attackers, detectors, threats, outliers)),
     )
+
+
+def _pursuits(
+    asked: Attackers,
+    detectors: Sequence[str],
+    threats: Sequence[ThreatModel],
+    outliers: Sequence[str],
+) -> Iterator[Pursuit]:
+    """Each goal on each of the detectors that are there, at each norm's first ε."""
+    first = [next((t for t in threats if t.norm == norm), None) for norm in asked.norms]
+    for detector in (name for name in asked.detectors if name in detectors):
+        for threat in filter(None, first):
+            for goal in asked.goals:
+                sets = outliers[: asked.outliers] if goal == "accept" else [""]
+                yield from (Pursuit(detector, goal, threat, name) for name in sets)
 
 
 def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:

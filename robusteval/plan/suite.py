@@ -17,7 +17,7 @@ from robusteval.folders import toml_files
 from robusteval.plugins import OURS, plugins
 from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
-from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
+from robusteval.types import GOALS, NORMS, Goal, Norm, ThreatModel, parse_eps
 
 MOST_RESTARTS = 10_000
 
@@ -82,12 +82,38 @@ class AttackSpec(_Table):
         return {**self.parameters, **scaled}
 
 
+class Attackers(_Table):
+    """Attacks that know the detector (see ``attacks.evasion``): on which detectors, how many
+    samples, with how many passes of each (a backward pass counts as two), in which norms, each at
+    its first ε, and against how many sets of outliers.
+
+    ``stratified``: by what share of ε an inlier may be moved before its rejection is no error.
+    """
+
+    detectors: list[str] = []
+    goals: list[Goal] = Field(default=[*GOALS], min_length=1)
+    samples: int = Field(default=64, ge=1, le=10_000)
+    passes: int = Field(default=200, ge=20, le=1_000_000)
+    norms: list[Norm] = Field(default=["Linf"], min_length=1)
+    outliers: int = Field(default=1, ge=0)
+    stratified: Eps | None = None
+
+
 class Detection(_Table):
     """Outlier and attack detection: which detectors, against what."""
 
     detectors: list[str] = []
     natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+    attackers: Attackers = Attackers()
+
+    @model_validator(mode="after")
+    def _attacked_are_there(self) -> "Detection":
+        if unknown := set(self.attackers.detectors) - set(self.detectors):
+            raise ValueError(
+                f"detection.attackers names {', '.join(sorted(unknown))}, no detector of the suite"
+            )
+        return self
 
 
 class Diagnostics(_Table):

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from robusteval.attacks.counting import BACKWARD
 from robusteval.detection import registry as detection
 from robusteval.evidence.judge import predict
 from robusteval.hardware import best_seconds
@@ -109,6 +110,11 @@ class Costs:
             return {"detection": once.times(self.spec.training[0] if self.spec.training else 0)}
         if job.kind == "outliers":
             return {"detection": _reads(job.scored_by).times(self.spec.samples)}
+        if job.kind == "pursuit":
+            asked = self.spec.suite.detection.attackers
+            steps = asked.passes / (1 + BACKWARD)
+            samples = min(asked.samples, self.spec.samples)
+            return {"detection": Passes(steps, steps).times(samples)}
         if job.kind == "probe":
             return {"diagnostics": Passes(*PASSES[job.label]).times(self.plan.diagnosed)}
         if job.kind == "diagnostics":
