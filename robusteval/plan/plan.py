@@ -19,7 +19,7 @@ from robusteval.detection.record import Detector
 from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Attackers, AttackSpec, Suite
-from robusteval.types import Goal, ThreatModel
+from robusteval.types import Goal, ThreatModel, parse_eps
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ JobKind = Literal["fit", "clean", "attack", "outliers", "pursuit", "probe", "dia
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the place in the plan of its fit, cell, outlier set, pursuit or probe; ``label``: its name, for
-    people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers
-    with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
+    ``part``: the place in the plan of its fit, cell, outlier set, pursuit or probe; ``label``: its
+    name, for people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how
+    many layers with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
     """
 
     kind: JobKind
@@ -91,14 +91,11 @@ class Job:
             return "diagnostics"
         if self.kind == "probe":
             return f"diagnostics-{self.label}"
-        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
-        if self.kind == "fit":
-            return f"fit-{self.part:02d}-{slug}"
         if self.kind == "outliers":
             return f"outliers-{self.part:02d}"
-        if self.kind == "pursuit":
-            return f"pursuit-{self.part:02d}-{slug}"
-        return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
+        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        whole = f"{self.kind}-{self.part:02d}-{slug}"
+        return f"{whole}-{self.chunk:04d}" if self.kind == "attack" else whole
 
 
 @dataclass(frozen=True)
@@ -244,6 +241,9 @@ def _pursuits(
             for goal in asked.goals:
                 sets = outliers[: asked.outliers] if goal == "accept" else [""]
                 yield from (Pursuit(detector, goal, threat, name) for name in sets)
+            if asked.stratified:
+                inner = ThreatModel(threat.norm, parse_eps(asked.stratified) * threat.eps)
+                yield Pursuit(detector, "reject", inner)
 
 
 def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:

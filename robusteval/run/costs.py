@@ -105,16 +105,8 @@ class Costs:
 
     def of(self, job: Job) -> dict[Purpose, Passes]:
         """A job's passes by their purpose."""
-        if job.kind == "fit":
-            once = _reads((job.label,))
-            return {"detection": once.times(self.spec.training[0] if self.spec.training else 0)}
-        if job.kind == "outliers":
-            return {"detection": _reads(job.scored_by).times(self.spec.samples)}
-        if job.kind == "pursuit":
-            asked = self.spec.suite.detection.attackers
-            steps = asked.passes / (1 + BACKWARD)
-            samples = min(asked.samples, self.spec.samples)
-            return {"detection": Passes(steps, steps).times(samples)}
+        if job.kind in ("fit", "outliers", "pursuit"):
+            return {"detection": self._of_detection(job)}
         if job.kind == "probe":
             return {"diagnostics": Passes(*PASSES[job.label]).times(self.plan.diagnosed)}
         if job.kind == "diagnostics":
@@ -125,6 +117,17 @@ class Costs:
             return {"clean predictions": Passes(2).times(size), **scored}
         attack = {"attacks": self.expected[job.part].times(size), "verification": Passes(2 * size)}
         return {**attack, **scored}  # type: ignore[dict-item]
+
+    def _of_detection(self, job: Job) -> Passes:
+        """Of fits, of outliers' scores, and of attacks on detectors."""
+        if job.kind == "fit":
+            once = _reads((job.label,))
+            return once.times(self.spec.training[0] if self.spec.training else 0)
+        if job.kind == "outliers":
+            return _reads(job.scored_by).times(self.spec.samples)
+        asked = self.spec.suite.detection.attackers
+        steps = asked.passes / (1 + BACKWARD)
+        return Passes(steps, steps).times(min(asked.samples, self.spec.samples))
 
     @property
     def conclusion(self) -> Passes:

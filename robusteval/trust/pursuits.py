@@ -31,9 +31,7 @@ def pursuits_hold(context: Context, store: Store, result: RunResult) -> tuple[bo
     return not wrong, told
 
 
-def _holds(
-    context: Context, store: Store, job: Job, columns: dict[str, Any], tie: float
-) -> bool:
+def _holds(context: Context, store: Store, job: Job, columns: dict[str, Any], tie: float) -> bool:
     pursuit, kept = context.plan.pursuits[job.part], store.read_images(job)
     count = len(columns["index"])
     if not np.array_equal(kept.rows, np.arange(count)):

@@ -30,9 +30,9 @@ from robusteval.run.jobs import attacked, drifted
 from robusteval.run.nearest import attacked_nearest
 from robusteval.run.progress import Watcher
 from robusteval.run.scoring import attacked_scores
-from robusteval.trust.verdicts import probed
 from robusteval.trust.pursuits import repeats
 from robusteval.trust.scores import other_scores
+from robusteval.trust.verdicts import probed
 from robusteval.trust.verify import Check, near
 
 UNSEEN = "what was not done again"
