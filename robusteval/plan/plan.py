@@ -72,7 +72,8 @@ class Job:
 
     ``part``: the place in the plan of its fit, cell, outlier set, pursuit or probe; ``label``: its
     name, for people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how
-    many layers with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
+    many layers with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all
+    probes together.
     """
 
     kind: JobKind
