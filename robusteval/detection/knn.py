@@ -33,9 +33,15 @@ def score(state: State, model: Adapter, features: Tensor) -> Tensor:
 DETECTORS = (
     Detector(
         name="knn",
+        title="k-th nearest neighbour",
+        source="Sun et al. 2022, arXiv 2204.06507",
         package=OURS,
         reads="features",
         needs_prototypes=False,
+        needs_linear_head=False,
+        gradient=True,
+        own_passes=0,
+        settings=(),
         fit_read=fit,
         score_read=score,
         version=1,

@@ -8,6 +8,9 @@ from robusteval.detection.record import PYTORCH_OOD, Detector, Score, State
 from robusteval.models.adapter import Adapter
 from robusteval.vision import torchvision
 
+_HENDRYCKS_GIMPEL = "Hendrycks and Gimpel 2017, arXiv 1610.02136"
+_HENDRYCKS = "Hendrycks et al. 2022, arXiv 1911.11132"
+
 
 def _of_pytorch_ood(name: str) -> Score:
     """Its scores rise for outliers, ours fall.
@@ -28,16 +31,22 @@ def _of_pytorch_ood(name: str) -> Score:
 DETECTORS = tuple(
     Detector(
         name=name,
+        title=title,
+        source=source,
         package=PYTORCH_OOD,
         reads="logits",
         needs_prototypes=False,
+        needs_linear_head=False,
+        gradient=True,
+        own_passes=0,
+        settings=(),
         fit_read=None,
         score_read=_of_pytorch_ood(theirs),
         version=1,
     )
-    for name, theirs in (
-        ("max_softmax", "MaxSoftmax"),
-        ("max_logit", "MaxLogit"),
-        ("energy", "EnergyBased"),
+    for name, theirs, title, source in (
+        ("max_softmax", "MaxSoftmax", "Maximum softmax probability", _HENDRYCKS_GIMPEL),
+        ("max_logit", "MaxLogit", "Maximum logit", _HENDRYCKS),
+        ("energy", "EnergyBased", "Energy", "Liu et al. 2020, arXiv 2010.03759"),
     )
 )

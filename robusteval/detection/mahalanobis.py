@@ -47,9 +47,15 @@ def score(state: State, model: Adapter, features: Tensor) -> Tensor:
 DETECTORS = (
     Detector(
         name="mahalanobis",
+        title="Mahalanobis distance",
+        source="Lee et al. 2018, arXiv 1807.03888",
         package=OURS,
         reads="features",
         needs_prototypes=False,
+        needs_linear_head=False,
+        gradient=True,
+        own_passes=0,
+        settings=(),
         fit_read=fit,
         score_read=score,
         version=1,

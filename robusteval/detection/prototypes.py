@@ -14,9 +14,15 @@ def nearest_prototype(state: State, model: Adapter, images: Tensor) -> Tensor:
 DETECTORS = (
     Detector(
         name="nearest_prototype",
+        title="Distance to the nearest prototype",
+        source="Yang et al. 2018, arXiv 1805.03438",
         package=OURS,
         reads="images",
         needs_prototypes=True,
+        needs_linear_head=False,
+        gradient=True,
+        own_passes=1,
+        settings=(),
         fit_read=None,
         score_read=nearest_prototype,
         version=1,

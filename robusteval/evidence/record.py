@@ -29,7 +29,7 @@ from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
 from robusteval.plan.made_with import records_of
-from robusteval.plan.plan import make_plan, reads_features
+from robusteval.plan.plan import make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
 
@@ -73,6 +73,7 @@ class _Model(TypedDict):
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
+    linear_head: NotRequired[bool]  # where a detector needs one
     notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
     prototypes: NotRequired[_Prototypes]
     prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
@@ -227,7 +228,8 @@ def _require_installed(files: Files, spec: RunSpec) -> None:
 def parts_of(record: dict[str, Any]) -> Parts:
     """What a run's model has beside logits, as the run's record says."""
     model = record["model"]
-    return Parts(len(model["layers"]), model.get("features", False))
+    features, linear_head = (model.get(part, False) for part in ("features", "linear_head"))
+    return Parts(len(model["layers"]), features, linear_head)
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -249,6 +251,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.linear_head": ("linear_head" in record["model"]) != reads_linear_head(suite),
         "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),

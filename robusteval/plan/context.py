@@ -1,5 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from torch import Tensor
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.own import of_classes, own_data_at
+from robusteval.detection.reading import Gathered
+from robusteval.detection.scoring import BATCH
 from robusteval.errors import DataError, EvidenceError, cut
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
@@ -21,7 +24,7 @@ from robusteval.models.own import Agreement
 from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of
-from robusteval.plan.plan import Plan, make_plan, reads_features
+from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 
@@ -81,6 +84,17 @@ class Context:
         return fitting_data_of(self.spec, self.access.data_dir)
 
     @cached_property
+    def training_reads(self) -> Gathered:
+        """What they read of it, once for all of them."""
+        data, device = self.fitting_data, torch.device(self.device)
+
+        def batches() -> Iterator[Tensor]:
+            rows = range(0, len(data), BATCH)
+            return (data.images(slice(i, i + BATCH)).to(device) for i in rows)
+
+        return Gathered(self.model, batches, lambda: seeded(self.spec.seed, device))
+
+    @cached_property
     def agreement(self) -> Agreement | None:
         """How prototypes that were given beside a module agree with it on the first samples."""
         if not self.model.layers:
@@ -106,9 +120,10 @@ class Context:
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
         shape = self.data.info.shape
+        parts, suite = self.model.parts, self.spec.suite
         # Only where it matters, so that other runs' records stay as they were.
-        reads = reads_features(self.spec.suite)
-        facts: dict[str, Any] = {"features": self.model.has_features} if reads else {}
+        facts: dict[str, Any] = {"features": parts.features} if reads_features(suite) else {}
+        facts |= {"linear_head": parts.linear_head} if reads_linear_head(suite) else {}
         notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
         facts |= {"notes": notes} if notes else {}
         facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}

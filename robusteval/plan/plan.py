@@ -60,6 +60,7 @@ class Pursuit:
 
 
 NO_PROTOTYPES = "the model has no prototypes"
+_FEATURES = ("features", "both")
 # What the diagnostics measure, part by part; the last one only where there is a model to transfer
 # from.
 PROBES = ("looks", "ascents", "growth", "noise", "square", "transfer")
@@ -261,8 +262,10 @@ def _lacking(detector: Detector, parts: Parts) -> str:
     """What a detector needs that a model has not; empty where there is nothing."""
     if detector.needs_prototypes and not parts.prototypes:
         return NO_PROTOTYPES
-    if detector.reads == "features" and not parts.features:
+    if detector.reads in _FEATURES and not parts.features:
         return "the model shows no features, only logits"
+    if detector.needs_linear_head and not parts.linear_head:
+        return "the model's logits are not linear in its features"
     return ""
 
 
@@ -274,7 +277,12 @@ def has_fits(suite: Suite, parts: Parts) -> bool:
 
 def reads_features(suite: Suite) -> bool:
     """Whether it matters for a suite's plan if a model has features of its own."""
-    return any(detection.find(name).reads == "features" for name in suite.detection.detectors)
+    return any(detection.find(name).reads in _FEATURES for name in suite.detection.detectors)
+
+
+def reads_linear_head(suite: Suite) -> bool:
+    """Whether it matters for a suite's plan if a model's logits are linear in its features."""
+    return any(detection.find(name).needs_linear_head for name in suite.detection.detectors)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

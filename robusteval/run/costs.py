@@ -188,11 +188,10 @@ class Costs:
 
 
 def _reads(detectors: tuple[str, ...]) -> Passes:
-    """What all of these ask of one image; those that are given images may ask for gradients."""
-    passes = Passes()
-    for name in detectors:
-        passes = passes.plus(Passes(1, int(detection.find(name).reads == "images")))
-    return passes
+    """What all of these ask of one image: a pass that they share, and each one's own."""
+    records = [detection.find(name) for name in detectors]
+    shared = any(record.reads != "images" for record in records)
+    return Passes(int(shared) + sum(record.own_passes for record in records))
 
 
 def _seconds(cell: Cell, passes: Passes, speeds: Speeds) -> float:

@@ -1,13 +1,10 @@
 """A detector's fit: a job like any other, whose state is evidence."""
 
-from torch import Tensor
-
+from robusteval.detection.record import stored_form
 from robusteval.detection.registry import find
 from robusteval.evidence.arrays import Arrays
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
-
-_BATCH = 250  # images
 
 
 def fitted_state(context: Context, job: Job) -> Arrays:
@@ -16,12 +13,8 @@ def fitted_state(context: Context, job: Job) -> Arrays:
     Raises EvidenceError or DataError where they are not the run's, or are gone; whatever else is
     raised is the detector's.
     """
-    data = context.fitting_data
-    rows = range(0, len(data), _BATCH)
-    batches = (_on(context, data.images(slice(i, i + _BATCH))) for i in rows)
-    state = find(job.label).fit(context.model, batches, _on(context, data.labels))
+    detector = find(job.label)
+    read = context.training_reads.read(detector.reads)
+    labels = context.fitting_data.labels.to(context.device)
+    state = stored_form(detector.fit_to(context.model, read, labels))
     return {name: tensor.numpy() for name, tensor in state.items()}
-
-
-def _on(context: Context, tensor: Tensor) -> Tensor:
-    return tensor.to(context.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robusteval.data.outliers import outlier_batches
 from robusteval.detection.record import State
-from robusteval.detection.scoring import scores
+from robusteval.detection.scoring import scores_together
 from robusteval.evidence.columns import SCORE
 from robusteval.evidence.images import Stored, decode
 from robusteval.evidence.store import Store
@@ -39,15 +39,15 @@ def _state(store: Store, job: Job) -> State | None:
 def score_columns(
     context: Context, states: States, detectors: Sequence[str], images: Tensor
 ) -> dict[str, Any]:
-    """Each detector's scores (B,) of images; NaN where its fit failed, so that a job has the same
-    columns whatever became of the fits."""
-    found: dict[str, Any] = {}
-    for name in detectors:
-        if name in states and states[name] is None:
-            found[SCORE + name] = np.full(len(images), np.nan)
-        else:
-            found[SCORE + name] = scores(name, context.model, images, states.get(name)).numpy()
-    return found
+    """Each detector's scores (B,) of images, which the model reads once for all.
+
+    NaN where its fit failed, so that a job has the same columns whatever became of the fits.
+    """
+    unfitted = {name for name in detectors if name in states and states[name] is None}
+    usable = {name: states.get(name) or {} for name in detectors if name not in unfitted}
+    found = scores_together(usable, context.model, images)
+    nothing = np.full(len(images), np.nan)
+    return {SCORE + n: nothing if n in unfitted else found[n].numpy() for n in detectors}
 
 
 def clean_scores(context: Context, store: Store, job: Job) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS, is_known
 from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.errors import AttackError, DataError, RobustevalError, shown
-from robusteval.models.adapter import Adapter, require_answers, wrap_module
+from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.foreign import Normalised, users_own
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry, reference_to
+from robusteval.models.soundness import require_answers
 from robusteval.reading import named_path
 from robusteval.run.options import Options
 from robusteval.schema import LONGEST_NAME

@@ -30,9 +30,15 @@ from robusteval.detection.record import PLUGIN, Detector
 
 brightness = Detector(
     name="brightness",
+    title="Brightness",
+    source="",
     package=PLUGIN,
     reads="images",
     needs_prototypes=False,
+    needs_linear_head=False,
+    gradient=True,
+    own_passes=0,
+    settings=(),
     fit_read=None,
     score_read=lambda state, model, images: -images.flatten(1).mean(1),
     version=1,

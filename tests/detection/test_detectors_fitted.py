@@ -334,9 +334,15 @@ def score(state, model, images):
 
 centre = Detector(
     name="centre",
+    title="Centre",
+    source="",
     package=PLUGIN,
     reads="images",
     needs_prototypes=False,
+    needs_linear_head=False,
+    gradient=True,
+    own_passes=0,
+    settings=(),
     fit_read=fit,
     score_read=score,
     version=1,

@@ -21,9 +21,15 @@ def suite_of(folder: Path, *names: str) -> Path:
 
 def record_of(name: str, **facts: Any) -> Detector:
     plain = {
+        "title": name,
+        "source": "",
         "package": OURS,
         "reads": "images",
         "needs_prototypes": False,
+        "needs_linear_head": False,
+        "gradient": True,
+        "own_passes": 0,
+        "settings": (),
         "fit_read": None,
         "score_read": lambda state, model, images: -images.flatten(1).mean(1),
         "version": 1,
