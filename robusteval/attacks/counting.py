@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,23 @@ _PAUSE = 0.1  # seconds between two words on how many passes were made
 
 class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
     """An attack ran past its time limit; what it had so far is not counted."""
+
+
+class _Together(torch.autograd.Function):
+    """Features and logits of one pass as they are; a backward pass through either, or through both,
+    is told once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tell: Callable[[Tensor], None], features: Tensor, logits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.tell = tell
+        return features.view_as(features), logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.tell(gradients[1])
+        return None, *gradients
 
 
 class Counted(Adapter):
@@ -181,6 +198,12 @@ class Counted(Adapter):
             deepest = list(found)[-1]
             found[deepest] = self._after(found[deepest])
         return found
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self._before(images)
+        found = _Together.apply(self._count_backward, *self.adapter.embed_and_logits(images))
+        features, logits = found
+        return features, logits
 
     def distances(self, images: Tensor) -> Tensor:
         self._before(images)

@@ -63,21 +63,23 @@ class Guard:
 class Leg(NamedTuple):
     """A part of an attack: which share of its passes, up which objective, from where.
 
-    ``small``: the sizes of its steps, as a share of the usual ones.
+    ``small``: the sizes of its steps, as a share of the usual ones; ``unsigned``: see
+    ``search.Step``.
     """
 
     objective: Literal["joint", "selective", "orthogonal", "score"]
     share: float
     start: Literal["clean", "best", "random"]
     small: float = 1.0
+    unsigned: bool = False
 
 
 LEGS: dict[Goal, tuple[Leg, ...]] = {
     "evade": (
-        Leg("joint", 0.3, "clean"),
-        Leg("selective", 0.25, "best", 0.5),
-        Leg("orthogonal", 0.25, "clean"),
-        Leg("joint", 0.2, "best", 0.25),
+        Leg("joint", 0.25, "clean"),
+        Leg("selective", 0.25, "best", unsigned=True),
+        Leg("orthogonal", 0.25, "clean", unsigned=True),
+        Leg("selective", 0.25, "best", 0.25, unsigned=True),
     ),
     "reject": (
         Leg("score", 0.45, "clean"),
@@ -161,7 +163,7 @@ class Evasion(Search):
         objective, before = self.objectives[leg.objective], self._spent()
         self.keep(rows, points, self.gradients(rows, points, objective).margins.double())
         cost = max(self._spent() - before, 1.0)
-        usual = cosine(threat.radius, max(int(passes / cost) - 1, _FEWEST))
+        usual = cosine(threat.radius, max(int(passes / cost) - 1, _FEWEST), leg.unsigned)
         schedule = [replace(step, size=leg.small * step.size) for step in usual]
         momentum = _MOMENTUM if threat.norm == "L2" else 0.0
         self.ascend(rows, points, objective, schedule, momentum)

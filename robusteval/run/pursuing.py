@@ -14,6 +14,7 @@ from robusteval.attacks.counting import Counted
 from robusteval.attacks.evasion import Evasion, Guard
 from robusteval.attacks.steps import norms, project
 from robusteval.data.outliers import BATCH, outlier_batches
+from robusteval.detection.reading import Shared
 from robusteval.detection.record import Detector, State
 from robusteval.detection.registry import find
 from robusteval.detection.thresholds import threshold_at
@@ -138,7 +139,9 @@ def look_of(detector: Detector, state: State) -> Callable[[Adapter, Tensor], tup
     """What a model and a detector say of images, with a graph where they have one."""
 
     def look(model: Adapter, images: Tensor) -> tuple[Tensor, Tensor]:
-        return detector.look(state, model, images)
+        shared = Shared(model, images, (detector.reads, "logits"))
+        scores = detector.score_of(state, model, shared.read(detector.reads))
+        return shared.read("logits"), scores
 
     return look
 
