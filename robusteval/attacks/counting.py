@@ -174,6 +174,10 @@ class Counted(Adapter):
     def linear_head(self) -> LinearHead | None:
         return self.adapter.linear_head()
 
+    @property
+    def compares_directions(self) -> bool:
+        return self.adapter.compares_directions
+
     def squared_of(self, features: Tensor) -> Tensor | None:
         return self.adapter.squared_of(features)
 

@@ -143,6 +143,10 @@ class Unsquashed(Adapter):
     def linear_head(self) -> LinearHead | None:
         return self.model.linear_head()
 
+    @property
+    def compares_directions(self) -> bool:
+        return self.model.compares_directions
+
     def squared_of(self, features: Tensor) -> Tensor | None:
         return self.model.squared_of(features)
 

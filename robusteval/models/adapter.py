@@ -139,6 +139,11 @@ class Adapter(nn.Module):
         """
         return None
 
+    @property
+    def compares_directions(self) -> bool:
+        """Whether features are compared with prototypes as unit vectors."""
+        return False
+
     def squared_of(self, features: Tensor) -> Tensor | None:
         """The deepest layer's squared distances (B, K, M), as ``logits_and_distances`` gives them,
         of ``embed``'s features; None where they need a pass of their own."""
@@ -225,6 +230,10 @@ class PrototypeAdapter(Adapter):
     def linear_head(self) -> LinearHead | None:
         return linear_head_of(self.module, self.reads_distances)
 
+    @property
+    def compares_directions(self) -> bool:
+        return self.module.head.similarity == "cosine"
+
     def squared_of(self, features: Tensor) -> Tensor | None:
         return self._squared(features, self.layers[-1]) if self.layers else None
 
@@ -243,7 +252,7 @@ class PrototypeAdapter(Adapter):
 
     def prototype_vectors(self) -> dict[str, Tensor]:
         found = {name: self.module.prototypes[name].detach() for name in self.layers}
-        if self.module.head.similarity == "cosine":
+        if self.compares_directions:
             return {name: F.normalize(vectors, dim=2) for name, vectors in found.items()}
         return found
 
@@ -255,7 +264,7 @@ class PrototypeAdapter(Adapter):
 
     def _squared(self, features: Tensor, layer: str) -> Tensor:
         """Between unit vectors, ‖f − w‖² = 2 (1 − cos), where the head sees only directions."""
-        if self.module.head.similarity == "cosine":
+        if self.compares_directions:
             return 2 * self._distances(features, layer, "cosine")
         return self._distances(features, layer, "sql2")
 
