@@ -190,21 +190,6 @@ class Counted(Adapter):
 
     def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self._before(images)
-        both = self.adapter.embed_and_logits(images)
-        # As one, so that a backward pass through both counts once.
-        features, logits = self._after(torch.cat(both, 1)).split([b.shape[1] for b in both], 1)
-        return features, logits
-
-    def activations(self, images: Tensor) -> dict[str, Tensor]:
-        self._before(images)
-        found = self.adapter.activations(images)
-        if found:  # the deepest is behind all others
-            deepest = list(found)[-1]
-            found[deepest] = self._after(found[deepest])
-        return found
-
-    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self._before(images)
         found = _Together.apply(self._count_backward, *self.adapter.embed_and_logits(images))
         features, logits = found
         return features, logits

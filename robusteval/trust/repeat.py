@@ -48,7 +48,7 @@ def repeated(
     checks: list[Check] = []
     if chosen:
         attacks = [job for job in chosen if job.kind == "attack"]
-        checks = [jobs_repeat(context, store, result, attacks, told)]
+        checks = [jobs_repeat(context, store, result, attacks, told)] if attacks else []
         checks += pursuits_repeat(context, store, [j for j in chosen if j not in attacks], told)
         told.part("diagnostics", 0, 0)
         checks += probes_repeat(context, store, result)
