@@ -82,12 +82,19 @@ class AttackSpec(_Table):
         return {**self.parameters, **scaled}
 
 
+# Outliers that no test set holds: a fifth of Tiny ImageNet's classes.
+TUNING = "tiny_imagenet_tuning"
+
+
 class Detection(_Table):
     """Outlier and attack detection: which detectors, against what."""
 
     detectors: list[str] = []
     natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+    tuning: str = Field(
+        default=TUNING, description="outliers by which detectors' settings are chosen; empty: none"
+    )
 
 
 class Diagnostics(_Table):

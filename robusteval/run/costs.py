@@ -105,8 +105,7 @@ class Costs:
     def of(self, job: Job) -> dict[Purpose, Passes]:
         """A job's passes by their purpose."""
         if job.kind == "fit":
-            once = _reads((job.label,))
-            return {"detection": once.times(self.spec.training[0] if self.spec.training else 0)}
+            return {"detection": self._of_fit(job)}
         if job.kind == "outliers":
             return {"detection": _reads(job.scored_by).times(self.spec.samples)}
         if job.kind == "probe":
@@ -119,6 +118,13 @@ class Costs:
             return {"clean predictions": Passes(2).times(size), **scored}
         attack = {"attacks": self.expected[job.part].times(size), "verification": Passes(2 * size)}
         return {**attack, **scored}  # type: ignore[dict-item]
+
+    def _of_fit(self, job: Job) -> Passes:
+        """The first reads for all what they share."""
+        training = self.spec.training[0] if self.spec.training else 0
+        tuning = self.spec.tuning[1] if self.spec.tuning else 0
+        shared = Passes(int(job == self.plan.fit_jobs()[0])).times(training + tuning)
+        return shared.plus(Passes(detection.find(job.label).own_passes).times(training))
 
     @property
     def conclusion(self) -> Passes:
