@@ -136,6 +136,8 @@ def _of_data(entry: Entry, suite: Suite, params: Params) -> Iterator[Fact]:
         yield from _outliers(info, suite.detection.natural, place)
     if not set(suite.detection.detectors) <= set(UNFITTED):
         yield from _split(info, "train", place)
+        if (outliers := suite.detection.tuning) in DATASETS:
+            yield from _split(DATASETS.get(outliers), "test", place)
     if suite.diagnostics.samples:
         yield from _others()
 

@@ -37,7 +37,6 @@ from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
 from robusteval.types import Goal, ThreatModel
 
-VERSION = 1
 # Of images (B, C, H, W) their logits (B, K) and scores (B,), higher = more in-distribution.
 Look = Callable[[Adapter, Tensor], tuple[Tensor, Tensor]]
 

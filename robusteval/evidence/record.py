@@ -263,6 +263,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
+        "spec.tuning": _untunable(spec),
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()
@@ -272,6 +273,12 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _untunable(spec: RunSpec) -> bool:
+    """Whether settings are said to be chosen by other outliers than the suite's, or by tests."""
+    name = spec.tuning[0] if spec.tuning else ""
+    return bool(name) and (name != spec.suite.detection.tuning or name in spec.outliers)
 
 
 def _contradicts(budget: Budget, spec: RunSpec) -> bool:

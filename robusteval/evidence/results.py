@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
+from robusteval.detection.registry import find as find_detector
+from robusteval.detection.tuning import setting_of
 from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts, nearest_columns
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
@@ -151,6 +153,7 @@ class RunResult:
     seconds: float
     unfitted: dict[str, str]  # detectors whose fit failed: name → reason
     pursuits: list[PursuitOutcome]  # attacks that know a detector
+    settings: dict[str, dict[str, float]]  # that were chosen for detectors: name → setting
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -250,12 +253,21 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
         seconds + sum(o.seconds for o in outcomes),
         unfitted,
         pursuits,
+        {job.label: _setting(store, job) for job in fits if spec.tuning and _has_choice(job)},
     )
 
 
 def _count(scores: Mapping[str, Scores]) -> int:
     """Of how many images there are scores."""
     return len(next(iter(scores.values()), ()))
+
+
+def _has_choice(fit: Job) -> bool:
+    return len(find_detector(fit.label).settings) > 1
+
+
+def _setting(store: Store, fit: Job) -> dict[str, float]:
+    return setting_of(find_detector(fit.label), store.read_state(fit))
 
 
 def _why(store: Store, job: Job) -> str:

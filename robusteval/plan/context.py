@@ -1,6 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from robusteval.models.loading import load_model
 from robusteval.models.own import Agreement
 from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
-from robusteval.plan.fitting_data import fitting_data_of
+from robusteval.plan.fitting_data import fitting_data_of, tuning_data_of
 from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
@@ -86,13 +86,26 @@ class Context:
     @cached_property
     def training_reads(self) -> Gathered:
         """What they read of it, once for all of them."""
-        data, device = self.fitting_data, torch.device(self.device)
+        data = self.fitting_data
+        rows = range(0, len(data), BATCH)
+        return self._gathered(lambda: (data.images(slice(i, i + BATCH)) for i in rows))
 
-        def batches() -> Iterator[Tensor]:
-            rows = range(0, len(data), BATCH)
-            return (data.images(slice(i, i + BATCH)).to(device) for i in rows)
+    @cached_property
+    def tuning_reads(self) -> Gathered | None:
+        """The same of the outliers that their settings are chosen by, if there are any."""
+        if not self.spec.tuning:
+            return None
+        kept = tuning_data_of(self.spec, self.data.info.shape, self.access.data_dir)
+        return self._gathered(lambda: iter(kept))
 
-        return Gathered(self.model, batches, lambda: seeded(self.spec.seed, device))
+    def _gathered(self, batches: Callable[[], Iterator[Tensor]]) -> Gathered:
+        """Under one seed, so that every process reads the same of a model that draws."""
+        device = torch.device(self.device)
+        return Gathered(
+            self.model,
+            lambda: (batch.to(device) for batch in batches()),
+            lambda: seeded(self.spec.seed, device),
+        )
 
     @cached_property
     def agreement(self) -> Agreement | None:

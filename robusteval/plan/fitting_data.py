@@ -1,12 +1,23 @@
-"""The training data that detectors are fitted to: a fixed part of the train split."""
+"""What detectors are fitted to: a fixed part of the train split, and outliers that their settings
+are chosen by."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from robusteval.data.datasets import Dataset, class_order, load_dataset
+from robusteval.data.entry import MADE_TITLES
+from robusteval.data.known import DATASETS
+from robusteval.data.outliers import outlier_batches
+from robusteval.data.readers import Shape
 from robusteval.errors import DataError, EvidenceError
 from robusteval.plan.spec import RunSpec
 
 MOST = 5_000  # samples; whoever has fewer gives all
+MOST_OUTLIERS = 1_000
 SEED = 0  # the same part for every run, whatever the run's own seed
 
 
@@ -40,3 +51,40 @@ def fitting_data_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
 
 def _part(whole: Dataset, count: int) -> Dataset:
     return whole.balanced_subset(min(len(whole), count), SEED)
+
+
+def tuning_data(name: str, shape: Shape, data_dir: Path | None) -> list[Tensor] | None:
+    """At most ``MOST_OUTLIERS`` outliers of a set, in batches (B, C, H, W); None where it isn't
+    there.
+
+    Raises UnknownNameError for an unknown set, and DataError for files that can't be used.
+    """
+    if name not in MADE_TITLES and name not in DATASETS:
+        return None
+    if name not in MADE_TITLES and class_order(name, "test", data_dir) is None:
+        return None
+    return list(outlier_batches(name, MOST_OUTLIERS, shape, SEED, data_dir))
+
+
+def digest_of_images(batches: Sequence[Tensor]) -> str:
+    """SHA-256 of images as bytes: a float's last bit may differ from machine to machine."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update((255 * batch).round().to(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tuning_data_of(spec: RunSpec, shape: Shape, data_dir: Path | None) -> list[Tensor]:
+    """Those that a run's settings were chosen by.
+
+    Raises EvidenceError if they differ from the run's, and DataError if they are gone.
+    """
+    name, _, digest = spec.tuning or ("", 0, "")
+    if (batches := tuning_data(name, shape, data_dir)) is None:
+        raise DataError(f"{name}, by which detectors' settings were chosen, is not there")
+    if digest_of_images(batches) != digest:
+        raise EvidenceError(
+            f"{name} holds other images than those that detectors' settings were chosen by: name "
+            "the right copy with --data-dir"
+        )
+    return batches

@@ -275,6 +275,12 @@ def has_fits(suite: Suite, parts: Parts) -> bool:
     return any(one.needs_training_data and not _lacking(one, parts) for one in records)
 
 
+def has_choices(suite: Suite, parts: Parts) -> bool:
+    """Whether one of these has settings to choose from."""
+    records = map(detection.find, suite.detection.detectors)
+    return any(len(one.settings) > 1 and not _lacking(one, parts) for one in records)
+
+
 def reads_features(suite: Suite) -> bool:
     """Whether it matters for a suite's plan if a model has features of its own."""
     return any(detection.find(name).reads in _FEATURES for name in suite.detection.detectors)

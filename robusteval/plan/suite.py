@@ -82,6 +82,10 @@ class AttackSpec(_Table):
         return {**self.parameters, **scaled}
 
 
+# Outliers that no test set holds: a fifth of Tiny ImageNet's classes.
+TUNING = "tiny_imagenet_tuning"
+
+
 class Attackers(_Table):
     """Attacks that know the detector (see ``attacks.evasion``): on which detectors, how many
     samples, with how many passes of each (a backward pass counts as two), in which norms, each at
@@ -105,6 +109,9 @@ class Detection(_Table):
     detectors: list[str] = []
     natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+    tuning: str = Field(
+        default=TUNING, description="outliers by which detectors' settings are chosen; empty: none"
+    )
     attackers: Attackers = Attackers()
 
     @model_validator(mode="after")

@@ -167,7 +167,17 @@ def _fitting(result: RunResult) -> dict[str, Any] | None:
     if not result.spec.training or not fitted:
         return None
     samples, digest = result.spec.training
-    return {"detectors": fitted, "split": "train", "samples": samples, "digest": digest}
+    told = {"detectors": fitted, "split": "train", "samples": samples, "digest": digest}
+    return {**told, **_tuning(result)}
+
+
+def _tuning(result: RunResult) -> dict[str, Any]:
+    """Which settings were chosen, by which outliers; nothing where none were."""
+    if not result.spec.tuning:
+        return {}
+    name, samples, digest = result.spec.tuning
+    outliers = {"outliers": name, "samples": samples, "digest": digest}
+    return {"tuning": {**outliers, "settings": result.settings}}
 
 
 def _missing(result: RunResult) -> list[dict[str, Any]]:

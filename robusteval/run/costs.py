@@ -121,13 +121,19 @@ class Costs:
     def _of_detection(self, job: Job) -> Passes:
         """Of fits, of outliers' scores, and of attacks on detectors."""
         if job.kind == "fit":
-            once = _reads((job.label,))
-            return once.times(self.spec.training[0] if self.spec.training else 0)
+            return self._of_fit(job)
         if job.kind == "outliers":
             return _reads(job.scored_by).times(self.spec.samples)
         asked = self.spec.suite.detection.attackers
         steps = asked.passes / (1 + BACKWARD)
         return Passes(steps, steps).times(min(asked.samples, self.spec.samples))
+
+    def _of_fit(self, job: Job) -> Passes:
+        """The first reads for all what they share."""
+        training = self.spec.training[0] if self.spec.training else 0
+        tuning = self.spec.tuning[1] if self.spec.tuning else 0
+        shared = Passes(int(job == self.plan.fit_jobs()[0])).times(training + tuning)
+        return shared.plus(Passes(detection.find(job.label).own_passes).times(training))
 
     @property
     def conclusion(self) -> Passes:

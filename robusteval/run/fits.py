@@ -2,6 +2,7 @@
 
 from robusteval.detection.record import stored_form
 from robusteval.detection.registry import find
+from robusteval.detection.tuning import best_setting
 from robusteval.evidence.arrays import Arrays
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
@@ -13,8 +14,12 @@ def fitted_state(context: Context, job: Job) -> Arrays:
     Raises EvidenceError or DataError where they are not the run's, or are gone; whatever else is
     raised is the detector's.
     """
-    detector = find(job.label)
+    detector, model = find(job.label), context.model
     read = context.training_reads.read(detector.reads)
     labels = context.fitting_data.labels.to(context.device)
-    state = stored_form(detector.fit_to(context.model, read, labels))
+    setting = None
+    if len(detector.settings) > 1 and context.tuning_reads is not None:
+        outliers = context.tuning_reads.read(detector.reads)
+        setting = best_setting(detector, model, read, labels, outliers)
+    state = stored_form(detector.fit_to(model, read, labels, setting))
     return {name: tensor.numpy() for name, tensor in state.items()}

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from robusteval.ambient import refuse_inference_mode
 from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
 from robusteval.data.outliers import outlier_digests, outlier_names
-from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
@@ -27,9 +28,9 @@ from robusteval.models.registry import find_entry
 from robusteval.places import Place
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
-from robusteval.plan.fitting_data import fitting_data
+from robusteval.plan.fitting_data import digest_of_images, fitting_data, tuning_data
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
-from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
+from robusteval.plan.plan import check_names, expected_passes, has_choices, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
@@ -123,7 +124,7 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         keep=options.keep,
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
-        training=_training(suite, subject, options),
+        **_fitting(suite, subject, options, outliers["outliers"]),
         own_data=data.info.own,
         chosen=_how_chosen(subject, options),
     )
@@ -174,12 +175,28 @@ def _fewer(samples: Samples, count: int) -> Samples:
     return Listed(samples.indices[:count]) if isinstance(samples, Listed) else count
 
 
-def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
-    """How many samples detectors are fitted to, and their digest; nothing where there are none."""
-    if not has_fits(suite, subject.model.parts) or subject.data.info.own:
-        return ()
-    data = fitting_data(subject.data.info.name, options.data_dir, options.download)
-    return (len(data), data.digest) if data is not None else ()
+def _fitting(
+    suite: Suite, subject: Subject, options: Options, tested: Sequence[str]
+) -> dict[str, Any]:
+    """How many samples detectors are fitted to, and how many outliers choose their settings, with
+    digests; nothing where there are none.
+
+    Raises DataError for outliers that are among the ``tested`` ones.
+    """
+    parts, info = subject.model.parts, subject.data.info
+    if not has_fits(suite, parts) or info.own:
+        return {}
+    data = fitting_data(info.name, options.data_dir, options.download)
+    if data is None:
+        return {}
+    found: dict[str, Any] = {"training": (len(data), data.digest)}
+    if (name := suite.detection.tuning) and has_choices(suite, parts):
+        if name in tested:
+            raise DataError(f"detection.tuning = {name!r}: that set is tested, so choose another")
+        outliers = tuning_data(name, info.shape, options.data_dir)
+        if outliers is not None:
+            found["tuning"] = (name, sum(map(len, outliers)), digest_of_images(outliers))
+    return found
 
 
 def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:

@@ -1,11 +1,10 @@
 """What attackers who know the detectors tell of them: findings."""
 
-from collections.abc import Iterator
-
 from robusteval.detection.metrics import bootstrap_intervals, detection_metrics
 from robusteval.evidence.rejection import Rejection, UnderAttack, rejections, under_attack
 from robusteval.evidence.results import RunResult
 from robusteval.trust.verdicts import Finding
+from robusteval.types import ThreatModel
 
 CHANCE = 0.5  # AUROC of a coin
 _SIDE = {
@@ -20,7 +19,7 @@ def detector_findings(result: RunResult) -> list[Finding]:
     """Of each detector that was attacked: whether its score had a gradient, and whether it still
     tells anything apart."""
     found = [blind(each) for each in rejections(result) if each.attacked]
-    return [*found, *worse_than_chance(result)]
+    return found + worse_than_chance(result)
 
 
 def blind(each: Rejection) -> Finding:
@@ -38,24 +37,23 @@ def blind(each: Rejection) -> Finding:
     )
 
 
-def worse_than_chance(result: RunResult) -> Iterator[Finding]:
+def worse_than_chance(result: RunResult) -> list[Finding]:
     """Detectors that rank what was attacked above inliers: a finding for each threat."""
-    below: dict[tuple[str, str], list[str]] = {}
-    threats = {}
+    below: dict[ThreatModel, list[str]] = {}
     for each in under_attack(result):
         if (auroc := _surely_below(each, result.spec.seed)) is not None:
-            key = each.detector, str(each.threat)
-            threats[key] = each.threat
-            told = _SIDE[each.attacked].format(each.outliers)
-            below.setdefault(key, []).append(f"{told}: AUROC {auroc:.3f}")
-    for (name, threat), told in below.items():
-        yield Finding(
-            f"{name} under attack",
+            side = _SIDE[each.attacked].format(each.outliers)
+            below.setdefault(each.threat, []).append(f"{each.detector} on {side}: {auroc:.3f}")
+    return [
+        Finding(
+            "detectors under attack",
             "suspicious",
-            "worse than chance on " + "; on ".join(told),
-            "who knows this detector gets by it: don't rely on it against attackers",
-            threats[name, threat],
+            f"worse than chance, by AUROC: {'; '.join(told)}",
+            "who knows the detector gets by it: don't rely on it against attackers",
+            threat,
         )
+        for threat, told in below.items()
+    ]
 
 
 def _surely_below(each: UnderAttack, seed: int) -> float | None:

@@ -41,6 +41,7 @@ name = "mine"
 detectors = ["energy", "mahalanobis", "knn"]
 natural = 0
 attacks = ["fgsm"]
+tuning = ""
 """
 )
 

@@ -10,12 +10,13 @@ name = "mine"
 [detection]
 detectors = [{names}]
 natural = 0
+tuning = "{tuning}"
 """
 
 
-def suite_of(folder: Path, *names: str) -> Path:
+def suite_of(folder: Path, *names: str, tuning: str = "") -> Path:
     path = folder / "mine.toml"
-    path.write_text(SUITE.format(names=", ".join(f'"{name}"' for name in names)))
+    path.write_text(SUITE.format(names=", ".join(f'"{name}"' for name in names), tuning=tuning))
     return path
 
 
