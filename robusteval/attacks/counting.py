@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +23,6 @@ _PAUSE = 0.1  # seconds between two words on how many passes were made
 
 class TimeLimitReached(Exception):  # noqa: N818 - no mistake, a limit
     """An attack ran past its time limit; what it had so far is not counted."""
-
-
-class _Together(torch.autograd.Function):
-    """Features and logits of one pass as they are; a backward pass through either, or through both,
-    is told once."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, tell: Callable[[Tensor], None], features: Tensor, logits: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.tell = tell
-        return features.view_as(features), logits.view_as(logits)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.tell(gradients[1])
-        return None, *gradients
 
 
 class Counted(Adapter):
@@ -190,9 +173,18 @@ class Counted(Adapter):
 
     def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         self._before(images)
-        found = _Together.apply(self._count_backward, *self.adapter.embed_and_logits(images))
-        features, logits = found
+        both = self.adapter.embed_and_logits(images)
+        # As one, so that a backward pass through both counts once.
+        features, logits = self._after(torch.cat(both, 1)).split([b.shape[1] for b in both], 1)
         return features, logits
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        self._before(images)
+        found = self.adapter.activations(images)
+        if found:  # the deepest is behind all others
+            deepest = list(found)[-1]
+            found[deepest] = self._after(found[deepest])
+        return found
 
     def distances(self, images: Tensor) -> Tensor:
         self._before(images)

@@ -221,7 +221,8 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
     fits = [job for job in plan.fit_jobs() if store.has(job)]
     seconds += sum(store.read(job).seconds for job in fits)
     unfitted = {job.label: _why(store, job) for job in plan.fit_jobs() if job not in fits}
-    outliers, failures, diagnostics, pursuits = {}, {}, None, []
+    outliers: dict[str, dict[str, Scores]] = {}
+    failures, diagnostics, pursuits = {}, None, []
     asked = spec.suite.detection.attackers.samples
     for job in plan.other_jobs():
         name = job.label or job.kind

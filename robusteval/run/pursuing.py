@@ -141,7 +141,7 @@ def look_of(detector: Detector, state: State) -> Callable[[Adapter, Tensor], tup
     def look(model: Adapter, images: Tensor) -> tuple[Tensor, Tensor]:
         shared = Shared(model, images, (detector.reads, "logits"))
         scores = detector.score_of(state, model, shared.read(detector.reads))
-        return shared.read("logits"), scores
+        return shared.logits, scores
 
     return look
 
