@@ -82,8 +82,10 @@ def _ranges(model: Adapter, images: Tensor, labels: Tensor) -> dict[str, Tensor]
                 ends = sums.new_tensor([torch.inf, -torch.inf]).view(2, 1, 1, 1)
                 shape = 2, len(sums), model.classes, sums.shape[2]
                 found[name] = ends.expand(shape).clone()
-            found[name][0].index_reduce_(1, of, sums, "amin")
-            found[name][1].index_reduce_(1, of, sums, "amax")
+            for label in of.unique().tolist():
+                low, high = found[name][:, :, label]  # (P, C) each
+                low.copy_(torch.minimum(low, sums[:, of == label].amin(1)))
+                high.copy_(torch.maximum(high, sums[:, of == label].amax(1)))
     return found
 
 

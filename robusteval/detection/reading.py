@@ -29,6 +29,12 @@ def count_of(read: Read) -> int:
     return len(read.logits if isinstance(read, Outputs) else read)
 
 
+def is_finite(read: Read) -> bool:
+    """Whether no number of it is NaN or infinite."""
+    parts = read if isinstance(read, Outputs) else (read,)
+    return all(bool(torch.isfinite(part).all()) for part in parts)
+
+
 def taken(read: Read, rows: Tensor) -> Read:
     """What was read of some of the images."""
     if isinstance(read, Outputs):

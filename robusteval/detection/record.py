@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robusteval.detection.reading import Read, Reads, Shared, count_of, joined
+from robusteval.detection.reading import Read, Reads, Shared, count_of, is_finite, joined
 from robusteval.errors import AttackError, ScoreError, kind_of, shown
 from robusteval.models.adapter import Adapter
 
@@ -112,6 +112,8 @@ class Detector:
         assert self.fit_read is not None, "only asked of those that are fitted"
         if not count_of(read):
             raise ValueError("there are no training samples")
+        if not is_finite(read):
+            raise ValueError("the model gives NaN or infinity on training data")
         chosen = dict(setting if setting is not None else (*self.settings, {})[0])
         state = self.fit_read(model, read, labels, **chosen)
         if not chosen or not isinstance(state, Mapping):
@@ -130,6 +132,8 @@ class Detector:
         """Scores (B,) of what was read of B images.  Raises as ``score`` does."""
         if self.needs_training_data and not state:
             raise AttackError(f"detector {self.name} was not fitted: fit it to training data first")
+        if not is_finite(read):
+            raise ScoreError(f"detector {self.name} is given NaN or infinity by the model")
         count = count_of(read)
         found = self.score_read(state, model, read)
         if not isinstance(found, Tensor) or found.shape != (count,):
