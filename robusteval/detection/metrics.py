@@ -202,7 +202,7 @@ class _Sides:
         sides = (np.concatenate([[-np.inf], s, [np.inf]]) for s in (self.inside, self.outside))
         rest = (self.places_in, self.places_out, self.correct)
         ends = (None if r is None else np.concatenate([[0.0], r, [1.0]]) for r in rest)
-        return _Sides(*sides, *ends)  # type: ignore[arg-type]  # None stays None
+        return _Sides(*sides, *ends)
 
     def metrics(self, ranking: Ranking, weights_in: Scores, weights_out: Scores) -> Scores:
         """(R, metrics) In the order of ``METRICS``, with OSCR at the end where it is defined."""

@@ -44,7 +44,7 @@ def _curve(inside: Scores, outside: Scores) -> Curve:
     return Ranking.of(inside, outside).curve(np.ones(len(inside)), np.ones(len(outside)))
 
 
-def thinned(points: Points, most: int = 48) -> list[list[float]]:
+def thinned(points: Points, most: int = 40) -> list[list[float]]:
     """At most so many [x, y] that lie evenly along a curve, its ends among them."""
     x, y = points
     if len(x) > most:

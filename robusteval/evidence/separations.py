@@ -22,7 +22,7 @@ from robusteval.types import ThreatModel
 Bools = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 Reading = Literal["", "paper", "strict", "worst_case"]
-WORST = "worst_case"
+WORST: Literal["worst_case"] = "worst_case"
 SCORE_OF_CONFIDENCE = "max_softmax"  # the detector whose score is the largest probability
 
 

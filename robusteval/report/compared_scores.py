@@ -19,14 +19,12 @@ def compared_scores(first: RunResult, second: RunResult) -> tuple[list[dict[str,
     names = {name: None for result in (first, second) for name in result.plan.detectors}
     alike = [name for name in names if _same_detector(name, first, second)]
     rows = []
-    for key in mine.keys() & theirs.keys():
+    for key in (key for key in mine if key in theirs):
         kind, against, _, detector = key
         if detector in alike and (kind != "outliers" or _same_images(against, first, second)):
             rows.append(_row(mine[key], theirs[key]))
-    order = {name: place for place, name in enumerate(alike)}
-    rows.sort(
-        key=lambda r: (r["kind"] != "outliers", r["against"], r["reading"], order[r["detector"]])
-    )
+    sets = {r["against"] for r in rows if r["kind"] == "outliers"}
+    rows.sort(key=lambda row: (row["against"] not in sets, row["against"], row["reading"]))
     return rows, [name for name in names if name not in alike]
 
 
@@ -46,7 +44,7 @@ def _same_detector(name: str, first: RunResult, second: RunResult) -> bool:
 
 
 def _same_images(against: str, first: RunResult, second: RunResult) -> bool:
-    """Whether an outlier set is of the same images: files by their digest, made ones by the seed."""
+    """Whether an outlier set is of the same images: by its digest, made ones by the seed."""
     ours, theirs = first.spec, second.spec
     digests = ours.outlier_digests.get(against), theirs.outlier_digests.get(against)
     return digests[0] == digests[1] and (digests[0] is not None or ours.seed == theirs.seed)

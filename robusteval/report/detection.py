@@ -1,4 +1,4 @@
-"""Detection in ``report.json``: rows of metrics, outlier sets, and what its pictures are drawn of."""
+"""Detection in ``report.json``: rows of metrics, outlier sets, and what pictures are drawn of."""
 
 from statistics import fmean
 from typing import Any
@@ -31,8 +31,9 @@ from robusteval.evidence.separations import (
 )
 
 COLUMNS = (*METRICS, OPEN_SET)
-MANY = 100  # separations; from there on each gets fewer resamples, so that a report takes seconds
-FEW_RESAMPLES = 100
+# Beyond so many separations each gets fewer resamples, so that a report takes seconds, and only the
+# detectors that are drawn have histograms.
+MANY, FEW_RESAMPLES = 100, 100
 DRAWN = 5  # detectors whose curves are drawn
 _BINS = 20
 
@@ -42,6 +43,10 @@ Row = dict[str, Any]
 def detection_of(result: RunResult) -> Row:
     """All of it; empty lists for a run without detectors."""
     rows = [(s, _row(result, s)) for s in result.separations]
+    drawn = ranked_detectors([row for _, row in rows])[:DRAWN]
+    for separation, row in rows:
+        if row["status"] == "done" and (len(rows) <= MANY or separation.detector in drawn):
+            row["histogram"] = histogram(separation.inside, separation.outside)
     outliers = [row for s, row in rows if s.kind == "outliers"]
     attacks = [row for s, row in rows if s.kind == "attack_detection"]
     return {
@@ -49,7 +54,7 @@ def detection_of(result: RunResult) -> Row:
         "outliers": outliers,
         # No attack of any suite is told the detector that is to tell its images apart.
         "attack_detection": [{**row, "attacker_knew": False} for row in attacks],
-        "detection_curves": _curves(result, ranked_detectors(outliers + attacks)[:DRAWN]),
+        "detection_curves": _curves(result, drawn),
     }
 
 
@@ -105,12 +110,7 @@ def _row(result: RunResult, separation: Separation) -> Row:
     for name in COLUMNS:
         low, high = intervals[name] if intervals else (None, None)
         metrics[name] = {"value": values[name], "low": low, "high": high}
-    return {
-        **row,
-        **{"status": "done", "reason": ""},
-        **metrics,
-        "histogram": histogram(inside, outside),
-    }
+    return {**row, "status": "done", "reason": "", **metrics}
 
 
 def _unusable(separation: Separation) -> tuple[str, str] | None:
@@ -217,7 +217,7 @@ def _rejection(result: RunResult, detectors: list[str]) -> list[Row]:
     that held with the image that it trusts least, and a misclassified one with its clean image.
     """
     correct = result.clean_correct
-    found = [{"threat": None, "lines": _rejection_lines(result, detectors, {})}]
+    found: list[Row] = [{"threat": None, "lines": _rejection_lines(result, detectors, {})}]
     for threat in result.plan.threats:
         meant = detected_under(result.outcomes, threat, result.plan.detected)
         attacked = {name: attacked_by_all(meant, name, threat) for name in detectors}

@@ -19,12 +19,13 @@ _GROUPS = {
     **{"natural": (AMBER, "outliers"), "noise": (MUTED, "noise"), "folder": ("#00838f", "folders")},
 }
 _WIDTH = 7.2
+_FEWEST = 10  # samples of a line
 
 Row = dict[str, Any]
 
 
 def _axes(axes: Any, x: str, y: str, title: str) -> None:
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=x, ylabel=y)
+    axes.set(xlim=(0, 1), xlabel=x, ylabel=y)
     axes.set_title(inert.plot(title), fontsize=9.5)
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
@@ -51,6 +52,8 @@ def separation_curves(curves: Row, detectors: list[str]) -> str:
             left.plot(*np.transpose(line["roc"]), **look)
             right.plot(*np.transpose(line["precision_recall"]), **look)
         left.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=":")
+        for axes in (left, right):
+            axes.set_ylim(0, 1.01)
         _axes(left, "outliers accepted (FPR)", "inliers accepted (TPR)", f"ROC, {against}")
         _axes(right, "recall", "precision", f"precision and recall, {against}")
         _legend(figure, left)
@@ -58,8 +61,8 @@ def separation_curves(curves: Row, detectors: list[str]) -> str:
 
 
 def rejection_curves(rows: list[Row], detectors: list[str]) -> str:
-    """Accuracy of the accepted samples against the share rejected: a panel for clean samples and one
-    for each threat, three at most."""
+    """Accuracy of the accepted samples against the share rejected: a panel for clean samples, and
+    one for each threat, three at most."""
     shown = rows[:3]
     with figure_of(_WIDTH, 3.3, len(shown)) as (figure, panels):
         for axes, row in zip(panels, shown, strict=True):
@@ -67,6 +70,7 @@ def rejection_curves(rows: list[Row], detectors: list[str]) -> str:
                 colour = COLOURS[detectors.index(line["detector"]) % len(COLOURS)]
                 x, y = np.transpose(line["points"])
                 axes.plot(x, y, color=colour, lw=1.5, label=_name(line["detector"]))
+            _fit_heights(axes, row)
             title = f"attacked, {threat_text(row['threat'])}" if row["threat"] else "clean"
             _axes(axes, "share rejected", "", title)
         panels[0].set_ylabel("accuracy of the accepted")
@@ -74,11 +78,21 @@ def rejection_curves(rows: list[Row], detectors: list[str]) -> str:
         return svg(figure, "Accuracy of accepted samples against the share rejected")
 
 
+def _fit_heights(axes: Any, row: Row) -> None:
+    """Accuracies from the lowest to the highest of all lines, with some room."""
+    heights = [y for line in row["lines"] for _, y in line["points"]]
+    low, high = min(heights), max(heights)
+    axes.set_ylim(max(low - 0.06, 0), min(high + 0.06, 1.01))
+
+
 def confidence_histogram(confidence: Row) -> str:
-    """How often each largest probability is given: a line for each kind of sample."""
+    """How often each largest probability is given: a line for each kind of sample, if there are ten
+    of it or more."""
     edges = np.array(confidence["edges"])
     with figure_of(_WIDTH, 2.7) as (figure, (axes,)):
         for name, counts in confidence["counts"].items():
+            if sum(counts) < _FEWEST:
+                continue
             colour, label = _GROUPS[name]
             shares = np.array(counts, float) / sum(counts)
             filled = name == "right"

@@ -32,12 +32,11 @@ PARTS = {
 }
 MEANINGS = {
     "strict": "Clean images that are classified correctly, against those that fool the model.",
-    "worst_case": "All of a threat's detected attacks together: of each broken sample the image that "
-    "the detector trusts most of those that broke it. A detector counts on a sample only if it "
-    "catches every attack on it.",
-    "paper": "The whole test set against every attacked image, whether or not it fools the model. "
-    "Images that fool nobody are easily recognised or harmless: this reading tells less than the "
-    "strict one.",
+    "worst_case": "All of a threat's detected attacks together: of each broken sample the image "
+    "that the detector trusts most of those that broke it. A detector counts on a sample only if "
+    "it catches every attack on it.",
+    "paper": "The whole test set against every attacked image, whether or not it fools the model: "
+    "misclassified clean images count as clean, and images that fool nobody as attacks.",
 }
 
 Row = dict[str, Any]
@@ -93,7 +92,7 @@ def _set(against: str, rows: list[Row]) -> Row:
     return {
         "against": against,
         **{"n_in": rows[0]["n_in"], "n_out": rows[0]["n_out"]},
-        **{"shown": ordered[:SHOWN], "folded": ordered[SHOWN:]},
+        **{"shown": ordered[:SHOWN], "folded": ordered[SHOWN:], "figures": []},
     }
 
 

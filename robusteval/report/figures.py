@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _STYLE: Any = {
     "svg.hashsalt": "robusteval",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # each text names the fonts that it may have
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,6 +36,16 @@ _STYLE: Any = {
     "xtick.color": MUTED,
     "ytick.color": INK,
 }
+
+
+_GEOMETRY = re.compile(r' (?:d|x|y|points|transform)="[^"]*"')
+_BYTES = re.compile(r" <metadata>.*?</metadata>\n|^ +", re.DOTALL | re.MULTILINE)  # unseen
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+
+
+def _in_hundredths(found: re.Match[str]) -> str:
+    """Geometry in hundredths of a point: more can't be seen, and is half of a page's size."""
+    return _DIGITS.sub(r"\1", found[0])
 
 
 @contextmanager
@@ -55,7 +67,7 @@ def svg(figure: Any, label: str) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    body = text[text.index("<svg") :]
+    body = _BYTES.sub("", _GEOMETRY.sub(_in_hundredths, text[text.index("<svg") :]))
     return body.replace("<svg ", f'<svg role="img" aria-label="{escape(inert.line(label))}" ', 1)
 
 
@@ -162,7 +174,7 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
     usable = [r for r in rows if r.get("histogram")]
     if not usable:
         return ""
-    with figure_of(2.5 * len(usable), 2.3, len(usable)) as (figure, panels):
+    with figure_of(min(2.5 * len(usable), 7.2), 2.1, len(usable)) as (figure, panels):
         for axes, row in zip(panels, usable, strict=True):
             edges = np.array(row["histogram"]["edges"])
             for side, colour, name in (

@@ -86,9 +86,10 @@ def _detection(report: dict[str, Any], drawn: bool) -> dict[str, Any]:
     groups = detection_groups(report)
     for group in groups if drawn else []:
         first = group["sets"][0]
-        shown = first["shown"][:_HISTOGRAMS]
-        if group["part"] != "paper":
-            first["figures"] = [score_histograms(shown, report["dataset"]["name"])]
+        rows = first["shown"] + first["folded"]
+        shown = [row for row in rows if row.get("histogram")][:_HISTOGRAMS]
+        if group["part"] not in ("strict", "paper"):
+            first["figures"].append(score_histograms(shown, report["dataset"]["name"]))
         for curve in curves.get("separations", []):
             if (curve["part"], curve["against"]) == (group["part"], first["against"]):
                 first["figures"].append(separation_curves(curve, curves["detectors"]))
