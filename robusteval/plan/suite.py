@@ -104,10 +104,15 @@ class Attackers(_Table):
 
 
 class Detection(_Table):
-    """Outlier and attack detection: which detectors, against what."""
+    """Outlier and attack detection: which detectors, against what.
+
+    ``sets`` names outlier sets and groups of them: ``near``, ``far``, ``noise``.  Without it the
+    first ``natural`` outlier sets of the data set are taken whose data are there, and two noises.
+    """
 
     detectors: list[str] = []
     natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
+    sets: list[str] = Field(default=[], description="groups of outlier sets, or sets by name")
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
     tuning: str = Field(
         default=TUNING, description="outliers by which detectors' settings are chosen; empty: none"

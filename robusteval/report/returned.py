@@ -80,14 +80,17 @@ class Report:
 
     @property
     def outliers(self) -> "pd.DataFrame":
-        """A row for each detector and set of outliers, with five metrics."""
+        """A row for each detector and set of outliers, with its ``group`` and seven metrics."""
         return self._frame("outliers")
 
     @property
     def detection(self) -> "pd.DataFrame":
-        """A row for each detector and attack: how well it tells attacked images apart.
+        """A row for each detector, attack and ``reading``: how well it tells attacked images apart.
 
-        ``attacker_knew``: whether the attack was told the detector.
+        ``reading``: "paper" (the whole test set against every attacked image), "strict" (images
+        that are classified correctly against those that fool the model) or "worst_case" (the same
+        over all detected attacks of a threat together).  ``attacker_knew``: whether the attack was
+        told the detector.
         """
         return self._frame("detection")
 

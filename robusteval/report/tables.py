@@ -7,7 +7,7 @@ share, ``x_low`` and ``x_high`` are its 95 % interval.  What has no number is mi
 
 from typing import TYPE_CHECKING, Any
 
-from robusteval.detection.metrics import METRICS
+from robusteval.detection.metrics import METRICS, OPEN_SET
 from robusteval.report.wording import parameters_text
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def _share(name: str) -> Columns:
 _THREAT = {"norm": TEXT, "eps": TEXT, "radius": NUMBER}
 _ROBUST = {**_share("robust_accuracy"), "robust": COUNT, "samples": COUNT}
 _SUCCESS = {**_share("success_rate"), "broken": COUNT, "correct": COUNT}
+_METRICS = (*METRICS, OPEN_SET)
 _DETECTION = {
     **{"detector": TEXT, "against": TEXT, "n_in": COUNT, "n_out": COUNT},
     **{"status": TEXT, "reason": TEXT},
-    **{column: kind for metric in METRICS for column, kind in _share(metric).items()},
+    **{column: kind for metric in _METRICS for column, kind in _share(metric).items()},
 }
 TABLES: dict[str, Columns] = {
     "attacks": {
@@ -58,8 +59,8 @@ TABLES: dict[str, Columns] = {
         **_share("at_most"),
         "robust_at_most": COUNT,
     },
-    "outliers": _DETECTION,
-    "detection": {**_DETECTION, "attacker_knew": FLAG},
+    "outliers": {**_DETECTION, "group": TEXT},
+    "detection": {**_DETECTION, "reading": TEXT, "attacker_knew": FLAG},
     "claims": {
         **{"attack": TEXT, "norm": TEXT, "eps": TEXT, "claimed": SHARE, "compared": TEXT},
         **_share("found"),
@@ -165,7 +166,7 @@ def _detection(content: dict[str, Any]) -> list[Row]:
 
 
 def _separation(row: Row) -> Row:
-    metrics = [_of_rate(name, row[name]) for name in METRICS]
+    metrics = [_of_rate(name, row.get(name)) for name in _METRICS]  # older reports have fewer
     return {**row, **{column: value for metric in metrics for column, value in metric.items()}}
 
 

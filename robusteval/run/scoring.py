@@ -65,7 +65,8 @@ def outlier_scores(context: Context, store: Store, job: Job) -> dict[str, Any]:
     spec, shape = context.spec, context.data.info.shape
     states = states_of(store, context.plan, job.scored_by)
     parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in job.scored_by}
-    for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
+    place, inliers = context.access.data_dir, context.data
+    for batch in outlier_batches(name, spec.samples, shape, spec.seed, place, inliers):
         images = batch.to(context.device)
         for column, values in score_columns(context, states, job.scored_by, images).items():
             parts[column].append(values)

@@ -1,8 +1,8 @@
 """What attackers who know the detectors tell of them: findings."""
 
 from robusteval.detection.metrics import bootstrap_intervals, detection_metrics
-from robusteval.evidence.rejection import Rejection, UnderAttack, rejections, under_attack
 from robusteval.evidence.results import RunResult
+from robusteval.evidence.under_attack import Rejection, UnderAttack, rejections, under_attack
 from robusteval.trust.verdicts import Finding
 from robusteval.types import ThreatModel
 

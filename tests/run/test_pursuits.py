@@ -13,8 +13,8 @@ from robusteval import api
 from robusteval.detection.metrics import detection_metrics
 from robusteval.detection.thresholds import threshold_at
 from robusteval.evidence.files import Local
-from robusteval.evidence.rejection import rejections, under_attack
 from robusteval.evidence.results import RunResult, load_result
+from robusteval.evidence.under_attack import rejections, under_attack
 from robusteval.trust.detectors import detector_findings
 from tests.helpers.evidence import evidence_of
 from tests.helpers.forging import change_rows
