@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 from robusteval.detection.thresholds import TPR, threshold_at
 from robusteval.evidence.columns import SCORE
 from robusteval.evidence.pursued import PursuitOutcome
-from robusteval.evidence.results import Bools, RunResult, Scores
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.separations import Bools, Scores
 from robusteval.types import Goal, ThreatModel
 
-Attacked = Literal["misclassified", "inliers", "outliers", "both"]
+Attacked = Literal["misclassified", "none", "inliers", "outliers", "both"]
 
 
 @dataclass(frozen=True)
 class UnderAttack:
-    """One detector's scores where an attacker who knows it has moved one side, or both.
+    """One detector's scores where an attacker who knows it has moved one side, both, or, for
+    comparison on the same images, ``none``.
 
     ``misclassified``: correct clean inliers against the most accepted image of each that some
     image in the ball gets misclassified (``outliers`` is empty then).
@@ -40,7 +42,8 @@ class Rejection:
     Of the first ``samples``: ``correct`` are classified right, ``accepted`` also accepted; of these
     ``robust`` are left, for which no image in the ball was found that is misclassified and
     accepted.  ``unguarded``: those for which none was found that is misclassified.  ``stratified``:
-    those of ``robust`` that stay accepted within the suite's share of ε; None where it names none.
+    those of ``robust`` that stay accepted within ``inner``, the suite's share of ε; None where it
+    names none.
     ``guided``: of ``attacked`` samples, those where the score has a gradient.
     """
 
@@ -53,6 +56,7 @@ class Rejection:
     robust: int
     unguarded: int
     stratified: int | None
+    inner: ThreatModel | None
     guided: int
     attacked: int
 
@@ -79,7 +83,7 @@ def _rejection(result: RunResult, outcome: PursuitOutcome) -> Rejection:
         int(accepted.sum()),
         int(robust.sum()),
         int((correct & ~wrong).sum()),
-        _stratified(result, name, threat, threshold, robust),
+        *_stratified(result, name, threat, threshold, robust),
         outcome.guided,
         len(outcome.places),
     )
@@ -107,19 +111,20 @@ def _broken(result: RunResult, outcome: PursuitOutcome, threshold: float) -> tup
 
 def _stratified(
     result: RunResult, name: str, threat: ThreatModel, threshold: float, robust: Bools
-) -> int | None:
-    """How many robust samples stay accepted in the smaller ball."""
+) -> tuple[int | None, ThreatModel | None]:
+    """How many robust samples stay accepted in the smaller ball, and that ball."""
     for outcome in _of(result, "reject"):
         inner = outcome.pursuit.threat
         if outcome.pursuit.detector == name and inner.norm == threat.norm and inner != threat:
             kept = np.zeros(len(robust), bool)
             kept[outcome.places] = outcome.rows["score"] >= threshold
-            return int((robust & kept).sum())
-    return None
+            return int((robust & kept).sum()), inner
+    return None, None
 
 
 def under_attack(result: RunResult) -> Iterator[UnderAttack]:
-    """Every side that an attacker has moved: misclassified inliers, inliers, outliers, both."""
+    """Misclassified inliers that are to be accepted; then of each set of outliers neither side
+    moved, outliers, inliers, both."""
     for outcome in _of(result, "evade"):
         yield _misclassified(result, outcome)
     rejected = {(o.pursuit.detector, o.pursuit.threat): o for o in _of(result, "reject")}
@@ -130,9 +135,11 @@ def under_attack(result: RunResult) -> Iterator[UnderAttack]:
             outcome.pursuit.outliers,
         )
         inside, outside = clean_scores(result, name)[: first(result)], outcome.rows["score"]
+        still = outcome.rows["clean_score"]
+        yield UnderAttack(name, threat, "none", outliers, inside, still)
         yield UnderAttack(name, threat, "outliers", outliers, inside, outside)
         if lower := rejected.get((name, threat)):
-            low, still = lower.rows["score"], outcome.rows["clean_score"]
+            low = lower.rows["score"]
             yield UnderAttack(name, threat, "inliers", outliers, low, still)
             yield UnderAttack(name, threat, "both", outliers, low, outside)
 

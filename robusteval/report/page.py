@@ -9,6 +9,7 @@ from robusteval import inert
 from robusteval.durations import duration_text
 from robusteval.evidence.results import Example
 from robusteval.places import Place
+from robusteval.report.attackers import attackers_tables
 from robusteval.report.detection_figures import (
     confidence_histogram,
     rejection_curves,
@@ -98,7 +99,12 @@ def _detection(report: dict[str, Any], drawn: bool) -> dict[str, Any]:
         figures["rejection"] = rejection_curves(curves["rejection"], curves["detectors"])
     if drawn and curves.get("confidence"):
         figures["confidence"] = confidence_histogram(curves["confidence"])
-    return {"groups": groups, "overview": detection_overview(report), "figures": figures}
+    return {
+        "groups": groups,
+        "overview": detection_overview(report),
+        "figures": figures,
+        "attackers": attackers_tables(report),
+    }
 
 
 def render_html(report: dict[str, Any], examples: list[Example]) -> str:

@@ -95,6 +95,22 @@ class Report:
         return self._frame("detection")
 
     @property
+    def rejection(self) -> "pd.DataFrame":
+        """A row for each detector that was attacked by who knows it, as the model's guard.
+
+        Shares of the same samples: ``accepted`` are classified right and not rejected; ``robust``
+        are those for which no image in the ball was found that is wrong and accepted,
+        ``robust_without`` those for which none was found that is wrong.
+        """
+        return self._frame("rejection")
+
+    @property
+    def under_attack(self) -> "pd.DataFrame":
+        """A row for each detector and each side that an attacker who knows it has ``attacked``:
+        "none", "outliers", "inliers", "both", or "misclassified" inliers."""
+        return self._frame("under_attack")
+
+    @property
     def claims(self) -> "pd.DataFrame":
         """A row for each number of the paper, beside what was found here."""
         return self._frame("claims")

@@ -15,6 +15,7 @@ from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
+from robusteval.report.attackers import attackers_of
 from robusteval.report.curves import curves_of
 from robusteval.report.detection import detection_of
 from robusteval.report.prototypes import prototypes_of
@@ -64,6 +65,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "prototypes": prototypes_of(result),
         "curves": curves_of(result),
         **detection_of(result),
+        **attackers_of(result),
         "fitting": _fitting(result),
         "claims": [_claim(c, attacks, worst, correct) for c in _claims(result, entry)],
         "evidence": {

@@ -61,6 +61,20 @@ TABLES: dict[str, Columns] = {
     },
     "outliers": {**_DETECTION, "group": TEXT},
     "detection": {**_DETECTION, "reading": TEXT, "attacker_knew": FLAG},
+    "rejection": {
+        **{"detector": TEXT, **_THREAT, "tpr": SHARE, "threshold": NUMBER, "samples": COUNT},
+        **_share("accuracy"),
+        **_share("accepted"),
+        **_share("robust"),
+        **_share("robust_without"),
+        **_share("stratified"),
+        **{"stratified_eps": TEXT, "guided": COUNT, "attacked": COUNT},
+    },
+    "under_attack": {
+        **{"detector": TEXT, **_THREAT, "attacked": TEXT, "against": TEXT},
+        **{"n_in": COUNT, "n_out": COUNT},
+        **{column: kind for metric in METRICS for column, kind in _share(metric).items()},
+    },
     "claims": {
         **{"attack": TEXT, "norm": TEXT, "eps": TEXT, "claimed": SHARE, "compared": TEXT},
         **_share("found"),
@@ -165,6 +179,29 @@ def _detection(content: dict[str, Any]) -> list[Row]:
     return [_separation(row) for row in content["attack_detection"]]
 
 
+_SHARES = ("accuracy", "accepted", "robust", "robust_without", "stratified")
+
+
+def _rejection(content: dict[str, Any]) -> list[Row]:
+    rows = []
+    for row in content["rejection"]:
+        shares: Row = {"samples": row["accuracy"]["n"]}
+        for name in _SHARES:
+            shares |= _of_rate(name, row[name])
+        rows.append({**row, **row["threat"], **shares})
+    return rows
+
+
+def _under_attack(content: dict[str, Any]) -> list[Row]:
+    rows = []
+    for row in content["under_attack"]:
+        metrics: Row = {}
+        for name in METRICS:
+            metrics |= _of_rate(name, row[name])
+        rows.append({**row, **row["threat"], **metrics})
+    return rows
+
+
 def _separation(row: Row) -> Row:
     metrics = [_of_rate(name, row.get(name)) for name in _METRICS]  # older reports have fewer
     return {**row, **{column: value for metric in metrics for column, value in metric.items()}}
@@ -233,6 +270,8 @@ ROWS = {
     "classes": _classes,
     "outliers": _outliers,
     "detection": _detection,
+    "rejection": _rejection,
+    "under_attack": _under_attack,
     "claims": _claims,
     "findings": _findings,
     "missing": lambda content: content["missing"],

@@ -5,10 +5,11 @@ from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
 
-# Said beside detectors' numbers on attacked images, until an attack is told the detector.
+# Said beside detectors' numbers on images of attacks that weren't told the detector; and where
+# there are no others.
 UNAWARE = (
-    "No attack here was told the detectors: each was made to fool the model alone. How well a "
-    "detector recognises its images says nothing about attacks that evade both"
+    "No attack in these tables was told the detectors: each was made to fool the model alone. How "
+    "well a detector recognises its images says nothing about attacks that evade both"
 )
 
 

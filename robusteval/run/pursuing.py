@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.evasion import Evasion, Guard
 from robusteval.attacks.steps import norms, project
-from robusteval.data.outliers import BATCH, outlier_batches
 from robusteval.detection.reading import Shared
 from robusteval.detection.record import Detector, State
 from robusteval.detection.registry import find
@@ -27,7 +24,7 @@ from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job, Pursuit, job_stream
-from robusteval.run.scoring import states_of
+from robusteval.run.scoring import outlier_images, states_of
 
 Spent = tuple[Tensor, Tensor]  # forward and backward passes of each sample
 
@@ -107,11 +104,12 @@ def _right(context: Context, store: Store) -> Any:
 
 def _outliers(context: Context, name: str, count: int) -> Prey:
     """The first images of a set, as they stand in its job's rows."""
-    spec, shape = context.spec, context.data.info.shape
-    place = context.plan.outliers.index(name)
-    source: str | Path = name if place < len(spec.outliers) else Path(name)
-    batches = outlier_batches(source, spec.samples, shape, spec.seed, context.access.data_dir)
-    images = torch.cat([*islice(batches, -(-count // BATCH))])[:count].to(context.device)
+    found: list[Tensor] = []
+    for batch in outlier_images(context, context.plan.outliers.index(name)):
+        found.append(batch)
+        if sum(map(len, found)) >= count:
+            break
+    images = torch.cat(found)[:count]
     return Prey(torch.arange(len(images)), images, predict(context.model, images).argmax(1))
 
 

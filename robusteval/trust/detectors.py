@@ -40,7 +40,7 @@ def blind(each: Rejection) -> Finding:
 def worse_than_chance(result: RunResult) -> list[Finding]:
     """Detectors that rank what was attacked above inliers: a finding for each threat."""
     below: dict[ThreatModel, list[str]] = {}
-    for each in under_attack(result):
+    for each in (u for u in under_attack(result) if u.attacked != "none"):
         if (auroc := _surely_below(each, result.spec.seed)) is not None:
             side = _SIDE[each.attacked].format(each.outliers)
             below.setdefault(each.threat, []).append(f"{each.detector} on {side}: {auroc:.3f}")
