@@ -200,7 +200,9 @@ def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
 
 def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
     """Cells and chunks; what needs more than the model has is left out."""
-    threats = spec.threat_models()
+    every = spec.threat_models()
+    attacked = {norm for attack in suite.attacks for norm in attack.norms}
+    threats = [threat for threat in every if threat.norm in attacked]  # not detectors alone
     cells, left_out = [], {}
     for attack in suite.attacks:
         if find(attack.library, attack.attack).needs.prototypes and not parts.prototypes:
@@ -226,7 +228,7 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},
         detected=frozenset(suite.detection.attacks),
         layers=parts.layers,
-        pursuits=tuple(_pursuits(suite.detection.attackers, detectors, threats, outliers)),
+        pursuits=tuple(_pursuits(suite.detection.attackers, detectors, every, outliers)),
     )
 
 

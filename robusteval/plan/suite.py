@@ -216,8 +216,11 @@ class Suite(_Table):
 
     @property
     def norms(self) -> list[Norm]:
-        """The norms that its attacks use, in the usual order."""
-        return [n for n in NORMS if any(n in a.norms for a in self.attacks)]
+        """The norms that its attacks use, those on detectors among them, in the usual order."""
+        of_detectors = self.detection.attackers
+        used = {norm for attack in self.attacks for norm in attack.norms}
+        used |= set(of_detectors.norms) if of_detectors.detectors else set()
+        return [norm for norm in NORMS if norm in used]
 
 
 def suite_names() -> list[str]:

@@ -2,57 +2,61 @@
 
 from robusteval.detection.metrics import bootstrap_intervals, detection_metrics
 from robusteval.evidence.results import RunResult
-from robusteval.evidence.under_attack import Rejection, UnderAttack, rejections, under_attack
+from robusteval.evidence.under_attack import UnderAttack, under_attack
 from robusteval.trust.verdicts import Finding
 from robusteval.types import ThreatModel
 
 CHANCE = 0.5  # AUROC of a coin
-_SIDE = {
-    "misclassified": "misclassified images that were made to be accepted",
-    "inliers": "inliers that were made to be rejected, against {}",
-    "outliers": "{} that were made to be accepted",
-    "both": "{} that were made to be accepted, against inliers made to be rejected",
-}
 
 
 def detector_findings(result: RunResult) -> list[Finding]:
-    """Of each detector that was attacked: whether its score had a gradient, and whether it still
-    tells anything apart."""
-    found = [blind(each) for each in rejections(result) if each.attacked]
-    return found + worse_than_chance(result)
+    """Of detectors that were attacked: whether their scores had gradients, and whether they still
+    tell anything apart."""
+    return blind(result) + worse_than_chance(result)
 
 
-def blind(each: Rejection) -> Finding:
-    """A detector without a gradient looks robust by accident."""
-    name = f"gradient of {each.detector}"
-    measured = f"its score has a gradient at {each.guided} of {each.attacked} images"
-    if each.guided > each.attacked / 2:
-        return Finding(name, "ok", measured, threat=each.threat)
+def blind(result: RunResult) -> list[Finding]:
+    """A detector without a gradient looks robust by accident: a finding for each."""
+    guided: dict[str, int] = {}
+    total: dict[str, int] = {}
+    for outcome in result.pursuits:
+        name = outcome.pursuit.detector
+        guided[name] = guided.get(name, 0) + outcome.guided
+        total[name] = total.get(name, 0) + len(outcome.places)
+    return [_gradient(name, guided[name], of) for name, of in total.items() if of]
+
+
+def _gradient(name: str, guided: int, of: int) -> Finding:
+    check = f"gradient of {name}"
+    measured = f"its score has a gradient at {guided} of {of} images that were attacked"
+    if guided > of / 2:
+        return Finding(check, "ok", measured)
     return Finding(
-        name,
+        check,
         "suspicious",
         measured,
         "the attack on it searched at random: what it withstands says little",
-        each.threat,
     )
 
 
 def worse_than_chance(result: RunResult) -> list[Finding]:
     """Detectors that rank what was attacked above inliers: a finding for each threat."""
-    below: dict[ThreatModel, list[str]] = {}
-    for each in (u for u in under_attack(result) if u.attacked != "none"):
-        if (auroc := _surely_below(each, result.spec.seed)) is not None:
-            side = _SIDE[each.attacked].format(each.outliers)
-            below.setdefault(each.threat, []).append(f"{each.detector} on {side}: {auroc:.3f}")
+    lowest: dict[ThreatModel, dict[str, float]] = {}
+    for each in under_attack(result):
+        auroc = None if each.attacked == "none" else _surely_below(each, result.spec.seed)
+        if auroc is not None:
+            of_threat = lowest.setdefault(each.threat, {})
+            of_threat[each.detector] = min(auroc, of_threat.get(each.detector, 1.0))
     return [
         Finding(
             "detectors under attack",
             "suspicious",
-            f"worse than chance, by AUROC: {'; '.join(told)}",
-            "who knows the detector gets by it: don't rely on it against attackers",
+            "worse than chance, lowest AUROC: "
+            + ", ".join(f"{name} {auroc:.3f}" for name, auroc in found.items()),
+            "who knows these detectors gets by them: don't rely on them against attackers",
             threat,
         )
-        for threat, told in below.items()
+        for threat, found in lowest.items()
     ]
 
 
