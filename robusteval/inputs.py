@@ -100,6 +100,7 @@ def _facts(params: Params) -> Iterator[Fact]:
         or params["source"]
         or params["surrogate"]
         or params["outlier_dir"]
+        or params["fit_data"]
         or params["device"] != "cpu"
     ):
         raise _IntricateError

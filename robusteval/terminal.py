@@ -38,12 +38,13 @@ NARROW = 66  # columns of a terminal under which tables lose their lesser column
 # What a table can do without, the least first, and what together.
 _LESSER = (
     *(("weights",), ("training",), ("only_first", "only_second"), ("package",)),
+    *(("own passes",), ("gradient",)),
     *(("shape",), ("method",), ("difference",), ("claim",), ("library", "attack"), ("norms",)),
 )
 # Columns whose cells may break between words.
 _WRAPPED = (
     *("claim", "attack", "threats", "found", "norms", "description", "problem"),
-    *("needs prototypes", "needs training data"),
+    *("needs prototypes", "needs linear layer", "needs training data", "own passes"),
 )
 _SHORTEST = 8  # of a line there: longer words are folded
 _NUMBERS = ("clean", "first", "second", "difference", "p", "only_first", "only_second")

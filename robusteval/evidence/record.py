@@ -123,6 +123,7 @@ class _Record(TypedDict):
     entry: dict[str, Any] | None
     entry_reference: str
     data_reference: NotRequired[str]  # of own data: their path, "" where Python gave them
+    training_reference: NotRequired[str]  # of own training data the same
     model: _Model
     dataset: _Dataset
     attacks: dict[str, _Attack]
@@ -259,6 +260,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         or record["dataset"].get("samples", spec.samples) < spec.samples,
         "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
+        "training_reference": ("training_reference" in record) != spec.own_training,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
@@ -277,6 +279,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
         "spec.tuning": _untunable(spec),
+        "spec.own_training": spec.own_training and not spec.training,
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()

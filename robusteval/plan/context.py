@@ -41,6 +41,7 @@ class Access:
     entry: str = ""  # name or path; empty for a model given from Python
     data_dir: Path | None = None
     data: str = ""  # path of the user's own data; empty for others, and where Python gave them
+    training: Any = ""  # of the user's own training data the same; or what Python gave
     allow_code: bool = False
     device: str | None = None  # instead of the run's own
 
@@ -83,7 +84,8 @@ class Context:
     @cached_property
     def fitting_data(self) -> Dataset:
         """What the run's detectors are fitted to."""
-        return fitting_data_of(self.spec, self.access.data_dir)
+        classes, access = self.model.classes, self.access
+        return fitting_data_of(self.spec, access.data_dir, access.training, classes)
 
     @cached_property
     def training_reads(self) -> Gathered:
@@ -195,13 +197,18 @@ def access_to(
     data: str | Path | None,
     allow_code: bool,
     device: str | None,
+    training: Any = None,
 ) -> Access:
-    """How to reach a begun run's model, by ``reference``, and its data, where they are now."""
+    """How to reach a begun run's model, by ``reference``, and its data, where they are now;
+    ``training``: so its own training data, or what they were given from."""
     place = None
     if data_dir is not None:
         place = named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
     where = named(data or record.get("data_reference", ""), "data", DataError)
-    return Access(reference, place, where, allow_code, device)
+    if training is None or isinstance(training, str | Path):
+        reached = training or record.get("training_reference", "")
+        training = named(reached, "training data", DataError)
+    return Access(reference, place, where, training, allow_code, device)
 
 
 def unchanged(name: str, digest: str) -> Entry:

@@ -4,6 +4,7 @@ are chosen by."""
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from robusteval.data.datasets import Dataset, class_order, load_dataset
 from robusteval.data.entry import MADE_TITLES
 from robusteval.data.known import DATASETS
 from robusteval.data.outliers import outlier_batches
+from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.data.readers import Shape
 from robusteval.errors import DataError, EvidenceError
 from robusteval.plan.spec import RunSpec
 
 MOST = 5_000  # samples; whoever has fewer gives all
 MOST_OUTLIERS = 1_000
+_OWN = "training data of your own"
 SEED = 0  # the same part for every run, whatever the run's own seed
 
 
@@ -34,17 +37,51 @@ def fitting_data(dataset: str, data_dir: Path | None, download: bool = False) ->
         return None
 
 
-def fitting_data_of(spec: RunSpec, data_dir: Path | None) -> Dataset:
-    """Those of a run with fitted detectors.
+def own_fitting_data(given: Any, classes: int, data_dir: Path | None) -> Dataset:
+    """The same of data that a user gave: a path, or images and labels (see ``data.given``).
+
+    What was made of them before stays as it is: a loader may give another order the next time.
+    Raises DataError where they can't be used.
+    """
+    if isinstance(given, Dataset):
+        return given
+    if isinstance(given, str | Path):
+        found = own_data_at(Path(given), _OWN, MOST, True, data_dir)
+    else:
+        images, labels = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        found = own_data(images, labels, _OWN, MOST, True)
+    return of_classes(found, classes)
+
+
+def require_shape(data: Dataset, shape: Shape) -> None:
+    """Raises DataError for training data of another shape than the images that are tested."""
+    if data.info.shape != shape:
+        theirs, ours = (f"{s.channels}×{s.height}×{s.width}" for s in (data.info.shape, shape))
+        raise DataError(f"{_OWN} are {theirs}, the run's images {ours}: give them in that shape")
+
+
+def fitting_data_of(
+    spec: RunSpec, data_dir: Path | None, given: Any = "", classes: int = 0
+) -> Dataset:
+    """Those of a run with fitted detectors; ``given``: those of a user, as above.
 
     Raises EvidenceError if they differ from the run's, and DataError if they are gone.
     """
     count, digest = spec.training or (MOST, "")
-    data = _part(load_dataset(spec.dataset, "train", data_dir), count)
-    if data.digest != digest:
+    if spec.own_training and isinstance(given, str) and not given:
         raise EvidenceError(
-            f"{spec.dataset} holds other training data than those that this run's detectors were "
-            "fitted to: name the right copy with --data-dir"
+            "this run's detectors were fitted to data given from Python: pass "
+            "fit_data=(images, labels), or where they are with --fit-data"
+        )
+    if spec.own_training:
+        data, way = own_fitting_data(given, classes, data_dir), "--fit-data"
+    else:
+        data, way = _part(load_dataset(spec.dataset, "train", data_dir), count), "--data-dir"
+    if data.digest != digest:
+        whose = _OWN if spec.own_training else spec.dataset
+        raise EvidenceError(
+            f"{whose} holds other training data than those that this run's detectors were fitted "
+            f"to: name the right copy with {way}"
         )
     return data
 

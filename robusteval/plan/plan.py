@@ -255,6 +255,8 @@ def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:
     record = detection.find(detector)
     if reason := _lacking(record, parts):
         return reason
+    if record.needs_training_data and not spec.training and spec.own_data:
+        return "it is fitted to training data: give some (fit_images=…, fit_labels=…, --fit-data)"
     if record.needs_training_data and not spec.training:
         return f"it is fitted to training data, and those of {spec.dataset} are not there"
     return ""

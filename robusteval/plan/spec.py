@@ -37,7 +37,7 @@ class RunSpec:
     attack and detector; empty in runs from before attacks had versions.  ``training``: how many
     samples detectors are fitted to and their digest; empty where none is fitted.  ``tuning``: by
     which outliers their settings are chosen, how many and their digest; empty where the first
-    setting is taken.  ``own_data``:
+    setting is taken.  ``own_training``: whether a user gave the training data.  ``own_data``:
     whether a user gave the data, so that no name leads to them.  ``chosen``: which samples of them,
     class-balanced, the first ones, or those of these indices.  ``budget``: what was left out so
     that the run fits into a time.  ``surrogate``: of the model whose gradients ``adaptive`` follows
@@ -73,6 +73,7 @@ class RunSpec:
 
     training: tuple[()] | tuple[Count, Digest] = ()
     tuning: tuple[()] | tuple[str, Count, Digest] = ()
+    own_training: bool = False
     own_data: bool = False
     chosen: Literal["balanced", "first"] | _Indices = "balanced"
     budget: Budget | None = None
@@ -105,8 +106,9 @@ class RunSpec:
         budget = asdict(self.budget) if self.budget else None
         whole = {**self.__dict__, "suite": suite, "budget": budget}
         plain: dict[str, Any] = json.loads(json.dumps(whole))
-        unset = {"code": {}, "training": [], "tuning": [], "own_data": False, "chosen": "balanced"}
-        for younger, value in {**unset, "budget": None, "surrogate": []}.items():
+        unset = {"code": {}, "training": [], "tuning": [], "own_training": False}
+        unset |= {"own_data": False, "chosen": "balanced", "budget": None, "surrogate": []}
+        for younger, value in unset.items():
             if plain[younger] == value:  # so that the digests of older runs stay theirs
                 del plain[younger]
         return plain

@@ -160,12 +160,13 @@ def _budget(result: RunResult) -> dict[str, Any] | None:
 
 
 def _fitting(result: RunResult) -> dict[str, Any] | None:
-    """What detectors were fitted to; null where none was."""
+    """What detectors were fitted to, by no split where a user gave it; null where none was."""
     fitted = [name for name in result.plan.fits if name not in result.unfitted]
     if not result.spec.training or not fitted:
         return None
     samples, digest = result.spec.training
-    told = {"detectors": fitted, "split": "train", "samples": samples, "digest": digest}
+    split = "" if result.spec.own_training else "train"
+    told = {"detectors": fitted, "split": split, "samples": samples, "digest": digest}
     return {**told, **_tuning(result)}
 
 

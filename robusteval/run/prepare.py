@@ -40,7 +40,7 @@ from robusteval.run.crew import Crew
 from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
-from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
+from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out, with_training
 from robusteval.run.surrogates import surrogate_of
 from robusteval.schema import LONGEST_NAME
 
@@ -68,7 +68,7 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
         _require_name(asked.name)
     whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
-    subject = subject_of(asked, entry, options)
+    subject = with_training(subject_of(asked, entry, options), options)
     surrogate, named = surrogate_of(chosen, subject, options)
     wanted = replace(_spec(chosen, subject, asked.called, options), surrogate=named)
     if options.budget is not None:
@@ -80,7 +80,8 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
         wanted = _spec(chosen, subject, asked.called, options)
         wanted = replace(wanted, budget=budget, surrogate=named)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
-    access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
+    own = subject.path, subject.training_path or subject.training or ""
+    access = Access(subject.reference, options.data_dir, *own, options.allow_code)
     context = open_context(spec, access, subject.model, subject.data, surrogate)
     _tell_of_prototypes(context)
     return Prepared(context, entry)
@@ -184,12 +185,15 @@ def _fitting(
     Raises DataError for outliers that are among the ``tested`` ones.
     """
     parts, info = subject.model.parts, subject.data.info
-    if not has_fits(suite, parts) or info.own:
+    if not has_fits(suite, parts):
         return {}
-    data = fitting_data(info.name, options.data_dir, options.download)
+    data = subject.training
+    if data is None and not info.own:
+        data = fitting_data(info.name, options.data_dir, options.download)
     if data is None:
         return {}
     found: dict[str, Any] = {"training": (len(data), data.digest)}
+    found |= {"own_training": True} if data is subject.training else {}
     if (name := suite.detection.tuning) and has_choices(suite, parts):
         if name in tested:
             raise DataError(f"detection.tuning = {name!r}: that set is tested, so choose another")

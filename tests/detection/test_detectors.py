@@ -166,9 +166,14 @@ def test_the_list_says_what_each_needs() -> None:
     rows = {row["name"]: row for row in detectors(None)}
     assert rows["nearest_prototype"] == {
         "name": "nearest_prototype",
+        "title": "Distance to the nearest prototype",
+        "source": "Yang et al. 2018, arXiv 1805.03438",
         "package": "robusteval",
         "reads": "images",
         "needs prototypes": "yes",
+        "needs linear layer": "no",
         "needs training data": "no",
+        "gradient": "yes",
+        "own passes": 1,
     }
     assert rows["energy"]["reads"] == "logits"
