@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from robusteval import api, terminal
+from robusteval.errors import EvidenceError
 from robusteval.evidence.located import files_at
 from robusteval.evidence.results import RunResult, load_result
 from robusteval.evidence.separations import Separation
@@ -304,3 +306,29 @@ def test_a_run_verifies_with_its_sets(run: api.Report, tmp_path: Path) -> None:
     assert all(check.held for check in api.verify(run.folder))
     record = json.loads((run.folder / "run.json").read_text("utf-8"))
     assert record["outliers"]["blurred"] == {"group": "noise", "split": "made", "shared": []}
+    record["outliers"]["blurred"]["group"] = "near"
+    copy = tmp_path / run.folder.name
+    shutil.copytree(run.folder, copy)
+    (copy / "run.json").write_text(json.dumps(record), "utf-8")
+    wrong = [check.told for check in api.verify(copy) if not check.held]
+    assert any("outliers of run.json differ" in told for told in wrong)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"group": "nearby", "split": "made", "shared": []}, "group"),
+        ({"group": "folder", "split": "folder", "shared": None}, "outliers contradicts"),
+        (None, "outliers contradicts"),
+    ],
+)
+def test_sets_of_a_record_that_can_not_be_are_refused(
+    run: api.Report, tmp_path: Path, told: dict[str, Any] | None, message: str
+) -> None:
+    record = json.loads((run.folder / "run.json").read_text("utf-8"))
+    del record["outliers"]["blurred"]
+    if told:
+        record["outliers"] = {**record["outliers"], "blurred": told}
+    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
+    with pytest.raises(EvidenceError, match=message):
+        load_result(files_at(tmp_path))
