@@ -1,5 +1,6 @@
 """What a report tells of detection: rows, groups, degenerate scores, pictures, and compare."""
 
+import csv
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robusteval import api, terminal
+from robusteval import api, inert, terminal
 from robusteval.errors import EvidenceError
 from robusteval.evidence.located import files_at
 from robusteval.evidence.results import RunResult, load_result
@@ -25,6 +26,7 @@ from robusteval.report.detection import (
     outlier_sets,
     ranked_detectors,
 )
+from robusteval.report.detection_csv import detection_csv
 from robusteval.report.detection_tables import (
     SHOWN,
     classes_text,
@@ -119,6 +121,22 @@ def test_shared_classes_are_said(shared: list[str] | None, told: str) -> None:
     assert classes_text({"group": "far", "split": "test", "shared_classes": shared}) == told
 
 
+def test_every_row_is_in_the_table_of_detection(run: api.Report) -> None:
+    rows = list(csv.DictReader((run.folder / "detection.csv").read_text("utf-8").splitlines()))
+    outliers, attacks = run.content["outliers"], run.content["attack_detection"]
+    assert [(r["kind"], r["detector"], r["against"], r["reading"]) for r in rows] == [
+        *(("outliers", r["detector"], r["against"], "") for r in outliers),
+        *(("attack_detection", r["detector"], r["against"], r["reading"]) for r in attacks),
+    ]
+    for row, told in zip(rows, outliers + attacks, strict=True):
+        assert float(row["autc_low"]) == pytest.approx(told["autc"]["low"], abs=1e-6)
+    hostile = {**outliers[0], "against": "=1+1", "auroc": None}
+    text = detection_csv({"outliers": [hostile], "attack_detection": []})
+    (row,) = csv.DictReader(text.splitlines())
+    assert (row["auroc"], row["against"]) == ("", inert.cell("=1+1"))
+    assert detection_csv({"outliers": [], "attack_detection": []}) == ""
+
+
 # Degenerate scores
 
 
@@ -211,7 +229,7 @@ def test_pages_of_many_detectors_stay_short(run: api.Report) -> None:
     content = {**run.content, **many(30)}
     page, text = render_html(content, []), render_markdown(content)
     assert page.count("<summary>22 more detectors") == 5
-    assert text.count("more rows stand in report.json") == 4
+    assert text.count("more rows stand in detection.csv") == 4
     assert "| d29 | cifar100 |" in text
     assert "| d00 | cifar100 |" not in text
     assert len(text) < 25_000
