@@ -17,9 +17,7 @@ _FEWEST_LETTERS = 3  # "a" and "b" are no kinds
 def shared_classes(inside: Iterable[str], outside: Iterable[str]) -> list[str] | None:
     """Pairs of classes that have one name, such as "cat = Persian cat"; None where one side has
     only numbers or identifiers."""
-    sides = [
-        [(name, words) for name in side for words in _words(name)] for side in (inside, outside)
-    ]
+    sides = [[found for name in side for found in _words(name)] for side in (inside, outside)]
     if not all(sides):
         return None
     pairs = (
@@ -38,13 +36,13 @@ def _same(a: Sequence[str], b: Sequence[str]) -> bool:
     return len(few) == 1 and len(few[0]) >= _FEWEST_LETTERS and few[0] == many[-1]
 
 
-def _words(name: str) -> Iterator[tuple[str, ...]]:
-    """The words of a class, of each one of a group, and of each of its synonyms."""
+def _words(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each class of a group, and each of its synonyms, as it is written and in words."""
     for one in name.split("+"):
         told = wordnet_words().get(one, "") if _WORDNET.fullmatch(one) else one
         for synonym in told.split(","):
             if words := tuple(re.findall(r"[^\W_]+", synonym.casefold())):
-                yield words
+                yield synonym.strip(), words
 
 
 @cache

@@ -19,6 +19,7 @@ _GROUPS = {
     **{"natural": (AMBER, "outliers"), "noise": (MUTED, "noise"), "folder": ("#00838f", "folders")},
 }
 _WIDTH = 7.2
+_LETTERS = 90  # that such a width holds
 _FEWEST = 10  # samples of a line
 
 Row = dict[str, Any]
@@ -33,22 +34,20 @@ def _axes(axes: Any, x: str, y: str, title: str) -> None:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """One for all panels, below them."""
+    """One for all panels, below them, in as many columns as its names leave room for."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
-
-
-def _name(detector: str) -> str:
-    return inert.plot(detector.replace("_", " "))
+    columns = max(1, min(3, _LETTERS // (max(map(len, labels), default=0) + 6)))
+    look = {"ncols": columns, "fontsize": 8.5, "frameon": False}
+    figure.legend(handles, labels, loc="outside lower center", **look)
 
 
 def separation_curves(curves: Row, detectors: list[str]) -> str:
     """ROC and precision against recall for one set: a line for each detector."""
-    against = shown_name(curves["against"]).replace("_", " ")
+    against = shown_name(curves["against"])
     with figure_of(_WIDTH, 3.3, 2) as (figure, (left, right)):
         for line in curves["lines"]:
             colour = COLOURS[detectors.index(line["detector"]) % len(COLOURS)]
-            look = {"color": colour, "lw": 1.5, "label": _name(line["detector"])}
+            look = {"color": colour, "lw": 1.5, "label": inert.plot(line["detector"])}
             left.plot(*np.transpose(line["roc"]), **look)
             right.plot(*np.transpose(line["precision_recall"]), **look)
         left.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=":")
@@ -69,7 +68,7 @@ def rejection_curves(rows: list[Row], detectors: list[str]) -> str:
             for line in row["lines"]:
                 colour = COLOURS[detectors.index(line["detector"]) % len(COLOURS)]
                 x, y = np.transpose(line["points"])
-                axes.plot(x, y, color=colour, lw=1.5, label=_name(line["detector"]))
+                axes.plot(x, y, color=colour, lw=1.5, label=inert.plot(line["detector"]))
             _fit_heights(axes, row)
             title = f"attacked, {threat_text(row['threat'])}" if row["threat"] else "clean"
             _axes(axes, "share rejected", "", title)
@@ -93,7 +92,7 @@ def confidence_histogram(confidence: Row) -> str:
         for name, counts in confidence["counts"].items():
             if sum(counts) < _FEWEST:
                 continue
-            colour, label = _GROUPS[name]
+            colour, label = _GROUPS.get(name, (MUTED, inert.plot(name)))
             shares = np.array(counts, float) / sum(counts)
             filled = name == "right"
             look = {"fill": filled, "alpha": 0.3 if filled else 1.0, "color": colour, "lw": 1.5}

@@ -3,6 +3,7 @@
 With many detectors a table shows the best ones, and folds the others away.
 """
 
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
@@ -53,7 +54,7 @@ def detection_overview(report: Row) -> Row | None:
     """Mean AUROC of each detector by group and reading; None for a report without detectors."""
     rows = [*report["outliers"], *report["attack_detection"]]
     found = by_detector([{**row, "group": part_of(row)} for row in rows])
-    parts = [part for part in PARTS if any(part in values for values in found.values())]
+    parts = _in_order({part for values in found.values() for part in values})
     if not parts:
         return None
     cells = [
@@ -64,7 +65,7 @@ def detection_overview(report: Row) -> Row | None:
         for name in ranked_detectors([{**row, "group": part_of(row)} for row in rows])
     ]
     return {
-        "titles": [PARTS[part] for part in parts],
+        "titles": [_title(part) for part in parts],
         "shown": cells[:SHOWN_IN_OVERVIEW],
         "folded": cells[SHOWN_IN_OVERVIEW:],
     }
@@ -78,13 +79,22 @@ def detection_groups(report: Row) -> list[Row]:
     return [
         {
             "part": part,
-            "title": PARTS[part][0].upper() + PARTS[part][1:],
+            "title": _title(part)[:1].upper() + _title(part)[1:],
             "meaning": MEANINGS.get(part, ""),
             "sets": [_set(against, rows) for against, rows in found[part].items()],
         }
-        for part in PARTS
-        if part in found
+        for part in _in_order(found)
     ]
+
+
+def _in_order(parts: Iterable[str]) -> list[str]:
+    """Those of ``PARTS``, then any others by name."""
+    known = [part for part in PARTS if part in parts]
+    return known + sorted(set(parts) - set(known))
+
+
+def _title(part: str) -> str:
+    return PARTS.get(part, part.replace("_", " "))
 
 
 def _set(against: str, rows: list[Row]) -> Row:

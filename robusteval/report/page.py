@@ -94,7 +94,7 @@ def _detection(report: dict[str, Any], drawn: bool) -> dict[str, Any]:
         for curve in curves.get("separations", []):
             if (curve["part"], curve["against"]) == (group["part"], first["against"]):
                 first["figures"].append(separation_curves(curve, curves["detectors"]))
-    figures = {}
+    figures = {"rejection": "", "confidence": ""}
     if drawn and curves.get("rejection"):
         figures["rejection"] = rejection_curves(curves["rejection"], curves["detectors"])
     if drawn and curves.get("confidence"):
