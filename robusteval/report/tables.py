@@ -84,6 +84,7 @@ TABLES: dict[str, Columns] = {
     },
     "findings": {
         **{"check": TEXT, "verdict": TEXT, **_THREAT, "measured": TEXT, "advice": TEXT},
+        "about": TEXT,
     },
     "missing": {"kind": TEXT, "name": TEXT, "reason": TEXT, "reached": FLAG},
     "left_out": {"kind": TEXT, "name": TEXT, "reason": TEXT},

@@ -30,12 +30,13 @@ def _gradient(name: str, guided: int, of: int) -> Finding:
     check = f"gradient of {name}"
     measured = f"its score has a gradient at {guided} of {of} images that were attacked"
     if guided > of / 2:
-        return Finding(check, "ok", measured)
+        return Finding(check, "ok", measured, about="detection")
     return Finding(
         check,
         "suspicious",
         measured,
         "the attack on it searched at random: what it withstands says little",
+        about="detection",
     )
 
 
@@ -55,6 +56,7 @@ def worse_than_chance(result: RunResult) -> list[Finding]:
             + ", ".join(f"{name} {auroc:.3f}" for name, auroc in found.items()),
             "who knows these detectors gets by them: don't rely on them against attackers",
             threat,
+            "detection",
         )
         for threat, found in lowest.items()
     ]

@@ -1,5 +1,6 @@
 """Attacks on detectors as jobs: what they leave, what is counted of it, what verification finds."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from robusteval.detection.thresholds import threshold_at
 from robusteval.evidence.files import Local
 from robusteval.evidence.results import RunResult, load_result
 from robusteval.evidence.under_attack import rejections, under_attack
+from robusteval.report.rows import doubts
 from robusteval.trust.detectors import detector_findings
 from tests.helpers.evidence import evidence_of
 from tests.helpers.forging import change_rows
@@ -178,3 +180,24 @@ def test_verification_holds_and_does_them_again(finished: Path) -> None:
     assert told["attacks on detectors"]
     assert told["attacks on detectors done again"]
     assert all(told.values())
+
+
+def test_a_beaten_detector_casts_no_doubt_on_the_worst_case(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    told = {f["check"]: f for f in report["findings"]}
+    assert told["detectors under attack"]["about"] == "detection"
+    assert "detectors" not in doubts(report["findings"], report["worst_case"][0]["threat"])
+    assert "suspicious" in doubts(
+        [{**told["detectors under attack"], "about": "robustness"}],
+        report["worst_case"][0]["threat"],
+    )
+
+
+def test_the_report_tells_it_in_every_form(finished: Path) -> None:
+    report = api.rebuild_report(finished)
+    guards, moved = report.rejection, report.under_attack
+    assert list(guards.detector) == ["max_softmax", "nearest_prototype"]
+    assert set(moved.attacked) == {"misclassified", "none", "outliers", "inliers", "both"}
+    for text in ((finished / "report.md").read_text(), (finished / "report.html").read_text()):
+        assert "Under an attacker who knows the detector" in text
+        assert f"{100 * guards.robust[0]:.1f} %" in text
