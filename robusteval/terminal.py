@@ -38,7 +38,7 @@ NARROW = 66  # columns of a terminal under which tables lose their lesser column
 # What a table can do without, the least first, and what together.
 _LESSER = (
     *(("weights",), ("training",), ("only_first", "only_second"), ("package",)),
-    *(("own passes",), ("gradient",)),
+    *(("needs prototypes",), ("own passes",), ("gradient",), ("needs linear layer",)),
     *(("shape",), ("method",), ("difference",), ("claim",), ("library", "attack"), ("norms",)),
 )
 # Columns whose cells may break between words.

@@ -133,7 +133,11 @@ class Detector:
         if self.needs_training_data and not state:
             raise AttackError(f"detector {self.name} was not fitted: fit it to training data first")
         if not is_finite(read):
-            raise ScoreError(f"detector {self.name} is given NaN or infinity by the model")
+            # Some would lose it on the way, as the largest of others.
+            raise ScoreError(
+                f"detector {self.name} has scores that are NaN or infinite: so are the model's "
+                "outputs"
+            )
         count = count_of(read)
         found = self.score_read(state, model, read)
         if not isinstance(found, Tensor) or found.shape != (count,):
