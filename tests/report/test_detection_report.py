@@ -22,6 +22,7 @@ from robusteval.report.detection import (
     COLUMNS,
     MANY,
     detection_of,
+    drawn_detectors,
     histogram,
     outlier_sets,
     ranked_detectors,
@@ -113,7 +114,8 @@ def test_sets_are_told_with_their_split_and_digest(result: RunResult, run: api.R
     [
         (None, "not known: no class names"),
         ([], "none, by their names"),
-        (["cat = Persian cat"], "1: cat = Persian cat"),
+        (["cat = Persian cat"], "1: cat (Persian cat)"),
+        (["a = b", "a = c", "a = d", "e"], "2: a (b, c and 1 more), e"),
         ([*"abcdefgh"], "8: a, b, c, d, e, f and 2 more"),
     ],
 )
@@ -223,6 +225,14 @@ def test_rank_counts_near_and_far_alike_and_no_noise() -> None:
     assert ranked_detectors(rows) == ["d01", "d00"]
     failed = {"detector": "none", "against": "mnist", "group": "far", "auroc": None}
     assert ranked_detectors([*rows, failed])[-1] == "none"
+
+
+def test_those_best_under_attack_are_drawn_too() -> None:
+    rows = many(30)["outliers"]
+    worst = {"reading": "worst_case", "against": "worst_case/Linf 0.1"}
+    rows += [{"detector": f"d{k:02}", **worst, "auroc": {"value": 1 - k / 99}} for k in range(30)]
+    assert drawn_detectors(rows) == ["d29", "d28", "d27", "d01", "d00"]
+    assert drawn_detectors(many(3)["outliers"]) == ["d02", "d01", "d00"]
 
 
 def test_pages_of_many_detectors_stay_short(run: api.Report) -> None:
