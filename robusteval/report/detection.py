@@ -33,7 +33,7 @@ from robusteval.evidence.separations import (
 COLUMNS = (*METRICS, OPEN_SET)
 # Beyond so many separations each gets fewer resamples, so that a report takes seconds, and only the
 # detectors that are drawn have histograms.
-MANY, FEW_RESAMPLES = 100, 100
+MANY = 100
 # Detectors whose curves are drawn: the best ones, and among these the best ones under attack.
 DRAWN, DRAWN_OF_ATTACKS = 5, 2
 _BINS = 20
@@ -103,9 +103,9 @@ def _row(result: RunResult, separation: Separation) -> Row:
         status, reason = unusable
         return {**row, "status": status, "reason": reason, **dict.fromkeys(COLUMNS)}
     values = detection_metrics(inside, outside, separation.correct)
-    few = {"resamples": FEW_RESAMPLES} if len(result.separations) > MANY else {}
+    fewer = len(result.separations) > MANY
     intervals = bootstrap_intervals(
-        inside, outside, separation.correct, seed=result.spec.seed, **few
+        inside, outside, separation.correct, seed=result.spec.seed, fewer=fewer
     )
     metrics = {}
     for name in COLUMNS:
