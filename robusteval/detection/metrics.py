@@ -146,6 +146,7 @@ def bootstrap_intervals(
     *,
     seed: int,
     resamples: int = 250,
+    fewer: bool = False,
 ) -> Mapping[str, tuple[float, float]] | None:
     """95 % intervals of the metrics, each side resampled by itself.
 
@@ -160,11 +161,13 @@ def bootstrap_intervals(
     fewer than 90 % (detection error, where sides hardly differ: 75 %).  AUTC's is about the lowest
     and the highest score that were seen.
 
+    ``fewer``: two fifths of the resamples, for who has hundreds of intervals to tell.
     None where a side has fewer than ten samples: resampled, they say nothing of what wasn't drawn.
     """
     inside, outside = as_sides(inside, outside)
     if min(len(inside), len(outside)) < FEWEST_RESAMPLED:
         return None
+    resamples = 2 * resamples // 5 if fewer else resamples
     rng = np.random.default_rng(seed)
     values = detection_metrics(inside, outside, correct)
     right = None if correct is None else as_flags(correct, len(inside)).astype(float)

@@ -33,8 +33,9 @@ from robusteval.evidence.separations import (
 COLUMNS = (*METRICS, OPEN_SET)
 # Beyond so many separations each gets fewer resamples, so that a report takes seconds, and only the
 # detectors that are drawn have histograms.
-MANY, FEW_RESAMPLES = 100, 100
-DRAWN = 5  # detectors whose curves are drawn
+MANY = 100
+# Detectors whose curves are drawn: the best ones, and among these the best ones under attack.
+DRAWN, DRAWN_OF_ATTACKS = 5, 2
 _BINS = 20
 
 Row = dict[str, Any]
@@ -43,7 +44,7 @@ Row = dict[str, Any]
 def detection_of(result: RunResult) -> Row:
     """All of it; empty lists for a run without detectors."""
     rows = [(s, _row(result, s)) for s in result.separations]
-    drawn = ranked_detectors([row for _, row in rows])[:DRAWN]
+    drawn = drawn_detectors([row for _, row in rows])
     for separation, row in rows:
         if row["status"] == "done" and (len(rows) <= MANY or separation.detector in drawn):
             row["histogram"] = histogram(separation.inside, separation.outside)
@@ -102,9 +103,9 @@ def _row(result: RunResult, separation: Separation) -> Row:
         status, reason = unusable
         return {**row, "status": status, "reason": reason, **dict.fromkeys(COLUMNS)}
     values = detection_metrics(inside, outside, separation.correct)
-    few = {"resamples": FEW_RESAMPLES} if len(result.separations) > MANY else {}
+    fewer = len(result.separations) > MANY
     intervals = bootstrap_intervals(
-        inside, outside, separation.correct, seed=result.spec.seed, **few
+        inside, outside, separation.correct, seed=result.spec.seed, fewer=fewer
     )
     metrics = {}
     for name in COLUMNS:
@@ -162,6 +163,15 @@ def ranked_detectors(rows: list[Row]) -> list[str]:
         return fmean(map(fmean, meant)) if meant else -1.0
 
     return sorted(found, key=lambda name: (-mean(name), name))
+
+
+def drawn_detectors(rows: list[Row]) -> list[str]:
+    """The detectors whose curves are drawn, in the order of ``ranked_detectors``."""
+    ranked = ranked_detectors(rows)
+    attacked = [row for row in rows if row.get("reading") == WORST and row["auroc"]]
+    of_attacks = ranked_detectors(attacked)[:DRAWN_OF_ATTACKS]
+    others = [name for name in ranked if name not in of_attacks][: DRAWN - len(of_attacks)]
+    return [name for name in ranked if name in of_attacks + others]
 
 
 def _curves(result: RunResult, detectors: list[str]) -> Row | None:

@@ -119,8 +119,17 @@ def classes_text(outlier_set: Row) -> str:
         return "not known: no class names"
     if not shared:
         return "none, by their names"
-    more = f" and {len(shared) - 6} more" if len(shared) > 6 else ""
-    return f"{len(shared)}: {', '.join(shared[:6])}{more}"
+    kinds: dict[str, list[str]] = {}
+    for pair in shared:
+        mine, _, theirs = pair.partition(" = ")
+        kinds.setdefault(mine, []).extend([theirs] * bool(theirs))
+    told = [f"{name} ({_some(more, 2)})" if more else name for name, more in kinds.items()]
+    return f"{len(kinds)}: {_some(told, 6)}"
+
+
+def _some(names: list[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def share(value: float | None) -> str:

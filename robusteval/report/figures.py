@@ -174,7 +174,7 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
     usable = [r for r in rows if r.get("histogram")]
     if not usable:
         return ""
-    with figure_of(min(2.5 * len(usable), 7.2), 2.1, len(usable)) as (figure, panels):
+    with figure_of(min(2.5 * len(usable), 7.2), 2.4, len(usable)) as (figure, panels):
         for axes, row in zip(panels, usable, strict=True):
             edges = np.array(row["histogram"]["edges"])
             for side, colour, name in (
@@ -188,7 +188,9 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
             axes.set_yticks([])
             axes.tick_params(labelsize=8)
             axes.spines["left"].set_visible(False)
-        panels[0].legend(fontsize=7.5, frameon=False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        look = {"ncols": 1 if max(map(len, labels)) > 40 else 2, "fontsize": 8.5, "frameon": False}
+        figure.legend(handles, labels, loc="outside lower center", **look)
         return svg(figure, f"Detector scores on {inside_name} and {usable[0]['against']}")
 
 

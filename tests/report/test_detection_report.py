@@ -22,6 +22,7 @@ from robusteval.report.detection import (
     COLUMNS,
     MANY,
     detection_of,
+    drawn_detectors,
     histogram,
     outlier_sets,
     ranked_detectors,
@@ -113,7 +114,8 @@ def test_sets_are_told_with_their_split_and_digest(result: RunResult, run: api.R
     [
         (None, "not known: no class names"),
         ([], "none, by their names"),
-        (["cat = Persian cat"], "1: cat = Persian cat"),
+        (["cat = Persian cat"], "1: cat (Persian cat)"),
+        (["a = b", "a = c", "a = d", "e"], "2: a (b, c and 1 more), e"),
         ([*"abcdefgh"], "8: a, b, c, d, e, f and 2 more"),
     ],
 )
@@ -225,10 +227,19 @@ def test_rank_counts_near_and_far_alike_and_no_noise() -> None:
     assert ranked_detectors([*rows, failed])[-1] == "none"
 
 
+def test_those_best_under_attack_are_drawn_too() -> None:
+    rows = many(30)["outliers"]
+    worst = {"reading": "worst_case", "against": "worst_case/Linf 0.1"}
+    rows += [{"detector": f"d{k:02}", **worst, "auroc": {"value": 1 - k / 99}} for k in range(30)]
+    assert drawn_detectors(rows) == ["d29", "d28", "d27", "d01", "d00"]
+    assert drawn_detectors(many(3)["outliers"]) == ["d02", "d01", "d00"]
+
+
 def test_pages_of_many_detectors_stay_short(run: api.Report) -> None:
     content = {**run.content, **many(30)}
     page, text = render_html(content, []), render_markdown(content)
-    assert page.count("<summary>22 more detectors") == 5
+    assert page.count("<summary>22 more detectors") == 4  # of the first set of each part
+    assert page.count("22 more rows stand in detection.csv") == 1
     assert text.count("more rows stand in detection.csv") == 4
     assert "| d29 | cifar100 |" in text
     assert "| d00 | cifar100 |" not in text
@@ -242,14 +253,16 @@ def test_a_report_with_many_separations_resamples_less(
 
     asked = []
 
-    def counted(*_: Any, resamples: int = 250, **__: Any) -> None:
-        asked.append(resamples)
+    def counted(*_: Any, fewer: bool, **__: Any) -> None:
+        asked.append(fewer)
 
     monkeypatch.setattr(detection, "bootstrap_intervals", counted)
     one = separation([1, 2], [0, 1])
     told = detection_of(replace(result, separations=[one] * (MANY + 1)))
-    assert set(asked) == {detection.FEW_RESAMPLES}
+    assert set(asked) == {True}
     assert len(told["outliers"]) == MANY + 1
+    detection_of(replace(result, separations=[one] * MANY))
+    assert not any(asked[MANY + 1 :])
 
 
 # Pictures
