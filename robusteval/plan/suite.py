@@ -139,7 +139,7 @@ class Suite(_Table):
 
     name: Annotated[str, AfterValidator(_a_suite_name)]
     description: str = ""
-    revision: int = Field(default=1, ge=1)  # raised when the suite changes: rows name it
+    revision: int = Field(default=1, ge=1)  # raised when its attacks change: rows name it
     threats: dict[Norm, list[Eps]] = {}
     attacks: list[AttackSpec] = []
     detection: Detection = Detection()
