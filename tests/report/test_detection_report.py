@@ -239,6 +239,7 @@ def test_pages_of_many_detectors_stay_short(run: api.Report) -> None:
     content = {**run.content, **many(30)}
     page, text = render_html(content, []), render_markdown(content)
     assert page.count("<summary>22 more detectors") == 4  # of the first set of each part
+    assert "Of 30 detectors one is first partly by chance" in page
     assert page.count("22 more rows stand in detection.csv") == 1
     assert text.count("more rows stand in detection.csv") == 4
     assert "| d29 | cifar100 |" in text
