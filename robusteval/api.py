@@ -329,7 +329,8 @@ def _report_holds(store: Store, result: RunResult) -> Check:
 
 @plain_state()
 def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
-    """Compares runs on the same samples, each with the first: differences, and McNemar's exact p.
+    """Compares runs on the same samples, each with the first: differences, and McNemar's exact p;
+    of detectors that both runs have, AUROC.
 
     Raises EvidenceError for runs on different samples or threat models.
     """

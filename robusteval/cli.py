@@ -293,7 +293,8 @@ def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p."""
+    """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p,
+    and AUROC of the detectors that both have."""
     from robusteval import api, terminal
 
     found = api.compare(runs)

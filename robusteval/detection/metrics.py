@@ -158,8 +158,9 @@ def bootstrap_intervals(
     detection error, a minimum over thresholds, are biased on few samples: theirs goes as far to
     both sides as to the farther one.  Tried on 32 known pairs of sides, of 12 to 400 samples, the
     intervals hold the truth in 98 % of cases on average (detection error: 94 %) and in no pair in
-    fewer than 90 % (detection error, where sides hardly differ: 75 %).  AUTC's is about the lowest
-    and the highest score that were seen.
+    fewer than 90 % (detection error, where sides hardly differ: 75 %).  OSCR's hold
+    it in 96 % of cases on average, over 32 pairs tried 60 times each, and in no pair in fewer than
+    90 %.  AUTC's is about the lowest and the highest score that were seen.
 
     ``fewer``: two fifths of the resamples, for who has hundreds of intervals to tell.
     None where a side has fewer than ten samples: resampled, they say nothing of what wasn't drawn.

@@ -30,7 +30,7 @@ from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import COMPARED, LONGEST_NOTE, LONGEST_PAIR, MOST_NOTES
 from robusteval.plan.made_with import records_of
-from robusteval.plan.plan import make_plan, reads_features, reads_linear_head
+from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
 
@@ -273,8 +273,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outliers": len(set(plan.outliers)) < len(plan.outliers),
-        "outliers": list(record.get("outliers", plan.outliers)) != plan.outliers
-        or any(one["group"] == "folder" for one in _of_names(record, spec)),
+        "outliers": _other_sets(record, plan, spec),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
@@ -297,9 +296,14 @@ def _untunable(spec: RunSpec) -> bool:
     return bool(name) and (name != spec.suite.detection.tuning or name in spec.outliers)
 
 
-def _of_names(record: dict[str, Any], spec: RunSpec) -> list[dict[str, Any]]:
-    """What is known of the outlier sets that are no folders."""
-    return [told for name, told in record.get("outliers", {}).items() if name in spec.outliers]
+def _other_sets(record: dict[str, Any], plan: Plan, spec: RunSpec) -> bool:
+    """Whether outlier sets are told that can't be this run's.  Runs from before suites had ``sets``
+    tell of none."""
+    if "outliers" not in record:
+        return "sets" in spec.suite.detection.model_fields_set and bool(plan.outliers)
+    told = record["outliers"]
+    folders = {name for name, one in told.items() if one["group"] == "folder"}
+    return list(told) != plan.outliers or folders != set(spec.outlier_folders)
 
 
 def _contradicts(budget: Budget, spec: RunSpec) -> bool:

@@ -68,6 +68,7 @@ def detection_overview(report: Row) -> Row | None:
         "titles": [_title(part) for part in parts],
         "shown": cells[:SHOWN_IN_OVERVIEW],
         "folded": cells[SHOWN_IN_OVERVIEW:],
+        "many": len(cells) if len(cells) > SHOWN else 0,
     }
 
 

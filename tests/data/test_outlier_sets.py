@@ -20,6 +20,7 @@ from robusteval.data.outliers import (
     sets_named,
 )
 from robusteval.data.overlap import shared_classes, wordnet_words
+from robusteval.data.own import own_data
 from robusteval.data.raw import Shape
 from robusteval.errors import DataError, UnknownNameError
 from robusteval.run.options import Options
@@ -224,3 +225,10 @@ def test_what_is_made_of_inliers_asks_for_them() -> None:
 def test_a_folder_has_no_class_names(digits: Dataset, tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     assert OutlierSet.of(str(tmp_path), digits, None, True) == OutlierSet("folder", "folder", None)
+
+
+def test_own_data_have_far_sets_and_noise() -> None:
+    pixels, labels = np.zeros((4, 1, 8, 8), np.float32), np.array([0, 1, 0, 1])
+    data = own_data(pixels, labels, "mine", None, at_most=False)
+    assert sets_named(data, ["near", "far", "noise"], None) == ["photo_crops", *ALL_NOISE]
+    assert OutlierSet.of("digits", data, None, False) == OutlierSet("far", "test", None)

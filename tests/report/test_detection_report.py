@@ -239,6 +239,7 @@ def test_pages_of_many_detectors_stay_short(run: api.Report) -> None:
     content = {**run.content, **many(30)}
     page, text = render_html(content, []), render_markdown(content)
     assert page.count("<summary>22 more detectors") == 4  # of the first set of each part
+    assert "Of 30 detectors one is first partly by chance" in page
     assert page.count("22 more rows stand in detection.csv") == 1
     assert text.count("more rows stand in detection.csv") == 4
     assert "| d29 | cifar100 |" in text
@@ -351,15 +352,18 @@ def test_a_run_verifies_with_its_sets(run: api.Report, tmp_path: Path) -> None:
         ({"group": "nearby", "split": "made", "shared": []}, "group"),
         ({"group": "folder", "split": "folder", "shared": None}, "outliers contradicts"),
         (None, "outliers contradicts"),
+        ({}, "outliers contradicts"),  # all of them deleted
     ],
 )
 def test_sets_of_a_record_that_can_not_be_are_refused(
     run: api.Report, tmp_path: Path, told: dict[str, Any] | None, message: str
 ) -> None:
     record = json.loads((run.folder / "run.json").read_text("utf-8"))
-    del record["outliers"]["blurred"]
+    del record["outliers"]["permuted"]
     if told:
-        record["outliers"] = {**record["outliers"], "blurred": told}
+        record["outliers"] = {**record["outliers"], "permuted": told}
+    if message == "outliers contradicts" and told == {}:
+        del record["outliers"]
     (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
     with pytest.raises(EvidenceError, match=message):
         load_result(files_at(tmp_path))
