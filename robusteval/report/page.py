@@ -23,6 +23,7 @@ from robusteval.report.wording import (
     check_text,
     claims_text,
     count,
+    fitted_to,
     found_text,
     incomplete_text,
     interval,
@@ -47,7 +48,7 @@ METRIC_TITLES = {
 FILTERS = (
     *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table, duration_text, sentence),
+    *(from_text, goal_table, duration_text, sentence, fitted_to),
 )
 
 
