@@ -46,9 +46,10 @@ METRIC_TITLES = {
     "detection_error": "Detection error",
 }
 FILTERS = (
-    *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
+    *(percent, interval, count, threat_text, check_text, sign, number),
+    *(parameters_text, fitted_to),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table, duration_text, sentence, fitted_to),
+    *(from_text, goal_table, duration_text, sentence),
 )
 
 
