@@ -58,16 +58,19 @@ def trainings() -> Iterator[str]:
 
 def datasets() -> Iterator[str]:
     """Every data set with its usual ε, its outliers, its source and its licence."""
-    yield "| data set | images | classes | usual ε | outliers | licence |"
-    yield "|---|---|---:|---|---|---|"
+    yield "| data set | images | classes | usual ε | outliers | near | far | licence |"
+    yield "|---|---|---:|---|---|---|---|---|"
     for name in DATASETS:
         info = DATASETS.get(name)
         shape = f"{info.shape.channels}×{info.shape.height}×{info.shape.width}"
         title = f"[{info.title}]({info.source})" if info.source else info.title
         eps = ", ".join(f"{norm} {radius}" for norm, radius in info.threats.items())
-        outliers = ", ".join(f"`{name}`" for name in info.outliers)
+        sets = [
+            ", ".join(f"`{one}`" for one in names) or "–"
+            for names in (info.outliers, info.near, info.far)
+        ]
         yield (
-            f"| `{name}`: {title} | {shape} | {info.classes} | {eps} | {outliers or '–'} | "
+            f"| `{name}`: {title} | {shape} | {info.classes} | {eps} | {' | '.join(sets)} | "
             f"{info.license or '–'} |"
         )
 

@@ -21,6 +21,8 @@ from robusteval.report.wording import (
     interval,
     lowest_claim,
     percent,
+    score_notes,
+    score_rows,
     threat_text,
     worst_text,
 )
@@ -168,6 +170,10 @@ def print_comparison(found: dict[str, Any]) -> None:
             console.print(f"{key} is in one of the two only, or did not finish in the other")
         for key in pair["not_alike"]:
             console.print(f"{key} is by other attacks or parameters: not compared")
+        if scores := score_rows(pair):
+            _print_table("AUROC", scores)
+        for line in score_notes(pair):
+            console.print(line)
 
 
 def print_models(reports: list[dict[str, Any]]) -> None:

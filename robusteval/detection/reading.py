@@ -70,14 +70,15 @@ class Shared:
             return self._both
         if reads == "distances":
             return self._distances
-        return self._features if reads == "features" else self._logits
+        return self._features if reads == "features" else self.logits
 
     @cached_property
     def _both(self) -> Outputs:
         return Outputs(*self.model.embed_and_logits(self.images))
 
     @cached_property
-    def _logits(self) -> Tensor:
+    def logits(self) -> Tensor:
+        """(B, K)"""
         logits: Tensor = self._both.logits if self._together else self.model(self.images)
         return logits
 

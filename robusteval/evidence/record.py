@@ -2,12 +2,13 @@
 
 import datetime
 import json
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from robusteval.data.known import DATASETS
+from robusteval.data.outliers import Group
 from robusteval.detection.registry import find as find_detector
 from robusteval.errors import (
     AttackError,
@@ -27,7 +28,7 @@ from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
-from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, LONGEST_PAIR, MOST_NOTES
 from robusteval.plan.made_with import records_of
 from robusteval.plan.plan import make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
@@ -86,6 +87,15 @@ class _Dataset(TypedDict):
     samples: NotRequired[Annotated[int, Field(ge=1)]]  # of own data, before any were chosen
 
 
+class _OutlierSet(TypedDict):
+    """What is known of an outlier set: see ``data.outliers.OutlierSet``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    group: Group
+    split: Literal["test", "made", "folder"]
+    shared: list[Annotated[str, Field(max_length=LONGEST_PAIR)]] | None
+
+
 class _Attack(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     library_version: _Version
@@ -117,6 +127,7 @@ class _Record(TypedDict):
     model: _Model
     dataset: _Dataset
     attacks: dict[str, _Attack]
+    outliers: NotRequired[dict[str, _OutlierSet]]  # where there are some; older runs have none
     provenance: Provenance
 
 
@@ -262,6 +273,8 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outliers": len(set(plan.outliers)) < len(plan.outliers),
+        "outliers": list(record.get("outliers", plan.outliers)) != plan.outliers
+        or any(one["group"] == "folder" for one in _of_names(record, spec)),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
@@ -282,6 +295,11 @@ def _untunable(spec: RunSpec) -> bool:
     """Whether settings are said to be chosen by other outliers than the suite's, or by tests."""
     name = spec.tuning[0] if spec.tuning else ""
     return bool(name) and (name != spec.suite.detection.tuning or name in spec.outliers)
+
+
+def _of_names(record: dict[str, Any], spec: RunSpec) -> list[dict[str, Any]]:
+    """What is known of the outlier sets that are no folders."""
+    return [told for name, told in record.get("outliers", {}).items() if name in spec.outliers]
 
 
 def _contradicts(budget: Budget, spec: RunSpec) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.outliers import OutlierSet
 from robusteval.data.own import of_classes, own_data_at
 from robusteval.detection.reading import Gathered
 from robusteval.detection.scoring import BATCH
@@ -28,6 +29,7 @@ from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_h
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 
+LONGEST_PAIR = 200  # of classes that the data and an outlier set share
 MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
 COMPARED = 64  # samples on which prototypes beside a module are held against its answers
 
@@ -163,6 +165,22 @@ class Context:
                 }
                 for cell in self.plan.cells
             },
+            **({"outliers": self._outliers()} if self.plan.outliers else {}),
+        }
+
+    def _outliers(self) -> dict[str, Any]:
+        """What is known of each outlier set beside its images."""
+        data_dir, folders = self.access.data_dir, self.spec.outlier_folders
+        sets = {
+            name: OutlierSet.of(name, self.data, data_dir, name in folders)
+            for name in self.plan.outliers
+        }
+        return {
+            name: {
+                **{"group": about.group, "split": about.split},
+                "shared": about.shared and [cut(pair, LONGEST_PAIR) for pair in about.shared],
+            }
+            for name, about in sets.items()
         }
 
     def transfer_source(self) -> Adapter | None:

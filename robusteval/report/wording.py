@@ -5,10 +5,11 @@ from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
 
-# Said beside detectors' numbers on attacked images, until an attack is told the detector.
+# Said beside detectors' numbers on images of attacks that weren't told the detector; and where
+# there are no others.
 UNAWARE = (
-    "No attack here was told the detectors: each was made to fool the model alone. How well a "
-    "detector recognises its images says nothing about attacks that evade both"
+    "No attack in these tables was told the detectors: each was made to fool the model alone. How "
+    "well a detector recognises its images says nothing about attacks that evade both"
 )
 
 
@@ -189,3 +190,34 @@ def _called(missing: dict[str, Any]) -> str:
 
 def _listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+MOST_SCORES = 24  # rows of detectors beside each other
+
+
+def score_rows(pair: dict[str, Any]) -> list[dict[str, Any]]:
+    """AUROC of the detectors that two runs share; where there are many, those that differ most."""
+    rows = pair["detection"]
+    if len(rows) > MOST_SCORES:
+        rows = sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_SCORES]
+    return [
+        {
+            "detector": row["detector"],
+            "against": row["against"],
+            "reading": row["reading"].replace("_", " "),
+            "first": percent({"value": row["first"]}),
+            "second": percent({"value": row["second"]}),
+            "difference": f"{100 * row['difference']:+.1f}",
+        }
+        for row in rows
+    ]
+
+
+def score_notes(pair: dict[str, Any]) -> list[str]:
+    """What is not among ``score_rows``, in words."""
+    notes = []
+    if (more := len(pair["detection"]) - MOST_SCORES) > 0:
+        notes.append(f"{more} more AUROCs differ less: --json, or a pipe, shows them")
+    if apart := pair["detectors_apart"]:
+        notes.append(f"not compared, by other code or in one of the two only: {', '.join(apart)}")
+    return notes

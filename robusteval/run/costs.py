@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from robusteval.attacks.counting import BACKWARD
 from robusteval.detection import registry as detection
 from robusteval.evidence.judge import predict
 from robusteval.hardware import best_seconds
@@ -104,10 +105,8 @@ class Costs:
 
     def of(self, job: Job) -> dict[Purpose, Passes]:
         """A job's passes by their purpose."""
-        if job.kind == "fit":
-            return {"detection": self._of_fit(job)}
-        if job.kind == "outliers":
-            return {"detection": _reads(job.scored_by).times(self.spec.samples)}
+        if job.kind in ("fit", "outliers", "pursuit"):
+            return {"detection": self._of_detection(job)}
         if job.kind == "probe":
             return {"diagnostics": Passes(*PASSES[job.label]).times(self.plan.diagnosed)}
         if job.kind == "diagnostics":
@@ -118,6 +117,16 @@ class Costs:
             return {"clean predictions": Passes(2).times(size), **scored}
         attack = {"attacks": self.expected[job.part].times(size), "verification": Passes(2 * size)}
         return {**attack, **scored}  # type: ignore[dict-item]
+
+    def _of_detection(self, job: Job) -> Passes:
+        """Of fits, of outliers' scores, and of attacks on detectors."""
+        if job.kind == "fit":
+            return self._of_fit(job)
+        if job.kind == "outliers":
+            return _reads(job.scored_by).times(self.spec.samples)
+        asked = self.spec.suite.detection.attackers
+        steps = asked.passes / (1 + BACKWARD)
+        return Passes(steps, steps).times(min(asked.samples, self.spec.samples))
 
     def _of_fit(self, job: Job) -> Passes:
         """The first reads for all what they share."""

@@ -15,7 +15,7 @@ import torch
 from robusteval.ambient import refuse_inference_mode
 from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
-from robusteval.data.outliers import outlier_digests, outlier_names
+from robusteval.data.outliers import outlier_digests, outlier_names, sets_named
 from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at, runs_in
@@ -249,14 +249,18 @@ def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:
     """The suite's outlier sets and the user's folders, with what they hold: they are read once
     before any attack."""
     detection = suite.detection
-    names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
+    names: list[str] = []
+    if detection.sets and detection.detectors:
+        names = sets_named(data, detection.sets, options.data_dir)
+    elif detection.detectors:
+        names = outlier_names(data, detection.natural, options.data_dir)
     folders = [folder.resolve() for folder in dict.fromkeys(options.outlier_folders)]
     every: list[str | Path] = [*names, *folders]
-    shape = data.info.shape
+    taken = len(data), data.info.shape, options.seed, options.data_dir, data
     return {
         "outliers": tuple(names),
         "outlier_folders": tuple(map(str, folders)),
-        "outlier_digests": outlier_digests(every, len(data), shape, options.seed, options.data_dir),
+        "outlier_digests": outlier_digests(every, *taken),
     }
 
 

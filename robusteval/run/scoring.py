@@ -1,7 +1,7 @@
 """Detectors' scores of a job's images, by the column's name; fitted ones read their state from the
 evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,23 @@ def clean_scores(context: Context, store: Store, job: Job) -> dict[str, Any]:
 
 def outlier_scores(context: Context, store: Store, job: Job) -> dict[str, Any]:
     """Each detector's scores on a set of outliers."""
-    name: str | Path = job.label
-    if job.part >= len(context.spec.outliers):
-        name = Path(job.label)
-    spec, shape = context.spec, context.data.info.shape
     states = states_of(store, context.plan, job.scored_by)
     parts: dict[str, list[Any]] = {SCORE + detector: [] for detector in job.scored_by}
-    for batch in outlier_batches(name, spec.samples, shape, spec.seed, context.access.data_dir):
-        images = batch.to(context.device)
+    for images in outlier_images(context, job.part):
         for column, values in score_columns(context, states, job.scored_by, images).items():
             parts[column].append(values)
     return {column: np.concatenate(found) for column, found in parts.items()}
+
+
+def outlier_images(context: Context, part: int) -> Iterator[Tensor]:
+    """The images of the plan's set of that place, batch by batch, on the model's device."""
+    name: str | Path = context.plan.outliers[part]
+    if part >= len(context.spec.outliers):
+        name = Path(name)
+    spec, shape = context.spec, context.data.info.shape
+    place, inliers = context.access.data_dir, context.data
+    for batch in outlier_batches(name, spec.samples, shape, spec.seed, place, inliers):
+        yield batch.to(context.device)
 
 
 def attacked_scores(context: Context, store: Store, job: Job, stored: Stored) -> dict[str, Any]:

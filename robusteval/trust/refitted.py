@@ -10,7 +10,8 @@ from robusteval.plan.context import Context
 from robusteval.plan.plan import job_stream
 from robusteval.run.fits import fitted_state
 from robusteval.run.jobs import FAILURES
-from robusteval.trust.verify import Check, other_scores
+from robusteval.trust.scores import other_scores
+from robusteval.trust.verify import Check
 
 REFITTED = "detectors fitted again"
 

@@ -67,7 +67,9 @@ def test_by_hand() -> None:
 
 def test_a_good_detector_scores_high() -> None:
     found = detection_metrics(*CASES["separated"])
-    assert [found[m] for m in METRICS] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    # AUTC: mean scores 14.5 and 4.5 between 0 and 19
+    assert [found[m] for m in METRICS[:-1]] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert found["autc"] == pytest.approx((1 - 10 / 19) / 2)
 
 
 def test_unusable_scores_are_refused() -> None:
