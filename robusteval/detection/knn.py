@@ -69,7 +69,8 @@ def fit_guide(model: Adapter, read: Outputs, labels: Tensor, k: float) -> State:
 
 
 def _energy(model: Adapter, features: Tensor) -> Tensor:
-    """(B,) Of the logits as the linear layer gives them."""
+    """(B,) Of the linear layer alone: that of distances is below 0, and two such would make up for
+    each other."""
     head = model.linear_head()
     assert head is not None, "it was asked for"
     return (features.double() @ head.weight.double().T + head.bias.double()).logsumexp(1)

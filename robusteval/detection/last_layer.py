@@ -17,7 +17,7 @@ def head_of(model: Adapter) -> LinearHead:
     """In float64."""
     head = model.linear_head()
     assert head is not None, "it was asked for"
-    return LinearHead(head.weight.double(), head.bias.double())
+    return LinearHead(head.weight.double(), head.bias.double(), head.by_length)
 
 
 def _length(vectors: Tensor) -> Tensor:
@@ -52,9 +52,8 @@ def fit_mean(model: Adapter, features: Tensor, labels: Tensor, **setting: float)
 
 def score_boundaries(state: State, model: Adapter, features: Tensor) -> Tensor:
     """The mean distance to the other classes' boundaries, over the distance to the mean."""
-    weight, bias = head_of(model)
-    features = features.double()
-    logits = features @ weight.T + bias
+    head, features = head_of(model), features.double()
+    logits, weight = head.logits(features), head.weight
     largest, predicted = logits.max(1)
     between = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
     apart = between[predicted]  # (B, K), 0 to itself
@@ -66,11 +65,10 @@ def score_boundaries(state: State, model: Adapter, features: Tensor) -> Tensor:
 def score_collapse(state: State, model: Adapter, features: Tensor) -> Tensor:
     """How far the centred features go along the predicted class's weights, and α times their sum
     of absolute values."""
-    weight, bias = head_of(model)
-    features = features.double()
-    predicted = (features @ weight.T + bias).argmax(1)
+    head, features = head_of(model), features.double()
+    predicted = head.logits(features).argmax(1)
     centred = features - state["mean"]
-    along = (centred * weight[predicted]).sum(1) / _length(centred)
+    along = (centred * head.weight[predicted]).sum(1) / _length(centred)
     return along + state["alpha"] * features.abs().sum(1)
 
 
@@ -80,25 +78,23 @@ def fit_subspace(model: Adapter, features: Tensor, labels: Tensor, share: float)
     ``share``: of the dimensions that make the principal space; of few the paper takes half.
     Raises ValueError where nothing spreads beside it.
     """
-    weight, bias = head_of(model)
-    features = features.double()
-    origin = -torch.linalg.pinv(weight) @ bias
+    head, features = head_of(model), features.double()
+    origin = -torch.linalg.pinv(head.weight) @ head.bias
     centred = features - origin
     _, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     residual = directions[:, : features.shape[1] - max(1, int(share * features.shape[1]))]
     lengths = (centred @ residual).norm(dim=1).mean()
     if not lengths > 0:
         raise ValueError("no training sample leaves the principal space")
-    largest = (features @ weight.T + bias).amax(1).mean()
+    largest = (features @ head.weight.T + head.bias).amax(1).mean()
     return {"origin": origin, "residual": residual.contiguous(), "alpha": largest / lengths}
 
 
 def score_virtual_logit(state: State, model: Adapter, features: Tensor) -> Tensor:
     """The energy, less the virtual logit."""
-    weight, bias = head_of(model)
     features = features.double()
     beside = _length((features - state["origin"]) @ state["residual"])
-    return (features @ weight.T + bias).logsumexp(1) - state["alpha"] * beside
+    return head_of(model).logits(features).logsumexp(1) - state["alpha"] * beside
 
 
 def score_gradient(state: State, model: Adapter, read: Outputs) -> Tensor:

@@ -4,6 +4,7 @@ The fit of the temperature is on training data, where a model is surer than on o
 classes.  The paper takes validation data.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -25,14 +26,14 @@ def fit_temperature(model: Adapter, logits: Tensor, labels: Tensor) -> State:
     correct = values.gather(1, labels[:, None])[:, 0]
 
     def too_cold(log_t: float) -> bool:
-        expected = ((values / torch.tensor(log_t).exp()).softmax(1) * values).sum(1)
+        expected = ((values / math.exp(log_t)).softmax(1) * values).sum(1)
         return bool((correct - expected).mean() < 0)
 
-    low, high = (float(torch.tensor(t, dtype=torch.float64).log()) for t in (_COLDEST, _HOTTEST))
+    low, high = math.log(_COLDEST), math.log(_HOTTEST)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if too_cold(middle) else (low, middle)
-    return {"temperature": torch.tensor(low, dtype=torch.float64, device=logits.device).exp()}
+    return {"temperature": values.new_tensor(math.exp(low))}
 
 
 def score_temperature(state: State, model: Adapter, logits: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class Detector:
         state = self.fit_read(model, read, labels, **chosen)
         if not chosen or not isinstance(state, Mapping):
             return state
-        return {**state, **{name: torch.tensor(float(v)) for name, v in chosen.items()}}
+        return {**state, **{name: _number(value) for name, value in chosen.items()}}
 
     def score(self, state: State, model: Adapter, images: Tensor) -> Tensor:
         """Scores (B,) of images (B, C, H, W) in [0, 1].
@@ -149,6 +149,10 @@ class Detector:
         if not torch.isfinite(found).all():
             raise ScoreError(f"detector {self.name} returns scores that are NaN or infinite")
         return found
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
 
 
 def stored_form(state: State) -> dict[str, Tensor]:

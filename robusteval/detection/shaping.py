@@ -24,7 +24,7 @@ def fit_mask(model: Adapter, features: Tensor, labels: Tensor, sparsity: float) 
 
     ``sparsity``: the share that is left out.
     """
-    weight, _ = head_of(model)
+    weight = head_of(model).weight
     contributions = features.double().mean(0) * weight
     kept = contributions > contributions.flatten().quantile(sparsity)
     return {"weight": torch.where(kept, weight, 0.0)}
@@ -32,8 +32,8 @@ def fit_mask(model: Adapter, features: Tensor, labels: Tensor, sparsity: float) 
 
 def score_masked(state: State, model: Adapter, features: Tensor) -> Tensor:
     """DICE: the energy by these weights."""
-    _, bias = head_of(model)
-    return (features.double() @ state["weight"].T + bias).logsumexp(1)
+    masked = head_of(model)._replace(weight=state["weight"])
+    return masked.logits(features).logsumexp(1)
 
 
 def fit_highest(model: Adapter, features: Tensor, labels: Tensor, high: float) -> State:
@@ -90,17 +90,15 @@ def scaled(state: State, features: Tensor) -> Tensor:
 
 def _energy_of(shape: Shape) -> Score:
     def score(state: State, model: Adapter, features: Tensor) -> Tensor:
-        weight, bias = head_of(model)
-        return (shape(state, features.double()) @ weight.T + bias).logsumexp(1)
+        return head_of(model).logits(shape(state, features.double())).logsumexp(1)
 
     return score
 
 
 def score_scaled_logits(state: State, model: Adapter, features: Tensor) -> Tensor:
     """LTS: the energy of the logits, times that ratio squared."""
-    weight, bias = head_of(model)
     _, ratio = _largest(features.double(), state["share"])
-    return ((features.double() @ weight.T + bias) * ratio.square()).logsumexp(1)
+    return (head_of(model).logits(features) * ratio.square()).logsumexp(1)
 
 
 _of_features = partial(

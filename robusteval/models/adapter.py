@@ -133,7 +133,7 @@ class Adapter(nn.Module):
         return logits.flatten(1), logits
 
     def linear_head(self) -> LinearHead | None:
-        """The layer that makes logits of ``embed``'s features, up to a constant of each sample.
+        """The layer that makes logits of ``embed``'s features, but for a constant of each sample.
 
         None where classes aren't linear in the features.
         """

@@ -8,17 +8,24 @@ from robusteval.models.network import PrototypeNetwork
 
 
 class LinearHead(NamedTuple):
-    """Logits (B, K) are ``features @ weight.T + bias``, up to a constant of each sample."""
+    """Logits (B, K) are ``features @ weight.T + bias``, less a constant of each sample."""
 
     weight: Tensor  # (K, D)
     bias: Tensor  # (K,)
+    by_length: float = 0.0  # what that is of the squared length of the features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The model's logits (B, K) of features (B, D), in float64."""
+        features = features.double()
+        linear = features @ self.weight.double().T + self.bias.double()
+        return linear - self.by_length * features.square().sum(1, keepdim=True)
 
 
 def linear_head_of(network: PrototypeNetwork, by_distances: bool) -> LinearHead | None:
     """A network's, for the features that its prototypes, or else its classifier, are given.
 
-    ``by_distances``: whether nearest prototypes alone say the class.  Their logits are linear up to
-    −‖z‖² where squared Euclidean distances of one prototype a class are read, or the mean of
+    ``by_distances``: whether nearest prototypes alone say the class.  Their logits are linear but
+    for −‖z‖² where squared Euclidean distances of one prototype a class are read, or the mean of
     several: −‖z − w‖² = 2 w·z − ‖w‖² − ‖z‖².  Those of ``dot`` are linear as they are.
     """
     if by_distances:
@@ -43,4 +50,4 @@ def _of_prototypes(network: PrototypeNetwork) -> LinearHead | None:
     centres, lengths = prototypes.mean(1), prototypes.square().sum(2).mean(1)
     if head.similarity == "dot":
         return LinearHead(centres, lengths.new_zeros(lengths.shape))
-    return LinearHead(2 * centres, -lengths)
+    return LinearHead(2 * centres, -lengths, by_length=1.0)

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robusteval.catalogue import near_names
 from robusteval.data.datasets import Dataset, class_order, load_dataset
 from robusteval.data.entry import MADE_TITLES
 from robusteval.data.known import DATASETS
 from robusteval.data.outliers import outlier_batches
 from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.data.readers import Shape
-from robusteval.errors import DataError, EvidenceError
+from robusteval.errors import DataError, EvidenceError, UnknownNameError, shown
 from robusteval.plan.spec import RunSpec
+from robusteval.plan.suite import TUNING
 
 MOST = 5_000  # samples; whoever has fewer gives all
 MOST_OUTLIERS = 1_000
@@ -96,9 +98,11 @@ def tuning_data(name: str, shape: Shape, data_dir: Path | None) -> list[Tensor] 
 
     Raises UnknownNameError for an unknown set, and DataError for files that can't be used.
     """
-    if name not in MADE_TITLES and name not in DATASETS:
-        return None
-    if name not in MADE_TITLES and class_order(name, "test", data_dir) is None:
+    known = {*MADE_TITLES, *DATASETS, TUNING}
+    if name not in known:
+        raise UnknownNameError(f"unknown outlier set {shown(name)}: {near_names(name, known)}")
+    made = name in MADE_TITLES
+    if not made and (name not in DATASETS or class_order(name, "test", data_dir) is None):
         return None
     return list(outlier_batches(name, MOST_OUTLIERS, shape, SEED, data_dir))
 

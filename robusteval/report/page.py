@@ -36,6 +36,7 @@ from robusteval.report.wording import (
     check_text,
     claims_text,
     count,
+    fitted_to,
     found_text,
     incomplete_text,
     interval,
@@ -52,7 +53,8 @@ from robusteval.report.wording import (
 
 _HISTOGRAMS = 4  # detectors whose scores are drawn
 FILTERS = (
-    *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
+    *(percent, interval, count, threat_text, check_text, sign, number),
+    *(parameters_text, fitted_to),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
     *(from_text, goal_table, duration_text, sentence, share, classes_text),
 )

@@ -18,6 +18,25 @@ def percent(rate: dict[str, Any] | None) -> str:
     return f"{100 * rate['value']:.1f} %" if rate else "–"
 
 
+def fitted_to(fitting: dict[str, Any]) -> str:
+    """What detectors were fitted to, and which settings were chosen for them.
+
+    >>> fitted_to({"detectors": ["knn"], "split": "train", "samples": 5000})
+    'knn: fitted to 5000 samples of the train split.'
+    """
+    whose = f"the {fitting['split']} split" if fitting["split"] else "your own"
+    told = f"{', '.join(fitting['detectors'])}: fitted to {fitting['samples']} samples of {whose}."
+    if "tuning" not in fitting:
+        return told
+    tuning = fitting["tuning"]
+    chosen = "; ".join(
+        f"{name} {', '.join(f'{key} = {value:g}' for key, value in setting.items())}"
+        for name, setting in tuning["settings"].items()
+    )
+    by = f"{tuning['samples']} outliers of {tuning['outliers']}"
+    return f"{told} Settings were chosen by {by}: {chosen}."
+
+
 def interval(rate: dict[str, Any] | None) -> str:
     """[28.0, 36.5], in percent; nothing where samples are too few for one."""
     if rate is None or rate["low"] is None:

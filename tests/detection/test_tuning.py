@@ -12,7 +12,7 @@ from torch import Tensor
 from robusteval import api
 from robusteval.detection.registry import DETECTORS
 from robusteval.detection.tuning import best_setting, held_out
-from robusteval.errors import DataError
+from robusteval.errors import DataError, UnknownNameError
 from robusteval.evidence.files import Local
 from robusteval.evidence.record import read_record
 from robusteval.plan import fitting_data
@@ -86,4 +86,10 @@ def test_what_was_chosen_is_told_and_fitted_again(
 def test_a_tested_set_chooses_nothing(tmp_path: Path) -> None:
     path = suite_of(tmp_path, "vim", tuning="gaussian_noise")
     with pytest.raises(DataError, match=r"gaussian_noise.*is tested"):
+        api.evaluate("ce_digits", path, options=api.Options(samples=12, out=tmp_path))
+
+
+def test_an_unknown_set_is_said(tmp_path: Path) -> None:
+    path = suite_of(tmp_path, "vim", tuning="foto_crops")
+    with pytest.raises(UnknownNameError, match="did you mean photo_crops"):
         api.evaluate("ce_digits", path, options=api.Options(samples=12, out=tmp_path))

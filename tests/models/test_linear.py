@@ -34,6 +34,10 @@ def off_by(model: Adapter, images: torch.Tensor) -> torch.Tensor:
 def test_prototypes_that_classify_linearly(similarity: Any, pooling: Any, per_class: int) -> None:
     model = pixel_prototypes(PROTOTYPES[:, :per_class], similarity=similarity, pooling=pooling)
     assert off_by(model, IMAGES).abs().max() < 1e-5
+    head = model.linear_head()
+    assert head is not None
+    features, logits = model.embed_and_logits(IMAGES)
+    assert head.logits(features).numpy() == pytest.approx(logits.double().numpy(), abs=1e-5)
     assert model.parts.linear_head
 
 
