@@ -1,14 +1,15 @@
 """The documents' tables of what there is: commands, models, trainings, data sets, attacks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 import typer
 
-from robusteval import listing
 from robusteval.cli import app
 from robusteval.data.known import DATASETS
+from robusteval.detection.record import PYTORCH_OOD
+from robusteval.detection.registry import DETECTORS
 from robusteval.models.entry import Entry
 from robusteval.models.registry import all_entries
 from robusteval.plan.suite import read_suite, suite_names
@@ -57,16 +58,19 @@ def trainings() -> Iterator[str]:
 
 def datasets() -> Iterator[str]:
     """Every data set with its usual ε, its outliers, its source and its licence."""
-    yield "| data set | images | classes | usual ε | outliers | licence |"
-    yield "|---|---|---:|---|---|---|"
+    yield "| data set | images | classes | usual ε | outliers | near | far | licence |"
+    yield "|---|---|---:|---|---|---|---|---|"
     for name in DATASETS:
         info = DATASETS.get(name)
         shape = f"{info.shape.channels}×{info.shape.height}×{info.shape.width}"
         title = f"[{info.title}]({info.source})" if info.source else info.title
         eps = ", ".join(f"{norm} {radius}" for norm, radius in info.threats.items())
-        outliers = ", ".join(f"`{name}`" for name in info.outliers)
+        sets = [
+            ", ".join(f"`{one}`" for one in names) or "–"
+            for names in (info.outliers, info.near, info.far)
+        ]
         yield (
-            f"| `{name}`: {title} | {shape} | {info.classes} | {eps} | {outliers or '–'} | "
+            f"| `{name}`: {title} | {shape} | {info.classes} | {eps} | {' | '.join(sets)} | "
             f"{info.license or '–'} |"
         )
 
@@ -88,12 +92,33 @@ def suites() -> Iterator[str]:
 
 
 def detectors() -> Iterator[str]:
-    """Each detector, and what it reads and needs."""
-    rows = listing.detectors(None)
-    yield f"| {' | '.join(rows[0])} |"
-    yield f"|{'---|' * len(rows[0])}"
-    for row in rows:
-        yield f"| {' | '.join(str(cell) for cell in row.values())} |"
+    """Each detector: its method, what it reads and needs, and what an attacker can make of it."""
+    yield "| name | method | source | reads | needs | gradient | own passes |"
+    yield "|---|---|---|---|---|---|---:|"
+    for record in DETECTORS.own():
+        needs = {
+            "prototypes": record.needs_prototypes,
+            "linear layer": record.needs_linear_head,
+            "training data": record.needs_training_data,
+        }
+        needed = ", ".join(name for name, asked in needs.items() if asked)
+        source = record.source + (" (by pytorch-ood)" if record.package == PYTORCH_OOD else "")
+        told = f"| `{record.name}` | {record.title} | {source} | {record.reads} | {needed}"
+        yield f"{told} | {'yes' if record.gradient else 'no'} | {record.own_passes} |"
+
+
+def settings() -> Iterator[str]:
+    """The hyper-parameters that are chosen by tuning outliers."""
+    yield "| name | without tuning outliers | else chosen from these as well |"
+    yield "|---|---|---|"
+    for record in DETECTORS.own():
+        if len(record.settings) > 1:
+            first, *others = (_told(setting) for setting in record.settings)
+            yield f"| `{record.name}` | {first} | {'; '.join(others)} |"
+
+
+def _told(setting: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in setting.items())
 
 
 def samples() -> Iterator[str]:

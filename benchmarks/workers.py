@@ -199,11 +199,15 @@ def overhead(jobs: int, count: int) -> list[Result]:
     return found
 
 
+_SINCE = time.monotonic()  # a load average remembers a minute: from then on this one's own is in it
+
+
 def _beside() -> str:
-    load = os.getloadavg()[0]
-    if load > QUIET:
+    """What else is at work, as far as a load average tells."""
+    load, own = os.getloadavg()[0], time.monotonic() - _SINCE > 1
+    if load > QUIET and not own:
         print(f"the machine is at work (load {load:.1f}): times will be too long", file=sys.stderr)
-    return f"load {load:.1f} at the begin"
+    return f"load {load:.1f} at the begin" + (", this benchmark's own among it" if own else "")
 
 
 def holds(results: Sequence[Result]) -> bool:

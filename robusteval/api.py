@@ -22,11 +22,9 @@ from torch import nn
 
 from robusteval import __version__
 from robusteval.ambient import plain_state, refuse_inference_mode
-from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.data.own import of_classes, own_data
+from robusteval.data.datasets import load_dataset
 from robusteval.errors import EvidenceError, RobustevalError, shown
 from robusteval.evidence.files import Files
-from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at
 from robusteval.evidence.pictures import read_examples
 from robusteval.evidence.record import RECORD, open_store, write_record
@@ -39,14 +37,14 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import named_place
-from robusteval.plan.context import Context, access_to, open_context, require_same_data
-from robusteval.plan.spec import RunSpec
+from robusteval.plan.context import Context, access_to, open_context
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.run.costs import Costs, Estimate, measured_speeds
 from robusteval.run.finished import finished
+from robusteval.run.given_again import given_data, given_model, require_same_tensors
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.precision import precision
 from robusteval.run.prepare import Prepared, prepare
@@ -237,6 +235,7 @@ def verify(
     images: Any = None,
     labels: Any = None,
     data: str | Path | None = None,
+    fit_data: Any = None,
     surrogate: str | Path | nn.Module | None = None,
     progress: Progress | None = None,
 ) -> list[Check]:
@@ -246,6 +245,7 @@ def verify(
     - ``model``: where the run's entry is now, or the module that was evaluated.
     - ``images``, ``labels``: those that were evaluated, if they were given from Python.
     - ``data``: where your own data are now, if they have moved.
+    - ``fit_data``: where your own training data are now, or the images and labels as a pair.
     - ``again``: how many jobs, chosen at random, to do once more.
     - ``device``: another one than the run's.
     - ``surrogate``: where the run's is now, or the module that was given as one.
@@ -255,7 +255,7 @@ def verify(
     """
     told = watcher(progress or Silent())
     with borrowed(model), borrowed(surrogate):
-        given = (images, labels, data, surrogate)
+        given = (images, labels, data, fit_data, surrogate)
         return _verified(folder, model, data_dir, allow_code, again, device, *given, told)
 
 
@@ -269,6 +269,7 @@ def _verified(
     images: Any,
     labels: Any,
     data: str | Path | None,
+    fit_data: Any,
     surrogate: str | Path | nn.Module | None,
     told: Watcher,
 ) -> list[Check]:
@@ -279,17 +280,17 @@ def _verified(
         check_device(device)
     store, spec, record = open_store(files_of(folder))
     reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
-    adapter = _adapter(model, record)
+    adapter = given_model(model, record)
     if not reference and adapter is None:
         raise RobustevalError(
             "this run's model was given from Python: verify it there, by "
             "robusteval.verify(folder, model=…)"
         )
     if adapter is not None:
-        _require_same_tensors(adapter, spec, record)
+        require_same_tensors(adapter, spec, record)
         reference = ""
-    access = access_to(record, reference, data_dir, data, allow_code, device)
-    own = None if images is None else _own(spec, images, labels, record["model"]["classes"])
+    access = access_to(record, reference, data_dir, data, allow_code, device, fit_data)
+    own = None if images is None else given_data(spec, images, labels, record["model"]["classes"])
     led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
     context = open_context(spec, access, adapter, own, led)
     with store.listed(), precision(spec):
@@ -309,33 +310,9 @@ def _verified(
     return [*checks, *description_holds(context, record), *as_the_run_says(result)]
 
 
-def _adapter(model: Any, record: dict[str, Any]) -> Adapter | None:
-    """The module that was given, if one was."""
-    if not isinstance(model, nn.Module):
-        return None
-    return model if isinstance(model, Adapter) else wrap_module(model, record["model"]["classes"])
-
-
-def _own(spec: RunSpec, images: Any, labels: Any, classes: int) -> Dataset:
-    """The samples that were given.  Raises EvidenceError unless they are the run's."""
-    if not spec.own_data:
-        raise EvidenceError(f"this run is on {spec.dataset}, which is known: leave images= out")
-    data = of_classes(own_data(images, labels, spec.dataset, spec.asked, False), classes)
-    require_same_data(spec, data, "pass the images and labels that were evaluated")
-    return data
-
-
 def files_of(folder: str | Path) -> Files:
     """A run's files, by a path or a URL.  Raises EvidenceError for what can't be either."""
     return files_at(named_place(folder, "run", EvidenceError))
-
-
-def _require_same_tensors(adapter: Adapter, spec: RunSpec, record: dict[str, Any]) -> None:
-    """Raises EvidenceError where a model given from Python is not the run's."""
-    if record["entry"] is not None:
-        raise EvidenceError(f"this run is of {spec.model}, which has an entry: name that instead")
-    if state_digest(adapter) != spec.model_digest:
-        raise EvidenceError("the model has other parameters or buffers than this run's")
 
 
 def _report_holds(store: Store, result: RunResult) -> Check:
@@ -352,7 +329,8 @@ def _report_holds(store: Store, result: RunResult) -> Check:
 
 @plain_state()
 def compare(folders: Sequence[str | Path]) -> dict[str, Any]:
-    """Compares runs on the same samples, each with the first: differences, and McNemar's exact p.
+    """Compares runs on the same samples, each with the first: differences, and McNemar's exact p;
+    of detectors that both runs have, AUROC.
 
     Raises EvidenceError for runs on different samples or threat models.
     """

@@ -151,6 +151,10 @@ OtherDevice = Annotated[
     str | None, typer.Option("--device", help="Compute on this device instead of the run's own.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+MovedFitData = Annotated[
+    str | None,
+    typer.Option("--fit-data", help="Where the run's own training data are now, if they moved."),
+]
 MovedModel = Annotated[
     str | None, typer.Option("--model", help="Where the run's entry is now, if it has moved.")
 ]

@@ -14,6 +14,7 @@ from robusteval.arguments import (
     AsJson,
     DataDir,
     MovedData,
+    MovedFitData,
     MovedModel,
     OtherDevice,
     expand_lists,
@@ -167,6 +168,10 @@ def run(
         list[Path] | None,
         path_option("A folder of images to use as outliers, too."),
     ] = None,
+    fit_data: Annotated[
+        Path | None,
+        path_option("Training data of your own, which detectors are fitted to."),
+    ] = None,
     out: Annotated[
         Any, place_option("Where run folders go: a folder, or a URL such as s3://BUCKET/RUNS.")
     ] = Path("runs"),
@@ -211,6 +216,7 @@ def run(
             data_dir=data_dir,
             download=download,
             outlier_folders=tuple(outlier_dir or ()),
+            fit_data=None if fit_data is None else str(fit_data),
             allow_code=allow_code,
             out=out,
         )
@@ -255,6 +261,7 @@ def verify(
     run: RunFolder,
     model: MovedModel = None,
     data: MovedData = None,
+    fit_data: MovedFitData = None,
     data_dir: DataDir = None,
     allow_code: AllowCode = False,
     again: Annotated[
@@ -269,7 +276,10 @@ def verify(
 
     with watching.shown(str(run)) as told:
         checks = api.verify(
-            run, model, data_dir, allow_code, again, device, data=data, progress=told
+            *(run, model, data_dir, allow_code, again, device),
+            data=data,
+            fit_data=fit_data,
+            progress=told,
         )
     print_held(checks, as_json)
 
@@ -283,7 +293,8 @@ def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p."""
+    """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p,
+    and AUROC of the detectors that both have."""
     from robusteval import api, terminal
 
     found = api.compare(runs)

@@ -22,7 +22,7 @@ from robusteval.detection import UNFITTED
 from robusteval.errors import RobustevalError
 from robusteval.models.entry import Entry
 from robusteval.models.registry import entry_paths, find_entry
-from robusteval.plan.suite import Suite, read_suite, suite_paths
+from robusteval.plan.suite import Detection, Suite, read_suite, suite_paths
 from robusteval.plugins import plugins
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _facts(params: Params) -> Iterator[Fact]:
         or params["source"]
         or params["surrogate"]
         or params["outlier_dir"]
+        or params["fit_data"]
         or params["device"] != "cpu"
     ):
         raise _IntricateError
@@ -133,9 +134,11 @@ def _of_data(entry: Entry, suite: Suite, params: Params) -> Iterator[Fact]:
     info = DATASETS.get(name)
     yield from _split(info, "test", place, needed=True)
     if suite.detection.detectors:
-        yield from _outliers(info, suite.detection.natural, place)
+        yield from _outliers(info, suite.detection, place)
     if not set(suite.detection.detectors) <= set(UNFITTED):
         yield from _split(info, "train", place)
+        if (outliers := suite.detection.tuning) in DATASETS:
+            yield from _split(DATASETS.get(outliers), "test", place)
     if suite.diagnostics.samples:
         yield from _others()
 
@@ -180,14 +183,26 @@ def _source(info: DatasetInfo, split: str, data_dir: Path | None) -> "Source | N
     return source
 
 
-def _outliers(info: DatasetInfo, natural: int, data_dir: Path | None) -> Iterator[Fact]:
-    """The first ``natural`` sets that are there, and those before them that are not."""
+def _outliers(info: DatasetInfo, detection: Detection, data_dir: Path | None) -> Iterator[Fact]:
+    """The sets that a suite names, or the first ``natural`` ones that are there, and those before
+    them that are not."""
+    if detection.sets:
+        members = {"near": info.near, "far": info.far, "noise": ()}
+        for name in detection.sets:
+            yield from (f for n in members.get(name, (name,)) for f in _outlier_set(n, data_dir))
+        return
+    natural = detection.natural
     for name in info.outliers:
         if natural == 0:
             return
-        found = [] if name in MADE_TITLES else list(_split(DATASETS.get(name), "test", data_dir))
+        found = _outlier_set(name, data_dir)
         yield from found
         natural -= not any(_NONE in fact for fact in found)
+
+
+def _outlier_set(name: str, data_dir: Path | None) -> list[Fact]:
+    """The files of a set; those of a base that leaves classes out were told with the samples."""
+    return [] if name in MADE_TITLES else list(_split(DATASETS.get(name), "test", data_dir))
 
 
 def _others() -> Iterator[Fact]:

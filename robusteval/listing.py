@@ -165,18 +165,24 @@ def _needs(library: "Library") -> dict[str, str]:
 
 
 def detectors(data_dir: Path | None) -> Rows:
-    """Every detector: whose it is, what it reads and needs; those that packages add aren't loaded,
-    so of these nothing more is known."""
+    """Every detector: whose it is, what it reads and needs, whether it passes a gradient on to the
+    images and how many passes of its own it takes.  Those that packages add aren't loaded, so of
+    these nothing more is known."""
     from robusteval.detection.registry import DETECTORS
     from robusteval.plugins import plugins
 
     rows: Rows = [
         {
             "name": record.name,
+            "title": record.title,
+            "source": record.source,
             "package": record.package,
             "reads": record.reads,
             "needs prototypes": "yes" if record.needs_prototypes else "no",
+            "needs linear layer": "yes" if record.needs_linear_head else "no",
             "needs training data": "yes" if record.needs_training_data else "no",
+            "gradient": "yes" if record.gradient else "no",
+            "own passes": record.own_passes,
         }
         for record in DETECTORS.own()
     ]

@@ -55,3 +55,8 @@ def pair_rows(pair: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for kind, reason in reasons.items():
         for key in pair[kind]:
             yield {**names, "attack": key, "note": reason}
+    for row in pair["detection"]:
+        told = ("detector", "against", "reading", "first", "second", "difference")
+        yield {**names, **{name: row[name] for name in told}, "note": "AUROC"}
+    for name in pair["detectors_apart"]:
+        yield {**names, "detector": name, "note": "not compared: other code, or in one only"}

@@ -26,6 +26,7 @@ from robusteval.storage import cache_dir, replace_file
 
 _EVIDENCE, _RECORD = "evidence", "run.json"
 _REPORT = ("row.csv", "report.md", "report.html", "report.json")
+_WITH_DETECTORS = ("detection.csv",)
 _MOST = 2**14  # bytes of what is remembered of a run
 _NOT_DECISIVE = ("as_json", "dry_run")
 
@@ -96,7 +97,8 @@ def _place(verb: str, params: Mapping[str, Any]) -> Path | None:
 
 
 def _state(folder: Path) -> dict[str, str]:
-    return {"evidence": _evidence_digest(folder), "report": _files_digest(folder, _REPORT)}
+    names = (*_REPORT, *filter(lambda name: (folder / name).exists(), _WITH_DETECTORS))
+    return {"evidence": _evidence_digest(folder), "report": _files_digest(folder, names)}
 
 
 def _evidence_digest(folder: Path) -> str:

@@ -21,6 +21,8 @@ from robusteval.report.wording import (
     interval,
     lowest_claim,
     percent,
+    score_notes,
+    score_rows,
     threat_text,
     worst_text,
 )
@@ -36,12 +38,13 @@ NARROW = 66  # columns of a terminal under which tables lose their lesser column
 # What a table can do without, the least first, and what together.
 _LESSER = (
     *(("weights",), ("training",), ("only_first", "only_second"), ("package",)),
+    *(("needs prototypes",), ("own passes",), ("gradient",), ("needs linear layer",)),
     *(("shape",), ("method",), ("difference",), ("claim",), ("library", "attack"), ("norms",)),
 )
 # Columns whose cells may break between words.
 _WRAPPED = (
     *("claim", "attack", "threats", "found", "norms", "description", "problem"),
-    *("needs prototypes", "needs training data"),
+    *("needs prototypes", "needs linear layer", "needs training data", "own passes"),
 )
 _SHORTEST = 8  # of a line there: longer words are folded
 _NUMBERS = ("clean", "first", "second", "difference", "p", "only_first", "only_second")
@@ -167,6 +170,10 @@ def print_comparison(found: dict[str, Any]) -> None:
             console.print(f"{key} is in one of the two only, or did not finish in the other")
         for key in pair["not_alike"]:
             console.print(f"{key} is by other attacks or parameters: not compared")
+        if scores := score_rows(pair):
+            _print_table("AUROC", scores)
+        for line in score_notes(pair):
+            console.print(line)
 
 
 def print_models(reports: list[dict[str, Any]]) -> None:

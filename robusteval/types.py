@@ -10,6 +10,10 @@ from robusteval.errors import ThreatError, shown
 
 Norm = Literal["Linf", "L2"]
 NORMS: tuple[Norm, ...] = ("Linf", "L2")
+# What an attack that knows a detector is after: an inlier misclassified and accepted, an inlier
+# rejected, an outlier accepted.
+Goal = Literal["evade", "reject", "accept"]
+GOALS: tuple[Goal, ...] = ("evade", "reject", "accept")
 NORM_SIGNS = {"Linf": "L∞", "L2": "L2"}
 
 

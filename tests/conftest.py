@@ -18,7 +18,7 @@ from robusteval.models.loading import load_model
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import find_entry
 from robusteval.plugins import plugins
-from robusteval.report import figures, page
+from robusteval.report import page
 from tests.helpers.attacks import record_of
 from tests.helpers.plugins import lay_package
 
@@ -31,7 +31,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # What machines set, and pytest, typer and rich read: lines are cut, wrapped or coloured by it.
 OF_MACHINES = ("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TERMINAL_WIDTH")
 OF_COLOURS = ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "CLICOLOR", "CLICOLOR_FORCE")
-FIGURES = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")
+DRAWN = (
+    *("accuracy_bars", "cost_curve", "distance_curve", "score_histograms"),
+    *("separation_curves", "rejection_curves", "confidence_histogram"),
+)
+FIGURES = {name: getattr(page, name) for name in DRAWN}
 RESAMPLES = bootstrap_intervals.__kwdefaults__["resamples"]
 
 
@@ -72,8 +76,8 @@ def _quick_reports() -> Iterator[None]:
 def as_in_use() -> Iterator[None]:
     """Figures are drawn, and intervals are of as many resamples as elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in FIGURES:
-            patch.setattr(page, name, getattr(figures, name))
+        for name, drawing in FIGURES.items():
+            patch.setattr(page, name, drawing)
         patch.setitem(bootstrap_intervals.__kwdefaults__, "resamples", RESAMPLES)
         yield
 

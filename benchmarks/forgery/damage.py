@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.forgery.leaves import Alteration, in_evidence, in_json, json_edits, read_json
 from benchmarks.forgery.rows import ABOUT, read_table, write_table
 
-REPORTS = ("report.json", "report.html", "report.md", "row.csv")
+REPORTS = ("report.json", "report.html", "report.md", "row.csv", "detection.csv")
 
 
 def damage(run: Path, rng: random.Random) -> Iterator[Alteration]:

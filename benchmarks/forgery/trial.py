@@ -22,7 +22,7 @@ from benchmarks.forgery.rules import by_again, excepted, found_alike
 from robusteval import api
 from robusteval.cli import app, expand_lists
 from robusteval.errors import RobustevalError
-from robusteval.report import page, summary
+from robusteval.report import detection, page
 
 ALL = 1000  # more jobs than there are
 MODEL, SAMPLES, BATCH = "pcl_at_digits", 40, 20
@@ -137,8 +137,11 @@ def remembered() -> Iterator[None]:
 
 
 REMEMBERED = {
-    page: ("_environment", "accuracy_bars", "cost_curve", "distance_curve", "score_histograms"),
-    summary: ("bootstrap_intervals",),
+    page: (
+        *("_environment", "accuracy_bars", "cost_curve", "distance_curve", "score_histograms"),
+        *("separation_curves", "rejection_curves", "confidence_histogram"),
+    ),
+    detection: ("bootstrap_intervals",),
 }
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from robusteval.attacks.inputs import require_classes
 from robusteval.errors import AttackError, reason
 from robusteval.models.acceleration import folded_if_same
-from robusteval.models.adapter import Adapter, require_answers
+from robusteval.models.adapter import Adapter
+from robusteval.models.linear import LinearHead
+from robusteval.models.soundness import require_answers
 
 BACKWARD = 2  # a backward pass costs about as much as two forward ones
 _COUNT = torch.float64  # a batch's passes may not divide by its samples
@@ -148,9 +150,41 @@ class Counted(Adapter):
     def class_distances(self) -> Tensor | None:
         return self.adapter.class_distances()
 
+    @property
+    def has_features(self) -> bool:
+        return self.adapter.has_features
+
+    def linear_head(self) -> LinearHead | None:
+        return self.adapter.linear_head()
+
+    @property
+    def compares_directions(self) -> bool:
+        return self.adapter.compares_directions
+
+    def squared_of(self, features: Tensor) -> Tensor | None:
+        return self.adapter.squared_of(features)
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        return self.adapter.prototype_vectors()
+
     def embed(self, images: Tensor) -> Tensor:
         self._before(images)
         return self._after(self.adapter.embed(images))
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        self._before(images)
+        both = self.adapter.embed_and_logits(images)
+        # As one, so that a backward pass through both counts once.
+        features, logits = self._after(torch.cat(both, 1)).split([b.shape[1] for b in both], 1)
+        return features, logits
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        self._before(images)
+        found = self.adapter.activations(images)
+        if found:  # the deepest is behind all others
+            deepest = list(found)[-1]
+            found[deepest] = self._after(found[deepest])
+        return found
 
     def distances(self, images: Tensor) -> Tensor:
         self._before(images)

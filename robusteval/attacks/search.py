@@ -41,20 +41,23 @@ _RANDOM = 1e-4  # change of logits between two passes, as a share of their sprea
 class Seen:
     """What a pass tells an objective: logits (B, K), squared distances (B, K, M) by layer, labels
     (B,), and the class (B,), or the prototype's place in K·M, that each sample is driven towards,
-    if it is."""
+    if it is; a detector's scores (B,), if there is one (see ``evasion``)."""
 
     logits: Tensor
     squared: dict[str, Tensor]
     labels: Tensor
     targets: Tensor | None
+    scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What ascent maximises: ``losses`` gives (B,).  ``distances``: whether it reads prototypes."""
+    """What ascent maximises: ``losses`` gives (B,).  ``distances``: whether it reads prototypes;
+    ``across``: what gives a loss (B,) that steps must leave as it is, if there is one."""
 
     losses: Callable[[Seen], Tensor]
     distances: bool = False
+    across: Callable[[Seen], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robusteval.attacks.steps import input_gradient
 from robusteval.models.adapter import Adapter
+from robusteval.models.linear import LinearHead
 
 _ENDS, _AT_ENDS = 0.05, 0.2  # of the range, and the share of outputs there that looks squashed
 _SUM = 1e-3  # by which probabilities may miss 1
@@ -134,6 +135,30 @@ class Unsquashed(Adapter):
 
     def class_distances(self) -> Tensor | None:
         return self.model.class_distances()
+
+    @property
+    def has_features(self) -> bool:
+        return self.model.has_features
+
+    def linear_head(self) -> LinearHead | None:
+        return self.model.linear_head()
+
+    @property
+    def compares_directions(self) -> bool:
+        return self.model.compares_directions
+
+    def squared_of(self, features: Tensor) -> Tensor | None:
+        return self.model.squared_of(features)
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        return self.model.activations(images)
+
+    def prototype_vectors(self) -> dict[str, Tensor]:
+        return self.model.prototype_vectors()
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = self.model.embed_and_logits(images)
+        return features, self.inverse(logits)
 
     def embed(self, images: Tensor) -> Tensor:
         return self.model.embed(images)

@@ -117,11 +117,16 @@ def load_known(
         raw = read_cached(source, info.shape)
     labels = torch.from_numpy(raw.labels)
     check_labels(raw, _base(info).classes, f"{info.name}'s {split}")
-    if info.base:
-        labels = labels // (_base(info).classes // info.classes)
-        names = _regrouped(info, names)
+    rows = torch.arange(len(labels))
     pixels = torch.from_numpy(raw.images)
-    return Dataset(info, split, pixels, labels, names, torch.arange(len(labels)))
+    if info.labels:
+        taken = torch.tensor(info.labels)
+        rows = torch.nonzero(torch.isin(labels, taken))[:, 0]
+        pixels, labels = pixels[rows], torch.searchsorted(taken, labels[rows])
+    if info.base:
+        labels = labels // (_taken_classes(info) // info.classes)
+        names = _regrouped(info, names)
+    return Dataset(info, split, pixels, labels, names, rows)
 
 
 def class_order(
@@ -139,6 +144,16 @@ def class_order(
     if source is None:
         return None
     return _regrouped(info, _names(info, split, root, source))
+
+
+def told_classes(
+    name: str, split: Split = "test", data_dir: str | Path | None = None
+) -> tuple[str, ...] | None:
+    """The class names that a set's files or its entry tell, groups as ``a+b``; None where there are
+    only numbers."""
+    info = DATASETS.get(name)
+    names = info.class_names or _told(info, split, data_root(data_dir))
+    return _regrouped(info, names) if names else None
 
 
 def place_of(name: str, data_dir: str | Path | None = None) -> str | None:
@@ -165,7 +180,13 @@ def _base(info: DatasetInfo) -> DatasetInfo:
     return DATASETS.get(info.base) if info.base else info
 
 
+def _taken_classes(info: DatasetInfo) -> int:
+    """How many classes of what the files hold a set takes."""
+    return len(info.labels) or _base(info).classes
+
+
 def _regrouped(info: DatasetInfo, names: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(names[k] for k in info.labels) if info.labels else names
     per = len(names) // info.classes
     return tuple("+".join(names[k * per : (k + 1) * per]) for k in range(info.classes))
 

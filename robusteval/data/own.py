@@ -106,6 +106,7 @@ def _dataset(found: Given, name: str, samples: Samples, at_most: bool) -> Datase
         test_samples=total,
         threats=usual_threats(shape.channels),
         outliers=("photo_crops",),
+        far=("photo_crops",),
         own=True,
     )
     names, indices = found.class_names or (), torch.from_numpy(rows)

@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from robusteval.detection.reading import Read, Reads, Shared, count_of, is_finite, joined
 from robusteval.errors import AttackError, ScoreError, kind_of, shown
 from robusteval.models.adapter import Adapter
 
-Reads = Literal["logits", "features", "images"]
 State = Mapping[str, Tensor]
-Fit = Callable[[Adapter, Tensor, Tensor], State]
-Score = Callable[[State, Adapter, Tensor], Tensor]
+Fit = Callable[..., State]
+Score = Callable[[State, Adapter, Any], Tensor]
 
 OURS, PYTORCH_OOD = "robusteval", "pytorch-ood"
 PLUGIN = ""  # what a plug-in's record says of its package; its own takes the place
@@ -26,11 +26,22 @@ _STORED = (torch.float64, torch.float32, torch.float16, torch.int64, torch.int32
 class Detector:
     """One detector.  No field has a default: what nobody stated would be taken for true.
 
+    - ``title``: the method's name in its field; ``source``: its paper, with the year.
     - ``package``: the package whose version decides the scores.
     - ``reads``: what both functions are given of N images: the model's ``logits`` (N, K), its
-      ``features`` (N, D) as the adapter's ``embed`` gives them, or the ``images`` (N, C, H, W).
-    - ``fit_read(model, read, labels)``: makes a state, which is tensors by name, from training data
-      and their labels (N,).  None for a detector that isn't fitted.
+      ``features`` (N, D) as the adapter's ``embed`` gives them, ``both`` as ``Outputs``, squared
+      ``distances`` (N, K, M) to the deepest prototypes, or the ``images`` (N, C, H, W).
+    - ``needs_prototypes``: whether the model must have some; ``needs_linear_head``: whether
+      ``model.linear_head()`` must be one.
+    - ``gradient``: whether a score passes its gradient on to the images.  An attack can't follow a
+      detector that passes none.
+    - ``own_passes``: how many passes an image takes beside the one that all detectors share, a
+      backward pass as one more.  0 for what doesn't read images.
+    - ``settings``: the hyper-parameters that may be chosen, each a table of numbers; the first is
+      the paper's.  Empty where there is nothing to choose.
+    - ``fit_read(model, read, labels, **setting)``: makes a state, which is tensors by name, from
+      training data and their labels (N,).  None for a detector that isn't fitted.  The numbers of
+      the setting stand in the state beside it, by their names.
     - ``score_read(state, model, read)``: scores (N,), **higher = more in-distribution**.  The state
       is empty if there is no fit.
     - ``version``: raised whenever what the detector returns changes.
@@ -40,9 +51,15 @@ class Detector:
     """
 
     name: str
+    title: str
+    source: str
     package: str
     reads: Reads
     needs_prototypes: bool
+    needs_linear_head: bool
+    gradient: bool
+    own_passes: int
+    settings: tuple[Mapping[str, float], ...]
     fit_read: Fit | None
     score_read: Score
     version: int
@@ -62,40 +79,80 @@ class Detector:
                 f"{self.package} is not installed: pip install {self.package}"
             ) from None
 
-    def read(self, model: Adapter, images: Tensor) -> Tensor:
+    def read(self, model: Adapter, images: Tensor) -> Read:
         """What the detector reads of images (B, C, H, W)."""
-        if self.reads == "logits":
-            logits: Tensor = model(images)
-            return logits
-        return model.embed(images) if self.reads == "features" else images
+        return Shared(model, images).read(self.reads)
 
     @torch.no_grad()
-    def fit(self, model: Adapter, batches: Iterable[Tensor], labels: Tensor) -> dict[str, Tensor]:
+    def fit(
+        self,
+        model: Adapter,
+        batches: Iterable[Tensor],
+        labels: Tensor,
+        setting: Mapping[str, float] | None = None,
+    ) -> dict[str, Tensor]:
         """Fits to all batches' images and their labels (N,), and returns the state on the CPU.
 
+        ``setting``: one of ``settings``; None for the first.
         Raises ValueError or TypeError for a state that can't be stored.
         """
         if self.fit_read is None:
             return {}
-        read = torch.cat([self.read(model, images) for images in batches])
-        return stored_form(self.fit_read(model, read, labels))
+        read = joined([self.read(model, images) for images in batches])
+        return stored_form(self.fit_to(model, read, labels, setting))
+
+    @torch.no_grad()
+    def fit_to(
+        self, model: Adapter, read: Read, labels: Tensor, setting: Mapping[str, float] | None = None
+    ) -> State:
+        """The state of a fit to what was read of training data, and to their labels (N,).
+
+        Raises ValueError where there are none, or the fit can't be done with them.
+        """
+        assert self.fit_read is not None, "only asked of those that are fitted"
+        if not count_of(read):
+            raise ValueError("there are no training samples")
+        if not is_finite(read):
+            raise ValueError("the model gives NaN or infinity on training data")
+        chosen = dict(setting if setting is not None else (*self.settings, {})[0])
+        state = self.fit_read(model, read, labels, **chosen)
+        if not chosen or not isinstance(state, Mapping):
+            return state
+        return {**state, **{name: _number(value) for name, value in chosen.items()}}
 
     def score(self, state: State, model: Adapter, images: Tensor) -> Tensor:
         """Scores (B,) of images (B, C, H, W) in [0, 1].
 
-        Raises AttackError where there is not one for each image, ScoreError for one that is not
-        finite.
+        Raises AttackError where there is not one for each image, and where the detector wasn't
+        fitted; ScoreError for one that is not finite.
         """
-        found = self.score_read(state, model, self.read(model, images))
-        if not isinstance(found, Tensor) or found.shape != (len(images),):
+        return self.score_of(state, model, self.read(model, images))
+
+    def score_of(self, state: State, model: Adapter, read: Read) -> Tensor:
+        """Scores (B,) of what was read of B images.  Raises as ``score`` does."""
+        if self.needs_training_data and not state:
+            raise AttackError(f"detector {self.name} was not fitted: fit it to training data first")
+        if not is_finite(read):
+            # Some would lose it on the way, as the largest of others.
+            raise ScoreError(
+                f"detector {self.name} has scores that are NaN or infinite: so are the model's "
+                "outputs"
+            )
+        count = count_of(read)
+        found = self.score_read(state, model, read)
+        if not isinstance(found, Tensor) or found.shape != (count,):
             what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else kind_of(found)
             raise AttackError(
-                f"detector {self.name} returns {what} for {len(images)} images: return a tensor of "
+                f"detector {self.name} returns {what} for {count} images: return a tensor of "
                 "one score for each"
             )
         if not torch.isfinite(found).all():
             raise ScoreError(f"detector {self.name} returns scores that are NaN or infinite")
         return found
+
+
+def _number(value: float) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
 
 
 def stored_form(state: State) -> dict[str, Tensor]:

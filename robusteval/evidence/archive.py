@@ -20,7 +20,7 @@ from robusteval.evidence.zips import DAMAGED, entry_of
 
 MOST_FILES = 200_000
 # What a run has beside its evidence; a log of workers is no part of it.
-_TOP = ("report.html", "report.json", "report.md", "row.csv", "run.json")
+_TOP = ("detection.csv", "report.html", "report.json", "report.md", "row.csv", "run.json")
 _EVIDENCE = "evidence"
 _NAME = re.compile(
     rf"(?:{'|'.join(map(re.escape, _TOP))})"

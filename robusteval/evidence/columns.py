@@ -26,7 +26,7 @@ SCORE = "score_"  # and a detector's name: the column of its scores
 PROTOTYPES_SINCE = 4  # the first schema that tells of prototypes
 NEAREST = "nearest_"  # and a layer's place, from 0: the column of the prototypes nearest there
 Values = NDArray[Any]
-Fill = Callable[[Any], Any]  # from a job's ``Predicted`` or ``Attacked`` (see ``jobs``)
+Fill = Callable[[Any], Any]  # from a job's ``Predicted``, ``Attacked`` (``jobs``) or ``Pursued``
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,10 @@ def _of_both(fill: Fill) -> dict[JobKind, Fill]:
     return {"clean": fill, "attack": fill}
 
 
+def _of_all(fill: Fill) -> dict[JobKind, Fill]:
+    return {**_of_both(fill), "pursuit": fill}
+
+
 def _gap(made: Any) -> Any:
     largest = made.logits.topk(2, dim=1).values
     return (largest[:, 0] - largest[:, 1]).cpu().numpy()
@@ -140,7 +144,7 @@ COLUMNS = (
         "index",
         "index of the sample in its split",
         *("int64", _from_0),
-        _of_both(lambda made: made.indices.numpy()),
+        _of_all(lambda made: made.indices.numpy()),
         of_none=True,
     ),
     Column(
@@ -158,6 +162,7 @@ COLUMNS = (
         {
             "clean": lambda made: made.logits.argmax(1).cpu().numpy(),
             "attack": lambda made: made.result.judged.prediction.numpy(),
+            "pursuit": lambda made: made.prediction.numpy(),
         },
         blank=np.int64(-1),
         again=_if_sure,
@@ -194,7 +199,10 @@ COLUMNS = (
         "norm",
         "of the perturbation, in the threat's norm; pixels are in [0, 1]",
         *("float64", _from_0),
-        {"attack": lambda made: made.result.judged.norm.numpy()},
+        {
+            "attack": lambda made: made.result.judged.norm.numpy(),
+            "pursuit": lambda made: made.norm.numpy(),
+        },
         blank=np.float64(np.nan),
         again=_beyond_tolerance,
     ),
@@ -218,7 +226,10 @@ COLUMNS = (
         "forward_passes",
         "that the attack spent on the sample",
         *("float64", _from_0),
-        {"attack": lambda made: made.result.forward_passes.numpy()},
+        {
+            "attack": lambda made: made.result.forward_passes.numpy(),
+            "pursuit": lambda made: made.forward_passes.numpy(),
+        },
         blank=np.float64(0),
         again=_if_all_are_the_same,
     ),
@@ -226,7 +237,10 @@ COLUMNS = (
         "backward_passes",
         "that the attack spent on the sample",
         *("float64", _from_0),
-        {"attack": lambda made: made.result.backward_passes.numpy()},
+        {
+            "attack": lambda made: made.result.backward_passes.numpy(),
+            "pursuit": lambda made: made.backward_passes.numpy(),
+        },
         blank=np.float64(0),
         again=_if_all_are_the_same,
     ),
@@ -234,7 +248,22 @@ COLUMNS = (
         "sha256",
         "of the counted image, as it would be stored",
         *("object", _sha256),
-        {"attack": lambda made: np.array(digests(made.result.stored), dtype=object)},
+        {
+            "attack": lambda made: np.array(digests(made.result.stored), dtype=object),
+            "pursuit": lambda made: np.array(digests(made.stored), dtype=object),
+        },
+    ),
+    Column(
+        "clean_score",
+        "the detector's, of the image before the attack",
+        *("float64", np.isfinite),
+        {"pursuit": lambda made: made.clean_scores.numpy()},
+    ),
+    Column(
+        "score",
+        "the detector's, of the counted image",
+        *("float64", np.isfinite),
+        {"pursuit": lambda made: made.scores.numpy()},
     ),
 )
 _Count = Annotated[int, Field(ge=0)]
@@ -298,7 +327,7 @@ def nearest_columns(layers: int) -> list[Column]:
 
 def filled(kind: JobKind, made: Any) -> dict[str, Any]:
     """A job's columns by name; ``made``: its ``Predicted`` or ``Attacked`` (see ``jobs``)."""
-    return {c.name: c.fill[kind](made) for c in columns_of(kind, len(made.labels))}
+    return {c.name: c.fill[kind](made) for c in columns_of(kind, len(made.indices))}
 
 
 def facts_by(made: Any) -> dict[str, Any]:

@@ -71,12 +71,20 @@ class _Fit(TypedDict):
     state: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-_FIT = TypeAdapter(_Fit)
+class _Pursuit(TypedDict):
+    """What an attack on a detector tells: for how many samples its score had a gradient."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    guided: Annotated[int, Field(ge=0)]
+
+
+_FIT, _PURSUIT = TypeAdapter(_Fit), TypeAdapter(_Pursuit)
 _FACTS_OF: dict[JobKind, Callable[[dict[str, Any]], Any]] = {
     "fit": lambda told: _FIT.validate_json(json.dumps(told)),
     "clean": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "outliers": lambda told: _NOTHING.validate_json(json.dumps(told)),
     "attack": attack_facts,
+    "pursuit": lambda told: _PURSUIT.validate_json(json.dumps(told)),
     "diagnostics": measured.require_form,
 }
 
@@ -124,6 +132,8 @@ def require_form(job: Job, piece: Piece, schema: int = SCHEMA) -> None:
         raise other_form(error) from None
     if job.kind == "attack":
         _require_counts(piece.facts, rows)
+    if job.kind == "pursuit" and piece.facts["guided"] > rows:
+        raise ValueError(f"{piece.facts['guided']} of {rows} samples had a gradient")
 
 
 def _require_counts(facts: Mapping[str, Any], rows: int) -> None:

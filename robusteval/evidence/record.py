@@ -2,12 +2,13 @@
 
 import datetime
 import json
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from robusteval.data.known import DATASETS
+from robusteval.data.outliers import Group
 from robusteval.detection.registry import find as find_detector
 from robusteval.errors import (
     AttackError,
@@ -27,9 +28,9 @@ from robusteval.models.acceleration import Acceleration
 from robusteval.models.adapter import Parts
 from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
-from robusteval.plan.context import COMPARED, LONGEST_NOTE, MOST_NOTES
+from robusteval.plan.context import COMPARED, LONGEST_NOTE, LONGEST_PAIR, MOST_NOTES
 from robusteval.plan.made_with import records_of
-from robusteval.plan.plan import make_plan, reads_features
+from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
 
@@ -73,6 +74,7 @@ class _Model(TypedDict):
     classes: Annotated[int, Field(ge=2, le=10**6)]
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
+    linear_head: NotRequired[bool]  # where a detector needs one
     notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
     prototypes: NotRequired[_Prototypes]
     prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
@@ -83,6 +85,15 @@ class _Dataset(TypedDict):
     classes: list[str]
     shape: NotRequired[tuple[_Side, _Side, _Side]]  # channels, height, width; older runs have none
     samples: NotRequired[Annotated[int, Field(ge=1)]]  # of own data, before any were chosen
+
+
+class _OutlierSet(TypedDict):
+    """What is known of an outlier set: see ``data.outliers.OutlierSet``."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]  # read by pydantic, no key
+    group: Group
+    split: Literal["test", "made", "folder"]
+    shared: list[Annotated[str, Field(max_length=LONGEST_PAIR)]] | None
 
 
 class _Attack(TypedDict):
@@ -112,9 +123,11 @@ class _Record(TypedDict):
     entry: dict[str, Any] | None
     entry_reference: str
     data_reference: NotRequired[str]  # of own data: their path, "" where Python gave them
+    training_reference: NotRequired[str]  # of own training data the same
     model: _Model
     dataset: _Dataset
     attacks: dict[str, _Attack]
+    outliers: NotRequired[dict[str, _OutlierSet]]  # where there are some; older runs have none
     provenance: Provenance
 
 
@@ -227,7 +240,8 @@ def _require_installed(files: Files, spec: RunSpec) -> None:
 def parts_of(record: dict[str, Any]) -> Parts:
     """What a run's model has beside logits, as the run's record says."""
     model = record["model"]
-    return Parts(len(model["layers"]), model.get("features", False))
+    features, linear_head = (model.get(part, False) for part in ("features", "linear_head"))
+    return Parts(len(model["layers"]), features, linear_head)
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -246,9 +260,11 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         or record["dataset"].get("samples", spec.samples) < spec.samples,
         "spec.own_data": spec.own_data and spec.dataset in DATASETS,
         "data_reference": ("data_reference" in record) != spec.own_data,
+        "training_reference": ("training_reference" in record) != spec.own_training,
         "dataset.classes": len(record["dataset"]["classes"]) != classes,
         "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
+        "model.linear_head": ("linear_head" in record["model"]) != reads_linear_head(suite),
         "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),
@@ -257,9 +273,12 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "spec.code": bool(plan.cells) and bool(spec.code) == ("attacks" in spec.versions),
         "spec.sources": set(spec.sources) != set(suite.sources),
         "spec.outliers": len(set(plan.outliers)) < len(plan.outliers),
+        "outliers": _other_sets(record, plan, spec),
         "spec.outlier_digests": not spec.outlier_digests.keys() <= set(plan.outliers),
         "spec.budget": spec.budget is not None and _contradicts(spec.budget, spec),
         "spec.training": bool(spec.training) != bool(plan.fits),
+        "spec.tuning": _untunable(spec),
+        "spec.own_training": spec.own_training and not spec.training,
         "provenance.device": provenance["device"] != spec.device,
         "provenance.threads": provenance["threads"] != spec.threads,
         "provenance.versions": not _ALWAYS <= versions.keys() <= _KNOWN | spec.versions.keys()
@@ -269,6 +288,22 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
     }
     if wrong := [name for name, differs in contradictions.items() if differs]:
         raise ValueError(f"{wrong[0]} contradicts the rest of it")
+
+
+def _untunable(spec: RunSpec) -> bool:
+    """Whether settings are said to be chosen by other outliers than the suite's, or by tests."""
+    name = spec.tuning[0] if spec.tuning else ""
+    return bool(name) and (name != spec.suite.detection.tuning or name in spec.outliers)
+
+
+def _other_sets(record: dict[str, Any], plan: Plan, spec: RunSpec) -> bool:
+    """Whether outlier sets are told that can't be this run's.  Runs from before suites had ``sets``
+    tell of none."""
+    if "outliers" not in record:
+        return "sets" in spec.suite.detection.model_fields_set and bool(plan.outliers)
+    told = record["outliers"]
+    folders = {name for name, one in told.items() if one["group"] == "folder"}
+    return list(told) != plan.outliers or folders != set(spec.outlier_folders)
 
 
 def _contradicts(budget: Budget, spec: RunSpec) -> bool:

@@ -8,20 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.attacks.results import Stage
+from robusteval.detection.registry import find as find_detector
+from robusteval.detection.tuning import setting_of
 from robusteval.evidence.columns import COLUMNS, SCORE, merged_facts, nearest_columns
 from robusteval.evidence.files import Files
 from robusteval.evidence.judge import first_successes, near_tie, success
 from robusteval.evidence.measured import NOISE_DRAWS, SQUARE_QUERIES, STEPS, counts, losses_of
 from robusteval.evidence.pieces import Piece, attack_facts, require_known
+from robusteval.evidence.pursued import PursuitOutcome, pursuit_outcome
 from robusteval.evidence.record import open_store, parts_of
+from robusteval.evidence.separations import (
+    Bools,
+    Clean,
+    Scores,
+    Separation,
+    of_attacks,
+    of_outliers,
+    of_worst_case,
+)
 from robusteval.evidence.store import FailureKind, NoEvidence, Store
 from robusteval.evidence.telling import Raised
 from robusteval.plan.plan import Cell, Job, Plan, make_plan
 from robusteval.plan.spec import RunSpec
 from robusteval.types import ThreatModel
 
-Bools = NDArray[np.bool_]
-Scores = NDArray[np.float64]
 Model = Mapping[str, Any]  # what a run's record says of it
 
 NOT_REACHED = "it was not reached"
@@ -122,17 +132,6 @@ class Example:
     adversarial: NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Separation:
-    """Scores of one detector on in-distribution samples and on what it should tell apart."""
-
-    kind: Literal["outliers", "attack_detection"]
-    detector: str
-    against: str
-    inside: Scores
-    outside: Scores
-
-
 @dataclass
 class RunResult:
     """All that a report is made of."""
@@ -149,6 +148,8 @@ class RunResult:
     verification: dict[str, Any] | None
     seconds: float
     unfitted: dict[str, str]  # detectors whose fit failed: name → reason
+    pursuits: list[PursuitOutcome]  # attacks that know a detector
+    settings: dict[str, dict[str, float]]  # that were chosen for detectors: name → setting
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -173,6 +174,11 @@ class RunResult:
     @property
     def second_prediction(self) -> NDArray[np.int64]:
         return self.clean["second_prediction"]
+
+    @property
+    def clean_scores(self) -> dict[str, Scores]:
+        """(N,) Each detector's scores of the clean samples."""
+        return _scores(self.clean)
 
     @property
     def tie(self) -> float:
@@ -216,7 +222,9 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
     fits = [job for job in plan.fit_jobs() if store.has(job)]
     seconds += sum(store.read(job).seconds for job in fits)
     unfitted = {job.label: _why(store, job) for job in plan.fit_jobs() if job not in fits}
-    outliers, failures, diagnostics = {}, {}, None
+    outliers: dict[str, dict[str, Scores]] = {}
+    failures, diagnostics, pursuits = {}, None, []
+    asked = spec.suite.detection.attackers.samples
     for job in plan.other_jobs():
         name = job.label or job.kind
         if not store.has(job):
@@ -228,6 +236,9 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
             correct = int((clean["label"] == clean["prediction"]).sum())
             _require_fitting(store, job, piece.facts, plan, correct, record)
             diagnostics = piece.facts
+        elif job.kind == "pursuit":
+            sizes = {name: _count(scores) for name, scores in outliers.items()}
+            pursuits.append(pursuit_outcome(store, job, plan, asked, clean, sizes))
         else:
             outliers[name] = _scores(piece.columns)
     return RunResult(
@@ -237,13 +248,28 @@ def _gathered(store: Store, spec: RunSpec, plan: Plan, record: dict[str, Any]) -
         store.digest(plan.jobs(), record),
         clean,
         outcomes,
-        [s for s in _separations(outcomes, clean, outliers) if s.detector not in unfitted],
+        [s for s in _separations(outcomes, clean, outliers, plan) if s.detector not in unfitted],
         diagnostics,
         failures,
         store.read_verification(),
         seconds + sum(o.seconds for o in outcomes),
         unfitted,
+        pursuits,
+        {job.label: _setting(store, job) for job in fits if spec.tuning and _has_choice(job)},
     )
+
+
+def _count(scores: Mapping[str, Scores]) -> int:
+    """Of how many images there are scores."""
+    return len(next(iter(scores.values()), ()))
+
+
+def _has_choice(fit: Job) -> bool:
+    return len(find_detector(fit.label).settings) > 1
+
+
+def _setting(store: Store, fit: Job) -> dict[str, float]:
+    return setting_of(find_detector(fit.label), store.read_state(fit))
 
 
 def _why(store: Store, job: Job) -> str:
@@ -343,29 +369,18 @@ def _scores(columns: dict[str, Any]) -> dict[str, Scores]:
 
 
 def _separations(
-    outcomes: list[CellOutcome], clean: dict[str, Any], outliers: dict[str, dict[str, Scores]]
+    outcomes: list[CellOutcome],
+    clean: dict[str, Any],
+    outliers: dict[str, dict[str, Scores]],
+    plan: Plan,
 ) -> list[Separation]:
     """What the detectors are asked: attacked or clean, outlier or not."""
-    inside = _scores(clean)
-    correct = clean["label"] == clean["prediction"]
-    found = []
-    for outcome in outcomes:
-        broken = outcome.success(outcome.cell.threats[0])[outcome.attacked]
-        for name, values in outcome.scores.items():
-            if outcome.status == "done":
-                found.append(
-                    Separation(
-                        "attack_detection",
-                        name,
-                        outcome.cell.key,
-                        inside[name][correct],
-                        values[broken],
-                    )
-                )
-    for against, by_detector in outliers.items():
-        for name, values in by_detector.items():
-            found.append(Separation("outliers", name, against, inside[name], values))
-    return found
+    told = Clean(clean["label"] == clean["prediction"], _scores(clean))
+    return [
+        *of_attacks(told, outcomes),
+        *of_worst_case(told, outcomes, plan.threats, plan.detected),
+        *of_outliers(told, outliers),
+    ]
 
 
 def first_breaks(result: RunResult, part: int) -> Bools:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from robusteval.errors import AttackError, RobustevalError, kind_of, reason, shown
+from robusteval.errors import AttackError, kind_of, shown
 from robusteval.models.answers import answer, as_logits
 from robusteval.models.foreign import Normalised
 from robusteval.models.head import OwnReading, Pooling, Similarity
+from robusteval.models.linear import LinearHead, linear_head_of
 from robusteval.models.network import PrototypeNetwork, precise
 from robusteval.models.own import Agreement, Features, OwnNetwork, OwnPrototypes
 from robusteval.models.prototypes import prototype_distances
@@ -20,10 +21,11 @@ from robusteval.models.prototypes import prototype_distances
 @dataclass(frozen=True)
 class Parts:
     """What a model has beside its logits: how many layers with prototypes, whether features of its
-    own."""
+    own, and whether a linear layer makes logits of them."""
 
     layers: int
     features: bool
+    linear_head: bool = False
 
     @property
     def prototypes(self) -> bool:
@@ -43,7 +45,8 @@ class Adapter(nn.Module):
     - ``layers`` and ``distances`` show its prototypes, and ``logits_and_distances`` gives both at
       once if one pass can.
     - ``reads_distances``, ``prototypes_per_class`` and ``class_distances`` help attacks to aim.
-    - ``has_features`` and ``embed`` are read by detectors.
+    - ``has_features``, ``embed`` and ``linear_head`` are read by detectors; ``embed_and_logits``
+      gives both at once if one pass can.
 
     K is the number of classes, M that of prototypes in each, D that of features.  Everything must
     be differentiable with respect to the images, in float32.
@@ -77,7 +80,7 @@ class Adapter(nn.Module):
     @property
     def parts(self) -> Parts:
         """What it has beside logits."""
-        return Parts(len(self.layers), self.has_features)
+        return Parts(len(self.layers), self.has_features, self.linear_head() is not None)
 
     @property
     def reads_distances(self) -> bool:
@@ -121,6 +124,35 @@ class Adapter(nn.Module):
         (K, M, D) are compared with.  A plain module's are its logits."""
         features: Tensor = self(images)
         return features.flatten(1)
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D) as ``embed`` gives them, and logits (B, K)."""
+        if self.has_features:
+            return self.embed(images), self(images)
+        logits: Tensor = self(images)
+        return logits.flatten(1), logits
+
+    def linear_head(self) -> LinearHead | None:
+        """The layer that makes logits of ``embed``'s features, but for a constant of each sample.
+
+        None where classes aren't linear in the features.
+        """
+        return None
+
+    @property
+    def compares_directions(self) -> bool:
+        """Whether features are compared with prototypes as unit vectors."""
+        return False
+
+    def squared_of(self, features: Tensor) -> Tensor | None:
+        """The deepest layer's squared distances (B, K, M), as ``logits_and_distances`` gives them,
+        of ``embed``'s features; None where they need a pass of their own."""
+        return None
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        """Inner layers' outputs, shallow to deep, (B, C, H, W) or (B, D); empty where the model
+        doesn't show them."""
+        return {}
 
     def distances(self, images: Tensor) -> Tensor:
         """Distances (B, K, M) to the prototypes of the deepest layer that has some, in whatever
@@ -184,10 +216,29 @@ class PrototypeAdapter(Adapter):
         return pairs.amin((1, 3)).fill_diagonal_(0)
 
     def embed(self, images: Tensor) -> Tensor:
+        return self._features(self.module.activations(images))
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         layers = self.module.activations(images)
+        return self._features(layers), self.module.logits(layers)
+
+    def _features(self, layers: dict[str, Tensor]) -> Tensor:
         if self.layers:
             return self.module.supervised_features(layers)[self.layers[-1]]
         return precise(layers[self.module.embedding_layer])
+
+    def linear_head(self) -> LinearHead | None:
+        return linear_head_of(self.module, self.reads_distances)
+
+    @property
+    def compares_directions(self) -> bool:
+        return self.module.head.similarity == "cosine"
+
+    def squared_of(self, features: Tensor) -> Tensor | None:
+        return self._squared(features, self.layers[-1]) if self.layers else None
+
+    def activations(self, images: Tensor) -> dict[str, Tensor]:
+        return self.module.activations(images)
 
     def distances(self, images: Tensor) -> Tensor:
         if not self.layers:
@@ -201,7 +252,7 @@ class PrototypeAdapter(Adapter):
 
     def prototype_vectors(self) -> dict[str, Tensor]:
         found = {name: self.module.prototypes[name].detach() for name in self.layers}
-        if self.module.head.similarity == "cosine":
+        if self.compares_directions:
             return {name: F.normalize(vectors, dim=2) for name, vectors in found.items()}
         return found
 
@@ -213,7 +264,7 @@ class PrototypeAdapter(Adapter):
 
     def _squared(self, features: Tensor, layer: str) -> Tensor:
         """Between unit vectors, ‖f − w‖² = 2 (1 − cos), where the head sees only directions."""
-        if self.module.head.similarity == "cosine":
+        if self.compares_directions:
             return 2 * self._distances(features, layer, "cosine")
         return self._distances(features, layer, "sql2")
 
@@ -298,65 +349,3 @@ def wrap_module(
 def _require_classes(classes: Any) -> None:
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise AttackError(f"classes = {shown(classes)}: choose a whole number from 2 up")
-
-
-def require_answers(module: nn.Module, images: Tensor, classes: int | None = None) -> int:
-    """How many classes a foreign module tells apart.
-
-    Raises AttackError where it can't read ``images`` (B, C, H, W), B from 1 up, or returns no
-    logits (B, K), be it for one image alone or for two; and for an adapter whose distances to
-    prototypes are none.
-    """
-    if any(p.is_inference() for p in module.parameters()):
-        raise AttackError(
-            "the module was made in torch.inference_mode(), where no gradient is recorded: make it "
-            "outside"
-        )
-    for some in (images[:1], torch.stack([images[0], images[-1]])):
-        try:
-            with torch.no_grad():
-                logits = as_logits(answer(module, some), len(some), classes)
-                if isinstance(module, Adapter) and module.layers:
-                    _require_distances(module, some)
-        except RobustevalError:
-            raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may raise anything
-            raise AttackError(
-                f"the module fails on clean images ({type(error).__name__}: {reason(error)}): "
-                f"{_mend(module, images)}"
-            ) from None
-        if not torch.isfinite(logits).all():
-            raise AttackError("the model returns NaN or infinite logits on clean images: mend it")
-        classes = logits.shape[1]
-    assert classes is not None, "both passes say it"
-    return classes
-
-
-def _require_distances(model: Adapter, images: Tensor) -> None:
-    """Raises AttackError for an adapter that doesn't show its prototypes as it should."""
-    _, squared = model.logits_and_distances(images)
-    if list(squared) != list(model.layers):
-        raise AttackError(
-            f"logits_and_distances gives distances of {', '.join(map(str, squared)) or 'no layer'}"
-            f", but layers are {', '.join(model.layers)}: give those of each, in that order"
-        )
-    given = {f"squared distances of {name}": values for name, values in squared.items()}
-    for told, values in {**given, "distances": model.distances(images)}.items():
-        if values.dim() != 3 or values.shape[:2] != (len(images), model.classes):
-            raise AttackError(
-                f"{told} are of shape {tuple(values.shape)} for {len(images)} images and "
-                f"{model.classes} classes: give (B, K, M), M prototypes for each of K classes"
-            )
-    if (features := model.embed(images)).dim() != 2 or len(features) != len(images):
-        raise AttackError(
-            f"embed gives shape {tuple(features.shape)} for {len(images)} images: give (B, D)"
-        )
-
-
-def _mend(module: nn.Module, images: Tensor) -> str:
-    """What to do where a module fails: as a rule images and weights differ in type."""
-    kinds = [p.dtype for p in module.parameters() if p.is_floating_point()]
-    if not kinds or images.dtype in kinds:
-        return "mend it"
-    weights, pixels = (str(kind).removeprefix("torch.") for kind in (kinds[0], images.dtype))
-    return f"its weights are {weights}, the images {pixels}, so give both one type"

@@ -1,5 +1,6 @@
 """What every job of a run needs at hand: the model, the data, the plan."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from robusteval.attacks.seeding import seeded
 from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.outliers import OutlierSet
 from robusteval.data.own import of_classes, own_data_at
+from robusteval.detection.reading import Gathered
+from robusteval.detection.scoring import BATCH
 from robusteval.errors import DataError, EvidenceError, cut
 from robusteval.hardware import check_device
 from robusteval.models.acceleration import Acceleration, Forms
@@ -20,11 +24,12 @@ from robusteval.models.loading import load_model
 from robusteval.models.own import Agreement
 from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
-from robusteval.plan.fitting_data import fitting_data_of
-from robusteval.plan.plan import Plan, make_plan, reads_features
+from robusteval.plan.fitting_data import fitting_data_of, tuning_data_of
+from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
 
+LONGEST_PAIR = 200  # of classes that the data and an outlier set share
 MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
 COMPARED = 64  # samples on which prototypes beside a module are held against its answers
 
@@ -36,6 +41,7 @@ class Access:
     entry: str = ""  # name or path; empty for a model given from Python
     data_dir: Path | None = None
     data: str = ""  # path of the user's own data; empty for others, and where Python gave them
+    training: Any = ""  # of the user's own training data the same; or what Python gave
     allow_code: bool = False
     device: str | None = None  # instead of the run's own
 
@@ -78,7 +84,32 @@ class Context:
     @cached_property
     def fitting_data(self) -> Dataset:
         """What the run's detectors are fitted to."""
-        return fitting_data_of(self.spec, self.access.data_dir)
+        classes, access = self.model.classes, self.access
+        return fitting_data_of(self.spec, access.data_dir, access.training, classes)
+
+    @cached_property
+    def training_reads(self) -> Gathered:
+        """What they read of it, once for all of them."""
+        data = self.fitting_data
+        rows = range(0, len(data), BATCH)
+        return self._gathered(lambda: (data.images(slice(i, i + BATCH)) for i in rows))
+
+    @cached_property
+    def tuning_reads(self) -> Gathered | None:
+        """The same of the outliers that their settings are chosen by, if there are any."""
+        if not self.spec.tuning:
+            return None
+        kept = tuning_data_of(self.spec, self.data.info.shape, self.access.data_dir)
+        return self._gathered(lambda: iter(kept))
+
+    def _gathered(self, batches: Callable[[], Iterator[Tensor]]) -> Gathered:
+        """Under one seed, so that every process reads the same of a model that draws."""
+        device = torch.device(self.device)
+        return Gathered(
+            self.model,
+            lambda: (batch.to(device) for batch in batches()),
+            lambda: seeded(self.spec.seed, device),
+        )
 
     @cached_property
     def agreement(self) -> Agreement | None:
@@ -106,9 +137,10 @@ class Context:
     def described(self) -> dict[str, Any]:
         """What a report tells of the model, the data and the attacks beside the evidence."""
         shape = self.data.info.shape
+        parts, suite = self.model.parts, self.spec.suite
         # Only where it matters, so that other runs' records stay as they were.
-        reads = reads_features(self.spec.suite)
-        facts: dict[str, Any] = {"features": self.model.has_features} if reads else {}
+        facts: dict[str, Any] = {"features": parts.features} if reads_features(suite) else {}
+        facts |= {"linear_head": parts.linear_head} if reads_linear_head(suite) else {}
         notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
         facts |= {"notes": notes} if notes else {}
         facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}
@@ -133,6 +165,22 @@ class Context:
                 }
                 for cell in self.plan.cells
             },
+            **({"outliers": self._outliers()} if self.plan.outliers else {}),
+        }
+
+    def _outliers(self) -> dict[str, Any]:
+        """What is known of each outlier set beside its images."""
+        data_dir, folders = self.access.data_dir, self.spec.outlier_folders
+        sets = {
+            name: OutlierSet.of(name, self.data, data_dir, name in folders)
+            for name in self.plan.outliers
+        }
+        return {
+            name: {
+                **{"group": about.group, "split": about.split},
+                "shared": about.shared and [cut(pair, LONGEST_PAIR) for pair in about.shared],
+            }
+            for name, about in sets.items()
         }
 
     def transfer_source(self) -> Adapter | None:
@@ -149,13 +197,18 @@ def access_to(
     data: str | Path | None,
     allow_code: bool,
     device: str | None,
+    training: Any = None,
 ) -> Access:
-    """How to reach a begun run's model, by ``reference``, and its data, where they are now."""
+    """How to reach a begun run's model, by ``reference``, and its data, where they are now;
+    ``training``: so its own training data, or what they were given from."""
     place = None
     if data_dir is not None:
         place = named_path(named(data_dir, "data folder", DataError), "data folder", DataError)
     where = named(data or record.get("data_reference", ""), "data", DataError)
-    return Access(reference, place, where, allow_code, device)
+    if training is None or isinstance(training, str | Path):
+        reached = training or record.get("training_reference", "")
+        training = named(reached, "training data", DataError)
+    return Access(reference, place, where, training, allow_code, device)
 
 
 def unchanged(name: str, digest: str) -> Entry:

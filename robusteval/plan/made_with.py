@@ -2,11 +2,14 @@
 
 from importlib.metadata import version
 
+from robusteval.attacks.code import code_of_module
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import code_of, find
 from robusteval.detection import registry as detection
 from robusteval.models.entry import Entry
 from robusteval.plan.suite import Suite
+
+ATTACKERS = "attacks on detectors"
 
 
 def library_versions(suite: Suite) -> dict[str, str]:
@@ -30,14 +33,17 @@ def model_versions(*entries: Entry | None) -> dict[str, str]:
 
 
 def code_digests(suite: Suite) -> dict[str, str]:
-    """Digests of the code that computes each attack of a suite, by its key, and each detector, by
-    ``detector.<name>``.
+    """Digests of the code that computes each attack of a suite, by its key, each detector, by
+    ``detector.<name>``, and attacks on detectors, by ``ATTACKERS``.
 
     A suite without detectors has the digests that it had before detectors were among them.
     """
     attacks = {attack.key: code_of(attack) for attack in records_of(suite)}
     names = suite.detection.detectors
-    return attacks | {f"detector.{n}": detection.code_of(detection.find(n)) for n in names}
+    found = attacks | {f"detector.{n}": detection.code_of(detection.find(n)) for n in names}
+    if suite.detection.attackers.detectors:
+        found[ATTACKERS] = code_of_module("robusteval.attacks.evasion")
+    return found
 
 
 def records_of(suite: Suite) -> list[Attack]:

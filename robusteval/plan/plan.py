@@ -8,7 +8,7 @@ of workers changes a result.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ from robusteval.detection import registry as detection
 from robusteval.detection.record import Detector
 from robusteval.models.adapter import Parts
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import AttackSpec, Suite
-from robusteval.types import ThreatModel
+from robusteval.plan.suite import Attackers, AttackSpec, Suite
+from robusteval.types import Goal, ThreatModel, parse_eps
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,38 @@ class Cell:
         return f"{self.spec.name}/{self.threats[0]}"
 
 
+@dataclass(frozen=True)
+class Pursuit:
+    """An attack that knows a detector: its goal within a threat, and of which set of outliers, if
+    they are its samples."""
+
+    detector: str
+    goal: Goal
+    threat: ThreatModel
+    outliers: str = ""
+
+    @property
+    def key(self) -> str:
+        """A stable name."""
+        return "/".join(filter(None, (self.detector, self.goal, str(self.threat), self.outliers)))
+
+
 NO_PROTOTYPES = "the model has no prototypes"
+_FEATURES = ("features", "both")
 # What the diagnostics measure, part by part; the last one only where there is a model to transfer
 # from.
 PROBES = ("looks", "ascents", "growth", "noise", "square", "transfer")
-JobKind = Literal["fit", "clean", "attack", "outliers", "probe", "diagnostics"]
+JobKind = Literal["fit", "clean", "attack", "outliers", "pursuit", "probe", "diagnostics"]
 
 
 @dataclass(frozen=True)
 class Job:
     """The unit of work, of evidence and of resume.
 
-    ``part``: the place in the plan of its fit, cell, outlier set or probe; ``label``: its name, for
-    people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how many layers
-    with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all probes together.
+    ``part``: the place in the plan of its fit, cell, outlier set, pursuit or probe; ``label``: its
+    name, for people; ``scored_by``: the detectors whose scores stand in its rows; ``layers``: how
+    many layers with prototypes.  What a ``probe`` found is kept until ``diagnostics`` puts all
+    probes together.
     """
 
     kind: JobKind
@@ -75,12 +93,11 @@ class Job:
             return "diagnostics"
         if self.kind == "probe":
             return f"diagnostics-{self.label}"
-        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
-        if self.kind == "fit":
-            return f"fit-{self.part:02d}-{slug}"
         if self.kind == "outliers":
             return f"outliers-{self.part:02d}"
-        return f"attack-{self.part:02d}-{slug}-{self.chunk:04d}"
+        slug = re.sub(r"[^A-Za-z0-9.]+", "_", self.label)
+        whole = f"{self.kind}-{self.part:02d}-{slug}"
+        return f"{whole}-{self.chunk:04d}" if self.kind == "attack" else whole
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,7 @@ class Plan:
     detectors_left_out: dict[str, str]
     detected: frozenset[str]  # attacks whose images they score
     layers: int  # of the model, that carry prototypes
+    pursuits: tuple[Pursuit, ...]  # attacks that know a detector
 
     def fit_job(self, detector: str) -> Job:
         """A detector's fit to the training data."""
@@ -137,6 +155,10 @@ class Plan:
             for part, name in enumerate(self.outliers)
         ]
 
+    def pursuit_jobs(self) -> list[Job]:
+        """Attacks that know a detector, each on all of its samples."""
+        return [Job("pursuit", part, 0, each.key) for part, each in enumerate(self.pursuits)]
+
     def probe_jobs(self) -> list[Job]:
         """The parts of the diagnostics, whose evidence gives way to the whole's."""
         return [Job("probe", part, 0, name) for part, name in enumerate(self.probes)]
@@ -146,8 +168,8 @@ class Plan:
         return [Job("diagnostics", 0, 0)] if self.diagnosed else []
 
     def other_jobs(self) -> list[Job]:
-        """Outlier scores, and the diagnostics."""
-        return [*self.outlier_jobs(), *self.diagnostics_jobs()]
+        """Outlier scores, attacks on detectors, and the diagnostics."""
+        return [*self.outlier_jobs(), *self.pursuit_jobs(), *self.diagnostics_jobs()]
 
     def jobs(self) -> list[Job]:
         """Everything whose evidence stays, in the order in which one process does it."""
@@ -157,7 +179,7 @@ class Plan:
         """The jobs that people are told of, which are those that take time: each probe counts, and
         not again the diagnostics as a whole."""
         first = [*self.fit_jobs(), *self.clean_jobs(), *self.attack_jobs()]
-        return [*first, *self.outlier_jobs(), *self.probe_jobs()]
+        return [*first, *self.outlier_jobs(), *self.pursuit_jobs(), *self.probe_jobs()]
 
     def counted_done(self, has: Callable[[Job], bool]) -> list[Job]:
         """Those of ``counted_jobs`` that are done: a probe also by the diagnostics as a whole."""
@@ -178,7 +200,9 @@ def check_names(suite: Suite, threats: Sequence[ThreatModel]) -> None:
 
 def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
     """Cells and chunks; what needs more than the model has is left out."""
-    threats = spec.threat_models()
+    every = spec.threat_models()
+    attacked = {norm for attack in suite.attacks for norm in attack.norms}
+    threats = [threat for threat in every if threat.norm in attacked]  # not detectors alone
     cells, left_out = [], {}
     for attack in suite.attacks:
         if find(attack.library, attack.attack).needs.prototypes and not parts.prototypes:
@@ -204,7 +228,26 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         detectors_left_out={name: reason for name, reason in reasons.items() if reason},
         detected=frozenset(suite.detection.attacks),
         layers=parts.layers,
+        pursuits=tuple(_pursuits(suite.detection.attackers, detectors, every, outliers)),
     )
+
+
+def _pursuits(
+    asked: Attackers,
+    detectors: Sequence[str],
+    threats: Sequence[ThreatModel],
+    outliers: Sequence[str],
+) -> Iterator[Pursuit]:
+    """Each goal on each of the detectors that are there, at each norm's first ε."""
+    first = [next((t for t in threats if t.norm == norm), None) for norm in asked.norms]
+    for detector in (name for name in asked.detectors if name in detectors):
+        for threat in filter(None, first):
+            for goal in asked.goals:
+                sets = outliers[: asked.outliers] if goal == "accept" else [""]
+                yield from (Pursuit(detector, goal, threat, name) for name in sets)
+            if asked.stratified:
+                inner = ThreatModel(threat.norm, parse_eps(asked.stratified) * threat.eps)
+                yield Pursuit(detector, "reject", inner)
 
 
 def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:
@@ -212,6 +255,8 @@ def _why_not(detector: str, parts: Parts, spec: RunSpec) -> str:
     record = detection.find(detector)
     if reason := _lacking(record, parts):
         return reason
+    if record.needs_training_data and not spec.training and spec.own_data:
+        return "it is fitted to training data: give some (fit_images=…, fit_labels=…, --fit-data)"
     if record.needs_training_data and not spec.training:
         return f"it is fitted to training data, and those of {spec.dataset} are not there"
     return ""
@@ -221,8 +266,10 @@ def _lacking(detector: Detector, parts: Parts) -> str:
     """What a detector needs that a model has not; empty where there is nothing."""
     if detector.needs_prototypes and not parts.prototypes:
         return NO_PROTOTYPES
-    if detector.reads == "features" and not parts.features:
+    if detector.reads in _FEATURES and not parts.features:
         return "the model shows no features, only logits"
+    if detector.needs_linear_head and not parts.linear_head:
+        return "the model's logits are not linear in its features"
     return ""
 
 
@@ -232,9 +279,20 @@ def has_fits(suite: Suite, parts: Parts) -> bool:
     return any(one.needs_training_data and not _lacking(one, parts) for one in records)
 
 
+def has_choices(suite: Suite, parts: Parts) -> bool:
+    """Whether one of these has settings to choose from."""
+    records = map(detection.find, suite.detection.detectors)
+    return any(len(one.settings) > 1 and not _lacking(one, parts) for one in records)
+
+
 def reads_features(suite: Suite) -> bool:
     """Whether it matters for a suite's plan if a model has features of its own."""
-    return any(detection.find(name).reads == "features" for name in suite.detection.detectors)
+    return any(detection.find(name).reads in _FEATURES for name in suite.detection.detectors)
+
+
+def reads_linear_head(suite: Suite) -> bool:
+    """Whether it matters for a suite's plan if a model's logits are linear in its features."""
+    return any(detection.find(name).needs_linear_head for name in suite.detection.detectors)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

@@ -35,7 +35,9 @@ class RunSpec:
     digests of the models that the suite's transfer attacks name.  ``outlier_digests``: of the
     images that are taken of outlier sets and folders.  ``code``: digests of what computes each
     attack and detector; empty in runs from before attacks had versions.  ``training``: how many
-    samples detectors are fitted to and their digest; empty where none is fitted.  ``own_data``:
+    samples detectors are fitted to and their digest; empty where none is fitted.  ``tuning``: by
+    which outliers their settings are chosen, how many and their digest; empty where the first
+    setting is taken.  ``own_training``: whether a user gave the training data.  ``own_data``:
     whether a user gave the data, so that no name leads to them.  ``chosen``: which samples of them,
     class-balanced, the first ones, or those of these indices.  ``budget``: what was left out so
     that the run fits into a time.  ``surrogate``: of the model whose gradients ``adaptive`` follows
@@ -70,6 +72,8 @@ class RunSpec:
     code: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = field(default_factory=dict)
 
     training: tuple[()] | tuple[Count, Digest] = ()
+    tuning: tuple[()] | tuple[str, Count, Digest] = ()
+    own_training: bool = False
     own_data: bool = False
     chosen: Literal["balanced", "first"] | _Indices = "balanced"
     budget: Budget | None = None
@@ -102,8 +106,9 @@ class RunSpec:
         budget = asdict(self.budget) if self.budget else None
         whole = {**self.__dict__, "suite": suite, "budget": budget}
         plain: dict[str, Any] = json.loads(json.dumps(whole))
-        unset = {"code": {}, "training": [], "own_data": False, "chosen": "balanced"}
-        for younger, value in {**unset, "budget": None, "surrogate": []}.items():
+        unset = {"code": {}, "training": [], "tuning": [], "own_training": False}
+        unset |= {"own_data": False, "chosen": "balanced", "budget": None, "surrogate": []}
+        for younger, value in unset.items():
             if plain[younger] == value:  # so that the digests of older runs stay theirs
                 del plain[younger]
         return plain

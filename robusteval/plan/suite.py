@@ -17,7 +17,7 @@ from robusteval.folders import toml_files
 from robusteval.plugins import OURS, plugins
 from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
-from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
+from robusteval.types import GOALS, NORMS, Goal, Norm, ThreatModel, parse_eps
 
 MOST_RESTARTS = 10_000
 
@@ -82,12 +82,50 @@ class AttackSpec(_Table):
         return {**self.parameters, **scaled}
 
 
+# Outliers that no test set holds: a fifth of Tiny ImageNet's classes.
+TUNING = "tiny_imagenet_tuning"
+
+
+class Attackers(_Table):
+    """Attacks that know the detector (see ``attacks.evasion``): on which detectors, how many
+    samples, with how many passes of each (a backward pass counts as two), in which norms, each at
+    its first ε, and against how many sets of outliers.
+
+    ``stratified``: by what share of ε an inlier may be moved before its rejection is no error.
+    """
+
+    detectors: list[str] = []
+    goals: list[Goal] = Field(default=[*GOALS], min_length=1)
+    samples: int = Field(default=64, ge=1, le=10_000)
+    passes: int = Field(default=200, ge=20, le=1_000_000)
+    norms: list[Norm] = Field(default=["Linf"], min_length=1)
+    outliers: int = Field(default=1, ge=0)
+    stratified: Eps | None = None
+
+
 class Detection(_Table):
-    """Outlier and attack detection: which detectors, against what."""
+    """Outlier and attack detection: which detectors, against what.
+
+    ``sets`` names outlier sets and groups of them: ``near``, ``far``, ``noise``.  Without it the
+    first ``natural`` outlier sets of the data set are taken whose data are there, and two noises.
+    """
 
     detectors: list[str] = []
     natural: int = Field(default=2, ge=0, description="natural outlier sets, where data are there")
+    sets: list[str] = Field(default=[], description="groups of outlier sets, or sets by name")
     attacks: list[str] = Field(default=[], description="attacks whose images are to be detected")
+    tuning: str = Field(
+        default=TUNING, description="outliers by which detectors' settings are chosen; empty: none"
+    )
+    attackers: Attackers = Attackers()
+
+    @model_validator(mode="after")
+    def _attacked_are_there(self) -> "Detection":
+        if unknown := set(self.attackers.detectors) - set(self.detectors):
+            raise ValueError(
+                f"detection.attackers names {', '.join(sorted(unknown))}, no detector of the suite"
+            )
+        return self
 
 
 class Diagnostics(_Table):
@@ -101,7 +139,7 @@ class Suite(_Table):
 
     name: Annotated[str, AfterValidator(_a_suite_name)]
     description: str = ""
-    revision: int = Field(default=1, ge=1)  # raised when the suite changes: rows name it
+    revision: int = Field(default=1, ge=1)  # raised when its attacks change: rows name it
     threats: dict[Norm, list[Eps]] = {}
     attacks: list[AttackSpec] = []
     detection: Detection = Detection()
@@ -178,8 +216,11 @@ class Suite(_Table):
 
     @property
     def norms(self) -> list[Norm]:
-        """The norms that its attacks use, in the usual order."""
-        return [n for n in NORMS if any(n in a.norms for a in self.attacks)]
+        """The norms that its attacks use, those on detectors among them, in the usual order."""
+        of_detectors = self.detection.attackers
+        used = {norm for attack in self.attacks for norm in attack.norms}
+        used |= set(of_detectors.norms) if of_detectors.detectors else set()
+        return [norm for norm in NORMS if norm in used]
 
 
 def suite_names() -> list[str]:

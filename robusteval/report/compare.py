@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from robusteval.errors import EvidenceError
-from robusteval.evidence.results import Bools, CellOutcome, RunResult
+from robusteval.evidence.results import CellOutcome, RunResult
+from robusteval.evidence.separations import Bools
 from robusteval.numerics import mcnemar
+from robusteval.report.compared_scores import compared_scores
 from robusteval.report.summary import rate_json
 from robusteval.types import ThreatModel
 
@@ -73,7 +75,8 @@ def compare(names: list[str], results: list[RunResult]) -> dict[str, Any]:
     ``difference`` is the later run's accuracy less the first's; ``p`` is McNemar's, exact and
     two-sided; samples are named by their index in the test split.  An attack of the same name with
     other parameters is another one, and a worst case over other attacks another worst case:
-    ``not_alike`` names these, ``only_in_one`` what the other has not.
+    ``not_alike`` names these, ``only_in_one`` what the other has not.  ``detection`` has AUROC of
+    each detector and set that both have, ``detectors_apart`` the detectors that are not compared.
     """
     require_same_samples(names, results)
     base = measures(results[0])
@@ -82,6 +85,7 @@ def compare(names: list[str], results: list[RunResult]) -> dict[str, Any]:
         theirs = measures(other)
         shared = [key for key in base if key in theirs]
         alike = [key for key in shared if base[key].how == theirs[key].how]
+        scores, apart = compared_scores(results[0], other)
         pairs.append(
             {
                 "first": names[0],
@@ -89,6 +93,8 @@ def compare(names: list[str], results: list[RunResult]) -> dict[str, Any]:
                 "rows": [_row(base[key], theirs[key], results[0].indices) for key in alike],
                 "only_in_one": [k for k in [*base, *theirs] if k not in shared],
                 "not_alike": [key for key in shared if key not in alike],
+                "detection": scores,
+                "detectors_apart": apart,
             }
         )
     return {"samples": results[0].spec.samples, "dataset": results[0].spec.dataset, "pairs": pairs}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from robusteval.attacks.counting import BACKWARD
-from robusteval.evidence.results import CellOutcome, RunResult, Scores
+from robusteval.evidence.results import CellOutcome, RunResult
+from robusteval.evidence.separations import Scores
 from robusteval.types import NORMS, Norm, ThreatModel
 
 _POINTS = 80  # of a curve, at most

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ _STYLE: Any = {
     "svg.hashsalt": "robusteval",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # each text names the fonts that it may have
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,8 +38,19 @@ _STYLE: Any = {
 }
 
 
+_GEOMETRY = re.compile(r' (?:d|x|y|points|transform)="[^"]*"')
+_BYTES = re.compile(r" <metadata>.*?</metadata>\n|^ +", re.DOTALL | re.MULTILINE)  # unseen
+_DIGITS = re.compile(r"(\.\d\d)\d+")
+
+
+def _in_hundredths(found: re.Match[str]) -> str:
+    """Geometry in hundredths of a point: more can't be seen, and is half of a page's size."""
+    return _DIGITS.sub(r"\1", found[0])
+
+
 @contextmanager
-def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
+def figure_of(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any, Any]]:
+    """A figure in the report's look, and its panels side by side."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -49,11 +62,12 @@ def _figure(width: float, height: float, columns: int = 1) -> Iterator[tuple[Any
         yield figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _svg(figure: Any, label: str) -> str:
+def svg(figure: Any, label: str) -> str:
+    """A figure as SVG text with a label for those who can't see it."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
-    body = text[text.index("<svg") :]
+    body = _BYTES.sub("", _GEOMETRY.sub(_in_hundredths, text[text.index("<svg") :]))
     return body.replace("<svg ", f'<svg role="img" aria-label="{escape(inert.line(label))}" ', 1)
 
 
@@ -72,7 +86,7 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
         if worst["threat"]["norm"] == norm:
             suffix = f" @ {worst['threat']['eps']}" if several else ""
             rows.append(("worst case" + suffix, worst["robust_accuracy"], RED))
-    with _figure(7.2, 0.6 + 0.3 * len(rows)) as (figure, (axes,)):
+    with figure_of(7.2, 0.6 + 0.3 * len(rows)) as (figure, (axes,)):
         for y, (_, rate, colour) in enumerate(rows):
             if rate is None:
                 continue
@@ -88,7 +102,7 @@ def accuracy_bars(report: dict[str, Any], norm: str) -> str:
         axes.grid(axis="x", color=GRID)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
-        return _svg(figure, f"Robust accuracy per attack, {norm}")
+        return svg(figure, f"Robust accuracy per attack, {norm}")
 
 
 def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
@@ -103,7 +117,7 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
     ]
     lines.append(("best of all attacks", curve["best"]["points"], RED))
     sign = NORM_SIGNS[curve["norm"]]
-    with _figure(7.2, 3.0) as (figure, (axes,)):
+    with figure_of(7.2, 3.0) as (figure, (axes,)):
         for title, points, colour in lines:
             x, y = _steps(points, curve["samples"], end)
             axes.step(x, y, where="post", label=inert.plot(title), color=colour, lw=1.5)
@@ -111,14 +125,14 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
             axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
         axes.set(xlim=(0, end), xlabel=f"ε, {sign} (dotted: this run's)")
         _accuracy_axis(axes)
-        return _svg(figure, f"Robust accuracy against ε, at most, {sign}")
+        return svg(figure, f"Robust accuracy against ε, at most, {sign}")
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
     """Robust accuracy against the passes that each sample took: lines for attacks that tell these
     by sample, and a mark where each attack ends."""
     colours, marks = cycle(_OTHERS), cycle("os^vDPX<>d")
-    with _figure(7.2, 3.2) as (figure, (axes,)):
+    with figure_of(7.2, 3.2) as (figure, (axes,)):
         for row in curve["attacks"]:
             left = 100 * row["left"] / curve["samples"]
             colour = next(colours) if row["by_sample"] else MUTED
@@ -131,7 +145,7 @@ def cost_curve(curve: dict[str, Any]) -> str:
         axes.set_xscale("log")
         axes.set_xlabel("passes per sample, a backward pass counted as two")
         _accuracy_axis(axes)
-        return _svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
+        return svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
 
 
 def _steps(points: list[list[float]], samples: int, end: float) -> tuple[list[float], list[float]]:
@@ -160,7 +174,7 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
     usable = [r for r in rows if r.get("histogram")]
     if not usable:
         return ""
-    with _figure(2.5 * len(usable), 2.3, len(usable)) as (figure, panels):
+    with figure_of(min(2.5 * len(usable), 7.2), 2.4, len(usable)) as (figure, panels):
         for axes, row in zip(panels, usable, strict=True):
             edges = np.array(row["histogram"]["edges"])
             for side, colour, name in (
@@ -174,8 +188,10 @@ def score_histograms(rows: list[dict[str, Any]], inside_name: str) -> str:
             axes.set_yticks([])
             axes.tick_params(labelsize=8)
             axes.spines["left"].set_visible(False)
-        panels[0].legend(fontsize=7.5, frameon=False)
-        return _svg(figure, f"Detector scores on {inside_name} and {usable[0]['against']}")
+        handles, labels = panels[0].get_legend_handles_labels()
+        look = {"ncols": 1 if max(map(len, labels)) > 40 else 2, "fontsize": 8.5, "frameon": False}
+        figure.legend(handles, labels, loc="outside lower center", **look)
+        return svg(figure, f"Detector scores on {inside_name} and {usable[0]['against']}")
 
 
 def picture(image: NDArray[np.uint8], size: int = 96) -> str:

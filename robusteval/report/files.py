@@ -9,6 +9,8 @@ from robusteval.evidence.files import Files
 from robusteval.evidence.located import files_at
 from robusteval.evidence.results import Example
 from robusteval.places import Place
+from robusteval.report.detection_csv import NAME as DETECTION
+from robusteval.report.detection_csv import detection_csv
 from robusteval.report.page import render_html, render_markdown
 from robusteval.report.rows import as_csv, rows_of
 from robusteval.report.summary import SCHEMA
@@ -18,8 +20,10 @@ from robusteval.storage import remove_partials
 def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, bytes]:
     """Every file by name; the same report gives the same bytes."""
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    detection = detection_csv(report)
     files = {
         "row.csv": as_csv(rows_of(report)),
+        **({DETECTION: detection} if detection else {}),
         "report.md": render_markdown(report),
         "report.html": render_html(report, examples),
         "report.json": inert.json_text(text),
@@ -28,7 +32,7 @@ def report_files(report: dict[str, Any], examples: list[Example]) -> dict[str, b
 
 
 def write_files(run: Files, files: dict[str, bytes]) -> None:
-    """``row.csv``, ``report.md``, ``report.html``, and last ``report.json``: it marks the whole."""
+    """Every file, and last ``report.json``: it marks the whole."""
     run.prepare("", "mend the folder or use --out")
     for name in files:
         run.require_replaceable(name, "mend the folder or use --out")

@@ -9,6 +9,19 @@ from robusteval import inert
 from robusteval.durations import duration_text
 from robusteval.evidence.results import Example
 from robusteval.places import Place
+from robusteval.report.attackers import attackers_tables
+from robusteval.report.detection_figures import (
+    confidence_histogram,
+    rejection_curves,
+    separation_curves,
+)
+from robusteval.report.detection_tables import (
+    METRIC_TITLES,
+    classes_text,
+    detection_groups,
+    detection_overview,
+    share,
+)
 from robusteval.report.figures import (
     accuracy_bars,
     cost_curve,
@@ -23,6 +36,7 @@ from robusteval.report.wording import (
     check_text,
     claims_text,
     count,
+    fitted_to,
     found_text,
     incomplete_text,
     interval,
@@ -37,17 +51,12 @@ from robusteval.report.wording import (
     worst_text,
 )
 
-METRIC_TITLES = {
-    "auroc": "AUROC",
-    "aupr_in": "AUPR-In",
-    "aupr_out": "AUPR-Out",
-    "fpr95": "FPR@95TPR",
-    "detection_error": "Detection error",
-}
+_HISTOGRAMS = 4  # detectors whose scores are drawn
 FILTERS = (
-    *(percent, interval, count, threat_text, check_text, sign, number, parameters_text),
+    *(percent, interval, count, threat_text, check_text, sign, number),
+    *(parameters_text, fitted_to),
     *(claims_text, found_text, worst_text, incomplete_text, samples_text, usual_eps_text),
-    *(from_text, goal_table, duration_text, sentence),
+    *(from_text, goal_table, duration_text, sentence, share, classes_text),
 )
 
 
@@ -71,22 +80,33 @@ def _markdown() -> Environment:
     return _environment().overlay(finalize=inert.markdown)
 
 
-def detection_groups(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Detection rows grouped by what they are held against, each with its histograms."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for kind in ("attack_detection", "outliers"):
-        for row in report[kind]:
-            groups.setdefault((kind, row["against"]), []).append(row)
-    inside = report["dataset"]["name"]
-    return [
-        {
-            "kind": kind,
-            "against": against,
-            "rows": rows,
-            "figure": score_histograms(rows, inside),
-        }
-        for (kind, against), rows in groups.items()
-    ]
+def _detection(report: dict[str, Any], drawn: bool) -> dict[str, Any]:
+    """What the pages say of detection; ``drawn``: with its pictures.
+
+    The first set of each part has histograms and curves, so that the page stays small.
+    """
+    curves = report.get("detection_curves") or {}
+    groups = detection_groups(report)
+    for group in groups if drawn else []:
+        first = group["sets"][0]
+        rows = first["shown"] + first["folded"]
+        shown = [row for row in rows if row.get("histogram")][:_HISTOGRAMS]
+        if group["part"] not in ("strict", "paper"):
+            first["figures"].append(score_histograms(shown, report["dataset"]["name"]))
+        for curve in curves.get("separations", []):
+            if (curve["part"], curve["against"]) == (group["part"], first["against"]):
+                first["figures"].append(separation_curves(curve, curves["detectors"]))
+    figures = {"rejection": "", "confidence": ""}
+    if drawn and curves.get("rejection"):
+        figures["rejection"] = rejection_curves(curves["rejection"], curves["detectors"])
+    if drawn and curves.get("confidence"):
+        figures["confidence"] = confidence_histogram(curves["confidence"])
+    return {
+        "groups": groups,
+        "overview": detection_overview(report),
+        "figures": figures,
+        "attackers": attackers_tables(report),
+    }
 
 
 def render_html(report: dict[str, Any], examples: list[Example]) -> str:
@@ -122,7 +142,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
             distance=distance,
             cost=cost,
             pictures=pictures,
-            detection=detection_groups(report),
+            detection=_detection(report, drawn=True),
             metrics=METRIC_TITLES,
         )
     )
@@ -137,4 +157,5 @@ def render_fragment(report: dict[str, Any], folder: Place) -> str:
 
 def render_markdown(report: dict[str, Any]) -> str:
     """The same numbers as text."""
-    return _markdown().get_template("report.md").render(report=report, metrics=METRIC_TITLES)
+    template, detection = _markdown().get_template("report.md"), _detection(report, drawn=False)
+    return template.render(report=report, metrics=METRIC_TITLES, detection=detection)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.evidence.columns import NEAREST
-from robusteval.evidence.results import Bools, RunResult
+from robusteval.evidence.results import RunResult
+from robusteval.evidence.separations import Bools
 from robusteval.numerics import wilson
 from robusteval.types import ThreatModel
 

@@ -80,16 +80,35 @@ class Report:
 
     @property
     def outliers(self) -> "pd.DataFrame":
-        """A row for each detector and set of outliers, with five metrics."""
+        """A row for each detector and set of outliers, with its ``group`` and seven metrics."""
         return self._frame("outliers")
 
     @property
     def detection(self) -> "pd.DataFrame":
-        """A row for each detector and attack: how well it tells attacked images apart.
+        """A row for each detector, attack and ``reading``: how well it tells attacked images apart.
 
-        ``attacker_knew``: whether the attack was told the detector.
+        ``reading``: "paper" (the whole test set against every attacked image), "strict" (images
+        that are classified correctly against those that fool the model) or "worst_case" (the same
+        over all detected attacks of a threat together).  ``attacker_knew``: whether the attack was
+        told the detector.
         """
         return self._frame("detection")
+
+    @property
+    def rejection(self) -> "pd.DataFrame":
+        """A row for each detector that was attacked by who knows it, as the model's guard.
+
+        Shares of the same samples: ``accepted`` are classified right and not rejected; ``robust``
+        are those for which no image in the ball was found that is wrong and accepted,
+        ``robust_without`` those for which none was found that is wrong.
+        """
+        return self._frame("rejection")
+
+    @property
+    def under_attack(self) -> "pd.DataFrame":
+        """A row for each detector and each side that an attacker who knows it has ``attacked``:
+        "none", "outliers", "inliers", "both", or "misclassified" inliers."""
+        return self._frame("under_attack")
 
     @property
     def claims(self) -> "pd.DataFrame":

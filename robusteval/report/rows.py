@@ -98,9 +98,11 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
 def doubts(findings: Sequence[dict[str, Any]], threat: dict[str, Any]) -> str:
     """Such as "suspicious: same outputs, logits"; the broken ones first.
 
-    What is about another threat model than the row's casts no doubt on it.
+    What is about another threat model than the row's, or about detectors alone, casts no doubt on
+    it.
     """
-    here = [found for found in findings if found["threat"] in (None, threat)]
+    meant = [found for found in findings if found.get("about") != "detection"]
+    here = [found for found in meant if found["threat"] in (None, threat)]
     parts = []
     for verdict in ("broken", "suspicious"):
         if names := [found["check"] for found in here if found["verdict"] == verdict]:

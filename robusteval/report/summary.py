@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 from robusteval.attacks.record import Attack
 from robusteval.data.entry import usual_threats
 from robusteval.data.known import DATASETS
-from robusteval.detection.metrics import METRICS, Scores, bootstrap_intervals, detection_metrics
 from robusteval.durations import duration_text
-from robusteval.evidence.results import NOT_REACHED, Bools, CellOutcome, RunResult, Separation
+from robusteval.evidence.results import NOT_REACHED, CellOutcome, RunResult
+from robusteval.evidence.separations import Bools
 from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
+from robusteval.report.attackers import attackers_of
 from robusteval.report.curves import curves_of
+from robusteval.report.detection import detection_of
 from robusteval.report.prototypes import prototypes_of
 from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
@@ -39,7 +41,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         for threat in outcome.cell.threats
     ]
     worst = [_worst_case(result, threat) for threat in result.plan.threats]
-    seed, suite = result.spec.seed, result.spec.suite
+    suite = result.spec.suite
     return {
         "schema": SCHEMA,
         "status": "complete" if result.complete else "incomplete",
@@ -53,7 +55,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "dataset": _dataset(result),
         "samples": result.spec.samples,
         "budget": _budget(result),
-        "seed": seed,
+        "seed": result.spec.seed,
         "missing": _missing(result),
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
@@ -62,13 +64,9 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "worst_case": worst,
         "prototypes": prototypes_of(result),
         "curves": curves_of(result),
-        "outliers": [_separation(s, seed) for s in _kind(result, "outliers")],
+        **detection_of(result),
+        **attackers_of(result),
         "fitting": _fitting(result),
-        # No attack of any suite is told the detector that is to tell its images apart.
-        "attack_detection": [
-            {**_separation(s, seed), "attacker_knew": False}
-            for s in _kind(result, "attack_detection")
-        ],
         "claims": [_claim(c, attacks, worst, correct) for c in _claims(result, entry)],
         "evidence": {
             "digest": result.evidence_digest,
@@ -162,12 +160,23 @@ def _budget(result: RunResult) -> dict[str, Any] | None:
 
 
 def _fitting(result: RunResult) -> dict[str, Any] | None:
-    """What detectors were fitted to; null where none was."""
+    """What detectors were fitted to, by no split where a user gave it; null where none was."""
     fitted = [name for name in result.plan.fits if name not in result.unfitted]
     if not result.spec.training or not fitted:
         return None
     samples, digest = result.spec.training
-    return {"detectors": fitted, "split": "train", "samples": samples, "digest": digest}
+    split = "" if result.spec.own_training else "train"
+    told = {"detectors": fitted, "split": split, "samples": samples, "digest": digest}
+    return {**told, **_tuning(result)}
+
+
+def _tuning(result: RunResult) -> dict[str, Any]:
+    """Which settings were chosen, by which outliers; nothing where none were."""
+    if not result.spec.tuning:
+        return {}
+    name, samples, digest = result.spec.tuning
+    outliers = {"outliers": name, "samples": samples, "digest": digest}
+    return {"tuning": {**outliers, "settings": result.settings}}
 
 
 def _missing(result: RunResult) -> list[dict[str, Any]]:
@@ -186,10 +195,6 @@ def _missing(result: RunResult) -> list[dict[str, Any]]:
         {"kind": kind, "name": name, "reason": reason, "reached": reason != NOT_REACHED}
         for kind, name, reason in (*attacks, *others)
     ]
-
-
-def _kind(result: RunResult, kind: str) -> list[Separation]:
-    return [s for s in result.separations if s.kind == kind]
 
 
 def _model(result: RunResult, entry: Entry | None) -> dict[str, Any]:
@@ -313,46 +318,6 @@ def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         "success_rate": rate_json((correct & ~robust).sum(), correct.sum()) if complete else None,
         "per_class": per_class,
     }
-
-
-def _separation(separation: Separation, seed: int) -> dict[str, Any]:
-    """One detector against one set: five metrics with bootstrap intervals."""
-    row: dict[str, Any] = {
-        "detector": separation.detector,
-        "against": separation.against,
-        "n_in": len(separation.inside),
-        "n_out": len(separation.outside),
-    }
-    usable = len(separation.inside) and len(separation.outside)
-    finite = np.isfinite(separation.inside).all() and np.isfinite(separation.outside).all()
-    if not usable or not finite:
-        reason = "scores are not finite" if usable else "no image on one side"
-        return {
-            **row,
-            "status": "failed" if usable else "empty",
-            "reason": reason,
-            **dict.fromkeys(METRICS),
-        }
-    values = detection_metrics(separation.inside, separation.outside)
-    intervals = bootstrap_intervals(separation.inside, separation.outside, seed=seed)
-    metrics = {}
-    for name in METRICS:
-        low, high = intervals[name] if intervals else (None, None)
-        metrics[name] = {"value": values[name], "low": low, "high": high}
-    histogram = _histogram(separation.inside, separation.outside)
-    return {**row, "status": "done", "reason": "", **metrics, "histogram": histogram}
-
-
-def _histogram(inside: Scores, outside: Scores, bins: int = 30) -> dict[str, list[float]]:
-    """Counts of both sides over common bins, between the 0.5 and 99.5 % quantiles."""
-    both = np.concatenate([inside, outside])
-    low, high = np.quantile(both, [0.005, 0.995])
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-    counts = {
-        side: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
-        for side, values in (("inside", inside), ("outside", outside))
-    }
-    return {"edges": [float(f"{e:.6g}") for e in edges], **counts}
 
 
 def _claim(

@@ -7,7 +7,7 @@ share, ``x_low`` and ``x_high`` are its 95 % interval.  What has no number is mi
 
 from typing import TYPE_CHECKING, Any
 
-from robusteval.detection.metrics import METRICS
+from robusteval.detection.metrics import METRICS, OPEN_SET
 from robusteval.report.wording import parameters_text
 
 if TYPE_CHECKING:
@@ -25,10 +25,11 @@ def _share(name: str) -> Columns:
 _THREAT = {"norm": TEXT, "eps": TEXT, "radius": NUMBER}
 _ROBUST = {**_share("robust_accuracy"), "robust": COUNT, "samples": COUNT}
 _SUCCESS = {**_share("success_rate"), "broken": COUNT, "correct": COUNT}
+_METRICS = (*METRICS, OPEN_SET)
 _DETECTION = {
     **{"detector": TEXT, "against": TEXT, "n_in": COUNT, "n_out": COUNT},
     **{"status": TEXT, "reason": TEXT},
-    **{column: kind for metric in METRICS for column, kind in _share(metric).items()},
+    **{column: kind for metric in _METRICS for column, kind in _share(metric).items()},
 }
 TABLES: dict[str, Columns] = {
     "attacks": {
@@ -58,8 +59,22 @@ TABLES: dict[str, Columns] = {
         **_share("at_most"),
         "robust_at_most": COUNT,
     },
-    "outliers": _DETECTION,
-    "detection": {**_DETECTION, "attacker_knew": FLAG},
+    "outliers": {**_DETECTION, "group": TEXT},
+    "detection": {**_DETECTION, "reading": TEXT, "attacker_knew": FLAG},
+    "rejection": {
+        **{"detector": TEXT, **_THREAT, "tpr": SHARE, "threshold": NUMBER, "samples": COUNT},
+        **_share("accuracy"),
+        **_share("accepted"),
+        **_share("robust"),
+        **_share("robust_without"),
+        **_share("stratified"),
+        **{"stratified_eps": TEXT, "guided": COUNT, "attacked": COUNT},
+    },
+    "under_attack": {
+        **{"detector": TEXT, **_THREAT, "attacked": TEXT, "against": TEXT},
+        **{"n_in": COUNT, "n_out": COUNT},
+        **{column: kind for metric in METRICS for column, kind in _share(metric).items()},
+    },
     "claims": {
         **{"attack": TEXT, "norm": TEXT, "eps": TEXT, "claimed": SHARE, "compared": TEXT},
         **_share("found"),
@@ -69,6 +84,7 @@ TABLES: dict[str, Columns] = {
     },
     "findings": {
         **{"check": TEXT, "verdict": TEXT, **_THREAT, "measured": TEXT, "advice": TEXT},
+        "about": TEXT,
     },
     "missing": {"kind": TEXT, "name": TEXT, "reason": TEXT, "reached": FLAG},
     "left_out": {"kind": TEXT, "name": TEXT, "reason": TEXT},
@@ -164,8 +180,31 @@ def _detection(content: dict[str, Any]) -> list[Row]:
     return [_separation(row) for row in content["attack_detection"]]
 
 
+_SHARES = ("accuracy", "accepted", "robust", "robust_without", "stratified")
+
+
+def _rejection(content: dict[str, Any]) -> list[Row]:
+    rows = []
+    for row in content["rejection"]:
+        shares: Row = {"samples": row["accuracy"]["n"]}
+        for name in _SHARES:
+            shares |= _of_rate(name, row[name])
+        rows.append({**row, **row["threat"], **shares})
+    return rows
+
+
+def _under_attack(content: dict[str, Any]) -> list[Row]:
+    rows = []
+    for row in content["under_attack"]:
+        metrics: Row = {}
+        for name in METRICS:
+            metrics |= _of_rate(name, row[name])
+        rows.append({**row, **row["threat"], **metrics})
+    return rows
+
+
 def _separation(row: Row) -> Row:
-    metrics = [_of_rate(name, row[name]) for name in METRICS]
+    metrics = [_of_rate(name, row.get(name)) for name in _METRICS]  # older reports have fewer
     return {**row, **{column: value for metric in metrics for column, value in metric.items()}}
 
 
@@ -232,6 +271,8 @@ ROWS = {
     "classes": _classes,
     "outliers": _outliers,
     "detection": _detection,
+    "rejection": _rejection,
+    "under_attack": _under_attack,
     "claims": _claims,
     "findings": _findings,
     "missing": lambda content: content["missing"],

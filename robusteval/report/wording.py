@@ -5,16 +5,36 @@ from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
 
-# Said beside detectors' numbers on attacked images, until an attack is told the detector.
+# Said beside detectors' numbers on images of attacks that weren't told the detector; and where
+# there are no others.
 UNAWARE = (
-    "No attack here was told the detectors: each was made to fool the model alone. How well a "
-    "detector recognises its images says nothing about attacks that evade both"
+    "No attack in these tables was told the detectors: each was made to fool the model alone. How "
+    "well a detector recognises its images says nothing about attacks that evade both"
 )
 
 
 def percent(rate: dict[str, Any] | None) -> str:
     """32.1 %, or a dash where there is no number."""
     return f"{100 * rate['value']:.1f} %" if rate else "–"
+
+
+def fitted_to(fitting: dict[str, Any]) -> str:
+    """What detectors were fitted to, and which settings were chosen for them.
+
+    >>> fitted_to({"detectors": ["knn"], "split": "train", "samples": 5000})
+    'knn: fitted to 5000 samples of the train split.'
+    """
+    whose = f"the {fitting['split']} split" if fitting["split"] else "your own"
+    told = f"{', '.join(fitting['detectors'])}: fitted to {fitting['samples']} samples of {whose}."
+    if "tuning" not in fitting:
+        return told
+    tuning = fitting["tuning"]
+    chosen = "; ".join(
+        f"{name} {', '.join(f'{key} = {value:g}' for key, value in setting.items())}"
+        for name, setting in tuning["settings"].items()
+    )
+    by = f"{tuning['samples']} outliers of {tuning['outliers']}"
+    return f"{told} Settings were chosen by {by}: {chosen}."
 
 
 def interval(rate: dict[str, Any] | None) -> str:
@@ -170,3 +190,34 @@ def _called(missing: dict[str, Any]) -> str:
 
 def _listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" * (len(names) > most))
+
+
+MOST_SCORES = 24  # rows of detectors beside each other
+
+
+def score_rows(pair: dict[str, Any]) -> list[dict[str, Any]]:
+    """AUROC of the detectors that two runs share; where there are many, those that differ most."""
+    rows = pair["detection"]
+    if len(rows) > MOST_SCORES:
+        rows = sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_SCORES]
+    return [
+        {
+            "detector": row["detector"],
+            "against": row["against"],
+            "reading": row["reading"].replace("_", " "),
+            "first": percent({"value": row["first"]}),
+            "second": percent({"value": row["second"]}),
+            "difference": f"{100 * row['difference']:+.1f}",
+        }
+        for row in rows
+    ]
+
+
+def score_notes(pair: dict[str, Any]) -> list[str]:
+    """What is not among ``score_rows``, in words."""
+    notes = []
+    if (more := len(pair["detection"]) - MOST_SCORES) > 0:
+        notes.append(f"{more} more AUROCs differ less: --json, or a pipe, shows them")
+    if apart := pair["detectors_apart"]:
+        notes.append(f"not compared, by other code or in one of the two only: {', '.join(apart)}")
+    return notes

@@ -74,7 +74,9 @@ class Chooser:
         suite = _cut(self.spec.suite, names)
         spec = replace(self.spec, suite=suite, samples=samples)
         if DETECTION not in names:
-            spec = replace(spec, outliers=(), outlier_folders=(), training=())
+            spec = replace(
+                spec, outliers=(), outlier_folders=(), training=(), tuning=(), own_training=False
+            )
         costs = Costs(make_plan(suite, spec, self.parts), spec, self.classes)
         jobs = sum(costs.seconds(job, self.speeds) for job in costs.jobs())
         return self.spent + jobs / self.workers + costs.concluding(self.speeds)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
+from robusteval.attacks.counting import BACKWARD
 from robusteval.detection import registry as detection
 from robusteval.evidence.judge import predict
 from robusteval.hardware import best_seconds
@@ -104,11 +105,8 @@ class Costs:
 
     def of(self, job: Job) -> dict[Purpose, Passes]:
         """A job's passes by their purpose."""
-        if job.kind == "fit":
-            once = _reads((job.label,))
-            return {"detection": once.times(self.spec.training[0] if self.spec.training else 0)}
-        if job.kind == "outliers":
-            return {"detection": _reads(job.scored_by).times(self.spec.samples)}
+        if job.kind in ("fit", "outliers", "pursuit"):
+            return {"detection": self._of_detection(job)}
         if job.kind == "probe":
             return {"diagnostics": Passes(*PASSES[job.label]).times(self.plan.diagnosed)}
         if job.kind == "diagnostics":
@@ -119,6 +117,23 @@ class Costs:
             return {"clean predictions": Passes(2).times(size), **scored}
         attack = {"attacks": self.expected[job.part].times(size), "verification": Passes(2 * size)}
         return {**attack, **scored}  # type: ignore[dict-item]
+
+    def _of_detection(self, job: Job) -> Passes:
+        """Of fits, of outliers' scores, and of attacks on detectors."""
+        if job.kind == "fit":
+            return self._of_fit(job)
+        if job.kind == "outliers":
+            return _reads(job.scored_by).times(self.spec.samples)
+        asked = self.spec.suite.detection.attackers
+        steps = asked.passes / (1 + BACKWARD)
+        return Passes(steps, steps).times(min(asked.samples, self.spec.samples))
+
+    def _of_fit(self, job: Job) -> Passes:
+        """The first reads for all what they share."""
+        training = self.spec.training[0] if self.spec.training else 0
+        tuning = self.spec.tuning[1] if self.spec.tuning else 0
+        shared = Passes(int(job == self.plan.fit_jobs()[0])).times(training + tuning)
+        return shared.plus(Passes(detection.find(job.label).own_passes).times(training))
 
     @property
     def conclusion(self) -> Passes:
@@ -179,11 +194,10 @@ class Costs:
 
 
 def _reads(detectors: tuple[str, ...]) -> Passes:
-    """What all of these ask of one image; those that are given images may ask for gradients."""
-    passes = Passes()
-    for name in detectors:
-        passes = passes.plus(Passes(1, int(detection.find(name).reads == "images")))
-    return passes
+    """What all of these ask of one image: a pass that they share, and each one's own."""
+    records = [detection.find(name) for name in detectors]
+    shared = any(record.reads != "images" for record in records)
+    return Passes(int(shared) + sum(record.own_passes for record in records))
 
 
 def _seconds(cell: Cell, passes: Passes, speeds: Speeds) -> float:

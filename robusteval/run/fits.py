@@ -1,13 +1,11 @@
 """A detector's fit: a job like any other, whose state is evidence."""
 
-from torch import Tensor
-
+from robusteval.detection.record import stored_form
 from robusteval.detection.registry import find
+from robusteval.detection.tuning import best_setting
 from robusteval.evidence.arrays import Arrays
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job
-
-_BATCH = 250  # images
 
 
 def fitted_state(context: Context, job: Job) -> Arrays:
@@ -16,12 +14,12 @@ def fitted_state(context: Context, job: Job) -> Arrays:
     Raises EvidenceError or DataError where they are not the run's, or are gone; whatever else is
     raised is the detector's.
     """
-    data = context.fitting_data
-    rows = range(0, len(data), _BATCH)
-    batches = (_on(context, data.images(slice(i, i + _BATCH))) for i in rows)
-    state = find(job.label).fit(context.model, batches, _on(context, data.labels))
+    detector, model = find(job.label), context.model
+    read = context.training_reads.read(detector.reads)
+    labels = context.fitting_data.labels.to(context.device)
+    setting = None
+    if len(detector.settings) > 1 and context.tuning_reads is not None:
+        outliers = context.tuning_reads.read(detector.reads)
+        setting = best_setting(detector, model, read, labels, outliers)
+    state = stored_form(detector.fit_to(model, read, labels, setting))
     return {name: tensor.numpy() for name, tensor in state.items()}
-
-
-def _on(context: Context, tensor: Tensor) -> Tensor:
-    return tensor.to(context.device)

@@ -159,6 +159,7 @@ PARTS = {
     "fit": "fits of detectors",
     "clean": "clean predictions",
     "outliers": "outliers",
+    "pursuit": "attacks on detectors",
     "probe": "diagnostics",
     "diagnostics": "diagnostics",
 }

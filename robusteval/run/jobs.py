@@ -1,5 +1,5 @@
-"""One job, written as evidence: a detector's fit, clean predictions, one attack, outlier scores or
-diagnostics."""
+"""One job, written as evidence: a detector's fit, clean predictions, one attack, outlier scores, an
+attack on a detector, or diagnostics."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +34,7 @@ from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
 from robusteval.run.diagnosing import probed, whole_of
 from robusteval.run.fits import fitted_state
 from robusteval.run.nearest import attacked_nearest, clean_nearest
+from robusteval.run.pursuing import pursued
 from robusteval.run.scoring import attacked_scores, clean_scores, outlier_scores
 from robusteval.types import ThreatModel
 
@@ -112,7 +113,7 @@ def perform(
             with _models_errors(job):
                 return (_clean if job.kind == "clean" else _outliers)(context, store, job)
     except ScoreError as error:
-        if job.kind != "outliers":
+        if job.kind not in ("outliers", "pursuit"):
             raise
         failure = Failure("error", str(error))  # far from the data a model may say nothing
         store.fail(job, failure)
@@ -176,6 +177,8 @@ def _made(context: Context, store: Store, job: Job, budget: float | None, within
     if job.kind == "fit":
         state = fitted_state(context, job)
         return Made(Piece({}, {"state": digest_of_state(state)}), state)
+    if job.kind == "pursuit":
+        return _pursuit(context, store, job, within)
     if job.kind == "probe":
         source = context.transfer_source() if job.label == "transfer" else None
         return Made(Piece({}, probed(context, store, job, source, within)))
@@ -252,6 +255,15 @@ def _attack_chunk(
     kept = Kept(chunk.rows.numpy()[keep], result.stored[keep])
     broken = int(success(columns, cell.threats[0]).sum())
     return Made(Piece(columns, facts_by(made)), kept, Done(size, len(chunk.rows) - broken))
+
+
+def _pursuit(context: Context, store: Store, job: Job, within: Within) -> Made:
+    """An attack that knows a detector; all of its images are kept, since its scores are counted
+    whatever they reach."""
+    size, passes = context.spec.samples, context.spec.suite.detection.attackers.passes
+    made = pursued(context, store, job, lambda done: within(min(done / (size * passes), 1.0)))
+    kept = Kept(np.arange(len(made.indices)), made.stored)
+    return Made(Piece(filled("pursuit", made), {"guided": made.guided}), kept)
 
 
 def drifted(context: Context, chunk: Chunk, clean: Piece) -> int:

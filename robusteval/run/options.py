@@ -45,6 +45,9 @@ class Options:
     - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows.  Success stays the
       attacked model's word.
     - ``outlier_folders``: folders of images, as further outliers.
+    - ``fit_data``: the path of training data of your own, which detectors are fitted to (see
+      ``data.paths``); or ``fit_images`` and ``fit_labels``, which are what ``evaluate`` takes as
+      images and labels.
     - ``seed``: of all randomness.
     - ``batch_size``: images attacked together; by default by the images' size.
     - ``device``: ``cpu``, ``cuda``, ``cuda:1``.
@@ -83,6 +86,9 @@ class Options:
     data_dir: Path | None = None
     download: bool = False
     outlier_folders: tuple[Path, ...] = ()
+    fit_data: str | None = None
+    fit_images: Any = None
+    fit_labels: Any = None
     allow_code: bool = False
     out: Place = Path("runs")
     at_most: bool = False
@@ -125,6 +131,9 @@ class OptionKeywords(TypedDict, total=False):
     data_dir: str | Path | None
     download: bool
     outlier_folders: str | Path | Sequence[str | Path]
+    fit_data: str | Path | None
+    fit_images: Any
+    fit_labels: Any
     allow_code: bool
     out: str | Path
     at_most: bool
@@ -212,6 +221,7 @@ def _progress(value: Any) -> Progress:
 _READ: dict[str, Callable[[Any], Any]] = {
     "samples": parse_samples,
     "data": lambda value: None if value is None else _text(value),
+    "fit_data": lambda value: None if value is None else _text(value),
     "seed": parse_whole,
     "eps": lambda value: tuple(map(_eps, _several(value))),
     "only": lambda value: tuple(map(_text, _several(value))),
@@ -254,6 +264,7 @@ def check_options(options: Options) -> None:
     limit = options.time_limit
     if limit is not None and not (math.isfinite(limit) and limit >= SHORTEST_LIMIT):
         raise RobustevalError(f"--time-limit {limit:g}: choose a positive number of seconds")
+    _check_fit_data(options)
     check_device(options.device)
     require_usable(options.out)
     _require_shared(options.out, options.crew)
@@ -267,6 +278,14 @@ def _require_shared(out: Place, crew: Crew) -> None:
     is_alone = crew.count == 1 and not crew.is_ray
     if isinstance(out, Url) and out.is_of_one_process and not is_alone:
         raise RobustevalError(f"--out {out}: a memory belongs to one process: use --workers 1")
+
+
+def _check_fit_data(options: Options) -> None:
+    """Raises RobustevalError for training data that were given twice, or labels alone."""
+    if options.fit_data is not None and options.fit_images is not None:
+        raise RobustevalError("fit_images= and fit_data= were both given: leave one out")
+    if options.fit_labels is not None and options.fit_images is None:
+        raise RobustevalError("fit_labels= need images: pass fit_images=…, too")
 
 
 def _check_ray(options: Options) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ import torch
 from robusteval.ambient import refuse_inference_mode
 from robusteval.data.choice import First, Listed, Samples
 from robusteval.data.datasets import Dataset
-from robusteval.data.outliers import outlier_digests, outlier_names
-from robusteval.errors import EvidenceError, RobustevalError, shown
+from robusteval.data.outliers import outlier_digests, outlier_names, sets_named
+from robusteval.errors import DataError, EvidenceError, RobustevalError, shown
 from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
@@ -27,9 +28,9 @@ from robusteval.models.registry import find_entry
 from robusteval.places import Place
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_context
-from robusteval.plan.fitting_data import fitting_data
+from robusteval.plan.fitting_data import digest_of_images, fitting_data, tuning_data
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
-from robusteval.plan.plan import check_names, expected_passes, has_fits, make_plan
+from robusteval.plan.plan import check_names, expected_passes, has_choices, has_fits, make_plan
 from robusteval.plan.spec import RunSpec, default_batch
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.plan.threats import threats_for
@@ -39,7 +40,7 @@ from robusteval.run.crew import Crew
 from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
-from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out
+from robusteval.run.subject import Asked, Subject, entry_of, subject_of, try_out, with_training
 from robusteval.run.surrogates import surrogate_of
 from robusteval.schema import LONGEST_NAME
 
@@ -67,7 +68,7 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
         _require_name(asked.name)
     whole, entry = read_suite(suite), entry_of(asked.model)
     chosen = _chosen(whole, options, entry)
-    subject = subject_of(asked, entry, options)
+    subject = with_training(subject_of(asked, entry, options), options)
     surrogate, named = surrogate_of(chosen, subject, options)
     wanted = replace(_spec(chosen, subject, asked.called, options), surrogate=named)
     if options.budget is not None:
@@ -79,7 +80,8 @@ def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
         wanted = _spec(chosen, subject, asked.called, options)
         wanted = replace(wanted, budget=budget, surrogate=named)
     spec = _as_begun(wanted, options) or _with_forms(wanted, subject)
-    access = Access(subject.reference, options.data_dir, subject.path, options.allow_code)
+    own = subject.path, subject.training_path or subject.training or ""
+    access = Access(subject.reference, options.data_dir, *own, options.allow_code)
     context = open_context(spec, access, subject.model, subject.data, surrogate)
     _tell_of_prototypes(context)
     return Prepared(context, entry)
@@ -123,7 +125,7 @@ def _spec(suite: Suite, subject: Subject, name: str, options: Options) -> RunSpe
         keep=options.keep,
         transfer_source=transfer_source(suite, subject, options),
         sources=digests_of_sources(suite, subject, options),
-        training=_training(suite, subject, options),
+        **_fitting(suite, subject, options, outliers["outliers"]),
         own_data=data.info.own,
         chosen=_how_chosen(subject, options),
     )
@@ -174,12 +176,31 @@ def _fewer(samples: Samples, count: int) -> Samples:
     return Listed(samples.indices[:count]) if isinstance(samples, Listed) else count
 
 
-def _training(suite: Suite, subject: Subject, options: Options) -> tuple[()] | tuple[int, str]:
-    """How many samples detectors are fitted to, and their digest; nothing where there are none."""
-    if not has_fits(suite, subject.model.parts) or subject.data.info.own:
-        return ()
-    data = fitting_data(subject.data.info.name, options.data_dir, options.download)
-    return (len(data), data.digest) if data is not None else ()
+def _fitting(
+    suite: Suite, subject: Subject, options: Options, tested: Sequence[str]
+) -> dict[str, Any]:
+    """How many samples detectors are fitted to, and how many outliers choose their settings, with
+    digests; nothing where there are none.
+
+    Raises DataError for outliers that are among the ``tested`` ones.
+    """
+    parts, info = subject.model.parts, subject.data.info
+    if not has_fits(suite, parts):
+        return {}
+    data = subject.training
+    if data is None and not info.own:
+        data = fitting_data(info.name, options.data_dir, options.download)
+    if data is None:
+        return {}
+    found: dict[str, Any] = {"training": (len(data), data.digest)}
+    found |= {"own_training": True} if data is subject.training else {}
+    if (name := suite.detection.tuning) and has_choices(suite, parts):
+        if name in tested:
+            raise DataError(f"detection.tuning = {name!r}: that set is tested, so choose another")
+        outliers = tuning_data(name, info.shape, options.data_dir)
+        if outliers is not None:
+            found["tuning"] = (name, sum(map(len, outliers)), digest_of_images(outliers))
+    return found
 
 
 def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
@@ -228,14 +249,18 @@ def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:
     """The suite's outlier sets and the user's folders, with what they hold: they are read once
     before any attack."""
     detection = suite.detection
-    names = outlier_names(data, detection.natural, options.data_dir) if detection.detectors else []
+    names: list[str] = []
+    if detection.sets and detection.detectors:
+        names = sets_named(data, detection.sets, options.data_dir)
+    elif detection.detectors:
+        names = outlier_names(data, detection.natural, options.data_dir)
     folders = [folder.resolve() for folder in dict.fromkeys(options.outlier_folders)]
     every: list[str | Path] = [*names, *folders]
-    shape = data.info.shape
+    taken = len(data), data.info.shape, options.seed, options.data_dir, data
     return {
         "outliers": tuple(names),
         "outlier_folders": tuple(map(str, folders)),
-        "outlier_digests": outlier_digests(every, len(data), shape, options.seed, options.data_dir),
+        "outlier_digests": outlier_digests(every, *taken),
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from robusteval.hardware import commit_of, hardware_name, is_dirty, package_versions
 from robusteval.models.registry import built_in_folder
+from robusteval.plan.context import Context
 from robusteval.plan.spec import RunSpec
 from robusteval.run.options import Options
 from robusteval.run.prepare import Prepared
@@ -18,9 +19,18 @@ def record_of(prepared: Prepared, options: Options) -> dict[str, Any]:
         "entry": prepared.entry.model_dump(mode="json") if prepared.entry else None,
         "entry_reference": context.access.entry,
         **({"data_reference": context.access.data} if context.spec.own_data else {}),
+        **_training_reference(context),
         **context.described(),
         "provenance": provenance(options, context.spec),
     }
+
+
+def _training_reference(context: Context) -> dict[str, str]:
+    """Where own training data are; empty where Python gave them."""
+    if not context.spec.own_training:
+        return {}
+    where = context.access.training
+    return {"training_reference": where if isinstance(where, str) else ""}
 
 
 def provenance(options: Options, spec: RunSpec) -> dict[str, Any]:

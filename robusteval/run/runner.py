@@ -99,6 +99,7 @@ class Run:
         yield plan.clean_jobs()
         yield plan.attack_jobs()
         yield [*plan.outlier_jobs(), *self._probes()]
+        yield plan.pursuit_jobs()
         yield plan.diagnostics_jobs()
 
     def _do(self, stage: list[Job], executor: Executor) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.data.known import DATASETS, is_known
 from robusteval.data.own import of_classes, own_data, own_data_at
 from robusteval.errors import AttackError, DataError, RobustevalError, shown
-from robusteval.models.adapter import Adapter, require_answers, wrap_module
+from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.foreign import Normalised, users_own
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry, reference_to
+from robusteval.models.soundness import require_answers
+from robusteval.plan.fitting_data import own_fitting_data, require_shape
 from robusteval.reading import named_path
 from robusteval.run.options import Options
 from robusteval.schema import LONGEST_NAME
@@ -56,6 +58,8 @@ class Subject:
     """A model behind its adapter, its entry if it has one, and the chosen samples.
 
     ``total``: how many samples there were to choose from.  ``path``: of own data, "" for others.
+    ``training``: what of a user's training data is fitted to, and ``training_path``: where these
+    are, "" where Python gave them.
     """
 
     model: Adapter
@@ -63,11 +67,26 @@ class Subject:
     data: Dataset
     total: int
     path: str = ""
+    training: Dataset | None = None
+    training_path: str = ""
 
     @property
     def reference(self) -> str:
         """How to find the entry again; empty for a model without one."""
         return "" if self.entry is None else reference_to(self.entry)
+
+
+def with_training(subject: Subject, options: Options) -> Subject:
+    """With the user's own training data, if there are some.  Raises DataError where they can't be
+    used."""
+    if options.fit_images is None and options.fit_data is None:
+        return subject
+    path, given = "", (options.fit_images, options.fit_labels)
+    if options.fit_data is not None:
+        path = str(named_path(options.fit_data, "training data", DataError).resolve())
+    found = own_fitting_data(path or given, subject.model.classes, options.data_dir)
+    require_shape(found, subject.data.info.shape)
+    return replace(subject, training=found, training_path=path)
 
 
 def entry_of(model: Model) -> Entry | None:

@@ -26,12 +26,14 @@ AS_IT_SAYS = "commit, versions, hardware, date, seconds"
 def description_holds(context: Context, record: dict[str, Any]) -> list[Check]:
     """Of the model's outputs, the data's classes, the attacks, and its entry if it has one."""
     now = json.loads(json.dumps(context.described()))
-    stored: dict[str, Any] = {key: dict(record[key]) for key in now}
+    stored: dict[str, Any] = {key: dict(record.get(key, {})) for key in now}
     for key in _of_other_code(context):  # then its version is the run's word
         for attacks in (stored["attacks"], now["attacks"]):
             attacks[key] = {**attacks.get(key, {}), "version": None}
     if stored["dataset"] and "shape" not in stored["dataset"]:  # an older run's
         del now["dataset"]["shape"]
+    if "outliers" not in record:
+        now.pop("outliers", None)
     now["model"] = model_as_told(stored["model"], now["model"])
     stored["versions"], now["versions"] = _packages(context)
     if context.spec.code:  # older runs have none

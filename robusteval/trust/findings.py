@@ -12,13 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robusteval.data.known import DATASETS
-from robusteval.durations import duration_text
 from robusteval.evidence.images import LEVELS
-from robusteval.evidence.results import NOT_REACHED, CellOutcome, RunResult
+from robusteval.evidence.results import CellOutcome, RunResult
 from robusteval.evidence.telling import stage_text
 from robusteval.numerics import drawn_alike, wilson
-from robusteval.plan.budget import Budget
 from robusteval.plan.spec import RunSpec
+from robusteval.trust.circumstances import (
+    accelerated,
+    cut_to_budget,
+    led_by_a_surrogate,
+    unprobed,
+)
+from robusteval.trust.detectors import detector_findings
 from robusteval.trust.verdicts import MORE, Finding, Measured, probed
 from robusteval.types import Norm, Rate, ThreatModel
 
@@ -59,6 +64,7 @@ def findings_of(result: RunResult) -> list[Finding]:
         found.append(cut_to_budget(result.spec.budget, result.spec.samples))
     if result.spec.device != "cpu":
         found.append(accelerated(result.spec.device))
+    found += detector_findings(result)
     found += probed(result.diagnostics)
     if "diagnostics" in result.failures:
         found.append(unprobed(result.failures["diagnostics"]))
@@ -361,40 +367,3 @@ def verification(held: Measured) -> Finding:
             "up or compute its head in float64",
         )
     return Finding(name, "ok", measured)
-
-
-def led_by_a_surrogate(spec: RunSpec) -> Finding:
-    """Whose gradients ``adaptive`` followed; success is the model's own word."""
-    name, digest = spec.surrogate or ("", "")
-    led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
-    whose = f"{name or 'a module given from Python'} ({digest[:8]})"
-    return Finding("surrogate", "ok", f"gradients of {led} are those of {whose}")
-
-
-def cut_to_budget(budget: Budget, samples: int) -> Finding:
-    """What was left out so that the run fits into a time."""
-    measured = "; ".join(budget.told(samples)) or (
-        f"the whole suite fits into the budget of {duration_text(budget.seconds)}"
-    )
-    if not budget.left_out:
-        return Finding("budget", "ok", measured)
-    advice = "what was left out might break more, or show why not: run it without --budget"
-    return Finding("budget", "suspicious", measured, advice)
-
-
-def unprobed(reason: str) -> Finding:
-    """Diagnostics that are missing."""
-    advice = "mend this, or set the suite's [diagnostics] samples = 0"
-    if reason == NOT_REACHED:
-        advice = "run the same command again: it does what is missing"
-    return Finding("diagnostics", "suspicious", f"did not finish: {reason}", advice)
-
-
-def accelerated(device: str) -> Finding:
-    """Where the last bit may differ from a run elsewhere."""
-    return Finding(
-        "same numbers elsewhere",
-        "ok",
-        f"made on {device}: kernels there may differ in the last bit from other devices, so that "
-        "near-ties can fall otherwise; TF32 is off",
-    )

@@ -3,13 +3,15 @@
 import torch
 
 from robusteval.attacks.seeding import seeded
+from robusteval.detection.registry import find
 from robusteval.evidence.arrays import Arrays
 from robusteval.evidence.store import Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import job_stream
 from robusteval.run.fits import fitted_state
 from robusteval.run.jobs import FAILURES
-from robusteval.trust.verify import Check, other_scores
+from robusteval.trust.scores import other_scores
+from robusteval.trust.verify import Check
 
 REFITTED = "detectors fitted again"
 
@@ -31,10 +33,18 @@ def fits_hold(context: Context, store: Store) -> list[Check]:
         except FAILURES as error:
             wrong.append(f"{job.label} can't be fitted now ({type(error).__name__})")
             continue
-        if differ := _differ(stored, now):
+        if differ := _differ(stored, _without_setting(job.label, stored, now)):
             wrong.append(f"{job.label} has other {', '.join(differ)}")
     told = "; ".join(wrong) or ", ".join(job.label for job in jobs)
     return [Check(REFITTED, not wrong, told)]
+
+
+def _without_setting(detector: str, stored: Arrays, now: Arrays) -> Arrays:
+    """Older states don't tell what was chosen, and scores then go by the first setting."""
+    names = {name for setting in find(detector).settings for name in setting}
+    if names & stored.keys():
+        return now
+    return {name: array for name, array in now.items() if name not in names}
 
 
 def _differ(stored: Arrays, now: Arrays) -> list[str]:

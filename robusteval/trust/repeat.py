@@ -30,8 +30,10 @@ from robusteval.run.jobs import attacked, drifted
 from robusteval.run.nearest import attacked_nearest
 from robusteval.run.progress import Watcher
 from robusteval.run.scoring import attacked_scores
+from robusteval.trust.pursuits import repeats
+from robusteval.trust.scores import other_scores
 from robusteval.trust.verdicts import probed
-from robusteval.trust.verify import Check, near, other_scores
+from robusteval.trust.verify import Check, near
 
 UNSEEN = "what was not done again"
 
@@ -40,11 +42,14 @@ def repeated(
     context: Context, store: Store, result: RunResult, again: int, told: Watcher
 ) -> list[Check]:
     """So many jobs, chosen anew each time, and the diagnostics with them; and what was not."""
-    jobs = [job for job in context.plan.attack_jobs() if store.has(job)]
+    every = [*context.plan.attack_jobs(), *context.plan.pursuit_jobs()]
+    jobs = [job for job in every if store.has(job)]
     chosen = random.sample(jobs, min(again, len(jobs)))
     checks: list[Check] = []
     if chosen:
-        checks = [jobs_repeat(context, store, result, chosen, told)]
+        attacks = [job for job in chosen if job.kind == "attack"]
+        checks = [jobs_repeat(context, store, result, attacks, told)] if attacks else []
+        checks += pursuits_repeat(context, store, [j for j in chosen if j not in attacks], told)
         told.part("diagnostics", 0, 0)
         checks += probes_repeat(context, store, result)
         told.part("diagnostics", 1, 1)
@@ -86,6 +91,22 @@ def jobs_repeat(
     if silenced:
         seen += f"; other notes or warnings in {', '.join(silenced)}"
     return Check("jobs done again", not wrong and not silenced, seen)
+
+
+def pursuits_repeat(
+    context: Context, store: Store, chosen: list[Job], told: Watcher
+) -> list[Check]:
+    """Attacks on detectors done again reach the same scores, up to what kernels change."""
+    wrong = []
+    for place, job in enumerate(chosen):
+        told.part("attacks on detectors done again", place, len(chosen))
+        if not repeats(context, store, job):
+            wrong.append(job.stem)
+    if not chosen:
+        return []
+    told.part("attacks on detectors done again", len(chosen), len(chosen))
+    seen = f"{len(chosen)} jobs" + (f"; other scores in {', '.join(wrong)}" if wrong else "")
+    return [Check("attacks on detectors done again", not wrong, seen)]
 
 
 def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:

@@ -24,13 +24,17 @@ MORE = "more steps, restarts, other losses and an adaptive attack are due"
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: of one threat model's numbers, or, where that is None, of the whole run's."""
+    """One check: of one threat model's numbers, or, where that is None, of the whole run's.
+
+    ``about``: robust accuracy, or the detectors alone, which casts no doubt on the worst case.
+    """
 
     check: str
     verdict: Verdict
     measured: str
     advice: str = ""
     threat: ThreatModel | None = None
+    about: Literal["robustness", "detection"] = "robustness"
 
     def to_json(self) -> Measured:
         return {**asdict(self), "threat": self.threat.to_json() if self.threat else None}

@@ -46,11 +46,11 @@ from robusteval.plan.plan import Plan
 from robusteval.run.attacking import clean_chunk
 from robusteval.run.jobs import OTHER_BATCH
 from robusteval.run.progress import Watcher
-from robusteval.run.scoring import clean_scores, outlier_scores, score_columns, states_of
 from robusteval.trust.nearest import nearest_hold
+from robusteval.trust.pursuits import pursuits_hold
+from robusteval.trust.scores import SAME_SCORE, scores_hold
 
 FLOAT64_SAMPLES = 128
-_SAME_SCORE = 1e-3  # relative; kernels differ with the batch in the last bits
 _MARGINS_APART = 10  # near-ties by which other kernels may move a margin
 
 
@@ -88,7 +88,7 @@ def whole(store: Store, plan: Plan) -> Check:
         known.add(rows_name(job))
         try:
             store.read(job)
-            if job.kind == "attack" and len(store.read_images(job).rows):
+            if job.kind in ("attack", "pursuit") and len(store.read_images(job).rows):
                 known.add(beside_name(job))
             if job.kind == "fit":
                 known.add(beside_name(job))
@@ -132,7 +132,7 @@ def model_as_told(told: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     two differ by no more than kernels do; without its layers' prototypes where a run is from before
     they were told, or it would not have been read."""
     then, found = (about.get("prototypes") or {} for about in (told, now))
-    if math.isclose(then.get("distance", 0), found.get("distance", 0), rel_tol=_SAME_SCORE):
+    if math.isclose(then.get("distance", 0), found.get("distance", 0), rel_tol=SAME_SCORE):
         found = {
             name: then.get(name, value) if name == "distance" else value
             for name, value in found.items()
@@ -145,7 +145,7 @@ def model_as_told(told: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def near(tie: float, values: Any) -> float:
     """What gaps between logits may differ by: kernels differ in the last bits."""
-    return float(tie + _SAME_SCORE * np.abs(values).max(initial=0.0))
+    return float(tie + SAME_SCORE * np.abs(values).max(initial=0.0))
 
 
 def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any, Any]:
@@ -160,13 +160,14 @@ def gaps_of(context: Context, rows: range, batch_size: int) -> tuple[Any, Any, A
 def prove(context: Context, store: Store, result: RunResult, told: Watcher) -> list[Check]:
     """Every check that needs the model or the data, but for doing jobs again."""
     found = []
-    for place, (name, check) in enumerate(CHECKS.items()):
-        told.part("checks", place, len(CHECKS))
+    checks = {n: c for n, c in CHECKS.items() if c is not pursuits_hold or context.plan.pursuits}
+    for place, (name, check) in enumerate(checks.items()):
+        told.part("checks", place, len(checks))
         try:
             found.append(Check(name, *check(context, store, result)))
         except EvidenceError as error:
             found.append(Check(name, False, str(error)))
-    told.part("checks", len(CHECKS), len(CHECKS))
+    told.part("checks", len(checks), len(checks))
     return found
 
 
@@ -336,36 +337,6 @@ def pictures_hold(context: Context, store: Store, result: RunResult) -> Seen:
     return same, f"{len(made.get('clean', ()))} images"
 
 
-def scores_hold(context: Context, store: Store, result: RunResult) -> Seen:
-    """What the detectors say of clean images, of outliers and of stored images, asked again."""
-    wrong = total = 0
-    for job in [*context.plan.clean_jobs(), *context.plan.other_jobs()]:
-        if not store.has(job) or job.kind == "diagnostics":
-            continue
-        columns = store.read(job).columns
-        clean = job.kind == "clean"
-        now = (clean_scores if clean else outlier_scores)(context, store, job)
-        for name, values in now.items():
-            wrong, total = wrong + other_scores(columns.get(name, ()), values), total + len(values)
-    for batch in kept_images(context, store):
-        names = batch.job.scored_by
-        states = states_of(store, context.plan, names)
-        for column, values in score_columns(context, states, names, batch.images).items():
-            claimed = batch.columns[column][batch.places]
-            wrong, total = wrong + other_scores(claimed, values), total + len(values)
-    told = f"{total} scores" + (f", {wrong} other than stored" if wrong else "")
-    return wrong == 0, told
-
-
-def other_scores(claimed: Any, now: Any) -> int:
-    """How many scores differ by more than kernels do."""
-    if len(claimed) != len(now):
-        return max(len(claimed), len(now))
-    scale = max(float(np.abs(now[np.isfinite(now)]).max(initial=0.0)), 1e-12)
-    same = np.isclose(claimed, now, rtol=_SAME_SCORE, atol=_SAME_SCORE * scale, equal_nan=True)
-    return int((~same).sum())
-
-
 CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "labels are the data set's": labels_hold,
     "clean predictions": clean_holds,
@@ -378,6 +349,7 @@ CHECKS: dict[str, Callable[[Context, Store, RunResult], Seen]] = {
     "float64, on a sample": float64_holds,
     "rounded to 8 bits": eight_bits_hold,
     "detectors' scores": scores_hold,
+    "attacks on detectors": pursuits_hold,
     "nearest prototypes": nearest_hold,
     "pictures of the report": pictures_hold,
 }

@@ -58,6 +58,7 @@ def test_run_prints_the_table_and_the_path(ran: tuple[Result, Path], runs: Path)
         "report.md",
         "report.html",
         "row.csv",
+        "detection.csv",
         "run.json",
         "evidence",
         ".lock",

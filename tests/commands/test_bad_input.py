@@ -20,7 +20,7 @@ from robusteval.evidence.files import Local
 from robusteval.evidence.pictures import read_pictures
 from robusteval.evidence.record import read_record
 from robusteval.evidence.store import Store
-from robusteval.models.adapter import require_answers
+from robusteval.models.soundness import require_answers
 from robusteval.report.files import altered_files
 from tests.helpers.known import Function
 

@@ -665,7 +665,8 @@ def slowly():
     from robusteval import api
     from robusteval.report import page
 
-    for name in ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms"):
+    drawn = ("accuracy_bars", "cost_curve", "distance_curve", "score_histograms")
+    for name in (*drawn, "separation_curves", "rejection_curves", "confidence_histogram"):
         setattr(page, name, lambda *_: "<svg></svg>")
     execute = api.Run.execute
 

@@ -91,7 +91,10 @@ def content() -> dict[str, Any]:
             separation("noise"),
             separation("none", n_out=0, status="empty", reason="no image on one side", **empty),
         ],
-        "attack_detection": [separation("pgd/Linf 0.1", attacker_knew=False)],
+        "attack_detection": [
+            separation("pgd/Linf 0.1", attacker_knew=False, reading="strict"),
+            separation("pgd/Linf 0.1", attacker_knew=False, reading="paper"),
+        ],
         "claims": [
             {
                 **{"attack": "pgd", "accuracy": 50.0, "norm": "Linf", "eps": "0.1"},
@@ -170,8 +173,9 @@ def test_detectors(report: Report) -> None:
         ["energy", "noise", 10, 9, "done", 0.2, None, 0.9],
         ["energy", "none", 10, 0, "empty", None, None, None],
     ]
-    assert values(report.detection, "against", "auroc", "attacker_knew") == [
-        ["pgd/Linf 0.1", 0.0, False]
+    assert values(report.detection, "against", "reading", "auroc", "attacker_knew") == [
+        ["pgd/Linf 0.1", "strict", 0.0, False],
+        ["pgd/Linf 0.1", "paper", 0.0, False],
     ]
 
 

@@ -17,7 +17,7 @@ from robusteval.api import Options, wrap_module
 from robusteval.cli import app
 from robusteval.data import known
 from robusteval.data.datasets import load_dataset
-from robusteval.data.entry import MADE_TITLES
+from robusteval.data.entry import LEFT_OUT, MADE_TITLES
 from robusteval.data.known import DATASETS
 from robusteval.data.outliers import outlier_batches, outlier_names
 from robusteval.data.raw import Shape
@@ -30,6 +30,10 @@ COLOUR, GREY, DIGITS = ("8/255", "0.5"), ("0.3", "2"), ("0.15", "0.6")
 TINY = ("tiny-imagenet-200", "tiny_imagenet", "tiny-imagenet")
 OF_GREY = ("cifar10", "tiny_imagenet_32", "photo_crops")
 OF_COLOUR = ("tiny_imagenet_32", "photo_crops")
+OF_TINY = (
+    *(COLOUR, ("tiny-imagenet-32", "tiny_imagenet_32", *TINY)),
+    *(None, "tiny_imagenet_32", ("svhn", "photo_crops")),
+)
 # Name: shape, classes, test samples, ε in L∞ and L2, folders, torchvision's class, base, outliers.
 PRESENT = {
     "cifar10": (
@@ -73,6 +77,8 @@ PRESENT = {
         *((3, 32, 32), 200, 10_000, COLOUR, ("tiny-imagenet-32", "tiny_imagenet_32", *TINY)),
         *(None, None, ("svhn", "photo_crops")),
     ),
+    "tiny_imagenet_test": ((3, 32, 32), 160, 8_000, *OF_TINY),
+    "tiny_imagenet_tuning": ((3, 32, 32), 40, 2_000, *OF_TINY),
 }
 RULE = "the multi-prototype paper lists only MNIST's, {0–4} and {5–9}; the others follow the same"
 TITLES = {
@@ -134,12 +140,12 @@ def test_the_projects_own_are_what_they_were(name: str) -> None:
     assert info.title == TITLES.get(name, info.title)
     assert info.license
     assert info.source.startswith("http")
-    assert (RULE in info.note) == (base is not None)
+    assert (RULE in info.note) == (base is not None and not info.labels)
 
 
 def test_these_are_all() -> None:
     assert list(DATASETS) == sorted(PRESENT)
-    assert len(DATASETS) == 11
+    assert len(DATASETS) == 13
     assert "cifar10" in DATASETS
     assert "cifer10" not in DATASETS
     inside = files("robusteval") / "data" / "sets"  # where an installed package has them
@@ -163,8 +169,9 @@ def test_real_data_are_what_they_were(shared_data: Path, name: str, digest: str)
 
 
 def test_every_made_set_is_made() -> None:
-    for name in MADE_TITLES:
-        (images,) = outlier_batches(name, 3, Shape(1, 8, 8), 0)
+    inliers = load_dataset("digits").balanced_subset(3)
+    for name in MADE_TITLES.keys() - {LEFT_OUT}:
+        (images,) = outlier_batches(name, 3, Shape(1, 8, 8), 0, inliers=inliers)
         assert images.shape == (3, 1, 8, 8)
 
 

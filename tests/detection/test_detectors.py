@@ -30,9 +30,15 @@ from robusteval.detection.record import PLUGIN, Detector
 
 brightness = Detector(
     name="brightness",
+    title="Brightness",
+    source="",
     package=PLUGIN,
     reads="images",
     needs_prototypes=False,
+    needs_linear_head=False,
+    gradient=True,
+    own_passes=0,
+    settings=(),
     fit_read=None,
     score_read=lambda state, model, images: -images.flatten(1).mean(1),
     version=1,
@@ -160,9 +166,14 @@ def test_the_list_says_what_each_needs() -> None:
     rows = {row["name"]: row for row in detectors(None)}
     assert rows["nearest_prototype"] == {
         "name": "nearest_prototype",
+        "title": "Distance to the nearest prototype",
+        "source": "Yang et al. 2018, arXiv 1805.03438",
         "package": "robusteval",
         "reads": "images",
         "needs prototypes": "yes",
+        "needs linear layer": "no",
         "needs training data": "no",
+        "gradient": "yes",
+        "own passes": 1,
     }
     assert rows["energy"]["reads"] == "logits"

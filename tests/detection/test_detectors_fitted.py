@@ -41,6 +41,7 @@ name = "mine"
 detectors = ["energy", "mahalanobis", "knn"]
 natural = 0
 attacks = ["fgsm"]
+tuning = ""
 """
 )
 
@@ -198,12 +199,14 @@ def test_a_state_that_is_not_what_was_written_is_found(copied: Path, tamper: Tam
     assert "run the same command again" in checks[0].told
 
 
-def resealed(copied: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def resealed(
+    copied: Path, change: Callable[[dict[str, Any]], None], stem: str = "fit-00-mahalanobis"
+) -> None:
     """A state changed on purpose, with every digest made to fit."""
-    state = copied / "evidence" / "fit-00-mahalanobis.safetensors"
+    state = copied / "evidence" / f"{stem}.safetensors"
     arrays = load_file(state)
     change(arrays)
-    save_file(arrays, state, {"job": "fit-00-mahalanobis"})
+    save_file(arrays, state, {"job": stem})
     rows = state.with_suffix(".parquet")
     columns, about, schema = unsealed(rows.read_bytes())
     about["told"] = {"state": digest_of_state(arrays)}
@@ -225,6 +228,17 @@ def test_more_in_a_state_than_the_fit_gives_is_found(copied: Path) -> None:
     (check,) = [check for check in api.verify(copied) if check.name == REFITTED]
     assert not check.held
     assert "mahalanobis has other more" in check.told
+
+
+def test_a_state_from_before_settings_still_holds(copied: Path) -> None:
+    resealed(copied, lambda arrays: arrays.pop("k"), "fit-01-knn")
+    api.rebuild_report(copied)
+    assert unheld(copied) == []
+
+
+def test_another_setting_than_the_fits_is_found(copied: Path) -> None:
+    resealed(copied, lambda arrays: arrays.update(k=np.array(10.0)), "fit-01-knn")
+    assert {REFITTED, "detectors' scores"} <= set(unheld(copied))
 
 
 def test_other_training_data_are_refused(finished: Path) -> None:
@@ -334,9 +348,15 @@ def score(state, model, images):
 
 centre = Detector(
     name="centre",
+    title="Centre",
+    source="",
     package=PLUGIN,
     reads="images",
     needs_prototypes=False,
+    needs_linear_head=False,
+    gradient=True,
+    own_passes=0,
+    settings=(),
     fit_read=fit,
     score_read=score,
     version=1,

@@ -260,7 +260,7 @@ def test_an_attack_without_eps_keeps_what_lies_in_a_ball(
 
 
 def test_a_report_is_rebuilt_byte_for_byte(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("report.json", "report.html", "report.md", "row.csv")
+    names = ("report.json", "report.html", "report.md", "row.csv", "detection.csv")
     before = {name: (finished / name).read_bytes() for name in names}
     for name in names:
         (finished / name).unlink()

@@ -22,7 +22,7 @@ from tests.helpers.commands import cli, refused
 from tests.helpers.evidence import evidence_of
 from tests.helpers.runs import hasty_suite, options
 
-FILES = ("report.json", "report.html", "report.md", "row.csv")
+FILES = ("report.json", "report.html", "report.md", "row.csv", "detection.csv")
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from robusteval import api, consoles, inert, terminal
 from robusteval.cli import app
 from robusteval.errors import EvidenceError
 from robusteval.models.registry import find_entry
+from robusteval.report.detection_figures import rejection_curves, separation_curves
 from robusteval.report.figures import accuracy_bars, cost_curve, distance_curve, score_histograms
 from robusteval.report.files import report_files
 from robusteval.report.page import render_html, render_markdown
@@ -244,6 +245,9 @@ KEPT = {
     "status",
     "keep",
     "kind",
+    "group",
+    "reading",
+    "part",
     "compared",
     "worst_compared",
 }  # what decides what is shown, not what it says
@@ -362,6 +366,10 @@ def figures(content: dict[str, Any], text: str) -> Iterator[str]:
     histogram = {"edges": [0.0, 1.0, 2.0], "inside": [1, 2], "outside": [2, 1]}
     against = {"detector": text, "against": f"/{text}", "histogram": histogram}
     yield score_histograms([against], text)
+    line = {"detector": text, "roc": points, "precision_recall": points, "points": points}
+    separated = {"part": "far", "against": f"/{text}", "lines": [line]}
+    yield separation_curves(separated, [text])
+    yield rejection_curves([{"threat": None, "lines": [line]}], [text])
 
 
 @pytest.mark.parametrize(

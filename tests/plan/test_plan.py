@@ -46,7 +46,7 @@ norms = ["Linf"]
 
 
 def test_the_suites_that_come_along() -> None:
-    assert suite_names() == ["full", "minimum_norm", "quick"]
+    assert suite_names() == ["detection", "full", "minimum_norm", "ood", "quick"]
     full = read_suite("full")
     libraries = {a.library for a in full.attacks}
     assert libraries == {"torchattacks", "autoattack", "robusteval"}

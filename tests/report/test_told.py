@@ -32,7 +32,7 @@ from robusteval.report.wording import (
     worst_text,
 )
 from robusteval.terminal import _claim_line
-from robusteval.trust.findings import unprobed
+from robusteval.trust.circumstances import unprobed
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import Call
 from tests.helpers.commands import cli

@@ -439,8 +439,10 @@ def test_detection_rows(pcl_digits: Adapter, ce_digits: Adapter, digits: Dataset
             cell = row[metric]
             assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
     pgd = next(a for a in report["attacks"] if a["name"] == "pgd10")
+    correct, broken = report["clean"]["accuracy"]["k"], pgd["success_rate"]["k"]
+    due = {"strict": (correct, broken), "worst_case": (correct, broken), "paper": (20, correct)}
+    assert {row["reading"] for row in report["attack_detection"]} == set(due)
     for row in report["attack_detection"]:
-        assert row["n_in"] == report["clean"]["accuracy"]["k"]
-        assert row["n_out"] == pgd["success_rate"]["k"]
+        assert (row["n_in"], row["n_out"]) == due[row["reading"]]
     without = summarise(run_suite(ce_digits, data, unprobed("quick").only(["fgsm"])))
     assert "nearest_prototype" not in {r["detector"] for r in without["outliers"]}

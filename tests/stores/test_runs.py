@@ -23,7 +23,7 @@ from tests.helpers.runs import BRIEF, FEW, options
 from tests.helpers.stores import SHORT, Counting, counting, killed_at_work, lay_shelf, objects_at
 
 OUT = "counting://bucket/runs"
-REPORT = {"report.html", "report.json", "report.md", "row.csv", "run.json"}
+REPORT = {"detection.csv", "report.html", "report.json", "report.md", "row.csv", "run.json"}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from robusteval.models.registry import find_entry
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.run.probes import ascend, changes, gradients, kind_of_logits, measure
 from robusteval.trust import verdicts as probed
-from robusteval.trust.findings import accelerated, findings_of
+from robusteval.trust.circumstances import accelerated
+from robusteval.trust.findings import findings_of
 from robusteval.trust.verdicts import Finding
 from robusteval.types import ThreatModel, parse_eps
 from tests.helpers.attacks import AddAttack

@@ -18,9 +18,15 @@ def score(state: State, model: Adapter, images: Tensor) -> Tensor:
 
 MEAN_IMAGE = Detector(
     name="mean_image",
+    title="Distance to the mean image",
+    source="",  # the paper, with its year, where there is one
     package=PLUGIN,
-    reads="images",  # or the model's "logits", or its "features"
+    reads="images",  # or the model's "logits", its "features", "both", or "distances"
     needs_prototypes=False,
+    needs_linear_head=False,
+    gradient=True,  # an attacker can follow the score to the pixels
+    own_passes=0,  # the model isn't asked
+    settings=(),  # nothing to choose
     fit_read=fit,  # None where nothing is fitted; then the state is empty
     score_read=score,
     version=1,  # raised whenever the scores change

@@ -27,6 +27,11 @@ def access_message(context: Context) -> Message:
             "images given from Python can't be sent to workers: use workers=1, or save them and "
             "pass data=…"
         )
+    if context.spec.own_training and not isinstance(access.training, str):
+        raise RobustevalError(
+            "training data given from Python can't be sent to workers: use workers=1, or save them "
+            "and pass fit_data=…"
+        )
     if context.spec.surrogate and not context.spec.surrogate[0]:
         raise RobustevalError(
             "a surrogate given from Python can't be sent to workers: use workers=1, or an entry"
@@ -36,6 +41,7 @@ def access_message(context: Context) -> Message:
         "entry": access.entry,
         "data_dir": data_dir,
         "data": access.data,
+        "training": access.training if isinstance(access.training, str) else "",
         "allow_code": access.allow_code,
     }
 
@@ -43,7 +49,8 @@ def access_message(context: Context) -> Message:
 def access_of(message: Message) -> Access:
     """What ``access_message`` said."""
     data_dir = Path(message["data_dir"]) if message["data_dir"] else None
-    return Access(message["entry"], data_dir, message["data"], message["allow_code"])
+    reached = message["data"], message["training"]
+    return Access(message["entry"], data_dir, *reached, message["allow_code"])
 
 
 def job_message(job: Job, budget: float | None) -> Message:

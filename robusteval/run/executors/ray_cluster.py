@@ -141,6 +141,11 @@ class _Actors:
 
 def _given(context: Context) -> dict[str, Any]:
     """What an actor needs beside the run's files: a way to the model and the data, or these."""
+    if context.spec.own_training and not isinstance(context.access.training, str):
+        raise RobustevalError(
+            "training data given from Python can't be sent to Ray's workers: use workers=1, or "
+            "save them and pass fit_data=…"
+        )
     with suppress(RobustevalError):  # Python gave the model or the images: they go themselves
         return {"access": access_message(context), "model": None, "data": None}
     return {"access": None, "model": context.model, "data": context.data}
