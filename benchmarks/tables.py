@@ -18,6 +18,7 @@ from benchmarks import (
     at_scale,
     attacks,
     curves,
+    detection,
     masked,
     published,
     reference,
@@ -86,6 +87,17 @@ def masked_copies() -> Iterator[str]:
     return _block(current, masked.table, _versions(current))
 
 
+def detectors_attacked() -> Iterator[str]:
+    """Every detector's AUROCs, and what an attacker who knows it leaves of them."""
+    weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
+    every = stored.read(RESULTS / "detection.csv", detection.Result)
+    current = [r for r in every if weights.get(r.model) == r.weights]
+    if not current:
+        yield "Not yet run."
+        return
+    yield from detection.table(current)
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -131,6 +143,7 @@ TABLES = {
         "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/lab/detection.md": {"detection": detectors_attacked},
     "docs/lab/benchmarks.md": {"truths": known_truths},
     "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},

@@ -1,0 +1,53 @@
+"""The benchmark of detectors: which are the best, what its table says, a whole entry in small."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import detection, stored
+from benchmarks.detection import Asked, Result, best_of, measured, table
+from robusteval.models.registry import find_entry
+
+
+def row(detector: str, group: str, auroc: float, attacked: str = "", model: str = "m") -> Result:
+    low, high = max(auroc - 0.05, 0), min(auroc + 0.05, 1)
+    return Result(model, "w", detector, group, group, attacked, auroc, low, high, 0.5, 100, 100)
+
+
+ROWS = [
+    row("knn", "near", 0.8),
+    *(row("knn", "noise", value) for value in (0.2, 0.3, 0.1)),
+    row("energy", "near", 0.6),
+    *(row("energy", "noise", value) for value in (0.6, 0.6, 0.6)),
+    row("knn", "near", 0.8, "none"),
+    row("knn", "near", 0.1, "both"),
+    row("knn", "near", 0.52, "both", "other"),
+]
+
+
+def test_each_group_counts_once() -> None:
+    plain = [r for r in ROWS if not r.attacked]
+    assert best_of(plain, 1) == ["energy"]  # 0.6 against (0.8 + 0.2) / 2
+    assert best_of(plain, 5) == ["energy", "knn"]
+
+
+def test_the_table_says_what_is_below_chance() -> None:
+    text = "\n".join(table(ROWS))
+    assert "| `knn` | 1 | 80.0 | – | 20.0 | – |" in text
+    assert "| `knn` | 2 | 80.0 | – | – | 31.0 | 52.0 [47.0, 57.0] (`other`) |" in text
+    assert "1 of 2 detectors of a model are surely worse than chance" in text
+
+
+@pytest.mark.slow
+def test_an_entry_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"max_softmax": 0, "energy": 0, "knn": 0}
+    monkeypatch.setattr(detection, "DETECTORS", few)
+    asked = Asked(tmp_path, samples=20, attacked=10, passes=30, best=2)
+    found = measured(find_entry("ce_digits"), asked)
+    plain, under = ([r for r in found if bool(r.attacked) == how] for how in (False, True))
+    assert {r.detector for r in plain} == set(few)
+    assert {"far", "noise", "PGD"} <= {r.group for r in plain}
+    assert {r.attacked for r in under} == {"none", "outliers", "inliers", "both"}
+    assert len({r.detector for r in under}) == 2
+    stored.write(tmp_path / "detection.csv", found)
+    assert stored.read(tmp_path / "detection.csv", Result) == found
