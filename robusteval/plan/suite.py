@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
@@ -100,7 +100,7 @@ class Attackers(_Table):
     passes: int = Field(default=200, ge=20, le=1_000_000)
     norms: list[Norm] = Field(default=["Linf"], min_length=1)
     outliers: int = Field(default=1, ge=0)
-    stratified: Eps | None = None
+    stratified: Eps | Literal[""] = ""
 
 
 class Detection(_Table):
