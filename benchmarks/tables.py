@@ -19,6 +19,7 @@ from benchmarks import (
     attacks,
     curves,
     detection,
+    evasion,
     masked,
     published,
     reference,
@@ -98,6 +99,13 @@ def detectors_attacked() -> Iterator[str]:
     yield from detection.table(current)
 
 
+def evading() -> Iterator[str]:
+    """Ways to have errors accepted by a detector."""
+    results = stored.read(RESULTS / "evasion.csv", evasion.Result)
+    about = f"{results[0].passes} passes, on test images of `digits`" if results else ""
+    return _block(results, evasion.table, about)
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -144,6 +152,7 @@ TABLES = {
     },
     "docs/lab/ablation.md": {"ablation": parts},
     "docs/lab/detection.md": {"detection": detectors_attacked},
+    "docs/attacked_detectors.md": {"evasion": evading},
     "docs/lab/benchmarks.md": {"truths": known_truths},
     "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from robusteval import wrap_module
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.evasion import LEGS, Evasion, Guard, _without
+from robusteval.attacks.evasion import EVADING, MOVING, Evasion, Guard, _without
 from robusteval.models.adapter import Adapter
-from robusteval.types import Goal, ThreatModel
+from robusteval.types import Evading, Goal, ThreatModel
 
 PIXELS, COUNT = 12, 24
 
@@ -152,5 +152,18 @@ def test_where_nothing_else_is_left_a_gradient_stays() -> None:
 
 
 def test_each_goal_spends_all_of_its_passes() -> None:
-    for legs in LEGS.values():
+    for legs in (*EVADING.values(), MOVING):
         assert sum(leg.share for leg in legs) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", EVADING)
+def test_every_method_finds_errors_that_are_accepted(method: Evading) -> None:
+    model, _, score, images, labels = problem()
+    counted = Counted(model, COUNT)
+    threat = ThreatModel("Linf", 0.25)
+    search = Evasion(counted, images, labels, threat, guard(score), "evade", method)
+    search.run(0, 120)
+    found = search.margin > 0
+    accepted = (model(search.best).argmax(1) != labels) & (search.best.flatten(1) @ score > 0)
+    assert torch.equal(found, accepted)
+    assert accepted.sum() >= 3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import detection, stored
+from benchmarks import detection, evasion, stored
 from benchmarks.detection import Asked, Result, best_of, measured, table
 from robusteval.models.registry import find_entry
 
@@ -51,3 +51,13 @@ def test_an_entry_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len({r.detector for r in under}) == 2
     stored.write(tmp_path / "detection.csv", found)
     assert stored.read(tmp_path / "detection.csv", Result) == found
+
+
+def test_ways_to_be_accepted_in_small(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "evasion.csv")]
+    few = ["--models", "ce_digits", "--detectors", "energy", "--samples", "8", "--passes", "40"]
+    evasion.main([*few, *out])
+    found = stored.read(tmp_path / "evasion.csv", evasion.Result)
+    assert len(found) == 8  # four methods at two radii
+    assert all(r.accepted <= r.wrong <= r.samples == 8 for r in found)
+    assert "| turns |" in capsys.readouterr().out
