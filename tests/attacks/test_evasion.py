@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from robusteval import wrap_module
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.evasion import EVADING, MOVING, Evasion, Guard, _without
+from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter
-from robusteval.types import Evading, Goal, ThreatModel
+from robusteval.types import Evading, Goal, Norm, ThreatModel
 
 PIXELS, COUNT = 12, 24
 
@@ -47,7 +48,7 @@ def guard(score: Tensor, threshold: float = 0.0, detached: bool = False) -> Guar
 
 
 def run(
-    found: Guard, goal: Goal, norm: str, eps: float, passes: int = 300, seed: int = 0
+    found: Guard, goal: Goal, norm: Norm, eps: float, passes: int = 300, seed: int = 0
 ) -> tuple[Evasion, int, Tensor, Tensor]:
     """The search, for how many there was a gradient, and the best images' classes and scores."""
     model, _, score, images, labels = problem(seed)
@@ -125,11 +126,15 @@ def test_the_best_accepted_error_is_that_of_a_linear_program() -> None:
     assert torch.equal(search.margin > 0, wrong & (reached > 0))
 
 
-def test_where_no_gradient_is_passed_random_search_raises_the_score() -> None:
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.2), ("L2", 0.3)])
+def test_where_no_gradient_is_passed_random_search_raises_the_score(norm: Norm, eps: float) -> None:
     _, _, score, images, _ = problem()
-    _, guided, _, reached = run(guard(score, detached=True), "accept", "Linf", 0.2, passes=400)
+    search, guided, _, reached = run(guard(score, detached=True), "accept", norm, eps, passes=400)
     assert guided == 0
-    before, most = images.flatten(1) @ score, best_linf(score, images, 0.2, 1)
+    assert (norms(search.best - images, norm) <= eps + 1e-6).all()
+    before, most = images.flatten(1) @ score, best_linf(score, images, eps, 1)
+    if norm == "L2":
+        most = torch.tensor([best_l2(score, image, eps) for image in images])
     assert ((reached - before) / (most - before)).median() > 0.6
 
 
