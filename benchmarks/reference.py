@@ -81,6 +81,8 @@ def suites() -> Iterator[str]:
         suite = read_suite(name)
         yield f"**`{name}`**: {suite.description}"
         yield ""
+        if not suite.attacks:
+            continue
         yield "| attack | what it is | library | norms |"
         yield "|---|---|---|---|"
         for attack in suite.attacks:

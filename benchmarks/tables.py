@@ -18,6 +18,8 @@ from benchmarks import (
     at_scale,
     attacks,
     curves,
+    detection,
+    evasion,
     masked,
     published,
     reference,
@@ -86,6 +88,28 @@ def masked_copies() -> Iterator[str]:
     return _block(current, masked.table, _versions(current))
 
 
+def detectors_attacked() -> Iterator[str]:
+    """Every detector's AUROCs, and what an attacker who knows it leaves of them."""
+    weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
+    every = stored.read(RESULTS / "detection.csv", detection.Result)
+    current = [r for r in every if weights.get(r.model) == r.weights]
+    if not current:
+        yield "Not yet run."
+        return
+    yield from detection.table(current)
+
+
+def evading() -> Iterator[str]:
+    """Ways to have errors accepted by a detector."""
+    results = stored.read(RESULTS / "evasion.csv", evasion.Result)
+    if not results:
+        yield "Not yet run."
+        return
+    yield from evasion.table(results)
+    yield ""
+    yield f"{results[0].passes} passes an image, at most {results[0].samples} test images a cell."
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -131,6 +155,8 @@ TABLES = {
         "full width": full_width,
     },
     "docs/lab/ablation.md": {"ablation": parts},
+    "docs/lab/detection.md": {"detection": detectors_attacked},
+    "docs/attacked_detectors.md": {"evasion": evading},
     "docs/lab/benchmarks.md": {"truths": known_truths},
     "docs/masked_gradients.md": {"masked": masked_copies},
     "docs/lab/trainings.md": {"trainings": reference.trainings},

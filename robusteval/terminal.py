@@ -14,6 +14,7 @@ from robusteval.consoles import console
 from robusteval.durations import duration_text
 from robusteval.lines import DOUBTS
 from robusteval.piped import is_piped, pair_rows, print_tsv
+from robusteval.report.detection_lines import detection_lines
 from robusteval.report.wording import (
     by_protocol,
     check_text,
@@ -95,6 +96,9 @@ def print_report(report: "Report") -> None:
         if attack["reason"]:
             status = attack["status"].replace("_", " ")
             _say(f"{attack['title']} {status}: {attack['reason']}")
+    if content.get("rejection") or content.get("under_attack"):
+        for line in detection_lines(content):
+            _say(line)
     for claim in content["claims"]:
         _say(_claim_line(claim))
     for finding in content["findings"]:

@@ -14,6 +14,8 @@ NORMS: tuple[Norm, ...] = ("Linf", "L2")
 # rejected, an outlier accepted.
 Goal = Literal["evade", "reject", "accept"]
 GOALS: tuple[Goal, ...] = ("evade", "reject", "accept")
+# How it looks for errors that are accepted (see ``attacks.evasion``).
+Evading = Literal["turns", "selective", "orthogonal", "joint"]
 NORM_SIGNS = {"Linf": "L∞", "L2": "L2"}
 
 

@@ -4,13 +4,17 @@ Three goals, each within a threat's ball.  ``evade``: an inlier that was classif
 misclassified, and the detector accepts it.  ``reject``: an inlier's score falls.  ``accept``: an
 outlier's score rises.
 
-By turns, for ``evade``:
+For ``evade`` there are three objectives, which the method ``turns`` takes by turns, but for the
+last one, and each other method alone:
 
 - The joint margin: the smaller one of the logit margin and of the score's way above the
   threshold, each in its own unit.  Both are above zero where the attack has what it wants.
 - Selective steps: on the margin while the class is right, on the score once it is wrong
   (Bryniarski et al. 2022, arXiv 2106.15023, Section 4).
 - Orthogonal steps: the same, less what of the gradient lies along the other one (the same, 4.2).
+
+In L∞ most of the selective steps follow gradients themselves: at the boundary of a class their
+signs only swing to and fro.
 
 No loss is a sum of both with weights: there a score that is easily raised pays for a class that
 stays right.  The other goals climb the score itself.  Where a detector passes no gradient to the
@@ -35,7 +39,7 @@ from robusteval.attacks.search import Objective, Search, Seen, Slopes, cosine
 from robusteval.attacks.steps import input_gradient, random_start
 from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
-from robusteval.types import Goal, ThreatModel
+from robusteval.types import Evading, Goal, ThreatModel
 
 # Of images (B, C, H, W) their logits (B, K) and scores (B,), higher = more in-distribution.
 Look = Callable[[Adapter, Tensor], tuple[Tensor, Tensor]]
@@ -73,24 +77,25 @@ class Leg(NamedTuple):
     unsigned: bool = False
 
 
-LEGS: dict[Goal, tuple[Leg, ...]] = {
-    "evade": (
-        Leg("joint", 0.25, "clean"),
-        Leg("selective", 0.25, "best", unsigned=True),
-        Leg("orthogonal", 0.25, "clean", unsigned=True),
+# To have errors accepted, by each method.  ``turns`` was chosen on training images of ``digits``
+# (``benchmarks/evasion.py`` sets it beside the others on test images).
+EVADING: dict[Evading, tuple[Leg, ...]] = {
+    "turns": (
+        Leg("joint", 0.2, "clean"),
+        Leg("selective", 0.3, "best", unsigned=True),
+        Leg("selective", 0.25, "random"),
         Leg("selective", 0.25, "best", 0.25, unsigned=True),
     ),
-    "reject": (
-        Leg("score", 0.45, "clean"),
-        Leg("score", 0.3, "random"),
-        Leg("score", 0.25, "best", 0.25),
-    ),
-    "accept": (
-        Leg("score", 0.45, "clean"),
-        Leg("score", 0.3, "random"),
-        Leg("score", 0.25, "best", 0.25),
-    ),
+    "selective": (Leg("selective", 1.0, "clean"),),
+    "orthogonal": (Leg("orthogonal", 1.0, "clean"),),
+    "joint": (Leg("joint", 1.0, "clean"),),
 }
+# To move a score alone, down or up.
+MOVING = (
+    Leg("score", 0.45, "clean"),
+    Leg("score", 0.3, "random"),
+    Leg("score", 0.25, "best", 0.25),
+)
 
 
 class Evasion(Search):
@@ -110,9 +115,11 @@ class Evasion(Search):
         threat: ThreatModel,
         guard: Guard,
         goal: Goal,
+        method: Evading = "turns",
     ) -> None:
         super().__init__(model, images, labels, threat)
         self.guard, self.goal = guard, goal
+        self.legs = EVADING[method] if goal == "evade" else MOVING
         self.gap = 1.0  # the unit of logit margins
         self.objectives = {
             "joint": Objective(self._joint),
@@ -137,7 +144,7 @@ class Evasion(Search):
         end = self._spent() + passes
         guided = self._begin()
         along = passes if guided else (1 - _BLIND) * passes
-        for leg in LEGS[self.goal]:
+        for leg in self.legs:
             self._climb(leg, leg.share * along, generator)
         if not guided:
             self._wander(end, generator)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from robusteval.folders import toml_files
 from robusteval.plugins import OURS, plugins
 from robusteval.reading import named, named_path, read_toml
 from robusteval.schema import STRICT, Eps, checked, require_plain, short
-from robusteval.types import GOALS, NORMS, Goal, Norm, ThreatModel, parse_eps
+from robusteval.types import GOALS, NORMS, Evading, Goal, Norm, ThreatModel, parse_eps
 
 MOST_RESTARTS = 10_000
 
@@ -91,16 +91,18 @@ class Attackers(_Table):
     samples, with how many passes of each (a backward pass counts as two), in which norms, each at
     its first ε, and against how many sets of outliers.
 
-    ``stratified``: by what share of ε an inlier may be moved before its rejection is no error.
+    ``method``: how errors that are accepted are looked for; ``stratified``: by what share of ε an
+    inlier may be moved before its rejection is no error, "" for none.
     """
 
     detectors: list[str] = []
     goals: list[Goal] = Field(default=[*GOALS], min_length=1)
+    method: Evading = "turns"
     samples: int = Field(default=64, ge=1, le=10_000)
     passes: int = Field(default=200, ge=20, le=1_000_000)
     norms: list[Norm] = Field(default=["Linf"], min_length=1)
     outliers: int = Field(default=1, ge=0)
-    stratified: Eps | None = None
+    stratified: Eps | Literal[""] = ""
 
 
 class Detection(_Table):

@@ -1,6 +1,5 @@
 """Detection in ``report.json``: rows of metrics, outlier sets, and what pictures are drawn of."""
 
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from robusteval.evidence.separations import (
     attacked_by_all,
     detected_under,
 )
+from robusteval.report.best import ranked_detectors
 
 COLUMNS = (*METRICS, OPEN_SET)
 # Beyond so many separations each gets fewer resamples, so that a report takes seconds, and only the
@@ -138,31 +138,6 @@ def histogram(inside: Scores, outside: Scores, bins: int = 30) -> dict[str, list
         for side, values in (("inside", inside), ("outside", outside))
     }
     return {"edges": [float(f"{e:.6g}") for e in edges], **counts}
-
-
-def by_detector(rows: list[Row]) -> dict[str, dict[str, list[float]]]:
-    """AUROCs of each detector by group of outliers, or by reading of attacks."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        values = found.setdefault(row["detector"], {})
-        if row["auroc"]:
-            part = row.get("group") or row.get("reading") or ""
-            values.setdefault(part, []).append(row["auroc"]["value"])
-    return found
-
-
-def ranked_detectors(rows: list[Row]) -> list[str]:
-    """Best first: by mean AUROC against near and far outliers, each group counted once; where there
-    are none, against whatever there is."""
-    found = by_detector(rows)
-
-    def mean(detector: str) -> float:
-        parts = found[detector]
-        meant = [parts[k] for k in ("near", "far", "natural", "folder") if k in parts]
-        meant = meant or list(parts.values())
-        return fmean(map(fmean, meant)) if meant else -1.0
-
-    return sorted(found, key=lambda name: (-mean(name), name))
 
 
 def drawn_detectors(rows: list[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
-from robusteval.report.detection import by_detector, ranked_detectors
+from robusteval.report.best import by_detector, ranked_detectors
 
 METRIC_TITLES = {
     "auroc": "AUROC",

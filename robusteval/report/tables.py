@@ -185,7 +185,7 @@ _SHARES = ("accuracy", "accepted", "robust", "robust_without", "stratified")
 
 def _rejection(content: dict[str, Any]) -> list[Row]:
     rows = []
-    for row in content["rejection"]:
+    for row in content.get("rejection", []):
         shares: Row = {"samples": row["accuracy"]["n"]}
         for name in _SHARES:
             shares |= _of_rate(name, row[name])
@@ -195,10 +195,10 @@ def _rejection(content: dict[str, Any]) -> list[Row]:
 
 def _under_attack(content: dict[str, Any]) -> list[Row]:
     rows = []
-    for row in content["under_attack"]:
+    for row in content.get("under_attack", []):
         metrics: Row = {}
         for name in METRICS:
-            metrics |= _of_rate(name, row[name])
+            metrics |= _of_rate(name, row.get(name))
         rows.append({**row, **row["threat"], **metrics})
     return rows
 

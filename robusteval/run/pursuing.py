@@ -71,7 +71,9 @@ def pursued(
     if not len(prey.indices):
         return _nothing(prey)
     counted = Counted(context.model, len(prey.indices), None, on_pass)
-    search = Evasion(counted, prey.images, prey.labels, pursuit.threat, guard, pursuit.goal)
+    search = Evasion(
+        counted, prey.images, prey.labels, pursuit.threat, guard, pursuit.goal, asked.method
+    )
     guided = search.run(job_stream(context.spec.seed, job), asked.passes)
     spent = counted.forward_passes.clone(), counted.backward_passes.clone()
     return _settled(context, prey, search, guided, spent)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from robusteval import wrap_module
 from robusteval.attacks.counting import Counted
-from robusteval.attacks.evasion import LEGS, Evasion, Guard, _without
+from robusteval.attacks.evasion import EVADING, MOVING, Evasion, Guard, _without
+from robusteval.attacks.steps import norms
 from robusteval.models.adapter import Adapter
-from robusteval.types import Goal, ThreatModel
+from robusteval.types import Evading, Goal, Norm, ThreatModel
 
 PIXELS, COUNT = 12, 24
 
@@ -47,7 +48,7 @@ def guard(score: Tensor, threshold: float = 0.0, detached: bool = False) -> Guar
 
 
 def run(
-    found: Guard, goal: Goal, norm: str, eps: float, passes: int = 300, seed: int = 0
+    found: Guard, goal: Goal, norm: Norm, eps: float, passes: int = 300, seed: int = 0
 ) -> tuple[Evasion, int, Tensor, Tensor]:
     """The search, for how many there was a gradient, and the best images' classes and scores."""
     model, _, score, images, labels = problem(seed)
@@ -125,11 +126,15 @@ def test_the_best_accepted_error_is_that_of_a_linear_program() -> None:
     assert torch.equal(search.margin > 0, wrong & (reached > 0))
 
 
-def test_where_no_gradient_is_passed_random_search_raises_the_score() -> None:
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.2), ("L2", 0.3)])
+def test_where_no_gradient_is_passed_random_search_raises_the_score(norm: Norm, eps: float) -> None:
     _, _, score, images, _ = problem()
-    _, guided, _, reached = run(guard(score, detached=True), "accept", "Linf", 0.2, passes=400)
+    search, guided, _, reached = run(guard(score, detached=True), "accept", norm, eps, passes=400)
     assert guided == 0
-    before, most = images.flatten(1) @ score, best_linf(score, images, 0.2, 1)
+    assert (norms(search.best - images, norm) <= eps + 1e-6).all()
+    before, most = images.flatten(1) @ score, best_linf(score, images, eps, 1)
+    if norm == "L2":
+        most = torch.tensor([best_l2(score, image, eps) for image in images])
     assert ((reached - before) / (most - before)).median() > 0.6
 
 
@@ -152,5 +157,18 @@ def test_where_nothing_else_is_left_a_gradient_stays() -> None:
 
 
 def test_each_goal_spends_all_of_its_passes() -> None:
-    for legs in LEGS.values():
+    for legs in (*EVADING.values(), MOVING):
         assert sum(leg.share for leg in legs) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", EVADING)
+def test_every_method_finds_errors_that_are_accepted(method: Evading) -> None:
+    model, _, score, images, labels = problem()
+    counted = Counted(model, COUNT)
+    threat = ThreatModel("Linf", 0.25)
+    search = Evasion(counted, images, labels, threat, guard(score), "evade", method)
+    search.run(0, 120)
+    found = search.margin > 0
+    accepted = (model(search.best).argmax(1) != labels) & (search.best.flatten(1) @ score > 0)
+    assert torch.equal(found, accepted)
+    assert accepted.sum() >= 3

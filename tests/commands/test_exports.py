@@ -186,7 +186,8 @@ def test_columns_are_told_once(frame: pd.DataFrame) -> None:
     assert list(lines) == [column.name for column in columns()]
     assert set(columns(["max_logit", "energy"])) >= set(columns([]))
     assert [c.name for c in columns(["max_logit", "energy"])] == list(frame.columns)
-    for column in COLUMNS:  # all evidence is in it, in its own words
+    of_samples = [c for c in COLUMNS if {*c.fill} != {"pursuit"}]
+    for column in of_samples:  # all evidence of them is in it, in its own words
         assert any(column.about in line for line in lines.values())
     assert all(column.about for column in columns())
 

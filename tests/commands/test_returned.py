@@ -103,6 +103,17 @@ def content() -> dict[str, Any]:
                 "worst_compared": None,
             }
         ],
+        "rejection": [
+            {
+                **{"detector": "energy", "threat": LINF, "tpr": 0.95, "threshold": 1.5},
+                **{"accuracy": rate(8, 10), "accepted": rate(7, 10), "robust": rate(2, 10)},
+                **{"robust_without": rate(1, 10), "stratified": None, "stratified_eps": None},
+                **{"guided": 8, "attacked": 8},
+            }
+        ],
+        "under_attack": [
+            {**separation("noise"), "threat": LINF, "attacked": "both"},
+        ],
         "findings": [
             {"check": "ascent", "verdict": "broken", "threat": L2, "measured": "m", "advice": "a"},
             {"check": "clean", "verdict": "ok", "threat": None, "measured": "m", "advice": ""},
@@ -204,6 +215,7 @@ def test_curves(report: Report) -> None:
 def test_columns_are_the_same_with_and_without_rows(report: Report) -> None:
     lists = ("attacks", "worst_case", "outliers", "attack_detection", "claims", "findings")
     curves: dict[str, list[Any]] = {"distance": [], "cost": []}
+    lists += ("rejection", "under_attack")
     nothing = {**content(), **{name: [] for name in lists}, "missing": [], "left_out": []}
     empty = Report({**nothing, "curves": curves}, Path("x"))
     for name, columns in TABLES.items():

@@ -64,7 +64,7 @@ def test_scores_of_any_type(form: str) -> None:
         (np.ma.masked_greater(np.arange(5.0), 3), "masked"),
         ([], "both sides"),
         ([1.0, float("nan")], "finite"),
-        (np.array([1.0, np.inf], np.float16), "finite"),
+        (np.array([np.inf, np.nan], np.float16), "finite"),
     ],
 )
 def test_what_are_no_scores(bad: Any, said: str) -> None:

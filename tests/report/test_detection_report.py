@@ -17,6 +17,7 @@ from robusteval.evidence.located import files_at
 from robusteval.evidence.results import RunResult, load_result
 from robusteval.evidence.separations import Separation
 from robusteval.piped import pair_rows
+from robusteval.report.best import ranked_detectors
 from robusteval.report.compare import compare
 from robusteval.report.detection import (
     COLUMNS,
@@ -25,7 +26,6 @@ from robusteval.report.detection import (
     drawn_detectors,
     histogram,
     outlier_sets,
-    ranked_detectors,
 )
 from robusteval.report.detection_csv import detection_csv
 from robusteval.report.detection_tables import (

@@ -253,5 +253,5 @@ def test_other_values_are_no_budgets() -> None:
 def test_too_small_a_budget_says_what_would_do(tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "runs"))
     result = cli("run", *BUDGET[:-1], "1m", *out)
-    refused(result, "--budget 1 min: nothing fits", "on 30 samples, takes up to 4 min")
+    refused(result, "--budget 1 min: nothing fits", "on 30 samples, takes up to 3 min 32 s")
     assert not (tmp_path / "runs").exists()
