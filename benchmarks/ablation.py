@@ -244,6 +244,20 @@ class InsideBall(Cascade):
     tunings: ClassVar = tuned(balls=(1,), far=1.0)
 
 
+class OnTheirOwn(Cascade):
+    """Random starts in the place of what broke similar samples."""
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(others=False) for turn in super().rounds())
+
+
+class OneClassAtATime(Cascade):
+    """Ascents towards each class in the place of those to whichever is nearest."""
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(aims=turn.aims or None) for turn in super().rounds())
+
+
 class WithoutMomentum(Cascade):
     """Steps that forget those before."""
 
@@ -275,6 +289,8 @@ VARIANTS: dict[str, type[Cascade]] = {
     "striped starts, without the best image": StripedStarts,
     "ascents inside the ball only": InsideBall,
     "without momentum": WithoutMomentum,
+    "without starts from similar samples": OnTheirOwn,
+    "towards one class at a time": OneClassAtATime,
 }
 # What is the whole itself, or can't be, in the other norm.
 ONE_NORM: dict[str, Norm] = {
@@ -284,6 +300,8 @@ ONE_NORM: dict[str, Norm] = {
     "striped starts, without the best image": "Linf",
     "ascents inside the ball only": "L2",
     "without momentum": "L2",
+    "without starts from similar samples": "L2",
+    "towards one class at a time": "L2",
 }
 
 

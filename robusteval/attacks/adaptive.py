@@ -47,9 +47,14 @@ def adaptive(
       ten times its own.
     - If the model's outputs change between passes, the budget is eight times as large, because each
       gradient is a mean of eight.  Up to 256 fresh passes confirm a success.
-    - The attack ends early after 1.25 ascents towards classes for each pass of the budget (0.6, if
-      there is one wrong class) that broke nothing, one after the other.  A group of fewer than 32
-      samples counts as 32.
+    - The attack ends early after 1.25 ascents towards classes for each pass of the budget (2.5 in
+      L2; 0.6, if there is one wrong class) that broke nothing, one after the other.  A group of
+      fewer than 32 samples counts as 32.
+
+    Version 3 follows gradients straight through what stops them, sees through squashed outputs,
+    and goes on at a zero gradient.  On random models fresh passes confirm a success.  In L∞ it also
+    climbs along gradients themselves.  In L2 it also climbs inside the ball, and starts from what
+    broke similar samples of the batch.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for

@@ -12,10 +12,10 @@ between its largest logits, say) changes one.
 2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.
-3. ``aim``: steps towards one wrong class at a time, and away from the right one, for the nearest;
-   classes are ranked by the margin left at their best image.  By turns (``tuning.Round``): in L2
-   through larger balls and inside, with momentum and without, from clean images and from random
-   starts; in L∞ by signs from random starts, and along gradients themselves from clean images.
+3. ``aim``: steps towards one wrong class at a time, ranked by the margin left at the best image,
+   for the nearest.  In L∞ by signs from random starts, and along gradients from clean images.  In
+   L2 most go through larger balls to whichever class is nearest at each step, from random starts
+   and from what broke similar samples (``neighbours``), by turns (``tuning.Round``).
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
 5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
@@ -45,6 +45,7 @@ from robusteval.attacks.escalation import escalate
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone
+from robusteval.attacks.neighbours import led, led_by_others
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned
@@ -62,7 +63,7 @@ from robusteval.attacks.search import (
 from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.steps import project, random_start, striped_start
-from robusteval.attacks.tuning import TUNING, Round, Tuning
+from robusteval.attacks.tuning import INSIDE, TUNING, Round, Tuning
 from robusteval.types import Norm, ThreatModel
 
 
@@ -160,14 +161,11 @@ class Cascade:
         return self.model.passes(len(self.search.images)) - self.before
 
     def climb(self, rows: Tensor) -> None:
-        """On the margin from the clean images; in L2 inside the ball, then through larger ones.
-
-        Either breaks what the other doesn't.
-        """
+        """On the margin from clean images; in L2 inside the ball, then through larger ones."""
         images, steps, momentum = self.search.images, self._margin_steps, self.tuning.momentum
         share = self.tuning.inside_steps / (self.tuning.inside_steps + self.tuning.margin_steps)
         inside = int(share * steps) if self._leaves_the_ball else 0
-        self.ascend(rows, images[rows], MARGIN, Round(1.0, inside, momentum, inside=True))
+        self.ascend(rows, images[rows], MARGIN, Round(1.0, inside, momentum, INSIDE))
         left = self.search.alive(rows)
         self.ascend(left, images[left], MARGIN, steps - inside)
         if inside and self.budget >= self._margin_cost and not self.reason:
@@ -186,10 +184,9 @@ class Cascade:
         number of steps."""
         if isinstance(turn, int):
             turn = Round(1.0, turn, self.tuning.momentum)
-        schedule = shrinking(self.threat.radius, turn.steps, self.tuning.balls)
-        if turn.inside:
-            schedule = cosine(self.threat.radius, turn.steps, turn.unsigned)
         if len(rows) and turn.steps:
+            balls = turn.balls or self.tuning.balls
+            schedule = shrinking(self.threat.radius, turn.steps, balls, turn.unsigned)
             self.search.ascend(rows, start, objective, schedule, turn.momentum, targets)
 
     @property
@@ -230,6 +227,7 @@ class Cascade:
             wanted = max(self.tuning.fewest, math.ceil(turn.share * len(alive)))
             near = self.nearest(alive[untried[alive]], wanted)
             passes = _steps_cost(len(near), turn.steps) + self._fine_cost(alive)
+            passes += self.tuning.drawn * len(near) * turn.others
             if len(alive) == 0 or not self._affords(passes, alive):
                 return False
             if len(near) == 0:
@@ -237,8 +235,7 @@ class Cascade:
             untried[near] = False
             objective = MARGIN if targets is None else self.aimed
             chosen = None if targets is None else targets[near]
-            start = self.search.images[near] if turn.clean else self.anywhere(near)
-            self.ascend(near, start, objective, turn, chosen)
+            self.ascend(near, self.start_of(near, turn), objective, turn, chosen)
             if len(self.search.alive(near)) == len(near):
                 self.vain += max(len(near), self.tuning.fewest)
                 return True
@@ -331,6 +328,14 @@ class Cascade:
         """So many of the rows, those whose best margin is largest."""
         order = self.search.margin[rows].argsort(descending=True, stable=True)
         return rows[order[:wanted]].sort().values
+
+    def start_of(self, rows: Tensor, turn: Round) -> Tensor:
+        """Where the ascents of a round begin."""
+        if turn.clean:
+            return self.search.images[rows]
+        if turn.others and len(led(self.search)):
+            return led_by_others(self.search, rows, self.generator, self.tuning)
+        return self.anywhere(rows)
 
     def anywhere(self, rows: Tensor) -> Tensor:
         """Random starts, in L2 in a larger ball; in L∞ striped ones in the ball, half of whose

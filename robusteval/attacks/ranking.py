@@ -28,8 +28,11 @@ def tried(search: Search, rows: Tensor, most: int, prototypes: bool) -> Tensor:
 
 
 def in_turn(tried: Tensor, aims: int | None) -> Iterator[Tensor | None]:
-    """What samples are driven towards one after the other, of (B, places), the nearest last."""
-    if aims is None:
+    """What samples are driven towards one after the other, of (B, places), the nearest last; None
+    for whichever is nearest at each step."""
+    if aims == 0:
+        yield None
+    elif aims is None:
         yield from [*tried.T, None]
     else:
         yield from tried.roll(1, 1).T[:aims]

@@ -361,7 +361,9 @@ def cosine(radius: float, steps: int, unsigned: bool = False) -> list[Step]:
     return [Step(size, radius, unsigned) for size in sizes]
 
 
-def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -> list[Step]:
+def shrinking(
+    radius: float, steps: int, factors: Sequence[float] = (6, 2, 1), unsigned: bool = False
+) -> list[Step]:
     """As many cosines as there are balls, each from where the larger one's ended.
 
     What is adversarial in a larger ball shows a way that no ascent from inside the smaller one
@@ -371,8 +373,11 @@ def shrinking(radius: float, steps: int, factors: Sequence[float] = (6, 2, 1)) -
     schedule: list[Step] = []
     left = steps
     for place, factor in enumerate(factors):
-        phase = cosine(factor * radius, left // (len(factors) - place))
+        phase = cosine(factor * radius, left // (len(factors) - place), unsigned)
         left -= len(phase)
         following = [*factors[1:], 1][place]
-        schedule += [*phase[:-1], *(Step(step.size, following * radius) for step in phase[-1:])]
+        schedule += [
+            *phase[:-1],
+            *(replace(step, radius=following * radius) for step in phase[-1:]),
+        ]
     return schedule

@@ -5,23 +5,27 @@ from typing import NamedTuple
 
 from robusteval.types import Norm
 
+INSIDE = (1.0,)  # ascents that never leave the threat's own ball
+
 
 class Round(NamedTuple):
     """Over the wrong classes: which share of survivors, the nearest to breaking, takes how many
     steps to each, and how.
 
-    ``inside``: whether these never leave the threat's own ball, where others do; ``clean``: whether
-    they begin at clean images, and not at random; ``unsigned``: see ``search.Step``; ``aims``: of
-    how many of the nearest classes, if not of all and of any.
+    ``balls``: if not the norm's.  They begin at random, at clean images (``clean``), or at what
+    broke similar samples (``others``).  ``unsigned``: see ``search.Step``.  ``aims``: towards how
+    many of the nearest classes, one after the other.  None: towards all, and then towards
+    whichever is nearest at each step; 0: towards the latter alone.
     """
 
     share: float
     steps: int
     momentum: float = 0.0
-    inside: bool = False
+    balls: tuple[float, ...] | None = None
     clean: bool = False
     unsigned: bool = False
     aims: int | None = None
+    others: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class Tuning:
     inside_steps: int = 20
     # How far from the clean image random starts of L2 lie at most, in units of ε.
     far: float = 1.0
+    # Starts from others: so many of the most similar broken samples,
+    similar: int = 16
+    # of which so many are drawn,
+    drawn: int = 8
+    # and by what factor the best one's perturbation is lengthened.
+    lengthened: float = 2.0
     # Momentum of the first stage.
     momentum: float = 0.0
     # Ascents in vain, for each pass of a sample's budget, after which none follow.
@@ -110,35 +120,45 @@ class Tuning:
     pairs: int = 5
 
 
+def _by_turns(share: float) -> tuple[Round, ...]:
+    """In L2: from what broke similar samples, then from random starts."""
+    return (
+        Round(share, 16, balls=(2, 1), aims=0, others=True),
+        Round(share, 24, aims=0),
+    )
+
+
+_EACH, _NEAREST = _by_turns(1.0), _by_turns(0.3)  # of the survivors
+
 TUNING: dict[Norm, Tuning] = {
     "Linf": Tuning(
         margin_steps=20,
         rounds=(
             Round(0.3, 15),
-            Round(0.15, 20, momentum=0.75, inside=True, clean=True, unsigned=True, aims=2),
+            Round(0.15, 20, momentum=0.75, balls=INSIDE, clean=True, unsigned=True, aims=2),
             Round(0.15, 30),
         ),
-        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, inside=True, unsigned=True)),
+        last=(Round(1.0, 60), Round(1.0, 60, momentum=0.75, balls=INSIDE, unsigned=True)),
         balls=(1,),
         fine_sizes=((False, 0.1), (True, 0.25)),
     ),
-    # Ascents without momentum break others than with it, through larger balls others than inside,
-    # and from clean images others than from random starts.
+    # Ascents towards one class, inside the ball, with momentum, or from clean images break some
+    # that no others do.  They are tried where samples are still left after these.
     "L2": Tuning(
         margin_steps=45,
         rounds=(
-            Round(0.3, 20, clean=True),
-            Round(0.15, 24, momentum=0.75, inside=True, clean=True),
+            *(*_NEAREST, *_NEAREST, Round(0.15, 20, clean=True, aims=3)),
+            *(*_NEAREST, *_EACH, *_NEAREST, *_EACH, *_NEAREST),
+            Round(0.15, 24, momentum=0.75, balls=INSIDE, clean=True),
             Round(0.15, 24, momentum=0.75),
         ),
         last=(
-            Round(1.0, 60, inside=True),
-            Round(1.0, 60),
-            Round(1.0, 60, momentum=0.75, inside=True),
-            Round(1.0, 60, momentum=0.75),
+            *(*_EACH, *_NEAREST, Round(1.0, 60)),
+            *(*_EACH, *_NEAREST, Round(1.0, 60, momentum=0.75, balls=INSIDE)),
         ),
         balls=(6, 2, 1),
         far=3.0,
         momentum=0.75,
+        patience=2.5,
     ),
 }

@@ -16,6 +16,7 @@ LINF, L2 = TUNING["Linf"], TUNING["L2"]
 DEFAULTS = adaptive_result.__wrapped__.__kwdefaults__
 (FULL,) = [a for a in read_suite("full").attacks if a.name == "adaptive"]
 SHARES = {0.1: "a tenth", 0.25: "a quarter", 0.3: "three tenths"}
+COUNTS = {8: "eight", 16: "sixteen"}
 TIMES = {8: "eight times", 10: "ten times"}
 GREY, COLOUR = usual_threats(1), usual_threats(3)
 USUAL = (
@@ -36,6 +37,7 @@ SAID = [
     ("attack", f"each up to {TIMES[LINF.shared]} its"),
     ("attack", f"the budget is {TIMES[DRAWS]} as large"),
     ("attack", f"balls that shrink from {L2.balls[0]}ε to ε"),
+    ("attack", f"Of {COUNTS[L2.drawn]} such perturbations"),
     ("lab/ablation", f"The threshold is {LINF.closed_of_some}, or {LINF.closed} where"),
     ("lab/ablation", f"The threshold is {100 * L2.outdone:.0f} %."),
     ("evidence", f"at least {FEWEST} samples ({FEWEST_GREY:,} for images with one channel)"),
