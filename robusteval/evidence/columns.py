@@ -20,10 +20,12 @@ from robusteval.evidence.judge import TOLERANCE
 from robusteval.evidence.telling import merged_notes, merged_stages, merged_warnings
 from robusteval.plan.plan import JobKind
 
-# Of evidence: 3 tells of no prototypes, 2 told in sentences (see ``older``), 1 had no checksums.
-SCHEMA = 4
+# Of evidence: 4 tells of no attacks on detectors, 3 of no prototypes, 2 told in sentences (see
+# ``older``), 1 had no checksums.
+SCHEMA = 5
 SCORE = "score_"  # and a detector's name: the column of its scores
 PROTOTYPES_SINCE = 4  # the first schema that tells of prototypes
+PURSUITS_SINCE = 5  # and of attacks on detectors
 NEAREST = "nearest_"  # and a layer's place, from 0: the column of the prototypes nearest there
 Values = NDArray[Any]
 Fill = Callable[[Any], Any]  # from a job's ``Predicted``, ``Attacked`` (``jobs``) or ``Pursued``
@@ -258,12 +260,14 @@ COLUMNS = (
         "the detector's, of the image before the attack",
         *("float64", np.isfinite),
         {"pursuit": lambda made: made.clean_scores.numpy()},
+        since=PURSUITS_SINCE,
     ),
     Column(
         "score",
         "the detector's, of the counted image",
         *("float64", np.isfinite),
         {"pursuit": lambda made: made.scores.numpy()},
+        since=PURSUITS_SINCE,
     ),
 )
 _Count = Annotated[int, Field(ge=0)]
