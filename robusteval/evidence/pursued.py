@@ -25,18 +25,28 @@ class PursuitOutcome:
     guided: int
 
 
+def spread_over(count: int, total: int) -> NDArray[np.int64]:
+    """At most ``count`` places, evenly spread over so many: data may be sorted by class.
+
+    >>> spread_over(3, 10).tolist()
+    [0, 3, 6]
+    """
+    count = min(count, total)
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+
+
 def places_of(
     pursuit: Pursuit, samples: int, correct: NDArray[np.bool_], outliers: Mapping[str, int]
 ) -> NDArray[np.int64]:
     """The samples that an attack on a detector takes, in order.
 
-    The first ``samples`` of a set of outliers, of which there are so many, or of the run's, of
-    which some are ``correct`` (N,); to be misclassified only those.
+    So many ``samples``, spread over a set of outliers, of which there are so many, or over the
+    run's, of which some are ``correct`` (N,); to be misclassified only those.
     """
     if pursuit.goal == "accept":
-        return np.arange(min(samples, outliers[pursuit.outliers]))
-    first = np.arange(min(samples, len(correct)))
-    return first[correct[first]] if pursuit.goal == "evade" else first
+        return spread_over(samples, outliers[pursuit.outliers])
+    places = spread_over(samples, len(correct))
+    return places[correct[places]] if pursuit.goal == "evade" else places
 
 
 def pursuit_outcome(

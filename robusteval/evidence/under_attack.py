@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from robusteval.detection.thresholds import TPR, threshold_at
 from robusteval.evidence.columns import SCORE
-from robusteval.evidence.pursued import PursuitOutcome
+from robusteval.evidence.pursued import PursuitOutcome, spread_over
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.separations import Bools, Scores
 from robusteval.types import Goal, ThreatModel
@@ -39,8 +39,8 @@ class Rejection:
     """One detector as the model's guard: it rejects scores below the threshold that accepts a share
     ``TPR`` of all clean samples.
 
-    Of the first ``samples``: ``correct`` are classified right, ``accepted`` also accepted; of these
-    ``robust`` are left, for which no image in the ball was found that is misclassified and
+    Of ``samples`` of the run: ``correct`` are classified right, ``accepted`` also accepted; of
+    these ``robust`` are left, for which no image in the ball was found that is misclassified and
     accepted.  ``unguarded``: those for which none was found that is misclassified.  ``stratified``:
     those of ``robust`` that stay accepted within ``inner``, the suite's share of ε; None where it
     names none.
@@ -68,21 +68,21 @@ def rejections(result: RunResult) -> list[Rejection]:
 
 def _rejection(result: RunResult, outcome: PursuitOutcome) -> Rejection:
     name, threat = outcome.pursuit.detector, outcome.pursuit.threat
-    scores = clean_scores(result, name)
-    threshold, count = threshold_at(scores), first(result)
+    scores, places = clean_scores(result, name), attacked_places(result)
+    threshold = threshold_at(scores)
     wrong, fooled = _broken(result, outcome, threshold)
-    correct = result.clean_correct[:count]
-    accepted = correct & (scores[:count] >= threshold)
-    robust = accepted & ~fooled
+    accepted = result.clean_correct & (scores >= threshold)
+    correct, accepted = result.clean_correct[places], accepted[places]
+    robust = accepted & ~fooled[places]
     return Rejection(
         name,
         threat,
         threshold,
-        count,
+        len(places),
         int(correct.sum()),
         int(accepted.sum()),
         int(robust.sum()),
-        int((correct & ~wrong).sum()),
+        int((correct & ~wrong[places]).sum()),
         *_stratified(result, name, threat, threshold, robust),
         outcome.guided,
         len(outcome.places),
@@ -90,10 +90,10 @@ def _rejection(result: RunResult, outcome: PursuitOutcome) -> Rejection:
 
 
 def _broken(result: RunResult, outcome: PursuitOutcome, threshold: float) -> tuple[Bools, Bools]:
-    """Of the first samples (n,): for which an image is misclassified, and for which one is so and
+    """Of the run's samples (N,): for which an image is misclassified, and for which one is so and
     accepted; by the attack that knows the detector, or by any whose images it scored."""
-    name, threat, count = outcome.pursuit.detector, outcome.pursuit.threat, first(result)
-    wrong, fooled = np.zeros(count, bool), np.zeros(count, bool)
+    name, threat = outcome.pursuit.detector, outcome.pursuit.threat
+    wrong, fooled = np.zeros((2, len(result.labels)), bool)
     mispredicted = outcome.rows["prediction"] != result.labels[outcome.places]
     wrong[outcome.places] |= mispredicted
     fooled[outcome.places] |= mispredicted & (outcome.rows["score"] >= threshold)
@@ -101,11 +101,11 @@ def _broken(result: RunResult, outcome: PursuitOutcome, threshold: float) -> tup
         if threat not in other.cell.threats:
             continue
         success = other.success(threat)
-        wrong |= success[:count]
+        wrong |= success
         if (scored := other.scores.get(name)) is not None and other.status == "done":
             accepted = np.zeros(len(success), bool)
             accepted[other.attacked] = scored >= threshold
-            fooled |= (success & accepted)[:count]
+            fooled |= success & accepted
     return wrong, fooled
 
 
@@ -116,8 +116,7 @@ def _stratified(
     for outcome in _of(result, "reject"):
         inner = outcome.pursuit.threat
         if outcome.pursuit.detector == name and inner.norm == threat.norm and inner != threat:
-            kept = np.zeros(len(robust), bool)
-            kept[outcome.places] = outcome.rows["score"] >= threshold
+            kept = outcome.rows["score"] >= threshold  # of the same samples, in the same order
             return int((robust & kept).sum()), inner
     return None, None
 
@@ -134,7 +133,8 @@ def under_attack(result: RunResult) -> Iterator[UnderAttack]:
             outcome.pursuit.threat,
             outcome.pursuit.outliers,
         )
-        inside, outside = clean_scores(result, name)[: first(result)], outcome.rows["score"]
+        inside = clean_scores(result, name)[attacked_places(result)]
+        outside = outcome.rows["score"]
         still = outcome.rows["clean_score"]
         yield UnderAttack(name, threat, "none", outliers, inside, still)
         yield UnderAttack(name, threat, "outliers", outliers, inside, outside)
@@ -153,9 +153,9 @@ def _misclassified(result: RunResult, outcome: PursuitOutcome) -> UnderAttack:
     )
 
 
-def first(result: RunResult) -> int:
-    """How many samples attackers of detectors take."""
-    return min(result.spec.suite.detection.attackers.samples, result.spec.samples)
+def attacked_places(result: RunResult) -> NDArray[np.int64]:
+    """The run's samples that attackers of detectors take."""
+    return spread_over(result.spec.suite.detection.attackers.samples, result.spec.samples)
 
 
 def clean_scores(result: RunResult, detector: str) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from robusteval.errors import AttackError
 from robusteval.evidence.columns import SCORE
 from robusteval.evidence.images import Stored, decode, encode, encode_within
 from robusteval.evidence.judge import VERIFY_BATCH, predict
+from robusteval.evidence.pursued import places_of
 from robusteval.evidence.store import Store
 from robusteval.hardware import exact_float32
 from robusteval.models.adapter import Adapter
@@ -86,33 +87,36 @@ def _nothing(prey: Prey) -> Pursued:
 
 
 def prey_of(context: Context, store: Store, pursuit: Pursuit) -> Prey:
-    """Its samples: outliers from the first on, inliers likewise; to be misclassified only those
-    that are classified right."""
+    """Its samples.  Raises AttackError for outliers that have no scores."""
     count = context.spec.suite.detection.attackers.samples
+    sizes: dict[str, int] = {}
     if pursuit.goal == "accept":
-        return _outliers(context, pursuit.outliers, min(count, context.spec.samples))
-    rows = torch.arange(min(count, context.spec.samples))
-    if pursuit.goal == "evade":
-        rows = rows[_right(context, store)[: len(rows)]]
-    indices = context.data.indices[rows]
-    return Prey(indices, context.images(rows), context.labels(rows))
-
-
-def _right(context: Context, store: Store) -> Any:
-    """(N,) bool: which of the run's samples are classified right."""
+        sizes[pursuit.outliers] = _size(context, store, pursuit)
     pieces = [store.read(job).columns for job in context.plan.clean_jobs()]
-    return torch.from_numpy(np.concatenate([p["label"] == p["prediction"] for p in pieces]))
+    correct = np.concatenate([p["label"] == p["prediction"] for p in pieces])
+    places = torch.from_numpy(places_of(pursuit, count, correct, sizes))
+    if pursuit.goal == "accept":
+        return _outliers(context, pursuit.outliers, places)
+    return Prey(context.data.indices[places], context.images(places), context.labels(places))
 
 
-def _outliers(context: Context, name: str, count: int) -> Prey:
-    """The first images of a set, as they stand in its job's rows."""
-    found: list[Tensor] = []
+def _size(context: Context, store: Store, pursuit: Pursuit) -> int:
+    """How many images its set of outliers has."""
+    job = context.plan.outlier_jobs()[context.plan.outliers.index(pursuit.outliers)]
+    if not store.has(job):
+        raise AttackError(f"the outliers {pursuit.outliers} have no scores: none to begin with")
+    return len(store.read(job).columns[SCORE + pursuit.detector])
+
+
+def _outliers(context: Context, name: str, places: Tensor) -> Prey:
+    """Some images of a set, which is read batch by batch."""
+    found, seen = list[Tensor](), 0
     for batch in outlier_images(context, context.plan.outliers.index(name)):
-        found.append(batch)
-        if sum(map(len, found)) >= count:
-            break
-    images = torch.cat(found)[:count]
-    return Prey(torch.arange(len(images)), images, predict(context.model, images).argmax(1))
+        here = places[(places >= seen) & (places < seen + len(batch))] - seen
+        found.append(batch[here.to(batch.device)])
+        seen += len(batch)
+    images = torch.cat(found)
+    return Prey(places, images, predict(context.model, images).argmax(1))
 
 
 def guard_of(context: Context, store: Store, name: str) -> Guard:

@@ -14,8 +14,9 @@ from robusteval import api
 from robusteval.detection.metrics import detection_metrics
 from robusteval.detection.thresholds import threshold_at
 from robusteval.evidence.files import Local
+from robusteval.evidence.pursued import spread_over
 from robusteval.evidence.results import RunResult, load_result
-from robusteval.evidence.under_attack import rejections, under_attack
+from robusteval.evidence.under_attack import attacked_places, rejections, under_attack
 from robusteval.report.rows import doubts
 from robusteval.trust.detectors import detector_findings
 from tests.helpers.evidence import evidence_of
@@ -73,6 +74,16 @@ def test_each_goal_moves_scores_to_its_side(result: RunResult) -> None:
             assert outcome.pursuit.outliers == result.plan.outliers[0]
 
 
+def test_samples_are_spread_over_the_run(result: RunResult) -> None:
+    """Twelve of twenty: the first ones may all be of one class."""
+    assert attacked_places(result).tolist() == [0, 1, 3, 5, 6, 8, 10, 11, 13, 15, 16, 18]
+    assert spread_over(5, 3).tolist() == [0, 1, 2]
+    assert spread_over(2, 0).tolist() == []
+    for outcome in result.pursuits:
+        if outcome.pursuit.goal != "accept":
+            assert set(outcome.places) <= set(attacked_places(result))
+
+
 def test_rejection_is_counted_by_hand(result: RunResult) -> None:
     for found in rejections(result):
         scores = result.clean[f"score_{found.detector}"]
@@ -86,7 +97,7 @@ def test_rejection_is_counted_by_hand(result: RunResult) -> None:
             if (o.pursuit.detector, o.pursuit.goal) == (found.detector, "evade")
         ]
         left = 0
-        for row in range(12):
+        for row in attacked_places(result):
             fine = result.clean_correct[row] and scores[row] >= threshold
             for places, classes, of in (
                 (evading.places, evading.rows["prediction"], evading.rows["score"]),
@@ -109,7 +120,7 @@ def test_what_is_moved_lowers_the_auroc(result: RunResult) -> None:
     sides = {(s.detector, s.attacked): s for s in under_attack(result)}
     for detector in ("max_softmax", "nearest_prototype"):
         inside = sides[detector, "inliers"]
-        clean = result.clean[f"score_{detector}"][:12]
+        clean = result.clean[f"score_{detector}"][attacked_places(result)]
         before = detection_metrics(clean, inside.outside)["auroc"]
         one, other, both = (
             detection_metrics(s.inside, s.outside)["auroc"]
