@@ -193,7 +193,7 @@ def _attacked(results: Sequence[Result]) -> Iterator[str]:
     yield ""
     yield "| detector | models | neither side moved | outliers | inliers | both | highest of both |"
     yield "|---|---:|---:|---:|---:|---:|---:|"
-    names = sorted({r.detector for r in results}, key=lambda n: -_share(results, n, "both"))
+    names = sorted({r.detector for r in results}, key=lambda n: (-_share(results, n, "both"), n))
     for name in names:
         own = [result for result in results if result.detector == name]
         cells = [_mean([r for r in own if r.attacked == side]) for side in SIDES]
