@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from robusteval.detection.last_layer import head_of
 from robusteval.detection.prepared import prepared
 from robusteval.detection.reading import Outputs
 from robusteval.detection.record import OURS, Detector, State
@@ -47,7 +48,7 @@ def _directions(features: Tensor) -> Tensor:
 def score(state: State, model: Adapter, features: Tensor) -> Tensor:
     """Minus the distance to the k-th neighbour: ‖a − b‖² = 2 − 2 a·b for vectors of length 1."""
     known = prepared(_directions, state["features"])
-    cosines = normalize(features.double(), dim=1) @ known.T  # (B, N)
+    cosines = _directions(features) @ known.T  # (B, N)
     kth = cosines.topk(_neighbours(state), dim=1).values[:, -1]
     return -_root(2 - 2 * kth)
 
@@ -64,21 +65,19 @@ def fit_guide(model: Adapter, read: Outputs, labels: Tensor, k: float) -> State:
     Raises ValueError for fewer than ``k`` of them.
     """
     _require(len(read.features), k)
-    guides = normalize(read.features.double(), dim=1) * _energy(model, read.features)[:, None]
+    guides = _directions(read.features) * _energy(model, read.features)[:, None]
     return {"guides": guides.float()}
 
 
 def _energy(model: Adapter, features: Tensor) -> Tensor:
     """(B,) Of the linear layer alone: that of distances is below 0, and two such would make up for
     each other."""
-    head = model.linear_head()
-    assert head is not None, "it was asked for"
-    return (features.double() @ head.weight.double().T + head.bias.double()).logsumexp(1)
+    return head_of(model).linear(features).logsumexp(1)
 
 
 def score_guided(state: State, model: Adapter, read: Outputs) -> Tensor:
     """The energy, times the mean of the k largest products with the guides."""
-    products = normalize(read.features.double(), dim=1) @ prepared(_double, state["guides"]).T
+    products = _directions(read.features) @ prepared(_double, state["guides"]).T
     nearest = products.topk(_neighbours(state), dim=1).values.mean(1)
     return nearest * _energy(model, read.features)
 

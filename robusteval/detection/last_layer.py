@@ -86,7 +86,7 @@ def fit_subspace(model: Adapter, features: Tensor, labels: Tensor, share: float)
     lengths = (centred @ residual).norm(dim=1).mean()
     if not lengths > 0:
         raise ValueError("no training sample leaves the principal space")
-    largest = (features @ head.weight.T + head.bias).amax(1).mean()
+    largest = head.linear(features).amax(1).mean()
     return {"origin": origin, "residual": residual.contiguous(), "alpha": largest / lengths}
 
 
@@ -106,7 +106,8 @@ def score_gradient(state: State, model: Adapter, read: Outputs) -> Tensor:
     return (p - 1 / p.shape[1]).abs().sum(1) * read.features.double().abs().sum(1)
 
 
-_of_features = partial(
+# A detector that reads features alone, and the layer behind them.
+of_features = partial(
     Detector,
     package=OURS,
     reads="features",
@@ -147,7 +148,7 @@ DETECTORS = (
         score_read=score_gradient,
         version=1,
     ),
-    _of_features(
+    of_features(
         name="fdbd",
         title="Fast distances to decision boundaries",
         source="Liu and Qin 2024, arXiv 2312.11536",
@@ -155,7 +156,7 @@ DETECTORS = (
         fit_read=fit_mean,
         score_read=score_boundaries,
     ),
-    _of_features(
+    of_features(
         name="nci",
         title="Neural collapse",
         source="Liu and Qin 2025, arXiv 2311.01479",
@@ -163,7 +164,7 @@ DETECTORS = (
         fit_read=fit_mean,
         score_read=score_collapse,
     ),
-    _of_features(
+    of_features(
         name="vim",
         title="Virtual-logit matching",
         source="Wang et al. 2022, arXiv 2203.10807",

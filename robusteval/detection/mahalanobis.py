@@ -53,9 +53,14 @@ def fit(model: Adapter, features: Tensor, labels: Tensor) -> State:
 
 def score(state: State, model: Adapter, features: Tensor) -> Tensor:
     """Minus the squared distance to the nearest mean."""
-    whitening = prepared(whitening_of, state["covariance"])
-    found, means = features.double() @ whitening, state["means"] @ whitening
-    apart = torch.cdist(found, means, compute_mode="donot_use_mm_for_euclid_dist")
+    return to_nearest(features.double(), state["means"], state["covariance"])
+
+
+def to_nearest(features: Tensor, centres: Tensor, covariance: Tensor) -> Tensor:
+    """(B,) Minus the squared distance of features (B, D) to the nearest of ``centres`` (C, D)."""
+    whitening = prepared(whitening_of, covariance)
+    found, whitened = features @ whitening, centres @ whitening
+    apart = torch.cdist(found, whitened, compute_mode="donot_use_mm_for_euclid_dist")
     return -apart.amin(1).square()
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from robusteval.detection.mahalanobis import whitening_of
-from robusteval.detection.prepared import prepared
+from robusteval.detection.mahalanobis import to_nearest
 from robusteval.detection.record import OURS, Detector, State
 from robusteval.models.adapter import Adapter
 
@@ -84,11 +83,8 @@ def _placed(features: Tensor, directions: Tensor) -> Tensor:
 
 def mahalanobis(state: State, model: Adapter, features: Tensor) -> Tensor:
     """Minus the squared Mahalanobis distance to the nearest prototype."""
-    whitening = prepared(whitening_of, state["covariance"])
-    found = _placed(features, state["directions"]) @ whitening
-    prototypes = state["prototypes"].flatten(0, 1) @ whitening
-    apart = torch.cdist(found, prototypes, compute_mode="donot_use_mm_for_euclid_dist")
-    return -apart.amin(1).square()
+    found = _placed(features, state["directions"])
+    return to_nearest(found, state["prototypes"].flatten(0, 1), state["covariance"])
 
 
 _of_prototypes = partial(

@@ -6,13 +6,12 @@ what is above 0, as LTS has it: else their factors have no bound.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from robusteval.detection.last_layer import head_of
-from robusteval.detection.record import OURS, Detector, Score, State
+from robusteval.detection.last_layer import head_of, of_features
+from robusteval.detection.record import Score, State
 from robusteval.models.adapter import Adapter
 
 Shape = Callable[[State, Tensor], Tensor]
@@ -101,18 +100,8 @@ def score_scaled_logits(state: State, model: Adapter, features: Tensor) -> Tenso
     return (head_of(model).logits(features) * ratio.square()).logsumexp(1)
 
 
-_of_features = partial(
-    Detector,
-    package=OURS,
-    reads="features",
-    needs_prototypes=False,
-    needs_linear_head=True,
-    gradient=True,
-    own_passes=0,
-    version=1,
-)
 DETECTORS = (
-    _of_features(
+    of_features(
         name="dice",
         title="DICE",
         source="Sun and Li 2022, arXiv 2111.09805",
@@ -120,7 +109,7 @@ DETECTORS = (
         fit_read=fit_mask,
         score_read=score_masked,
     ),
-    _of_features(
+    of_features(
         name="react",
         title="ReAct",
         source="Sun et al. 2021, arXiv 2111.12797",
@@ -128,7 +117,7 @@ DETECTORS = (
         fit_read=fit_highest,
         score_read=_energy_of(clipped),
     ),
-    _of_features(
+    of_features(
         name="vra",
         title="Variational rectified activation",
         source="Xu et al. 2023, arXiv 2302.11716",
@@ -139,7 +128,7 @@ DETECTORS = (
         fit_read=fit_both,
         score_read=_energy_of(rectified),
     ),
-    _of_features(
+    of_features(
         name="ash",
         title="ASH-S",
         source="Djurisic et al. 2023, arXiv 2209.09858",
@@ -147,7 +136,7 @@ DETECTORS = (
         fit_read=fit_nothing,
         score_read=_energy_of(pruned),
     ),
-    _of_features(
+    of_features(
         name="scale",
         title="SCALE",
         source="Xu et al. 2024, arXiv 2310.00227",
@@ -155,7 +144,7 @@ DETECTORS = (
         fit_read=fit_nothing,
         score_read=_energy_of(scaled),
     ),
-    _of_features(
+    of_features(
         name="lts",
         title="Logit scaling",
         source="Djurisic et al. 2024, arXiv 2409.01175",

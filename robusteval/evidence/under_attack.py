@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from robusteval.detection.thresholds import TPR, threshold_at
+from robusteval.detection.thresholds import threshold_at
 from robusteval.evidence.columns import SCORE
 from robusteval.evidence.pursued import PursuitOutcome, spread_over
 from robusteval.evidence.results import RunResult
@@ -37,7 +37,7 @@ class UnderAttack:
 @dataclass(frozen=True)
 class Rejection:
     """One detector as the model's guard: it rejects scores below the threshold that accepts a share
-    ``TPR`` of all clean samples.
+    ``thresholds.TPR`` of all clean samples.
 
     Of ``samples`` of the run: ``correct`` are classified right, ``accepted`` also accepted; of
     these ``robust`` are left, for which no image in the ball was found that is misclassified and
@@ -166,6 +166,3 @@ def clean_scores(result: RunResult, detector: str) -> NDArray[np.float64]:
 
 def _of(result: RunResult, goal: Goal) -> Iterator[PursuitOutcome]:
     return (o for o in result.pursuits if o.pursuit.goal == goal)
-
-
-__all__ = ["TPR", "Attacked", "Rejection", "UnderAttack", "rejections", "under_attack"]

@@ -16,9 +16,12 @@ class LinearHead(NamedTuple):
 
     def logits(self, features: Tensor) -> Tensor:
         """The model's logits (B, K) of features (B, D), in float64."""
-        features = features.double()
-        linear = features @ self.weight.double().T + self.bias.double()
-        return linear - self.by_length * features.square().sum(1, keepdim=True)
+        lengths = features.double().square().sum(1, keepdim=True)
+        return self.linear(features) - self.by_length * lengths
+
+    def linear(self, features: Tensor) -> Tensor:
+        """(B, K) Without the constant of each sample, in float64."""
+        return features.double() @ self.weight.double().T + self.bias.double()
 
 
 def linear_head_of(network: PrototypeNetwork, by_distances: bool) -> LinearHead | None:

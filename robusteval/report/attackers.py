@@ -1,6 +1,5 @@
 """Detectors against an attacker who knows them, in ``report.json``."""
 
-from dataclasses import asdict
 from typing import Any
 
 from robusteval.detection.metrics import METRICS, bootstrap_intervals, detection_metrics
@@ -8,6 +7,7 @@ from robusteval.detection.thresholds import TPR
 from robusteval.evidence.results import RunResult
 from robusteval.evidence.under_attack import Rejection, UnderAttack, rejections, under_attack
 from robusteval.numerics import wilson
+from robusteval.report.detection import with_intervals
 
 Row = dict[str, Any]
 # Which side the attacker moved, in the order of the table's columns.
@@ -50,7 +50,7 @@ def _rejection(each: Rejection) -> Row:
 
 def _rate(count: int | None, of: int) -> Row | None:
     rate = None if count is None else wilson(count, of)
-    return asdict(rate) if rate else None
+    return rate.to_json() if rate else None
 
 
 def _separation(each: UnderAttack, seed: int) -> Row:
@@ -63,10 +63,7 @@ def _separation(each: UnderAttack, seed: int) -> Row:
         return {**row, **dict.fromkeys(METRICS)}
     values = detection_metrics(each.inside, each.outside)
     intervals = bootstrap_intervals(each.inside, each.outside, seed=seed)
-    for name in METRICS:
-        low, high = intervals[name] if intervals else (None, None)
-        row[name] = {"value": values[name], "low": low, "high": high}
-    return row
+    return {**row, **with_intervals(values, intervals)}
 
 
 def attackers_tables(report: Row) -> Row:

@@ -1,5 +1,6 @@
 """Detection in ``report.json``: rows of metrics, outlier sets, and what pictures are drawn of."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def detection_of(result: RunResult) -> Row:
     return {
         "outlier_sets": outlier_sets(result),
         "outliers": outliers,
-        # No attack of any suite is told the detector that is to tell its images apart.
+        # Attacks that are told the detector have rows of their own (see ``attackers``).
         "attack_detection": [{**row, "attacker_knew": False} for row in attacks],
         "detection_curves": _curves(result, drawn),
     }
@@ -107,11 +108,18 @@ def _row(result: RunResult, separation: Separation) -> Row:
     intervals = bootstrap_intervals(
         inside, outside, separation.correct, seed=result.spec.seed, fewer=fewer
     )
+    return {**row, "status": "done", "reason": "", **with_intervals(values, intervals)}
+
+
+def with_intervals(
+    values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]] | None
+) -> Row:
+    """Each metric with the ends of its interval, null where samples are too few for one."""
     metrics = {}
-    for name in COLUMNS:
+    for name, value in values.items():
         low, high = intervals[name] if intervals else (None, None)
-        metrics[name] = {"value": values[name], "low": low, "high": high}
-    return {**row, "status": "done", "reason": "", **metrics}
+        metrics[name] = {"value": value, "low": low, "high": high}
+    return metrics
 
 
 def _unusable(separation: Separation) -> tuple[str, str] | None:

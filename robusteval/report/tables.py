@@ -194,13 +194,7 @@ def _rejection(content: dict[str, Any]) -> list[Row]:
 
 
 def _under_attack(content: dict[str, Any]) -> list[Row]:
-    rows = []
-    for row in content.get("under_attack", []):
-        metrics: Row = {}
-        for name in METRICS:
-            metrics |= _of_rate(name, row.get(name))
-        rows.append({**row, **row["threat"], **metrics})
-    return rows
+    return [{**_separation(row), **row["threat"]} for row in content.get("under_attack", [])]
 
 
 def _separation(row: Row) -> Row:

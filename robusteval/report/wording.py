@@ -5,8 +5,7 @@ from typing import Any
 
 from robusteval.types import NORM_SIGNS, Norm
 
-# Said beside detectors' numbers on images of attacks that weren't told the detector; and where
-# there are no others.
+# Said beside detectors' numbers on images of attacks that weren't told the detector.
 UNAWARE = (
     "No attack in these tables was told the detectors: each was made to fool the model alone. How "
     "well a detector recognises its images says nothing about attacks that evade both"

@@ -67,6 +67,8 @@ def _surely_below(each: UnderAttack, seed: int) -> float | None:
     if not len(each.inside) or not len(each.outside):
         return None
     auroc = detection_metrics(each.inside, each.outside)["auroc"]
+    if auroc >= CHANCE:  # an interval holds its estimate
+        return None
     interval = bootstrap_intervals(each.inside, each.outside, seed=seed)
     high = interval["auroc"][1] if interval else auroc
     return auroc if high < CHANCE else None
