@@ -114,6 +114,8 @@ class Tuning:
     searched: int = 2000
     # so many where nothing in the model has a gradient,
     searched_blindly: int = 8000
+    # images that pixels' levels are chosen by, one after the other,
+    level_turns: int = 8
     # steps of each ascent,
     insisting: int = 100
     # and wrong prototypes that features are pulled to by turns.
