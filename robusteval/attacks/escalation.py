@@ -37,7 +37,8 @@ def escalate(cascade: "Cascade") -> list[str]:
     if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
         found = leader_of(search, search.alive(), cascade.seed)
         stages |= {"through": through} if found else {}
-        stages |= {"levels": _move} if isinstance(found, ReadStraight) else {}
+        stepped = isinstance(found, ReadStraight) and found.stepped
+        stages |= {"levels": _move} if stepped else {}
         cascade.leader = found or cascade.leader
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:

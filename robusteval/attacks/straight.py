@@ -178,12 +178,19 @@ class ReadStraight(Adapter):
     """A model whose gradients pass straight through what stops them.
 
     ``members``: the places among its inner logits whose mean takes the place of its outputs, each
-    over its scale; none where these are read themselves.
+    over its scale; none where these are read themselves.  ``stepped``: whether it was seen to read
+    pixels in steps.
     """
 
-    def __init__(self, model: Adapter, members: tuple[tuple[int, float], ...] = ()) -> None:
+    def __init__(
+        self,
+        model: Adapter,
+        members: tuple[tuple[int, float], ...] = (),
+        stepped: bool = False,
+    ) -> None:
         nn.Module.__init__(self)
         self.model, self.classes, self.members = model, model.classes, members
+        self.stepped = stepped
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
