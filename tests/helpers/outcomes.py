@@ -2,9 +2,10 @@
 
     python -m tests.helpers.outcomes
 
-writes anew what is of another version, or new.  Models are linear, a small network and prototypes of pixels, in float64, on one
-thread and in their plain form, so that processors agree: an outcome that changed is the attack's.
-Libraries' attacks, some of which take float32 alone, are given images and logits in that, rounded.
+writes anew what is of another version, or new.  Models are linear, a small network and prototypes
+of pixels, in float64, on one thread and in their plain form, so that processors agree: an outcome
+that changed is the attack's.  Libraries' attacks, some of which take float32 alone, are given
+images and logits in that, rounded.
 """
 
 import json
