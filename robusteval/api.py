@@ -34,7 +34,6 @@ from robusteval.exports import export
 from robusteval.hardware import check_device
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
-from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import named_place
 from robusteval.plan.context import Context, access_to, open_context
@@ -53,11 +52,12 @@ from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
 from robusteval.run.surrogates import same_surrogate
+from robusteval.training.own_loss import open_model
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
 from robusteval.trust.refitted import fits_hold
-from robusteval.trust.repeat import repeated
+from robusteval.trust.repeat import repeated, transfers_repeat
 from robusteval.trust.verify import Check, prove, require_same_model, whole
 
 __all__ = [
@@ -95,7 +95,7 @@ def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) 
     An entry with a Python factory needs ``allow_code=True``.
     """
     check_device(device)
-    return load_entry(find_entry(name), device, allow_code)
+    return open_model(find_entry(name), device, allow_code)
 
 
 @plain_state()
@@ -303,6 +303,7 @@ def _verified(
             told.part("fits of detectors", 0, 0)
             checks += fits_hold(context, store)
             told.part("fits of detectors", 1, 1)
+            checks += transfers_repeat(context, store, result, told)
             checks += repeated(context, store, result, again, told)
             checks.append(_report_holds(store, result))
         except EvidenceError as error:

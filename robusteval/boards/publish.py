@@ -18,7 +18,7 @@ from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import Place
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import Suite, read_suite
+from robusteval.plan.suite import STATIC, Suite, read_suite
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, broken, rows_of
 from robusteval.report.summary import summarise
@@ -283,7 +283,7 @@ def _unfit(rows: Sequence[Row], present: Present) -> Iterable[str]:
 def _others(row: Row, due: Sequence[str]) -> list[str]:
     """Attacks of a row beside those of its suite, and transfers, which are asked for by name."""
     made = [name.removeprefix(ATTACK) for name in row if name.startswith(ATTACK) and row[name]]
-    return [name for name in made if name not in due and not name.startswith("transfer_")]
+    return [name for name in made if name not in due and not name.startswith(("transfer_", STATIC))]
 
 
 def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:
