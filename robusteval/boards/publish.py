@@ -7,7 +7,7 @@ from robusteval import api
 from robusteval.attacks.registry import find
 from robusteval.boards import board
 from robusteval.boards.revisions import EARLIER, Present, other_attacks
-from robusteval.boards.scrutiny import model_of, uncountable
+from robusteval.boards.scrutiny import REQUIRED, model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
@@ -26,7 +26,6 @@ from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
 from robusteval.trust.verify import Check
 from robusteval.types import ThreatModel
 
-REQUIRED = "full"  # the suite whose attacks a published run must have made
 # Samples of a published run, or the whole split where that is smaller.
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
 _PATIENCE = 60.0  # seconds for another process to write its boards

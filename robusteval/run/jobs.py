@@ -159,8 +159,8 @@ def _guarded(
         failure = Failure("error", f"{name}{reason}".splitlines()[0])
     if _digest(context) != digest:
         _restore(context.model, before)
-        for made in ("forms", "static_sources"):  # anew, from the model and from weights
-            context.__dict__.pop(made, None)
+        for kept in ("forms", "static_sources"):  # made anew, from the model and from weights
+            context.__dict__.pop(kept, None)
         reason = "it changed the model's parameters or buffers; they were put back"
         failure = Failure("changed", reason)
     if failure is not None:

@@ -366,7 +366,8 @@ def targets_of(mode: str, model: Counted, images: Tensor, labels: Tensor, seed: 
         return (labels + further.to(labels)) % model.classes
     with torch.no_grad():
         logits = model(images)
-    return logits.scatter(1, labels[:, None], torch.inf).argmin(1)
+    least: Tensor = logits.scatter(1, labels[:, None], torch.inf).argmin(1)
+    return least
 
 
 ATTACKS = TABLE.records(
