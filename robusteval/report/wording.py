@@ -112,8 +112,10 @@ UNANSWERED = ("not_run", "no_number", "other_settings")  # what nothing here can
 
 def lowest_claim(claims: Iterable[dict[str, Any]], norm: Norm | None = None) -> Any:
     """The paper's claim under attack that promises least, in that norm or in any; None without
-    one.  Of a run's claims those count whose attack ran, with the paper's settings."""
-    meant = [c for c in claims if c["norm"] and norm in (None, c["norm"]) and not by_protocol(c)]
+    one.  Those without an ε promise nothing that can be held.  Of a run's claims those count whose
+    attack ran, with the paper's settings."""
+    bound = [c for c in claims if c["norm"] and c["eps"] and not by_protocol(c)]
+    meant = [c for c in bound if norm in (None, c["norm"])]
     meant = [c for c in meant if c.get("compared") not in UNANSWERED]
     return min(meant, key=lambda c: c["accuracy"], default=None)
 
