@@ -330,11 +330,13 @@ def suites_with(attack: str) -> list[str]:
     return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
 
 
-def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
-    """A suite by name, or by the path of its TOML file.
+def read_suite(name_or_path: "str | os.PathLike[str] | Suite") -> Suite:
+    """A suite by name, or by the path of its TOML file; one that was read already as it is.
 
     Raises UnknownNameError or SuiteError with the file, the field and the mend.
     """
+    if isinstance(name_or_path, Suite):
+        return name_or_path
     name = named(name_or_path, "suite", SuiteError)
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "suite file", SuiteError)

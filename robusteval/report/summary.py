@@ -237,6 +237,7 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "library": attack.library.name,
         "library_version": about["library_version"],
         "attack": spec.attack,
+        "source": spec.source,
         "version": about.get("version"),
         "threat": threat.to_json(),
         "parameters": {**_told_eps(attack, threat), **about["parameters"]},

@@ -59,7 +59,7 @@ class Prepared:
         return self.context.spec
 
 
-def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
+def prepare(asked: Asked, suite: str | Path | Suite, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     started = monotonic()
     refuse_inference_mode()
