@@ -47,6 +47,7 @@ FLOORS = {
     "robusteval.sharing": 11,
     "robusteval.zoo": 11,
     "robusteval.transfers": 11,
+    "robusteval.eps_figures": 11,
     "robusteval.listing": 11,
     "robusteval.doctor": 11,
     "robusteval.inputs": 12,
