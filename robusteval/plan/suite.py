@@ -201,7 +201,8 @@ class Suite(_Table):
         known = [a.name for a in self.attacks]
         for name in names:
             if name not in known:
-                elsewhere = " or ".join(n for n in suites_with(name) if n != self.name)
+                others = sorted(suites_with(name), key=lambda n: n != "full")  # it has most
+                elsewhere = " or ".join([n for n in others if n != self.name][:3])
                 hint = near_names(name, known)
                 hint = f"it is in {elsewhere}; here, {hint}" if elsewhere else hint
                 raise UnknownNameError(f"suite {self.name} has no attack {shown(name)}: {hint}")
