@@ -40,9 +40,11 @@ from robusteval.guarded import (
     complain,
     delivered,
     guarded,
+    note,
     say,
 )
 from robusteval.lines import DOUBTS
+from robusteval.transfer_verb import transfer
 
 __all__ = ["app", "board", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -111,6 +113,13 @@ def run(
         list[str] | None,
         typer.Option(
             help="Try adversarial images of these models, too: --source ce_cifar10 'drp_*'."
+        ),
+    ] = None,
+    static_source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run the attacks on these models, too, and count their images here: this model is "
+            "never asked before."
         ),
     ] = None,
     surrogate: Annotated[
@@ -196,13 +205,17 @@ def run(
     with watching.shown("robusteval"):
         from robusteval import api, zoo
 
+        def _models(option: str, given: list[str] | None) -> tuple[str, ...]:
+            return tuple(zoo.models_called(given_list(option, given))) if given else ()
+
         options = api.Options(
             samples=count,
             data=data,
             seed=seed,
             eps=tuple(given_list("eps", eps)),
             only=tuple(given_list("only", only)),
-            sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            sources=_models("source", source),
+            static_sources=_models("static-source", static_source),
             surrogate=surrogate,
             batch_size=batch_size,
             device=device,
@@ -285,12 +298,17 @@ def verify(
 
 
 app.command()(export)
+app.command()(transfer)
 
 
 @app.command()
 @guarded
 def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
+    figure: Annotated[
+        Path | None,
+        path_option("Draw attacks that ran at several ε, all runs in one SVG file, too."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p,
@@ -298,6 +316,11 @@ def compare(
     from robusteval import api, terminal
 
     found = api.compare(runs)
+    if figure is not None:
+        from robusteval import eps_figures
+
+        for drawn in eps_figures.draw(runs, figure):
+            note(drawn)
     if as_json:
         print_json(found)
     else:

@@ -8,9 +8,8 @@ import numpy as np
 from robusteval.errors import EvidenceError
 from robusteval.evidence.results import CellOutcome, RunResult
 from robusteval.evidence.separations import Bools
-from robusteval.numerics import mcnemar
+from robusteval.numerics import mcnemar, rate_json
 from robusteval.report.compared_scores import compared_scores
-from robusteval.report.summary import rate_json
 from robusteval.types import ThreatModel
 
 
@@ -45,7 +44,7 @@ def measures(result: RunResult) -> dict[str, Measure]:
 def _made_by(outcome: CellOutcome) -> tuple[Any, ...]:
     """What decides an attack's strength."""
     spec, parameters = outcome.cell.spec, sorted(outcome.cell.parameters.items())
-    return spec.library, spec.attack, spec.restarts, parameters
+    return spec.library, spec.attack, spec.restarts, parameters, spec.source
 
 
 def require_same_samples(names: list[str], results: list[RunResult]) -> None:
