@@ -216,7 +216,7 @@ class Training(Table):
     crop_padding: int = Field(default=4, ge=1, le=256)
     validation: int = Field(ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    options: dict[str, float | str | bool] = {}
+    options: dict[str, float | str | bool | list[float]] = {}
     adversarial: Adversarial | None = None
     stopping_eps: Eps | None = Field(
         default=None,
@@ -254,7 +254,8 @@ class Training(Table):
 class Trained(Table):
     """What was really trained; written by ``robusteval train``.
 
-    ``validation_robust``: under ten steps of PGD, where that chose the epoch.
+    ``validation_robust``: under ten steps of PGD, where that chose the epoch.  ``prototypes_left``:
+    how many different ones the stored weights hold of each class, where a class may have several.
     """
 
     seed: int
@@ -270,3 +271,4 @@ class Trained(Table):
     clean_accuracy: float
     clean_correct: int
     clean_total: int
+    prototypes_left: list[int] | None = None

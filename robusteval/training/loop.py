@@ -186,6 +186,7 @@ class Trainer:
             if not all(torch.isfinite(g).all() for g in (length, *own)):
                 return math.nan, 0
             self.optimizer.step()
+            self.network.fill_places()
             self.recipe.after_step(self.network)
         return value, int((logits.argmax(1) == labels).sum())
 

@@ -14,14 +14,15 @@ from robusteval.errors import TrainingError
 from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 
-Option = float | str | bool
+Option = float | str | bool | list[float]
 
 
 class Recipe(nn.Module):
     """A method's loss, and the parameters that only training needs.
 
     ``defaults`` are its options, which an entry's ``[training.options]`` may change: words among
-    ``choices``, numbers from 0 up, above it for those in ``positive``.
+    ``choices``, numbers from 0 up, above it for those in ``positive``; those in ``lists`` may be
+    several numbers.
     ``parameter_groups`` are groups for the optimiser beside the network's own weights: those with
     a learning rate of their own, which the schedule scales alike.
     """
@@ -29,6 +30,7 @@ class Recipe(nn.Module):
     defaults: ClassVar[dict[str, Option]] = {}
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     positive: ClassVar[tuple[str, ...]] = ()
+    lists: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, network: PrototypeNetwork, settings: Training) -> None:
         super().__init__()
@@ -51,14 +53,15 @@ class Recipe(nn.Module):
         else:
             above = name in self.positive
             wanted = "a number above 0" if above else "a number from 0 up"
-            number = isinstance(value, float | int) and not isinstance(value, bool)
-            fine = number and 0 <= float(value) < math.inf and not (above and value == 0)
+            several = isinstance(value, list) and name in self.lists
+            values = value if isinstance(value, list) and several else [value]
+            fine = bool(values) and all(_fits(one, above) for one in values)
         if not fine:
             raise TrainingError(f"[training.options] {name} = {value!r}: it takes {wanted}")
 
     def number(self, name: str) -> float:
         """A numeric option."""
-        return float(self.options[name])
+        return float(self.options[name])  # type: ignore[arg-type]
 
     def prepare(self, network: PrototypeNetwork) -> None:
         """Makes the recipe's own parameters.  Raises TrainingError for a network it can't train."""
@@ -124,6 +127,11 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(loss, logits (B, K)) from the backbone's layers, at an epoch counted from 0."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+
+def _fits(value: Any, above: bool) -> bool:
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and 0 <= float(value) < math.inf and not (above and value == 0)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from robusteval.models.entry_tables import Trained, Training
 from robusteval.models.loading import build_network, classes_of, stored_form
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import built_in_folder, find_entry
+from robusteval.models.tensors import left_of_each_class
 from robusteval.storage import (
     locked,
     remove_partials,
@@ -94,7 +95,15 @@ def outcome_of(trainer: Trainer, test: Dataset) -> tuple[dict[str, Tensor], Trai
     trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     with as_judged():
         correct = round(accuracy_of(trainer.network, test) * len(test))
-    return tensors, _trained(trainer, correct, len(test))
+    trained = _trained(trainer, correct, len(test))
+    return tensors, trained.model_copy(update={"prototypes_left": _left(trainer.network, tensors)})
+
+
+def _left(network: PrototypeNetwork, tensors: dict[str, Tensor]) -> list[int] | None:
+    """The prototypes that are left of each class in what is stored of the deepest layer."""
+    if not network.head.layers or network.head.most_prototypes == 1:
+        return None
+    return left_of_each_class(tensors[f"prototypes.{network.head.layers[-1]}"].numpy())
 
 
 def _kept(trainer: Trainer) -> str:
