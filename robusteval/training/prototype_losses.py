@@ -153,9 +153,10 @@ def repulsion(centres: Tensor, metric: str) -> Tensor:
 
 
 def repulsive_fit(similarities: Tensor) -> Tensor:
-    """DRP, eq. 6, averaged: (1 − s)² for similarities (B,) in [0, 1] to the own prototype.
+    """DRP, eq. 6, averaged: (1 − s)² for similarities (B,) to the own prototype.
 
-    The equation writes a distance d, which would drive samples away from their prototype.
+    The equation writes a distance d.  With it samples come to lie at distance 1; with a similarity
+    in [0, 1] at the prototype.
     """
     return (1 - similarities).square().mean()
 
