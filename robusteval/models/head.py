@@ -9,6 +9,7 @@ from robusteval.schema import STRICT
 
 Similarity = Literal["l2", "sql2", "l1", "linf", "dot", "cosine"]
 Pooling = Literal["max", "mean", "logsumexp", "softmax"]
+Reading = Literal["softmax", "nearest_prototype"]
 OwnReading = Literal["module", "nearest_prototype"]  # where prototypes stand beside a module
 LARGEST_SIZE = 4096  # of a layer, and of what is counted in a head
 LARGEST = 1e6  # of what is computed with in float32, and its inverse the smallest
@@ -33,7 +34,7 @@ class Head(BaseModel):
 
     model_config = STRICT
 
-    reading: Literal["softmax", "nearest_prototype"] = "softmax"
+    reading: Reading = "softmax"
     layers: list[str] = []
     branch_dims: dict[str, Annotated[int, Field(ge=1, le=LARGEST_SIZE)]] = {}
     similarity: Similarity = "sql2"

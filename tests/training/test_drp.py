@@ -164,7 +164,8 @@ def test_options_that_do_not_go_together_are_refused(
 def test_they_learn(
     similarity: str, options: dict[str, Any], pace: tuple[float, int], tmp_path: Path
 ) -> None:
-    parts: tuple[Dataset, Dataset] = load_dataset("digits", "train").split_off(200)
+    data = load_dataset("digits", "train").balanced_subset(700)
+    parts: tuple[Dataset, Dataset] = data.split_off(200)
     torch.manual_seed(0)
     backbone = BACKBONES.get("resnet_small")(
         1, stem=12, widths=[12, 24], blocks=[1, 1], embedding=20
