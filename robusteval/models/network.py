@@ -85,7 +85,8 @@ class PrototypeNetwork(nn.Module):
     def activations(self, images: Tensor) -> dict[str, Tensor]:
         """The backbone's named layers for images (B, C, H, W) in [0, 1]."""
         layers: dict[str, Tensor] = self.backbone((images - self.mean) / self.std)
-        return layers
+        hidden = set(self.backbone.on_request) - set(self.head.layers)
+        return {name: values for name, values in layers.items() if name not in hidden}
 
     def supervised_features(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each supervised layer's features (B, D) in float32, after its branch."""

@@ -31,6 +31,8 @@ class Recipe(nn.Module):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     positive: ClassVar[tuple[str, ...]] = ()
     lists: ClassVar[tuple[str, ...]] = ()
+    differentiates_twice: ClassVar[bool] = False  # its ``penalty`` reads the gradient of the loss
+    crafts_from_logits: ClassVar[bool] = False  # its ``crafting_loss`` reads those of clean images
 
     def __init__(self, network: PrototypeNetwork, settings: Training) -> None:
         super().__init__()
@@ -127,6 +129,31 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(loss, logits (B, K)) from the backbone's layers, at an epoch counted from 0."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def crafting_loss(
+        self,
+        network: PrototypeNetwork,
+        layers: Mapping[str, Tensor],
+        labels: Tensor,
+        epoch: int,
+        clean: Tensor | None,
+    ) -> Tensor:
+        """What images are crafted to raise: the loss itself, unless a method says otherwise.
+
+        ``clean``: the logits (B, K) of the images that they are crafted from, where the method
+        ``crafts_from_logits``.
+        """
+        return self.loss(network, layers, labels, epoch)[0]
+
+    def penalty(self, loss: Tensor, images: Tensor) -> Tensor:
+        """What is added to the loss, from images that carry a gradient."""
+        raise TypeError(f"{type(self).__name__} defines no penalty")
+
+
+def is_paired(labels: Tensor) -> bool:
+    """Whether a batch holds clean images first and their crafted ones after them."""
+    half = len(labels) // 2
+    return len(labels) % 2 == 0 and torch.equal(labels[:half], labels[half:])
 
 
 def _fits(value: Any, above: bool) -> bool:

@@ -12,7 +12,7 @@ OTHER = "pcl_digits@nearest_prototype"
 
 
 def test_both_readings_are_of_one_set_of_weights() -> None:
-    """PCL, eq. 7 by hand: the class whose centre is nearest, on the features of the same network."""
+    """PCL, eq. 7 by hand: the class whose centre is nearest, on the same network's features."""
     images = load_dataset("digits").images(torch.arange(20))
     own, other = load_model(find_entry("pcl_digits")), load_model(find_entry(OTHER))
     features = own.embed(images)
