@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks import stored
 from benchmarks.attacks import VERSION, weights_of
-from benchmarks.masks import SQUASHES, detached, mean, rounded, squashed, vote
+from benchmarks.masks import SQUASHES, compressed, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.results import AttackResult
@@ -35,6 +35,7 @@ from robusteval.models.registry import find_entry
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 LEVELS = 9  # of rounded images
+STEP = 0.3  # of cosine coefficients
 LAST = frozenset({"more search", "AutoAttack"})
 
 
@@ -59,6 +60,7 @@ def masks(model: nn.Module, others: list[nn.Module]) -> dict[str, Mask]:
         f"rounded to {LEVELS} levels": Mask(
             rounded(model, LEVELS), rounded(model, LEVELS, straight=True)
         ),
+        "rounded as by JPEG": Mask(compressed(model, STEP), compressed(model, STEP, straight=True)),
         "vote of three models": Mask(vote(members), mean(members)),
     }
 

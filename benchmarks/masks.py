@@ -58,6 +58,31 @@ def rounded(model: nn.Module, levels: int, straight: bool = False) -> Copy:
     return Copy(logits, model)
 
 
+def waves(size: int) -> Tensor:
+    """The orthonormal cosines of DCT-II (size, size), one in each row."""
+    places = torch.arange(size, dtype=torch.float64)
+    found = torch.cos(torch.pi / size * (places + 0.5) * places[:, None])
+    found[0] /= 2**0.5
+    return ((2 / size) ** 0.5 * found).float()
+
+
+def compressed(model: nn.Module, step: float, straight: bool = False) -> Copy:
+    """On images whose blocks of 8 by 8 pixels are rounded as JPEG rounds them: their cosine
+    coefficients, to multiples of ``step``, with or without the gradient passed on."""
+    cosines = waves(8)
+
+    def logits(images: Tensor) -> Tensor:
+        blocks = images.unfold(2, 8, 8).unfold(3, 8, 8)  # (B, C, rows, columns, 8, 8)
+        known = cosines @ blocks @ cosines.T / step
+        near = known.round()
+        near = step * (near.detach() + known - known.detach() if straight else near)
+        blocks = cosines.T @ near @ cosines
+        found: Tensor = model(blocks.transpose(3, 4).reshape(images.shape).clamp(0, 1))
+        return found
+
+    return Copy(logits, model)
+
+
 def vote(members: list[nn.Module]) -> Copy:
     """How many members name each class."""
 

@@ -20,6 +20,7 @@ from benchmarks import (
     curves,
     detection,
     evasion,
+    foreign,
     masked,
     published,
     reference,
@@ -110,6 +111,13 @@ def evading() -> Iterator[str]:
     yield f"{results[0].passes} passes an image, at most {results[0].samples} test images a cell."
 
 
+def other_tools() -> Iterator[str]:
+    """What other tools' attacks break of what ``adaptive`` leaves."""
+    results = stored.read(RESULTS / "foreign.csv", foreign.Result)
+    versions = sorted({str(result.version) for result in results})
+    return _block(results, foreign.table, f"version {', '.join(versions)} of `adaptive`")
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -153,6 +161,7 @@ TABLES = {
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
         "curves": by_budget,
         "full width": full_width,
+        "foreign": other_tools,
     },
     "docs/lab/ablation.md": {"ablation": parts},
     "docs/lab/detection.md": {"detection": detectors_attacked},

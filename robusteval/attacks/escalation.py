@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from robusteval.attacks.leading import leader_of
+from robusteval.attacks.levels import move_levels
 from robusteval.attacks.libraries.autoattack import Version, autoattack
 from robusteval.attacks.random_search import flip_squares
-from robusteval.attacks.ranking import ranked_classes, ranked_prototypes
+from robusteval.attacks.ranking import ranked_classes, ranked_prototypes, tried
 from robusteval.attacks.results import Warned
 from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PULLED, PULLED_TO
 from robusteval.attacks.seen_through import through
 from robusteval.attacks.steps import project
+from robusteval.attacks.straight import ReadStraight
 from robusteval.errors import AttackError
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ def escalate(cascade: "Cascade") -> list[str]:
     if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
         found = leader_of(search, search.alive(), cascade.seed)
         stages |= {"through": through} if found else {}
+        stepped = isinstance(found, ReadStraight) and found.stepped
+        stages |= {"levels": _move} if stepped else {}
         cascade.leader = found or cascade.leader
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
@@ -58,6 +62,14 @@ def _pull(cascade: "Cascade", rows: Tensor) -> None:
             cascade.ascend(
                 rows[left], start, PULLED_TO, cascade.tuning.insisting, near[left, place]
             )
+
+
+def _move(cascade: "Cascade", rows: Tensor) -> None:
+    """Pixels that are read in steps to other levels, towards one class after the other."""
+    search, tuning, leader = cascade.search, cascade.tuning, cascade.leader
+    assert isinstance(leader, ReadStraight)
+    targets = tried(search, rows, tuning.most_aims, prototypes=False)
+    move_levels(search, leader, rows, targets, tuning.level_turns)
 
 
 def _insist(cascade: "Cascade", rows: Tensor) -> None:

@@ -42,9 +42,8 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
 
 def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
     model = search.model.adapter
-    straight = ReadStraight(model)
     with search.model.attending(rows), torch.enable_grad():
-        reading, outputs = straight.read(points.clone().requires_grad_(), search.model)
+        reading, outputs = ReadStraight(model).read(points.clone().requires_grad_(), search.model)
     named = [_named(one.detach(), outputs.detach()) for one in reading.logits]
 
     def first_to_name(share: float) -> tuple[tuple[int, float], ...]:
@@ -54,11 +53,8 @@ def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
         return tuple((at, _scale(reading.logits[at].detach())) for at in first)
 
     same, members = first_to_name(1.0)[:1], first_to_name(_MEMBER)
-    return [
-        *([ReadStraight(model, same)] if same else []),
-        straight,
-        *([ReadStraight(model, members)] if members else []),
-    ]
+    read_as = [*([same] if same else []), (), *([members] if members else [])]
+    return [ReadStraight(model, those, bool(reading.steps)) for those in read_as]
 
 
 def _named(inner: Tensor, outputs: Tensor) -> float:

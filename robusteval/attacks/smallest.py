@@ -39,6 +39,7 @@ _TINY = torch.finfo(torch.float32).tiny
 _MARGIN_STEPS, _AIM_STEPS, _AIMS = 50, 48, 4
 # Then, by turns, those of small ascents from the best images, and towards so many further classes.
 _FINE_STEPS, _FURTHER_STEPS, _FURTHER = 25, 25, 3
+_TURNED = 0.9  # cosine of gradients a small step apart, below which they are at a kink
 _FINE = 0.1  # the rates and sizes of small ones, as a share of the usual ones
 
 
@@ -95,8 +96,9 @@ def smallest(
     a cosine. Until a sample is broken, the radius is as far as a linear model would need. In L2 a
     fifth of an ascent's steps come first, through balls that shrink from six times the smallest
     norm known. Ascents follow each other in an order that knows nothing of ``steps`` (see
-    ``legs``), so that more steps never find larger norms. That ascents through larger balls find
-    more is the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
+    ``legs``), so that more steps never find larger norms. Where a small step turns the gradient,
+    in L∞ the next goes along the gradient itself, not its signs. That ascents through larger balls
+    find more is the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
     """
     require_within("smallest", {"steps": steps}, _RANGES)
     if len(images) == 0:
@@ -139,6 +141,7 @@ class Shrinking:
         images, scale = self.images, _FINE if leg.fine else 1.0
         points, velocity = (self.best if leg.fine else images).clone(), torch.zeros_like(images)
         radius = first = torch.zeros_like(self.known)
+        before = torch.zeros_like(images)
         if leg.fine:
             radius = torch.where(self.known.isinf(), radius, self.known)
         wide = 0 if leg.fine else int(_WIDE_SHARE[self.norm] * leg.steps)
@@ -156,12 +159,19 @@ class Shrinking:
                 size = scale * _falling(passed, _FIRST_SIZE, _LAST_SIZE)
                 rate = scale * _falling(passed, _FIRST_RATE, _LAST_RATE)
                 radius = self._resized(radius, points, slopes, broken, rate)
-            free = free_gradient(slopes.gradients, points)
-            velocity = _MOMENTUM * velocity + ascent_direction(free, self.norm)
-            direction = ascent_direction(free_gradient(velocity, points), self.norm)
+            kinks = _at_kinks(slopes.gradients, before) & (step > 0) & leg.fine
+            before = slopes.gradients
+            velocity = _MOMENTUM * velocity + self._direction(before, points, kinks)
+            direction = self._direction(velocity, points, kinks)
             moved = points + _as_images(size * radius, images) * direction
             points = project_fully(moved, images, self.norm, _as_images(radius, images))
         self._note(points, torch.ones_like(radius, dtype=torch.bool))
+
+    def _direction(self, gradients: Tensor, points: Tensor, kinks: Tensor) -> Tensor:
+        """Within [0, 1]: by the norm's steps, at kinks (B,) along gradients themselves."""
+        free = free_gradient(gradients, points)
+        along = ascent_direction(free, self.norm, unsigned=True)
+        return torch.where(_as_images(kinks, free), along, ascent_direction(free, self.norm))
 
     def _note(self, points: Tensor, broken: Tensor) -> Tensor:
         """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
@@ -204,6 +214,13 @@ def _falling(passed: float, first: float, last: float) -> float:
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * passed))
 
 
+def _at_kinks(gradients: Tensor, before: Tensor) -> Tensor:
+    """Where a small step has turned the gradient (B,): two take turns there, as where two
+    prototypes are as near, and their signs only swing to and fro (see ``search.Step``)."""
+    cosines = nn.functional.cosine_similarity(gradients.flatten(1), before.flatten(1))
+    return cosines < _TURNED
+
+
 def _as_images(values: Tensor, images: Tensor) -> Tensor:
     return values.view(-1, *[1] * (images.dim() - 1))
 
@@ -225,6 +242,6 @@ ATTACKS = (
         ),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=2,
+        version=3,
     ),
 )

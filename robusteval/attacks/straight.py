@@ -33,7 +33,8 @@ class Straight(TorchFunctionMode):
 
     ``logits``: tensors (B, K) that depend on the images, in the order in which they were made;
     ``behind``: of each the places of those that it was made of.  ``mended``: whether anything was
-    replaced.
+    replaced.  ``steps``: what pixels were turned into in steps, (B, ...), before the first layer of
+    weights.
     """
 
     def __init__(self, images: Tensor, classes: int) -> None:
@@ -41,7 +42,8 @@ class Straight(TorchFunctionMode):
         self.images, self.shape = images, (len(images), classes)
         self.logits: list[Tensor] = []
         self.behind: list[frozenset[int]] = []
-        self.mended = False
+        self.steps: list[Tensor] = []
+        self.mended = self._inside = False
         # What depends on which inner logits, by its id; kept, so that ids hold.
         self._after: dict[int, tuple[Tensor, frozenset[int]]] = {}
         self._soft: dict[int, tuple[Tensor, Tensor]] = {}  # comparisons, and what was compared
@@ -75,7 +77,9 @@ class Straight(TorchFunctionMode):
     def _prepared(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Arguments with the slopes that they have lost."""
         if name in _ENTRIES and args and isinstance(args[0], Tensor):
-            return self._entered(args)
+            args = self._entered(args)
+            self._inside = True
+            return args
         return self._softened(args) if name in _SOFTENING else args
 
     def _stepped(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -134,6 +138,8 @@ class Straight(TorchFunctionMode):
         """The one's values with the other's slope."""
         self.mended = True
         found: Tensor = hard.detach().to(soft.dtype) + (soft - soft.detach())
+        if not self._inside and soft.requires_grad and len(soft) == len(self.images):
+            self.steps.append(found)
         return found
 
     def _note(self, found: Tensor, args: tuple[Any, ...]) -> None:
@@ -172,19 +178,28 @@ class ReadStraight(Adapter):
     """A model whose gradients pass straight through what stops them.
 
     ``members``: the places among its inner logits whose mean takes the place of its outputs, each
-    over its scale; none where these are read themselves.
+    over its scale; none where these are read themselves.  ``stepped``: whether it was seen to read
+    pixels in steps.
     """
 
-    def __init__(self, model: Adapter, members: tuple[tuple[int, float], ...] = ()) -> None:
+    def __init__(
+        self,
+        model: Adapter,
+        members: tuple[tuple[int, float], ...] = (),
+        stepped: bool = False,
+    ) -> None:
         nn.Module.__init__(self)
         self.model, self.classes, self.members = model, model.classes, members
+        self.stepped = stepped
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        reading, logits = self.read(images, self.model)
+        return self.outputs(*self.read(images, self.model))
+
+    def outputs(self, reading: Straight, logits: Tensor) -> Tensor:
+        """The model's logits (B, K), or what takes their place."""
         if not self.members or any(place >= len(reading.logits) for place, _ in self.members):
-            outputs: Tensor = logits
-            return outputs
+            return logits
         given = [reading.logits[at] / scale for at, scale in self.members]
         return torch.stack(given).mean(0)
 

@@ -21,8 +21,8 @@ from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
-from robusteval.models.acceleration import choose_forms, static_batch
-from robusteval.models.adapter import Adapter
+from robusteval.models.acceleration import Acceleration, choose_forms, static_batch
+from robusteval.models.adapter import Adapter, OwnAdapter, PrototypeAdapter
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
 from robusteval.places import Place
@@ -37,6 +37,7 @@ from robusteval.plan.threats import threats_for
 from robusteval.run.budget import Chooser, asked_digest, budget_of
 from robusteval.run.costs import measured_speeds
 from robusteval.run.crew import Crew
+from robusteval.run.known_forms import known_forms
 from robusteval.run.options import Options, check_options
 from robusteval.run.precision import precision
 from robusteval.run.sources import digests_of_sources, other_models, transfer_source
@@ -214,8 +215,16 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
     passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
     images = data.images(slice(0, static_batch(spec.device, math.prod(data.pixels.shape[1:]))))
     images = images.to(spec.device)
-    with precision(spec):
-        libraries, gradients = choose_forms(model, images, passes)
+
+    def choose() -> tuple[Acceleration, Acceleration]:
+        with precision(spec):
+            return choose_forms(model, images, passes)
+
+    ours = isinstance(model, PrototypeAdapter) and not isinstance(model, OwnAdapter)
+    known = ours and known_forms(
+        spec, len(images), passes, choose
+    )  # a foreign one's code may change
+    libraries, gradients = known or choose()
     return replace(spec, forms=(str(libraries), str(gradients)))
 
 
