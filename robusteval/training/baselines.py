@@ -105,13 +105,6 @@ class Auxiliary(Recipe):
         self._check_anchors()
         self.after_step(network)
 
-    def _check_form(self) -> None:
-        metric, form = self.options["metric"], self.options["form"]
-        if form == "paper" and metric not in ("contrastive", "triplet"):
-            raise TrainingError(f'form = "paper" is of contrastive and triplet, not of {metric}')
-        if not self.number("ce_weight") and metric not in OVER_PAIRS:
-            raise TrainingError(f"ce_weight = 0 goes with a loss over pairs, not with {metric}")
-
     def _check_anchors(self) -> None:
         anchors, adversarial = self.options["anchors"], self.settings.adversarial
         paired = adversarial is not None and adversarial.with_clean and adversarial.attack != "free"
@@ -120,6 +113,13 @@ class Auxiliary(Recipe):
                 'anchors = "adversarial" (TLA) needs metric = "triplet" and adversarial training '
                 "with_clean, by another attack than free"
             )
+
+    def _check_form(self) -> None:
+        metric, form = self.options["metric"], self.options["form"]
+        if form == "paper" and metric not in ("contrastive", "triplet"):
+            raise TrainingError(f'form = "paper" is of contrastive and triplet, not of {metric}')
+        if not self.number("ce_weight") and metric not in OVER_PAIRS:
+            raise TrainingError(f"ce_weight = 0 goes with a loss over pairs, not with {metric}")
 
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         metric = self.options["metric"]
