@@ -107,7 +107,7 @@ class Auxiliary(Recipe):
 
     @property
     def is_stored(self) -> bool:
-        return self.options["metric"] not in OVER_PAIRS  # such a loss is the whole batch's
+        return self.options["metric"] not in WITHOUT_CENTRES  # of pairs, or by other classifiers
 
     def _check_anchors(self) -> None:
         anchors, adversarial = self.options["anchors"], self.settings.adversarial

@@ -54,10 +54,7 @@ def _trained(kind: type[Recipe], model: PrototypeAdapter, entry: Entry) -> Recip
         recipe = kind(model.module, entry.training, trained=True)
     except TrainingError:  # of an entry that was changed since, or that nobody could train
         return None
-    # Losses of clean and crafted images together, and of the slope itself, are no single image's.
-    odd = ("crafts_from_logits", "differentiates_twice")
-    whole = recipe.is_stored and not any(getattr(recipe, name, False) for name in odd)
-    return recipe if whole else None
+    return recipe if recipe.is_stored else None
 
 
 def _is_read_otherwise(model: PrototypeAdapter, entry: Entry) -> bool:
