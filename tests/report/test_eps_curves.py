@@ -64,7 +64,6 @@ def test_models_share_a_figure_with_the_attacks_that_both_have() -> None:
     assert eps_curves({"first": report(*WHOLE), "second": report()}) == {}
 
 
-@pytest.mark.usefixtures("shared_data")
 def test_compare_draws_them(tmp_path: Path) -> None:
     for model in ("pcl_digits", "ce_digits"):
         done = cli(*ASKED, "0.05", "0.1", "0.15", "--model", model, "--out", str(tmp_path))
