@@ -23,6 +23,7 @@ FLOORS = {
     "robusteval.robustbench": 2,
     "robusteval.extras": 2,
     "robusteval.hardware": 2,
+    "robusteval.installed": 2,
     "robusteval.ambient": 2,
     "robusteval.storage": 2,
     "robusteval.streams": 2,
