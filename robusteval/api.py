@@ -34,10 +34,10 @@ from robusteval.exports import export
 from robusteval.hardware import check_device
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
-from robusteval.models.loading import load_model as load_entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import named_place
 from robusteval.plan.context import Context, access_to, open_context
+from robusteval.plan.suite import Suite
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
@@ -53,11 +53,12 @@ from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
 from robusteval.run.surrogates import same_surrogate
+from robusteval.training.own_loss import open_model
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
 from robusteval.trust.findings import doubted
 from robusteval.trust.refitted import fits_hold
-from robusteval.trust.repeat import repeated
+from robusteval.trust.repeat import repeated, transfers_repeat
 from robusteval.trust.verify import Check, prove, require_same_model, whole
 
 __all__ = [
@@ -95,7 +96,7 @@ def load_model(name: str | Path, device: str = "cpu", allow_code: bool = False) 
     An entry with a Python factory needs ``allow_code=True``.
     """
     check_device(device)
-    return load_entry(find_entry(name), device, allow_code)
+    return open_model(find_entry(name), device, allow_code)
 
 
 @plain_state()
@@ -106,7 +107,7 @@ def evaluate(
     name: str | None = None,
     options: Options | None = None,
     *,
-    suite: str | Path | None = None,
+    suite: str | Path | Suite | None = None,
     dataset: str | None = None,
     classes: int | None = None,
     **keywords: Unpack[OptionKeywords],
@@ -118,7 +119,7 @@ def evaluate(
     - ``images``, ``labels``: arrays or tensors (N, C, H, W), uint8 or floats in [0, 1], and (N,);
       or a torch ``Dataset`` or ``DataLoader`` alone.  Text in the place of images is a suite.
     - ``name``: what the report calls a module; by default the name of its class.
-    - ``suite``: a suite's name or path, ``full`` by default.
+    - ``suite``: a suite's name or path, ``full`` by default; or one that ``read_suite`` gave.
     - ``dataset``: without images, the known data set to run on, by default the entry's own; with
       images, what the report calls them.
     - ``classes``: how many classes a plain module has, by default as many as it answers with.
@@ -141,9 +142,9 @@ def evaluate(
 
 def _asked(
     model: Any, images: Any, labels: Any, name: Any, suite: Any, dataset: Any, classes: Any
-) -> tuple[Asked, str | Path]:
+) -> tuple[Asked, str | Path | Suite]:
     """What stands second and third may be a suite and a data set: text is no images."""
-    if isinstance(images, str | Path):
+    if isinstance(images, str | Path | Suite):
         if suite is not None:
             raise RobustevalError(
                 f"two suites were given, suite={shown(suite)} and {shown(images)}: keep one"
@@ -157,7 +158,7 @@ def _asked(
     return asked, "full" if suite is None else suite
 
 
-def _evaluated(asked: Asked, suite: str | Path, options: Options) -> Report:
+def _evaluated(asked: Asked, suite: str | Path | Suite, options: Options) -> Report:
     told = watcher(options.progress)
     told.part(PREPARING, 0, 0)
     prepared = prepare(asked, suite, options)
@@ -303,6 +304,7 @@ def _verified(
             told.part("fits of detectors", 0, 0)
             checks += fits_hold(context, store)
             told.part("fits of detectors", 1, 1)
+            checks += transfers_repeat(context, store, result, told)
             checks += repeated(context, store, result, again, told)
             checks.append(_report_holds(store, result))
         except EvidenceError as error:
@@ -349,7 +351,7 @@ def estimate(
     name: str | None = None,
     options: Options | None = None,
     *,
-    suite: str | Path | None = None,
+    suite: str | Path | Suite | None = None,
     dataset: str | None = None,
     classes: int | None = None,
     **keywords: Unpack[OptionKeywords],

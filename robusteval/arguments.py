@@ -15,7 +15,7 @@ from robusteval.run.crew import parse_workers
 from robusteval.types import parse_float, parse_whole
 
 # Options that take several values.
-_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source")
+_LISTS = ("--model", "--only", "--eps", "--outlier-dir", "--source", "--static-source")
 
 
 def _whole(text: str | int) -> int:

@@ -43,6 +43,7 @@ from robusteval.guarded import (
     say,
 )
 from robusteval.lines import DOUBTS
+from robusteval.transfer_verb import transfer
 
 __all__ = ["app", "board", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
 
@@ -111,6 +112,13 @@ def run(
         list[str] | None,
         typer.Option(
             help="Try adversarial images of these models, too: --source ce_cifar10 'drp_*'."
+        ),
+    ] = None,
+    static_source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run the attacks on these models, too, and count their images here: this model is "
+            "never asked before."
         ),
     ] = None,
     surrogate: Annotated[
@@ -196,13 +204,17 @@ def run(
     with watching.shown("robusteval"):
         from robusteval import api, zoo
 
+        def _models(option: str, given: list[str] | None) -> tuple[str, ...]:
+            return tuple(zoo.models_called(given_list(option, given))) if given else ()
+
         options = api.Options(
             samples=count,
             data=data,
             seed=seed,
             eps=tuple(given_list("eps", eps)),
             only=tuple(given_list("only", only)),
-            sources=tuple(zoo.models_called(given_list("source", source))) if source else (),
+            sources=_models("source", source),
+            static_sources=_models("static-source", static_source),
             surrogate=surrogate,
             batch_size=batch_size,
             device=device,
@@ -285,6 +297,7 @@ def verify(
 
 
 app.command()(export)
+app.command()(transfer)
 
 
 @app.command()

@@ -98,6 +98,7 @@ def _facts(params: Params) -> Iterator[Fact]:
     if (
         entry.factory
         or params["source"]
+        or params["static_source"]
         or params["surrogate"]
         or params["outlier_dir"]
         or params["fit_data"]

@@ -1,6 +1,7 @@
 """Statistics that stand behind the numbers.  Pure functions."""
 
 import math
+from typing import Any, SupportsInt
 
 from robusteval.types import Rate
 
@@ -19,6 +20,12 @@ def wilson(k: int, n: int) -> Rate | None:
     low = 0.0 if k == 0 else max(centre - half, 0.0)
     high = 1.0 if k == n else min(centre + half, 1.0)
     return Rate(share, low, high, k, n)
+
+
+def rate_json(k: SupportsInt, n: SupportsInt) -> dict[str, Any] | None:
+    """A share with its interval as JSON; null where there is nothing to share."""
+    rate = wilson(int(k), int(n))
+    return rate.to_json() if rate else None
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -14,6 +14,7 @@ from robusteval.places import Place
 
 if TYPE_CHECKING:
     from robusteval.api import Estimate, Options, Report
+    from robusteval.plan.suite import Suite
     from robusteval.run.progress import Watcher
 
     class Display(Watcher, Protocol):
@@ -74,7 +75,7 @@ def title_of(model: str) -> str:
     return Path(model).stem if model.endswith(".toml") else model
 
 
-def evaluate(model: str, suite: str, options: "Options") -> "Report":
+def evaluate(model: str, suite: "str | Suite", options: "Options") -> "Report":
     """``api.evaluate``, watched."""
     from robusteval import api
 

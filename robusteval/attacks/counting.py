@@ -167,6 +167,19 @@ class Counted(Adapter):
     def prototype_vectors(self) -> dict[str, Tensor]:
         return self.adapter.prototype_vectors()
 
+    def training_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch that the model was trained on.  Raises AttackError if unknown."""
+        if self.adapter.own_loss is None:
+            raise AttackError(
+                "this model's own training loss is unknown: it needs an entry with [training], and "
+                "a loss whose every part is in the weights"
+            )
+        self._before(images)
+        loss = self.adapter.own_loss(images, labels)
+        if loss.requires_grad:
+            loss.register_hook(lambda _: self._count_backward(images))
+        return loss
+
     def embed(self, images: Tensor) -> Tensor:
         self._before(images)
         return self._after(self.adapter.embed(images))

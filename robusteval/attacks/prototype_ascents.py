@@ -5,7 +5,7 @@ that broke a sample, else the one with the largest margin.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,31 @@ from robusteval.attacks.counting import as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.losses import joint_loss
 from robusteval.attacks.ours import ROBUSTEVAL
-from robusteval.attacks.ranges import COUNT, FLAG, POSITIVE, SHARE, Range, require_within
+from robusteval.attacks.own_loss import unit_l1
+from robusteval.attacks.ranges import (
+    CHANCE,
+    COUNT,
+    FLAG,
+    POSITIVE,
+    SHARE,
+    Range,
+    one_of,
+    require_within,
+)
 from robusteval.attacks.record import BOTH, Attack, Needs, defaults_of
-from robusteval.attacks.search import PULLED, Objective, Search, Step, cosine
+from robusteval.attacks.search import PULLED, Climb, Objective, Search, Step, cosine
 from robusteval.attacks.steps import random_start
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 _MARGIN_RANGES = {"steps": COUNT, "momentum": SHARE, "start": FLAG}
-_JOINT_RANGES = {**_MARGIN_RANGES, "step_size": POSITIVE}
+_JOINT_RANGES = {
+    **_MARGIN_RANGES,
+    "momentum": CHANCE,
+    "step_size": POSITIVE,
+    "adds": one_of("signs", "gradients"),
+}
 JOINT = Objective(lambda seen: joint_loss(seen.logits, seen.squared, seen.labels), distances=True)
 
 
@@ -37,6 +52,16 @@ class _Ascent:
     momentum: float
     start: bool
     seed: int
+    adds: str = "signs"
+
+
+class _OfGradients(Search):
+    """Momentum adds up gradients of L1 norm 1 (PCL, eq. 18), and not unit steps."""
+
+    def _step(self, climb: Climb, step: Step, momentum: float) -> Climb:
+        assert climb.gradients is not None, "they were looked at"
+        velocity = momentum * climb.velocity + unit_l1(climb.gradients)
+        return super()._step(replace(climb, velocity=velocity, gradients=velocity), step, 0.0)
 
 
 @attack
@@ -51,19 +76,25 @@ def joint_pc(
     step_size: float = 0.25,
     momentum: float = 0.0,
     start: bool = False,
+    adds: str = "signs",
 ) -> Tensor:
     """The adaptive attack of the PCL paper: ascent on CE + PC (eq. 8) at every supervised depth.
 
-    ``steps`` from 1 up; ``step_size``, above 0, is a share of ε; ``momentum`` in [0, 1); ``start``
-    draws a random start.  With the defaults it is the paper's PGD (Table 2) on its joint loss
-    (Table 4).  In L2 gradients leave out pixels that are at the end of their range.  At most
-    ``steps`` forward and backward passes a sample, and two forward ones for the last word.  Raises
-    AttackError for a model without prototypes, and for images outside [0, 1].
+    ``steps`` from 1 up; ``step_size``, above 0, is a share of ε; ``momentum`` in [0, 1]; ``start``
+    draws a random start.  ``adds``: what momentum adds up, unit steps (in L∞ ``"signs"``) or, as
+    eq. 18 has it, ``"gradients"`` of L1 norm 1.
+
+    The columns of Table 4, with the settings of Table 2: PGD is the defaults with ``start=True``;
+    BIM has a ``step_size`` of 1/10 and no start; MIM as BIM, ``momentum=1, adds="gradients"``;
+    FGSM is one step of 1.  A sample that broke is left as it is.  In L2 gradients leave out pixels
+    that are at the end of their range.  At most ``steps`` forward and backward passes a sample, and
+    two forward ones for the last word.  Raises AttackError for a model without prototypes, and for
+    images outside [0, 1].
     """
     given = {"steps": steps, "step_size": step_size, "momentum": momentum, "start": start}
-    require_within("joint_pc", given, _JOINT_RANGES)
+    require_within("joint_pc", {**given, "adds": adds}, _JOINT_RANGES)
     schedule = [Step(step_size * threat.radius, threat.radius)] * steps
-    ascent = _Ascent(JOINT, schedule, momentum, start, seed)
+    ascent = _Ascent(JOINT, schedule, momentum, start, seed, adds)
     return _ascended(model, images, labels, threat, ascent)
 
 
@@ -103,7 +134,8 @@ def _ascended(
     if len(images) == 0:
         return images
     counted = as_counted(model, images, labels)
-    search = Search(counted, images, labels, threat)
+    kind = _OfGradients if ascent.adds == "gradients" else Search
+    search = kind(counted, images, labels, threat)
     generator = torch.Generator().manual_seed(ascent.seed)
     points = random_start(images, threat, generator) if ascent.start else images
     with counted.led_by(None), gradients_needed(counted, images):

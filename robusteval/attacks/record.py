@@ -59,12 +59,14 @@ class Needs:
     - ``classes``: how many classes there must be at least.
     - ``channels``: how many channels images must have; None for any.
     - ``square_images``: the norms in which images must be as high as wide.
+    - ``training_loss``: whether the loss that the model was trained on must be known.
     """
 
     prototypes: bool
     classes: int
     channels: int | None
     square_images: tuple[Norm, ...]
+    training_loss: bool = False  # younger than plug-ins, whose attacks need none
 
 
 ANY_MODEL = Needs(prototypes=False, classes=2, channels=None, square_images=())

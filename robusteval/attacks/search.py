@@ -114,7 +114,7 @@ class Slopes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Climb:
+class Climb:
     """Where the samples of an ascent stand: everything of those that are left, and nothing else.
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
@@ -133,14 +133,14 @@ class _Climb:
     targets: Tensor | None
     gradients: Tensor | None = None
 
-    def only(self, kept: Tensor) -> "_Climb":
+    def only(self, kept: Tensor) -> "Climb":
         """Those that are kept (B,)."""
         if kept.all():  # nothing is copied while nothing breaks
             return self
         parts = {k: None if v is None else v[kept] for k, v in vars(self).items()}
-        return _Climb(**parts)  # type: ignore[arg-type]
+        return Climb(**parts)  # type: ignore[arg-type]
 
-    def with_crest(self, slopes: Slopes) -> "_Climb":
+    def with_crest(self, slopes: Slopes) -> "Climb":
         """With the points that are higher than any before, and may break their samples."""
         higher = (slopes.margins > self.highest) & (slopes.margins + slopes.doubts > 0)
         if not higher.any():  # as a rule, and images are large
@@ -256,7 +256,7 @@ class Search:
         """
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         still, sure = torch.zeros_like(points), torch.zeros_like(nowhere)
-        climb = _Climb(rows, points, still, clean, points, nowhere, sure, targets)
+        climb = Climb(rows, points, still, clean, points, nowhere, sure, targets)
         inside = self._all_inside(clean, points)
         for step in schedule:
             slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
@@ -319,7 +319,7 @@ class Search:
         margins = logit_margin(logits, self.labels[rows])
         return Slopes(margins, _ROUGH * spread(logits), losses.detach(), gradient)
 
-    def _sloped(self, climb: _Climb, gradients: Tensor, inside: bool) -> _Climb:
+    def _sloped(self, climb: Climb, gradients: Tensor, inside: bool) -> Climb:
         """With gradients to step by: a kick takes the place of a zero one, which is noted."""
         flat = ~gradients.flatten(1).any(1)
         self.sloped |= not flat.all()
@@ -329,7 +329,7 @@ class Search:
                 gradients = kicked(gradients, climb.gradients, kicks if self.sloped else None)
         return replace(climb, gradients=gradients)
 
-    def _step(self, climb: _Climb, step: Step, momentum: float) -> _Climb:
+    def _step(self, climb: Climb, step: Step, momentum: float) -> Climb:
         """New points and velocities."""
         norm, points, gradients = self.threat.norm, climb.points, climb.gradients
         assert gradients is not None, "they were looked at"

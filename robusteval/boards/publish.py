@@ -7,7 +7,7 @@ from robusteval import api
 from robusteval.attacks.registry import find
 from robusteval.boards import board
 from robusteval.boards.revisions import EARLIER, Present, other_attacks
-from robusteval.boards.scrutiny import model_of, uncountable
+from robusteval.boards.scrutiny import REQUIRED, model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
@@ -18,7 +18,7 @@ from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import Place
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import Suite, read_suite
+from robusteval.plan.suite import STATIC, Suite, read_suite
 from robusteval.report.files import write_table
 from robusteval.report.rows import ATTACK, Row, broken, rows_of
 from robusteval.report.summary import summarise
@@ -26,7 +26,6 @@ from robusteval.storage import LEADERBOARDS, locked, reason, require_writable
 from robusteval.trust.verify import Check
 from robusteval.types import ThreatModel
 
-REQUIRED = "full"  # the suite whose attacks a published run must have made
 # Samples of a published run, or the whole split where that is smaller.
 FEWEST, FEWEST_GREY = 500, 1000  # one channel is cheap
 _PATIENCE = 60.0  # seconds for another process to write its boards
@@ -283,7 +282,7 @@ def _unfit(rows: Sequence[Row], present: Present) -> Iterable[str]:
 def _others(row: Row, due: Sequence[str]) -> list[str]:
     """Attacks of a row beside those of its suite, and transfers, which are asked for by name."""
     made = [name.removeprefix(ATTACK) for name in row if name.startswith(ATTACK) and row[name]]
-    return [name for name in made if name not in due and not name.startswith("transfer_")]
+    return [name for name in made if name not in due and not name.startswith(("transfer_", STATIC))]
 
 
 def _due(suite: Suite, norm: str, entry: Entry) -> list[str]:

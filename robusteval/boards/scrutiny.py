@@ -3,14 +3,18 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from robusteval import inert
 from robusteval.hardware import PACKAGES
 from robusteval.models.entry import Entry
+from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
+from robusteval.plan.suite import AttackSpec, read_suite
+from robusteval.report.claims import is_other
 from robusteval.report.rows import ATTACK, DOUBTS, Row, percent, revisions
 from robusteval.report.wording import claimed_by, lowest_claim
-from robusteval.types import Rate
+from robusteval.types import Rate, ThreatModel
 
 _FORMS = {
     "run": "[0-9a-f]{8}",
@@ -142,12 +146,15 @@ def _least(clean: float, left: Iterable[float]) -> float:
     return clean - sum(broken) - _ROUNDED
 
 
+REQUIRED = "full"  # the suite whose attacks a published run must have made
+
+
 class Known:
     """What entries say of their models, each asked once."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self.entries = entries
-        self.known: dict[tuple[str, str], dict[str, str]] = {}
+        self.known: dict[tuple[str, str, str, tuple[str, ...]], dict[str, str]] = {}
 
     def differences(self, row: Row) -> Iterable[str]:
         """Where a row differs from its model's entry."""
@@ -157,18 +164,20 @@ class Known:
             return
         if revisions(row).get("entry", 1) < entry.revision:
             return  # it is held to an entry that is no more
-        key = row["model"], row["norm"]
+        made = tuple(name for name, cell in row.items() if name.startswith(ATTACK) and cell)
+        key = row["model"], row["norm"], row["eps"], made
         if key not in self.known:
-            self.known[key] = _cells_of(entry, row["norm"])
+            self.known[key] = _cells_of(entry, row)
         differ = [column for column, cell in self.known[key].items() if row[column] != cell]
         if {"entry_sha256", "weights_sha256"} & set(differ):
             yield "its entry or weights have changed since the run"
         yield from (f"its {c} is not its entry's" for c in differ if not c.endswith("_sha256"))
 
 
-def _cells_of(entry: Entry, norm: str) -> dict[str, str]:
-    """What a row of that norm must hold of its entry."""
-    claim = lowest_claim([c.model_dump() for c in entry.claims], norm)  # type: ignore[arg-type]
+def _cells_of(entry: Entry, row: Row) -> dict[str, str]:
+    """What such a row must hold of its entry."""
+    answered = [claim.model_dump() for claim in entry.claims if _is_answered(claim, row)]
+    claim = lowest_claim(answered, row["norm"])  # type: ignore[arg-type]
     cells = {
         "entry_sha256": entry.digest,
         "weights_sha256": entry.weights.sha256 if entry.weights else "",
@@ -179,3 +188,21 @@ def _cells_of(entry: Entry, norm: str) -> dict[str, str]:
         "claimed_by": claimed_by(claim),
     }
     return {column: inert.cell(value) for column, value in cells.items()}
+
+
+def _is_answered(claim: Claim, row: Row) -> bool:
+    """Whether the claim's attack stands in a row, with the paper's settings where the suite that
+    published runs have made says which it has."""
+    if not row.get(ATTACK + claim.attack):
+        return False
+    spec = _required().get(claim.attack)
+    if spec is None:
+        return True
+    threat = ThreatModel(row["norm"], row["eps"])  # type: ignore[arg-type]
+    return not is_other(claim, spec.parameters_for(threat), spec.restarts, threat.radius)
+
+
+@cache
+def _required() -> dict[str, AttackSpec]:
+    """The attacks of the suite that a published run must have made, by name."""
+    return {attack.name: attack for attack in read_suite(REQUIRED).attacks}

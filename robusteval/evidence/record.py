@@ -30,7 +30,13 @@ from robusteval.models.entry import Entry
 from robusteval.plan.budget import Budget
 from robusteval.plan.context import COMPARED, LONGEST_NOTE, LONGEST_PAIR, MOST_NOTES
 from robusteval.plan.made_with import records_of
-from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
+from robusteval.plan.plan import (
+    Plan,
+    asks_for_loss,
+    make_plan,
+    reads_features,
+    reads_linear_head,
+)
 from robusteval.plan.spec import RunSpec
 from robusteval.schema import told_problem
 
@@ -75,6 +81,7 @@ class _Model(TypedDict):
     layers: list[_Name]
     features: NotRequired[bool]  # where a detector reads them
     linear_head: NotRequired[bool]  # where a detector needs one
+    own_loss: NotRequired[bool]  # whether it is known, where an attack ascends it
     notes: NotRequired[Annotated[list[_Note], Field(min_length=1, max_length=MOST_NOTES)]]
     prototypes: NotRequired[_Prototypes]
     prototype_layers: NotRequired[list[_Layer]]  # where there are some; older runs have none
@@ -240,8 +247,8 @@ def _require_installed(files: Files, spec: RunSpec) -> None:
 def parts_of(record: dict[str, Any]) -> Parts:
     """What a run's model has beside logits, as the run's record says."""
     model = record["model"]
-    features, linear_head = (model.get(part, False) for part in ("features", "linear_head"))
-    return Parts(len(model["layers"]), features, linear_head)
+    parts = (model.get(part, False) for part in ("features", "linear_head", "own_loss"))
+    return Parts(len(model["layers"]), *parts)
 
 
 def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
@@ -265,6 +272,7 @@ def _require_together(spec: RunSpec, record: dict[str, Any]) -> None:
         "model.prototype_layers": not _fitting_prototypes(record),
         "model.features": ("features" in record["model"]) != reads_features(suite),
         "model.linear_head": ("linear_head" in record["model"]) != reads_linear_head(suite),
+        "model.own_loss": ("own_loss" in record["model"]) != asks_for_loss(suite),
         "model.prototypes": _no_agreement(record["model"], spec),
         "attacks": list(record["attacks"]) != [cell.key for cell in plan.cells]
         or any(("version" in about) != bool(spec.code) for about in record["attacks"].values()),

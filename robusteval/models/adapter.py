@@ -1,5 +1,6 @@
 """The adapter: what every attack, detector and metric sees of a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,11 +22,12 @@ from robusteval.models.prototypes import prototype_distances
 @dataclass(frozen=True)
 class Parts:
     """What a model has beside its logits: how many layers with prototypes, whether features of its
-    own, and whether a linear layer makes logits of them."""
+    own, whether a linear layer makes logits of them, and whether its training loss is known."""
 
     layers: int
     features: bool
     linear_head: bool = False
+    own_loss: bool = False
 
     @property
     def prototypes(self) -> bool:
@@ -50,7 +52,12 @@ class Adapter(nn.Module):
 
     K is the number of classes, M that of prototypes in each, D that of features.  Everything must
     be differentiable with respect to the images, in float32.
+
+    ``own_loss(images, labels)`` is the loss, of a batch, that the model was trained on; None where
+    nobody knows it.
     """
+
+    own_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __init__(self, module: nn.Module, classes: int) -> None:
         super().__init__()
@@ -80,7 +87,8 @@ class Adapter(nn.Module):
     @property
     def parts(self) -> Parts:
         """What it has beside logits."""
-        return Parts(len(self.layers), self.has_features, self.linear_head() is not None)
+        has_head, has_loss = self.linear_head() is not None, self.own_loss is not None
+        return Parts(len(self.layers), self.has_features, has_head, has_loss)
 
     @property
     def reads_distances(self) -> bool:

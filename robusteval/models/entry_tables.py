@@ -131,6 +131,11 @@ class Claim(Table):
     ``by``: the ``paper``; or its ``protocol``, where the paper has no number on the data set: what
     the attacks that it evaluates with leave of these very weights, measured by this project.  Such
     a claim stands in the model's own reports, and in no table of what papers claim.
+
+    ``settings`` and ``times_eps``: of the paper's attack, by the names that its suite has for them,
+    the latter as multiples of ε; ``restarts`` are settings, too.  An attack of that name with other
+    ones is not compared.  A claim without norm and eps, of an attack that knows no ε, counts images
+    at any distance.
     """
 
     attack: str
@@ -140,6 +145,14 @@ class Claim(Table):
     source: str = ""
     note: str = ""
     by: Literal["paper", "protocol"] = "paper"
+    settings: dict[str, int | float | bool | str] = {}
+    times_eps: dict[str, Eps] = {}
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if both := sorted(self.settings.keys() & self.times_eps.keys()):
+            raise ValueError(f"settings and times_eps both have {', '.join(both)}: leave one out")
+        return self
 
     @field_validator("accuracy", mode="before")
     @classmethod

@@ -25,9 +25,16 @@ from robusteval.models.own import Agreement
 from robusteval.models.places import PrototypeLayer, prototype_layers
 from robusteval.models.registry import find_entry
 from robusteval.plan.fitting_data import fitting_data_of, tuning_data_of
-from robusteval.plan.plan import Plan, make_plan, reads_features, reads_linear_head
+from robusteval.plan.plan import (
+    Plan,
+    asks_for_loss,
+    make_plan,
+    reads_features,
+    reads_linear_head,
+)
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import named, named_path
+from robusteval.training.own_loss import open_model
 
 LONGEST_PAIR = 200  # of classes that the data and an outlier set share
 MOST_NOTES, LONGEST_NOTE = 20, 1000  # of a model: an adapter of the user's may tell anything
@@ -75,6 +82,12 @@ class Context:
             replace(Acceleration.parse(text), compiled=False) for text in self.spec.forms
         )
         return Forms.of(self.model, libraries, gradients)
+
+    @cached_property
+    def static_sources(self) -> dict[str, Adapter]:
+        """The models that attacks run on whose images are only counted on this one, by name."""
+        names, digests = self.spec.suite.static_sources, self.spec.sources
+        return {name: open_model(unchanged(name, digests[name]), self.device) for name in names}
 
     @cached_property
     def prototypes(self) -> tuple[PrototypeLayer, ...]:
@@ -142,6 +155,7 @@ class Context:
         facts: dict[str, Any] = {"features": parts.features} if reads_features(suite) else {}
         facts |= {"linear_head": parts.linear_head} if reads_linear_head(suite) else {}
         notes = [cut(str(note), LONGEST_NOTE) for note in self.model.notes if note][:MOST_NOTES]
+        facts |= {"own_loss": parts.own_loss} if asks_for_loss(suite) else {}
         facts |= {"notes": notes} if notes else {}
         facts |= {"prototypes": asdict(self.agreement)} if self.agreement else {}
         placed = [layer.to_json() for layer in self.prototypes]
@@ -271,7 +285,7 @@ def open_context(
     device = access.device or spec.device
     check_device(device)
     if model is None:
-        model = load_model(open_entry(spec, access), device, access.allow_code)
+        model = open_model(open_entry(spec, access), device, access.allow_code)
     for name, digest in spec.sources.items():
         unchanged(name, digest)
     if data is None:

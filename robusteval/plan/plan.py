@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from robusteval.attacks.record import Attack
+from robusteval.attacks.record import Attack, Gradients
 from robusteval.attacks.registry import find
 from robusteval.detection import registry as detection
 from robusteval.detection.record import Detector
@@ -34,6 +34,11 @@ class Cell:
     def attack(self) -> Attack:
         """The record of its attack."""
         return find(self.spec.library, self.spec.attack)
+
+    @property
+    def gradients(self) -> Gradients:
+        """What its attack goes by; another model's gradients say nothing about this one's."""
+        return "both" if self.spec.source else self.attack.gradients
 
     @property
     def key(self) -> str:
@@ -60,6 +65,7 @@ class Pursuit:
 
 
 NO_PROTOTYPES = "the model has no prototypes"
+NO_LOSS = "the model's own training loss is unknown"
 _FEATURES = ("features", "both")
 # What the diagnostics measure, part by part; the last one only where there is a model to transfer
 # from.
@@ -205,8 +211,8 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
     threats = [threat for threat in every if threat.norm in attacked]  # not detectors alone
     cells, left_out = [], {}
     for attack in suite.attacks:
-        if find(attack.library, attack.attack).needs.prototypes and not parts.prototypes:
-            left_out[attack.name] = NO_PROTOTYPES
+        if reason := _unfit(attack, parts):
+            left_out[attack.name] = reason
             continue
         cells += _cells_of(attack, threats)
     size = spec.batch_size
@@ -230,6 +236,18 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         layers=parts.layers,
         pursuits=tuple(_pursuits(suite.detection.attackers, detectors, every, outliers)),
     )
+
+
+def _unfit(attack: AttackSpec, parts: Parts) -> str:
+    """Why an attack can't run on a model; empty where it can, or runs on another one."""
+    return "" if attack.source else lacking(find(attack.library, attack.attack), parts)
+
+
+def lacking(attack: Attack, parts: Parts) -> str:
+    """What an attack needs that a model has not; empty where there is nothing."""
+    if attack.needs.prototypes and not parts.prototypes:
+        return NO_PROTOTYPES
+    return NO_LOSS if attack.needs.training_loss and not parts.own_loss else ""
 
 
 def _pursuits(
@@ -293,6 +311,12 @@ def reads_features(suite: Suite) -> bool:
 def reads_linear_head(suite: Suite) -> bool:
     """Whether it matters for a suite's plan if a model's logits are linear in its features."""
     return any(detection.find(name).needs_linear_head for name in suite.detection.detectors)
+
+
+def asks_for_loss(suite: Suite) -> bool:
+    """Whether it matters for a suite's plan if a model's training loss is known."""
+    own = [attack for attack in suite.attacks if not attack.source]
+    return any(find(one.library, one.attack).needs.training_loss for one in own)
 
 
 def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:

@@ -20,12 +20,19 @@ from robusteval.schema import STRICT, Eps, checked, require_plain, short
 from robusteval.types import GOALS, NORMS, Evading, Goal, Norm, ThreatModel, parse_eps
 
 MOST_RESTARTS = 10_000
+STATIC = "static_"  # begins the names of attacks that were asked for on another model
+MADE_ELSEWHERE = "made on another model; this one was never asked"
 
 _LOG = logging.getLogger("robusteval")
 
 
 class _Table(BaseModel):
     model_config = STRICT
+
+
+def _slug(source: str) -> str:
+    """A model's name, or its entry's file, as a part of an attack's name."""
+    return re.sub(r"[^a-z0-9_]+", "_", Path(source).stem.lower())
 
 
 def _an_attack_name(value: str) -> str:
@@ -50,7 +57,9 @@ class AttackSpec(_Table):
     """One attack, by its library's own names.
 
     ``times_eps`` gives parameters as multiples of ε; ``restarts`` are the harness's, on samples
-    not yet broken.  ε itself comes from the threat model.
+    not yet broken.  ε itself comes from the threat model.  ``source``: another model's entry.  The
+    attack then runs on that one, and its images are counted on the attacked model, which is never
+    asked before.
     """
 
     name: Annotated[str, AfterValidator(_an_attack_name)]
@@ -62,12 +71,22 @@ class AttackSpec(_Table):
     parameters: dict[str, int | float | bool | str] = {}
     times_eps: dict[str, Eps] = {}
     note: str = ""
+    source: str = ""
 
     @model_validator(mode="after")
     def _transfer_has_a_source(self) -> "AttackSpec":
         if self.attack == "transfer" and not self.parameters.get("source"):
             raise ValueError('transfer needs a model: parameters = { source = "a name" }')
+        if self.attack == "transfer" and self.source:
+            raise ValueError("transfer asks the attacked model at each step: leave source out")
         return self
+
+    def made_on(self, source: str) -> "AttackSpec":
+        """The same attack, run on another model and only counted on the attacked one."""
+        name = _slug(source)
+        content = self.model_dump() | {"name": f"{STATIC}{self.name}_{name}", "source": source}
+        content |= {"title": f"{self.title} of {Path(source).stem}", "note": MADE_ELSEWHERE}
+        return checked(AttackSpec, content, f"{self.name} from {source}", SuiteError)
 
     @model_validator(mode="after")
     def _autoattack_is_standard(self) -> "AttackSpec":
@@ -75,6 +94,11 @@ class AttackSpec(_Table):
         if self.library == "autoattack" and changed:
             raise ValueError('autoattack runs unmodified: attack = "standard", no parameters')
         return self
+
+    @property
+    def transfers(self) -> bool:
+        """Whether its images come from another model."""
+        return bool(self.source) or self.attack == "transfer"
 
     def parameters_for(self, threat: ThreatModel) -> dict[str, Any]:
         """The attack's parameters at a threat's ε."""
@@ -144,6 +168,9 @@ class Suite(_Table):
     revision: int = Field(default=1, ge=1)  # raised when its attacks change: rows name it
     threats: dict[Norm, list[Eps]] = {}
     attacks: list[AttackSpec] = []
+    transferred: list[str] = Field(
+        default=[], description="attacks made on static sources, where some are asked for; else all"
+    )
     detection: Detection = Detection()
     diagnostics: Diagnostics = Diagnostics()
 
@@ -166,8 +193,17 @@ class Suite(_Table):
         return value
 
     def spelt_out(self) -> "Suite":
-        """The same with every default set, as a run's spec holds it: a default may change."""
-        return Suite(**self.model_dump())
+        """The same with every default set, as a run's spec holds it: a default may change.
+
+        Only ``source`` and ``transferred`` are left out where nothing is transferred, so that runs
+        without them keep their names.
+        """
+        content = self.model_dump()
+        content["attacks"] = [
+            {key: value for key, value in attack.items() if value or key != "source"}
+            for attack in content["attacks"]
+        ]
+        return Suite(**{k: v for k, v in content.items() if v or k != "transferred"})
 
     def only(self, names: list[str]) -> "Suite":
         """The suite with some of its attacks.  Raises UnknownNameError with near names."""
@@ -180,7 +216,10 @@ class Suite(_Table):
         chosen = [a for a in self.attacks if a.name in names]
         detected = [n for n in self.detection.attacks if n in names]
         detection = self.detection.model_copy(update={"attacks": detected})
-        return self.model_copy(update={"attacks": chosen, "detection": detection})
+        transferred = [n for n in self.transferred if n in names]
+        return self.model_copy(
+            update={"attacks": chosen, "detection": detection, "transferred": transferred}
+        )
 
     def with_sources(self, sources: list[str]) -> "Suite":
         """The suite with a transfer attack from each of these models, in all of its norms.
@@ -189,7 +228,7 @@ class Suite(_Table):
         """
         added = [
             AttackSpec(
-                name="transfer_" + re.sub(r"[^a-z0-9_]+", "_", Path(source).stem.lower()),
+                name="transfer_" + _slug(source),
                 title=f"Transfer from {Path(source).stem}",
                 library="robusteval",
                 attack="transfer",
@@ -199,14 +238,35 @@ class Suite(_Table):
             )
             for source in dict.fromkeys(sources)
         ]
+        return self._with(added, "its sources")
+
+    def with_static(self, sources: list[str]) -> "Suite":
+        """The suite with static transfers from each of these models: of ``transferred``, or of all
+        of its attacks where it names none.
+
+        Raises SuiteError where one stands twice.
+        """
+        own = [a for a in self.attacks if a.attack != "transfer" and not a.source]
+        meant = [a for a in own if a.name in self.transferred] or own
+        return self._with(
+            [attack.made_on(source) for source in dict.fromkeys(sources) for attack in meant],
+            "its static sources",
+        )
+
+    def _with(self, added: list[AttackSpec], what: str) -> "Suite":
         content = {**self.model_dump(), "attacks": [*self.attacks, *added]}
-        return checked(Suite, content, f"suite {self.name} with its sources", SuiteError)
+        return checked(Suite, content, f"suite {self.name} with {what}", SuiteError)
 
     @property
     def sources(self) -> list[str]:
-        """The models that its transfer attacks name."""
-        named = [a.parameters.get("source") for a in self.attacks if a.attack == "transfer"]
+        """The models that its transfer attacks and its static transfers name."""
+        named = [a.source or a.parameters.get("source") for a in self.attacks if a.transfers]
         return [str(name) for name in dict.fromkeys(named) if name]
+
+    @property
+    def static_sources(self) -> list[str]:
+        """Those of its static transfers."""
+        return list(dict.fromkeys(a.source for a in self.attacks if a.source))
 
     @model_validator(mode="after")
     def _detected_attacks_are_there(self) -> "Suite":
@@ -214,6 +274,8 @@ class Suite(_Table):
             raise ValueError(
                 f"detection.attacks names {', '.join(sorted(unknown))}, not an attack here"
             )
+        if unknown := set(self.transferred) - {a.name for a in self.attacks}:
+            raise ValueError(f"transferred names {', '.join(sorted(unknown))}, not an attack here")
         return self
 
     @property
@@ -268,11 +330,13 @@ def suites_with(attack: str) -> list[str]:
     return [n for n in suite_names() if attack in {a.name for a in read_suite(n).attacks}]
 
 
-def read_suite(name_or_path: str | os.PathLike[str]) -> Suite:
-    """A suite by name, or by the path of its TOML file.
+def read_suite(name_or_path: "str | os.PathLike[str] | Suite") -> Suite:
+    """A suite by name, or by the path of its TOML file; one that was read already as it is.
 
     Raises UnknownNameError or SuiteError with the file, the field and the mend.
     """
+    if isinstance(name_or_path, Suite):
+        return name_or_path
     name = named(name_or_path, "suite", SuiteError)
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "suite file", SuiteError)

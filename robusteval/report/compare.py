@@ -8,9 +8,8 @@ import numpy as np
 from robusteval.errors import EvidenceError
 from robusteval.evidence.results import CellOutcome, RunResult
 from robusteval.evidence.separations import Bools
-from robusteval.numerics import mcnemar
+from robusteval.numerics import mcnemar, rate_json
 from robusteval.report.compared_scores import compared_scores
-from robusteval.report.summary import rate_json
 from robusteval.types import ThreatModel
 
 

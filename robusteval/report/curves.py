@@ -94,7 +94,7 @@ def _cost(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         if not passes[outcome.attacked].any():
             continue
         broken = outcome.success(threat)
-        told = outcome.cell.attack.by_sample
+        told = outcome.cell.attack.by_sample and not outcome.cell.spec.source
         order = np.sort(passes[broken]) if told else np.empty(0)
         left = int(result.clean_correct.sum()) - np.arange(1, len(order) + 1)
         rows.append(

@@ -14,8 +14,9 @@ from robusteval.evidence.separations import Bools
 from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim
-from robusteval.numerics import wilson
+from robusteval.numerics import rate_json
 from robusteval.report.attackers import attackers_of
+from robusteval.report.claims import claim_row
 from robusteval.report.curves import curves_of
 from robusteval.report.detection import detection_of
 from robusteval.report.prototypes import prototypes_of
@@ -23,12 +24,6 @@ from robusteval.trust.findings import findings_of
 from robusteval.types import ThreatModel, parse_eps
 
 SCHEMA = "robusteval.report/1"
-
-
-def rate_json(k: int | np.integer[Any], n: int | np.integer[Any]) -> dict[str, Any] | None:
-    """A share with its interval as JSON; null where there is nothing to share."""
-    rate = wilson(int(k), int(n))
-    return rate.to_json() if rate else None
 
 
 def summarise(result: RunResult) -> dict[str, Any]:
@@ -67,7 +62,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         **detection_of(result),
         **attackers_of(result),
         "fitting": _fitting(result),
-        "claims": [_claim(c, attacks, worst, correct) for c in _claims(result, entry)],
+        "claims": [claim_row(c, attacks, worst, correct) for c in _claims(result, entry)],
         "evidence": {
             "digest": result.evidence_digest,
             "keep": result.spec.keep,
@@ -242,6 +237,7 @@ def _attack_row(result: RunResult, outcome: CellOutcome, threat: ThreatModel) ->
         "library": attack.library.name,
         "library_version": about["library_version"],
         "attack": spec.attack,
+        "source": spec.source,
         "version": about.get("version"),
         "threat": threat.to_json(),
         "parameters": {**_told_eps(attack, threat), **about["parameters"]},
@@ -280,6 +276,7 @@ def _unbounded(outcome: CellOutcome, correct: Bools, done: bool) -> dict[str, An
     median = float(np.median(outcome.norm[fooled])) if fooled.any() else None
     return {
         "success_rate": rate_json(fooled.sum(), correct.sum()) if done else None,
+        "accuracy": rate_json(correct.sum() - fooled.sum(), len(correct)) if done else None,
         "median_norm": median,
         "meaning": "success at any distance; not robust accuracy",
     }
@@ -318,43 +315,3 @@ def _worst_case(result: RunResult, threat: ThreatModel) -> dict[str, Any]:
         "success_rate": rate_json((correct & ~robust).sum(), correct.sum()) if complete else None,
         "per_class": per_class,
     }
-
-
-def _claim(
-    claim: Claim, attacks: list[dict[str, Any]], worst: list[dict[str, Any]], correct: Bools
-) -> dict[str, Any]:
-    """What the paper reports, beside the same attack here and the worst case here.
-
-    ``compared`` says what of the same attack stands there: its number at the ``same`` ε or at
-    ``other_eps``, or where the claim has ``no_eps``; or else ``no_number``, or ``not_run``.
-    ``worst_compared`` says the same of the worst case.
-    """
-    blank = dict.fromkeys(("found", "found_threat", "worst", "worst_threat", "worst_compared"))
-    row: dict[str, Any] = {**claim.model_dump(), **blank, "compared": "not_run"}
-    if claim.attack == "clean":
-        return {**row, "found": rate_json(correct.sum(), len(correct)), "compared": "clean"}
-    if found := _nearest_threat(claim, [a for a in attacks if a["name"] == claim.attack]):
-        row |= {"found": found["robust_accuracy"], "found_threat": found["threat"]}
-        at = _compared(claim, found["threat"])
-        row["compared"] = at if found["robust_accuracy"] else "no_number"
-    if claim.norm and (bound := _nearest_threat(claim, worst)):
-        row |= {"worst": bound["robust_accuracy"], "worst_threat": bound["threat"]}
-        row["worst_compared"] = _compared(claim, bound["threat"])
-    return row
-
-
-def _compared(claim: Claim, threat: dict[str, Any]) -> str:
-    if claim.eps is None:
-        return "no_eps"
-    return "same" if parse_eps(claim.eps) == parse_eps(threat["eps"]) else "other_eps"
-
-
-def _nearest_threat(claim: Claim, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The row of the claim's norm whose ε is nearest to the claim's."""
-    same = [r for r in rows if claim.norm in (None, r["threat"]["norm"])]
-    if not same:
-        return None
-    if claim.eps is None:
-        return same[0]
-    eps = parse_eps(claim.eps)
-    return min(same, key=lambda r: abs(parse_eps(r["threat"]["eps"]) - eps))

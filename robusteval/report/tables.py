@@ -78,7 +78,7 @@ TABLES: dict[str, Columns] = {
     "claims": {
         **{"attack": TEXT, "norm": TEXT, "eps": TEXT, "claimed": SHARE, "compared": TEXT},
         **_share("found"),
-        **{"found_norm": TEXT, "found_eps": TEXT, "worst_compared": TEXT},
+        **{"found_norm": TEXT, "found_eps": TEXT, "worst_compared": TEXT, "differs": TEXT},
         **_share("worst"),
         **{"worst_norm": TEXT, "worst_eps": TEXT, "source": TEXT, "note": TEXT, "by": TEXT},
     },
@@ -210,6 +210,7 @@ def _claims(content: dict[str, Any]) -> list[Row]:
             {
                 **claim,
                 "claimed": claim["accuracy"] / 100,
+                "differs": "; ".join(claim.get("differs", ())),  # older reports have none
                 **_of_rate("found", claim["found"]),
                 **{"found_norm": found.get("norm"), "found_eps": found.get("eps")},
                 **_of_rate("worst", claim["worst"]),

@@ -107,10 +107,16 @@ def parameters_text(parameters: dict[str, Any]) -> str:
     )
 
 
+UNANSWERED = ("not_run", "no_number", "other_settings")  # what nothing here can be held against
+
+
 def lowest_claim(claims: Iterable[dict[str, Any]], norm: Norm | None = None) -> Any:
     """The paper's claim under attack that promises least, in that norm or in any; None without
-    one."""
-    meant = [c for c in claims if c["norm"] and norm in (None, c["norm"]) and not by_protocol(c)]
+    one.  Those without an ε promise nothing that can be held.  Of a run's claims those count whose
+    attack ran, with the paper's settings."""
+    bound = [c for c in claims if c["norm"] and c["eps"] and not by_protocol(c)]
+    meant = [c for c in bound if norm in (None, c["norm"])]
+    meant = [c for c in meant if c.get("compared") not in UNANSWERED]
     return min(meant, key=lambda c: c["accuracy"], default=None)
 
 
@@ -149,9 +155,13 @@ def found_text(claim: dict[str, Any]) -> str:
         return "not run here"
     if claim["compared"] == "no_number":
         return "no number here: it failed or did not finish"
+    differs = "; ".join(claim.get("differs", ()))  # older reports have none
+    if claim["compared"] == "other_settings":
+        return f"not run here with the paper's settings ({differs})"
     if claim["compared"] == "clean":
         return percent(claim["found"])
-    return _at(claim["found"], claim["found_threat"], claim["compared"])
+    found = _at(claim["found"], claim["found_threat"], claim["compared"])
+    return f"{found} ({differs})" if differs else found
 
 
 def worst_text(claim: dict[str, Any]) -> str:
@@ -165,6 +175,7 @@ def _at(rate: dict[str, Any], threat: dict[str, Any], compared: str) -> str:
     told = {
         "same": "at the same ε",
         "other_eps": f"at another ε, {threat_text(threat)}",
+        "any_distance": "at any distance",
         "no_eps": f"at {threat_text(threat)}; the claim names no ε",
     }
     return f"{percent(rate)} {told[compared]}"

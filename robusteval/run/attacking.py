@@ -1,7 +1,7 @@
 """One attack on one chunk: attacked, restarted, stored, judged."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -118,6 +118,42 @@ def run_job(
         counted.backward_passes,
         *_told(tries),
     )
+
+
+def run_elsewhere(
+    source: Adapter,
+    model: Adapter,
+    cell: Cell,
+    chunk: Chunk,
+    seeds: Seeds,
+    deadline: float | None = None,
+    on_pass: Callable[[int], None] = lambda _: None,
+) -> JobResult:
+    """A static transfer: an attack on ``source``, whose images ``model`` is then asked about once.
+
+    Restarts and storing go by the source's word, as if it were attacked itself; passes are its own.
+    Its stages and warnings are left out, since they tell nothing of the model.
+    """
+    made = run_job(Forms(source, source, None), cell, chunk, seeds, deadline, on_pass)
+    images = decode(made.stored).to(chunk.images.device)
+    known = cell.attack.knows_eps
+    judged = judge(model, images, chunk.images, chunk.labels, cell.threats[0], known)
+    return replace(made, judged=judged, lost=0, stages=[], warned=[])
+
+
+def attack_chunk(
+    context: Context,
+    cell: Cell,
+    chunk: Chunk,
+    seeds: Seeds,
+    deadline: float | None = None,
+    on_pass: Callable[[int], None] = lambda _: None,
+) -> JobResult:
+    """A cell's attack on a chunk, on the model or on the source that it is made on."""
+    rest = cell, chunk, seeds, deadline, on_pass
+    if not cell.spec.source:
+        return run_job(context.forms, *rest)
+    return run_elsewhere(context.static_sources[cell.spec.source], context.model, *rest)
 
 
 def _told(results: list[AttackResult]) -> tuple[list[Stage], list[Warned], list[str]]:

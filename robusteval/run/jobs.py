@@ -30,7 +30,7 @@ from robusteval.hardware import give_memory_back, keep_freed_memory
 from robusteval.models.adapter import Adapter
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Job, expected_passes, job_seed, job_stream
-from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
+from robusteval.run.attacking import Chunk, JobResult, attack_chunk, clean_chunk
 from robusteval.run.diagnosing import probed, whole_of
 from robusteval.run.fits import fitted_state
 from robusteval.run.nearest import attacked_nearest, clean_nearest
@@ -159,7 +159,8 @@ def _guarded(
         failure = Failure("error", f"{name}{reason}".splitlines()[0])
     if _digest(context) != digest:
         _restore(context.model, before)
-        context.__dict__.pop("forms", None)  # made anew from the model
+        for kept in ("forms", "static_sources"):  # made anew, from the model and from weights
+            context.__dict__.pop(kept, None)
         reason = "it changed the model's parameters or buffers; they were put back"
         failure = Failure("changed", reason)
     if failure is not None:
@@ -186,8 +187,9 @@ def _made(context: Context, store: Store, job: Job, budget: float | None, within
 
 
 def _digest(context: Context) -> str:
-    """Of the model and of its forms, which share nothing with it."""
-    forms = {id(f): f for f in (context.model, context.forms.libraries, context.forms.gradients)}
+    """Of the model and of its forms, which share nothing with it, and of models beside it."""
+    own = context.model, context.forms.libraries, context.forms.gradients
+    forms = {id(f): f for f in (*own, *context.static_sources.values())}
     return "".join(state_digest(form) for form in forms.values() if form is not None)
 
 
@@ -240,8 +242,8 @@ def _attack_chunk(
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         return Made(Piece(columns, merged_facts([])), nothing, Done(size, 0))
     most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
-    result = run_job(
-        context.forms,
+    result = attack_chunk(
+        context,
         cell,
         chunk,
         lambda restart: job_seed(seed, cell, job.chunk, restart),

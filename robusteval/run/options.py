@@ -40,8 +40,10 @@ class Options:
       ``download``: fetch a missing one through torchvision.
     - ``eps``: radii, as text or numbers; L∞ unless written ``"L2:0.5"``.
     - ``only``: names of the suite's attacks, if not all are to run.
-    - ``sources``: models whose adversarial images are tried as well.  The attacked model itself is
-      left out.
+    - ``sources``: models whose adversarial images are tried as well, step by step.  The attacked
+      model itself is left out.
+    - ``static_sources``: models on which the suite's attacks run, too.  The images are counted on
+      the attacked model, which is never asked before.  It is left out itself.
     - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows.  Success stays the
       attacked model's word.
     - ``outlier_folders``: folders of images, as further outliers.
@@ -80,6 +82,7 @@ class Options:
     gpus_per_worker: float | None = None
     keep: Keep = "first"
     sources: tuple[str, ...] = ()
+    static_sources: tuple[str, ...] = ()
     surrogate: str | nn.Module | None = None
     time_limit: float | None = None
     budget: float | None = None
@@ -125,6 +128,7 @@ class OptionKeywords(TypedDict, total=False):
     gpus_per_worker: float | None
     keep: Keep
     sources: str | Sequence[str]
+    static_sources: str | Sequence[str]
     surrogate: str | Path | nn.Module | None
     time_limit: float | None
     budget: str | float | None
@@ -227,6 +231,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "only": lambda value: tuple(map(_text, _several(value))),
     "keep": _text,
     "sources": lambda value: tuple(map(_text, _several(value))),
+    "static_sources": lambda value: tuple(map(_text, _several(value))),
     "surrogate": lambda value: value if isinstance(value, nn.Module | None) else _text(value),
     "batch_size": _some,
     "device": str,

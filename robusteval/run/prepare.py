@@ -60,7 +60,7 @@ class Prepared:
         return self.context.spec
 
 
-def prepare(asked: Asked, suite: str | Path, options: Options) -> Prepared:
+def prepare(asked: Asked, suite: str | Path | Suite, options: Options) -> Prepared:
     """Everything a run needs.  Raises RobustevalError for what can't be run."""
     started = monotonic()
     refuse_inference_mode()
@@ -245,13 +245,14 @@ def _chosen(suite: Suite, options: Options, attacked: Entry | None) -> Suite:
     of them.
     """
     wanted, sources = list(options.only), other_models(options.sources, attacked)
-    whole = suite.with_sources(sources)
+    static = other_models(options.static_sources, attacked)
+    whole = suite.with_sources(sources).with_static(static)
     if not wanted:
         return whole
     transfers = {a.name for a in whole.attacks} - {a.name for a in suite.attacks}
     if transfers & set(wanted):
         return whole.only(wanted)
-    return suite.only(wanted).with_sources(sources)
+    return suite.only(wanted).with_sources(sources).with_static(static)
 
 
 def _outliers(suite: Suite, data: Dataset, options: Options) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 import logging
 
+from robusteval.attacks.registry import find
 from robusteval.data.known import DATASETS
 from robusteval.errors import AttackError, RobustevalError
+from robusteval.models.adapter import Adapter
 from robusteval.models.entry import Entry
-from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry, readable_entries
+from robusteval.plan.plan import lacking
 from robusteval.plan.suite import Suite
 from robusteval.run.options import Options
 from robusteval.run.subject import Subject, try_out
+from robusteval.training.own_loss import open_model
 
 _LOG = logging.getLogger("robusteval")
 
@@ -38,17 +41,30 @@ def digests_of_sources(suite: Suite, subject: Subject, options: Options) -> dict
             raise AttackError(f"{name} can't be a source: choose a trained model without a factory")
         if attacked is not None and source.stored == attacked.stored:
             raise AttackError(f"{name} is the model itself: choose another one as a source")
-        _try_source(source, subject, options)
+        model = _try_source(source, subject, options)
+        _require_for(suite, name, model)
         digests[name] = source.digest
     return digests
 
 
-def _try_source(source: Entry, subject: Subject, options: Options) -> None:
-    """Raises RobustevalError for a source that doesn't answer such images."""
+def _try_source(source: Entry, subject: Subject, options: Options) -> Adapter:
+    """The source.  Raises RobustevalError for one that doesn't answer such images."""
     try:
-        try_out(load_model(source, options.device), subject.data, options)
+        model = open_model(source, options.device)
+        try_out(model, subject.data, options)
     except AttackError as error:
         raise AttackError(f"the source {source.name}: {error}") from None
+    return model
+
+
+def _require_for(suite: Suite, name: str, model: Adapter) -> None:
+    """Raises AttackError for an attack that is to run on a source and can't."""
+    for attack in (a for a in suite.attacks if a.source == name):
+        if reason := lacking(find(attack.library, attack.attack), model.parts):
+            raise AttackError(
+                f"{attack.name} can't run on {name}: {reason.replace('the model', 'it', 1)}; name "
+                "the attacks with --only, or another source"
+            )
 
 
 def transfer_source(

@@ -16,13 +16,13 @@ from robusteval.errors import AttackError, DataError, RobustevalError, shown
 from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.foreign import Normalised, users_own
-from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry, reference_to
 from robusteval.models.soundness import require_answers
 from robusteval.plan.fitting_data import own_fitting_data, require_shape
 from robusteval.reading import named_path
 from robusteval.run.options import Options
 from robusteval.schema import LONGEST_NAME
+from robusteval.training.own_loss import open_model
 
 Model = str | Path | nn.Module
 
@@ -151,7 +151,7 @@ def _adapter(
 ) -> Adapter:
     """The model on its device; a plain module tells by an answer how many classes it has."""
     if entry is not None:
-        return load_model(entry, options.device, options.allow_code)
+        return open_model(entry, options.device, options.allow_code)
     assert isinstance(model, nn.Module), "anything else was refused"
     model = model.to(options.device)
     if isinstance(model, Adapter):

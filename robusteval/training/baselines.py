@@ -85,6 +85,10 @@ class Auxiliary(Recipe):
         self._check_anchors()
         self.after_step(network)
 
+    @property
+    def is_stored(self) -> bool:
+        return self.options["metric"] not in OVER_PAIRS  # such a loss is the whole batch's
+
     def _check_anchors(self) -> None:
         anchors, adversarial = self.options["anchors"], self.settings.adversarial
         paired = adversarial is not None and adversarial.with_clean and adversarial.attack != "free"

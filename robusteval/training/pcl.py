@@ -49,6 +49,10 @@ class PCL(Recipe):
             {name: torch.randn_like(p[:, 0]) for name, p in network.prototypes.items()}
         )
 
+    @property
+    def is_stored(self) -> bool:
+        return self.options["weighting"] == "paper"  # repulsion centres are not
+
     def parameter_groups(self, network: PrototypeNetwork) -> list[dict[str, Any]]:
         # The authors divide each centre's gradient by its loss weight before the step.
         tau, weight = self.number("tau"), self.number("repulsion_weight")

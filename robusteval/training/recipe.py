@@ -23,14 +23,18 @@ class Recipe(nn.Module):
     ``defaults`` are its options, which an entry's ``[training.options]`` may change: words among
     ``choices``, numbers from 0 up, above it for those in ``positive``.
     ``parameter_groups`` are groups for the optimiser beside the network's own weights: those with
-    a learning rate of their own, which the schedule scales alike.
+    a learning rate of their own, which the schedule scales alike.  ``trained``: the network has its
+    weights already, so nothing is prepared; ``loss`` then tells what they were trained on, if it
+    ``is_stored``.
     """
 
     defaults: ClassVar[dict[str, Option]] = {}
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     positive: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, network: PrototypeNetwork, settings: Training) -> None:
+    def __init__(
+        self, network: PrototypeNetwork, settings: Training, *, trained: bool = False
+    ) -> None:
         super().__init__()
         self.settings = settings
         if unknown := set(settings.options) - set(self.defaults):
@@ -42,7 +46,8 @@ class Recipe(nn.Module):
         for name, value in settings.options.items():
             self._check_option(name, value)
         self.options = {**self.defaults, **settings.options}
-        self.prepare(network)
+        if not trained:
+            self.prepare(network)
 
     def _check_option(self, name: str, value: Option) -> None:
         """Raises TrainingError for a value that the option can't have."""
@@ -59,6 +64,11 @@ class Recipe(nn.Module):
     def number(self, name: str) -> float:
         """A numeric option."""
         return float(self.options[name])
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the loss needs nothing but options and what a network's weights hold."""
+        return True
 
     def prepare(self, network: PrototypeNetwork) -> None:
         """Makes the recipe's own parameters.  Raises TrainingError for a network it can't train."""

@@ -17,7 +17,7 @@ from robusteval.plan.budget import Budget
 from robusteval.plan.context import Access, Context, open_entry
 from robusteval.plan.made_with import code_digests, library_versions, model_versions
 from robusteval.plan.spec import RunSpec
-from robusteval.plan.suite import Suite, read_suite, suite_names
+from robusteval.plan.suite import STATIC, Suite, read_suite, suite_names
 from robusteval.trust.verify import Check, model_as_told
 
 AS_IT_SAYS = "commit, versions, hardware, date, seconds"
@@ -124,7 +124,9 @@ def _suite(suite: Suite, budget: Budget | None) -> Check:
     differ = [
         a.name
         for a in suite.attacks
-        if known.get(a.name) != a.model_dump_json() and a.attack != "transfer"
+        if known.get(a.name) != a.model_dump_json()
+        and a.attack != "transfer"
+        and not (a.source and a.name.startswith(STATIC))
     ]
     differ += ["description"] if suite.description != own.description else []
     if "diagnostics" not in cut and suite.diagnostics != own.diagnostics:

@@ -287,8 +287,8 @@ def _pixels(result: RunResult) -> int:
 def gradient_free(result: RunResult, threat: ThreatModel) -> list[Finding]:
     """Carlini: gradient-free attacks must break no more than gradient-based ones do."""
     meant = [o for o in result.outcomes if threat in o.cell.threats and o.status == "done"]
-    free = [o for o in meant if o.cell.attack.gradients == "none"]
-    based = [o for o in meant if o.cell.attack.gradients == "uses"]
+    free = [o for o in meant if o.cell.gradients == "none"]
+    based = [o for o in meant if o.cell.gradients == "uses"]
     if not free or not based:
         return []
     by_gradient = np.logical_or.reduce([o.success(threat) for o in based])

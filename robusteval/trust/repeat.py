@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from robusteval.evidence.results import RunResult
 from robusteval.evidence.store import Store
 from robusteval.plan.context import Context
 from robusteval.plan.plan import Cell, Job, job_seed, job_stream
-from robusteval.run.attacking import Chunk, JobResult, clean_chunk, run_job
+from robusteval.run.attacking import Chunk, JobResult, attack_chunk, clean_chunk
 from robusteval.run.diagnosing import diagnosed
 from robusteval.run.jobs import attacked, drifted
 from robusteval.run.nearest import attacked_nearest
@@ -42,8 +43,8 @@ def repeated(
     context: Context, store: Store, result: RunResult, again: int, told: Watcher
 ) -> list[Check]:
     """So many jobs, chosen anew each time, and the diagnostics with them; and what was not."""
-    every = [*context.plan.attack_jobs(), *context.plan.pursuit_jobs()]
-    jobs = [job for job in every if store.has(job)]
+    attacks = [j for j in context.plan.attack_jobs() if j not in _static_jobs(context, store)]
+    jobs = [job for job in (*attacks, *context.plan.pursuit_jobs()) if store.has(job)]
     chosen = random.sample(jobs, min(again, len(jobs)))
     checks: list[Check] = []
     if chosen:
@@ -68,29 +69,91 @@ def jobs_repeat(
     context: Context, store: Store, result: RunResult, chosen: list[Job], told: Watcher
 ) -> Check:
     """Jobs done again find the same successes, and, where images are the same, the same rows."""
-    wrong, silenced, equal, total = [], [], 0, 0
+    return _compared(context, store, result, chosen, told, "jobs done again")
+
+
+def _static_jobs(context: Context, store: Store) -> list[Job]:
+    """Those that are there of attacks made on another model."""
+    cells = context.plan.cells
+    return [j for j in context.plan.attack_jobs() if cells[j.part].spec.source and store.has(j)]
+
+
+def transfers_repeat(
+    context: Context, store: Store, result: RunResult, told: Watcher
+) -> list[Check]:
+    """Static transfers made again, all of them: that an image fools the model shows that it is
+    adversarial, and not that the source gave it without asking the model.
+
+    Where this machine makes most images of a job again to the bit, no other one may stand there.
+    """
+    jobs = _static_jobs(context, store)
+    if not jobs:
+        return []
+    return [_compared(context, store, result, jobs, told, "static transfers made again", True)]
+
+
+def _compared(
+    context: Context,
+    store: Store,
+    result: RunResult,
+    chosen: list[Job],
+    told: Watcher,
+    name: str,
+    same_images: bool = False,
+) -> Check:
+    """Jobs done again; ``same_images``: whether single other images are wrong as such."""
+    found = []
     for place, job in enumerate(chosen):
-        told.part("jobs done again", place, len(chosen))
-        chunk, clean = clean_chunk(context, store, job.chunk)
-        if len(chunk.rows) == 0:
-            continue
-        piece, found = store.read(job), _again(context, job, chunk)
-        made = attacked(context, chunk, found, drifted(context, chunk, clean))
-        now = filled("attack", made) | attacked_scores(context, store, job, found.stored)
-        now |= attacked_nearest(context, found)
-        same = piece.columns["sha256"] == now["sha256"]
-        equal, total = equal + int(same.sum()), total + len(same)
-        if not _says_the_same(piece.facts, facts_by(made), bool(same.all())):
-            silenced.append(job.stem)
-        if not _finds_the_same(context.plan.cells[job.part], job, piece.columns, now, result.tie):
-            wrong.append(job.stem)
-    told.part("jobs done again", len(chosen), len(chosen))
-    seen = f"{len(chosen)} jobs, {equal} of {total} images the same to the bit"
-    if wrong:
-        seen += f"; other successes or rows in {', '.join(wrong)}"
-    if silenced:
-        seen += f"; other notes or warnings in {', '.join(silenced)}"
-    return Check("jobs done again", not wrong and not silenced, seen)
+        told.part(name, place, len(chosen))
+        found.append(_done_again(context, store, result, job))
+    told.part(name, len(chosen), len(chosen))
+    seen = f"{len(chosen)} jobs, {sum(one.equal for one in found)} of "
+    seen += f"{sum(one.total for one in found)} images the same to the bit"
+    problems = {
+        "other successes or rows": [one.stem for one in found if one.is_other],
+        "other notes or warnings": [one.stem for one in found if one.is_silenced],
+        "single images of another origin": [
+            one.stem for one in found if same_images and one.is_odd
+        ],
+    }
+    seen += "".join(f"; {what} in {', '.join(stems)}" for what, stems in problems.items() if stems)
+    return Check(name, not any(problems.values()), seen)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """What a job done again gave: how many images are ``equal`` to the bit of how many, whether it
+    breaks other samples or contradicts a column, and whether it tells other things."""
+
+    stem: str
+    equal: int = 0
+    total: int = 0
+    is_other: bool = False
+    is_silenced: bool = False
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether a few images differ where most are made again to the bit."""
+        return self.total / 2 < self.equal < self.total
+
+
+def _done_again(context: Context, store: Store, result: RunResult, job: Job) -> _Again:
+    chunk, clean = clean_chunk(context, store, job.chunk)
+    if len(chunk.rows) == 0:
+        return _Again(job.stem)
+    piece, found = store.read(job), _again(context, job, chunk)
+    made = attacked(context, chunk, found, drifted(context, chunk, clean))
+    now = filled("attack", made) | attacked_scores(context, store, job, found.stored)
+    now |= attacked_nearest(context, found)
+    same = piece.columns["sha256"] == now["sha256"]
+    cell = context.plan.cells[job.part]
+    return _Again(
+        job.stem,
+        int(same.sum()),
+        len(same),
+        not _finds_the_same(cell, job, piece.columns, now, result.tie),
+        not _says_the_same(piece.facts, facts_by(made), bool(same.all())),
+    )
 
 
 def pursuits_repeat(
@@ -112,8 +175,8 @@ def pursuits_repeat(
 def _again(context: Context, job: Job, chunk: Chunk) -> JobResult:
     cell, seed = context.plan.cells[job.part], context.spec.seed
     with seeded(job_stream(seed, job), torch.device(context.device)):
-        return run_job(
-            context.forms, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
+        return attack_chunk(
+            context, cell, chunk, lambda restart: job_seed(seed, cell, job.chunk, restart)
         )
 
 

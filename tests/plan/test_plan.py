@@ -46,7 +46,9 @@ norms = ["Linf"]
 
 
 def test_the_suites_that_come_along() -> None:
-    assert suite_names() == ["detection", "full", "minimum_norm", "ood", "quick"]
+    of_papers = ["mpat_cifar", "mpat_mnist", "pcl_cifar", "pcl_mnist", "scpl_cifar", "scpl_mnist"]
+    ours = ["detection", "full", "minimum_norm", "ood", "quick"]
+    assert suite_names() == sorted([*ours, "drp", *of_papers])
     full = read_suite("full")
     libraries = {a.library for a in full.attacks}
     assert libraries == {"torchattacks", "autoattack", "robusteval"}

@@ -170,7 +170,7 @@ def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_claims_stand_beside_what_was_found(report: api.Report) -> None:
     from robusteval.models.entry import Claim
-    from robusteval.report.summary import _claim
+    from robusteval.report.claims import claim_row as _claim
 
     content = report.content
     claim = Claim(attack="pgd10", accuracy=27.2, norm="Linf", eps="0.03", source="Table 3")

@@ -20,9 +20,9 @@ from robusteval.endings import complaint
 from robusteval.evidence.results import NOT_REACHED
 from robusteval.models.adapter import Adapter
 from robusteval.models.entry_tables import Claim
+from robusteval.report.claims import claim_row as _claim
 from robusteval.report.figures import BLUE, cost_curve
 from robusteval.report.page import render_html, render_markdown
-from robusteval.report.summary import _claim
 from robusteval.report.wording import (
     UNAWARE,
     claims_text,

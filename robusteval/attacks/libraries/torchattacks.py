@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robusteval.attacks.blindness import gradients_needed
-from robusteval.attacks.counting import PositiveLogits, as_counted
+from robusteval.attacks.counting import Counted, PositiveLogits, as_counted
 from robusteval.attacks.inputs import attack
 from robusteval.attacks.ranges import (
     CHANCE,
@@ -29,7 +29,7 @@ from robusteval.attacks.ranges import (
     one_of,
     whole,
 )
-from robusteval.attacks.record import BOTH, L2, LINF, Library, Parameters, stepwise
+from robusteval.attacks.record import BOTH, L2, LINF, Library, Parameters, Passes, stepwise
 from robusteval.attacks.results import AttackResult
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.squares import square_fits
@@ -65,6 +65,8 @@ _PATCHES = {
     "amplification": POSITIVE,
     "prob": CHANCE,
 }
+# Towards which class a targeted attack goes; ``targeted`` itself is the harness's word.
+_TARGET = {"target": one_of("least_likely", "next", "random")}
 _APGD = {"steps": COUNT, "n_restarts": COUNT, "eot_iter": COUNT, "rho": PART}
 
 
@@ -103,6 +105,16 @@ def _binary(given: Parameters, classes: int) -> tuple[int, int]:
 def _fab(given: Parameters, classes: int) -> tuple[int, int]:
     tries = given["n_restarts"] * (classes - 1 if given["multi_targeted"] else 1)
     return tries * (2 * given["steps"] + 5), tries * given["steps"] * classes
+
+
+def _aimed(passes: Passes) -> Passes:
+    """With a look at the clean image where the least likely class is the target."""
+
+    def made(given: Parameters, classes: int) -> tuple[int, int]:
+        forward, backward = passes(given, classes)
+        return forward + (given.get("target") == "least_likely"), backward
+
+    return made
 
 
 def _once(given: Parameters, classes: int) -> tuple[int, int]:
@@ -144,8 +156,12 @@ LISTED: dict[str, Listed] = {
     "AutoAttack": Listed(
         BOTH, {"version": one_of("standard", "plus", "rand")}, _autoattack, "eps", classes=4
     ),
-    "BIM": Listed(LINF, _STEPS, stepwise(), "eps"),
-    "CW": Listed(L2, {"c": POSITIVE, "kappa": FROM_0, "steps": _TWO, "lr": POSITIVE}, stepwise()),
+    "BIM": Listed(LINF, {**_STEPS, **_TARGET}, _aimed(stepwise()), "eps"),
+    "CW": Listed(
+        L2,
+        {"c": POSITIVE, "kappa": FROM_0, "steps": _TWO, "lr": POSITIVE, **_TARGET},
+        _aimed(stepwise()),
+    ),
     "DIFGSM": Listed(LINF, _DIVERSE, stepwise(), "eps"),
     "DeepFool": Listed(L2, {"steps": COUNT, "overshoot": FROM_0}, _deepfool),
     "EADEN": Listed(
@@ -176,14 +192,19 @@ LISTED: dict[str, Listed] = {
         "eps",
     ),
     "FFGSM": Listed(LINF, {"alpha": POSITIVE}, _once, "eps"),
-    "FGSM": Listed(LINF, {}, _once, "eps"),
+    "FGSM": Listed(LINF, _TARGET, _aimed(_once), "eps"),
     "Jitter": Listed(
         LINF, {**_STEPS, **_START, "scale": POSITIVE, "std": FROM_0}, stepwise(), "eps"
     ),
-    "MIFGSM": Listed(LINF, _MOMENTUM, stepwise(), "eps"),
+    "MIFGSM": Listed(LINF, {**_MOMENTUM, **_TARGET}, _aimed(stepwise()), "eps"),
     "NIFGSM": Listed(LINF, _MOMENTUM, stepwise(), "eps"),
-    "PGD": Listed(LINF, {**_STEPS, **_START}, stepwise(), "eps"),
-    "PGDL2": Listed(L2, {**_STEPS, **_START, "eps_for_division": POSITIVE}, stepwise(), "eps"),
+    "PGD": Listed(LINF, {**_STEPS, **_START, **_TARGET}, _aimed(stepwise()), "eps"),
+    "PGDL2": Listed(
+        L2,
+        {**_STEPS, **_START, "eps_for_division": POSITIVE, **_TARGET},
+        _aimed(stepwise()),
+        "eps",
+    ),
     "PGDRS": Listed(LINF, _SMOOTHED, _smoothed, "eps"),
     "PGDRSL2": Listed(L2, {**_SMOOTHED, "eps_for_division": POSITIVE}, _smoothed, "eps"),
     "PIFGSM": Listed(LINF, _PATCHES, stepwise(name="num_iter_set"), "max_epsilon", channels=3),
@@ -296,7 +317,9 @@ def torchattacks_attack(
 
     Adversarial images for images (B, C, H, W) in [0, 1] and labels (B,); passes and papers are
     those of its class there, norms and ranges those of ``LISTED``.  ε, and where it
-    takes them the norm, the seed and the number of classes, are passed to it.  Raises AttackError
+    takes them the norm, the seed and the number of classes, are passed to it.  ``target`` drives
+    each sample towards one class: the ``"least_likely"``, the ``"next"`` by number (the first after
+    the last), or a ``"random"`` other one; what counts stays any wrong class.  Raises AttackError
     for an unknown attack, a norm that it can't work in, a parameter that is unknown or out of
     range, images outside [0, 1] or of a size or of channels that it can't take, too few classes,
     and where no gradient reaches the images.
@@ -314,6 +337,7 @@ def torchattacks_attack(
     given = {"norm": threat.norm, "seed": seed % 2**31, "n_classes": counted.classes}
     taken = inspect.signature(kind).parameters
     keywords = parameters | {key: value for key, value in given.items() if key in taken}
+    target = keywords.pop("target", None)
     if listed.eps:
         keywords[listed.eps] = threat.radius
     seen = counted if name in _WITHOUT_SHIFT else PositiveLogits(counted)
@@ -321,11 +345,29 @@ def torchattacks_attack(
         called = kind(seen, **keywords)
     start = images.clamp(1e-6, 1 - 1e-6) if name in _TANH_SPACE else images
     called.set_device(images.device)
+    if target is not None:
+        called.set_mode_targeted_by_label(quiet=True)
+        labels = targets_of(target, counted, images, labels, seed)
     with seeded(seed, images.device), gradients_needed(counted, images, listed.gradients != "none"):
         adversarial = called(start.contiguous(), labels)
     if name in _TANH_SPACE:  # what it did not move is the clean image, to the bit
         adversarial = torch.where(adversarial == start, images, adversarial)
     return AttackResult(adversarial.detach())
+
+
+def targets_of(mode: str, model: Counted, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """The class (B,) that each sample is driven towards, never its own; of two classes each mode
+    takes the other one."""
+    if mode == "next":
+        return (labels + 1) % model.classes
+    if mode == "random":
+        generator = torch.Generator().manual_seed(seed)
+        further = torch.randint(1, model.classes, labels.shape, generator=generator)
+        return (labels + further.to(labels)) % model.classes
+    with torch.no_grad():
+        logits = model(images)
+    least: Tensor = logits.scatter(1, labels[:, None], torch.inf).argmin(1)
+    return least
 
 
 ATTACKS = TABLE.records(
