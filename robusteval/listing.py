@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robusteval.errors import RobustevalError
+from robusteval.errors import RobustevalError, WeightsError
 from robusteval.models.entry import Entry, weights_content
 from robusteval.models.registry import all_entries
-from robusteval.models.tensors import held_by
+from robusteval.models.tensors import held_by, left_of_each_class
 from robusteval.report.wording import claimed_by, lowest_claim
 
 if TYPE_CHECKING:
@@ -63,6 +63,25 @@ def weights(entry: Entry) -> dict[str, Any]:
         "numbers": sum(one.count for one in held),
         "tensors": [{"name": h.name, "shape": list(h.shape), "type": h.type} for h in held],
     }
+
+
+def prototypes_left(entry: Entry) -> dict[str, list[int]]:
+    """How many different prototypes of each class the weights hold, by layer.
+
+    Empty where no class may have several, and where the weights can't be read.
+    """
+    if entry.head.most_prototypes == 1 or entry.weights is None:
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(weights_content(entry))
+        return {
+            name: left_of_each_class(tensors[f"prototypes.{name}"]) for name in entry.head.layers
+        }
+    except (WeightsError, SafetensorError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def datasets(data_dir: Path | None) -> Rows:

@@ -49,10 +49,13 @@ def show(
     from robusteval.models.registry import find_entry
 
     entry = find_entry(name)
+    left = {} if weights else listing.prototypes_left(entry)
     found = listing.weights(entry) if weights else entry.model_dump(mode="json")
+    if left:
+        found["head"]["prototypes_left"] = left
     if as_json:
         print_json(found)
     elif weights:
         terminal.print_weights(found)
     else:
-        terminal.print_entry(entry)
+        terminal.print_entry(entry, left)

@@ -356,10 +356,11 @@ def _cell(column: str, value: Any) -> str:
     return f"{100 * value:.2f} %" if isinstance(value, float) else inert.line(value)
 
 
-def print_entry(entry: "Entry") -> None:
-    """One entry, table by table; what is empty is left out."""
+def print_entry(entry: "Entry", prototypes_left: dict[str, list[int]]) -> None:
+    """One entry, table by table; what is empty is left out.  ``prototypes_left``: see listing."""
     _say(Text(_fitting(entry.name), style="bold"), entry.description)
     content = entry.model_dump(mode="json", exclude_none=True, exclude={"name", "description"})
+    content["head"]["prototypes_left"] = prototypes_left
     for key, value in _told(content):
         if isinstance(value, dict):
             _say(f"[{key}]", style="bold")

@@ -13,9 +13,13 @@ from robusteval.catalogue import Catalogue
 
 
 class Backbone(nn.Module):
-    """Normalised images (B, C, H, W) to activations by layer name, shallow to deep."""
+    """Normalised images (B, C, H, W) to activations by layer name, shallow to deep.
+
+    ``on_request``: layers that only a network with prototypes on them has among its activations.
+    """
 
     channels: dict[str, int]
+    on_request: tuple[str, ...] = ()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         raise TypeError(f"{type(self).__name__} defines no forward")
@@ -119,9 +123,12 @@ def _shortcut(source: int, width: int, stride: int) -> nn.Module:
 class ResNet(Backbone):
     """A residual network for 28×28 to 64×64 images, with a linear embedding layer.
 
-    Layers: ``stage1``, ``stage2``, … (maps), ``pool`` (their mean), ``fc`` (the embedding,
-    linear, as in PCL's code).
+    Layers: ``stem`` (maps; PCL's layer 1), ``stage1``, ``stage2``, … (maps), ``pool`` (their mean),
+    ``fc`` (the embedding, linear, as in PCL's code).  With ``embedding`` 0 there is no ``fc``, and
+    ``pool`` is the embedding.
     """
+
+    on_request = ("stem",)
 
     def __init__(
         self,
@@ -138,7 +145,7 @@ class ResNet(Backbone):
             raise ValueError(f"{sum(blocks)} blocks, {_MOST_BLOCKS} at most")
         self.stem = nn.Sequential(*_conv_norm(in_channels, stem, 3, 1), nn.ReLU())
         self.stages = nn.ModuleList()
-        self.channels = {}
+        self.channels = {"stem": stem}
         source = stem
         for k, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             stage = []
@@ -148,16 +155,32 @@ class ResNet(Backbone):
                 source = width * block.expansion
             self.stages.append(nn.Sequential(*stage))
             self.channels[f"stage{k + 1}"] = source
-        self.fc = nn.Linear(source, embedding)
-        self.channels |= {"pool": source, "fc": embedding}
+        self.channels["pool"] = source
+        self.fc = _embed(self.channels, source, embedding)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps, layers = self.stem(images), {}
+        maps = self.stem(images)
+        layers = {"stem": maps}
         for k, stage in enumerate(self.stages):
             maps = layers[f"stage{k + 1}"] = stage(maps)
         layers["pool"] = maps.mean((2, 3))
-        layers["fc"] = self.fc(layers["pool"])
-        return layers
+        return _embedded(self.fc, layers, "pool")
+
+
+def _embed(channels: dict[str, int], source: int, embedding: int, name: str = "fc") -> nn.Module:
+    """A linear layer, whose name joins ``channels``; nothing where the embedding is 0."""
+    if not embedding:
+        return nn.Identity()
+    channels[name] = embedding
+    return nn.Linear(source, embedding)
+
+
+def _embedded(
+    embed: nn.Module, layers: dict[str, Tensor], last: str, name: str = "fc"
+) -> dict[str, Tensor]:
+    if isinstance(embed, nn.Linear):
+        layers[name] = embed(layers[last])
+    return layers
 
 
 def resnet110(in_channels: int, embedding: int = 1024) -> ResNet:
@@ -172,7 +195,8 @@ def resnet110(in_channels: int, embedding: int = 1024) -> ResNet:
 def resnet18(in_channels: int, width: int = 64, embedding: int = 64) -> ResNet:
     """ResNet-18 for small images: SCPL, DRP and MPAT.  11 M parameters, 2.8 M at width 32.
 
-    Two basic blocks at each of four widths, 3×3 stem without pooling; ``embedding`` is D.
+    Two basic blocks at each of four widths, 3×3 stem without pooling; ``embedding`` is D.  MPAT
+    takes the 512 pooled features of its layer 4 themselves: ``embedding`` 0.
     """
     widths = (width, 2 * width, 4 * width, 8 * width)
     return ResNet(in_channels, _Basic, widths, (2, 2, 2, 2), width, embedding)
@@ -181,7 +205,7 @@ def resnet18(in_channels: int, width: int = 64, embedding: int = 64) -> ResNet:
 class LeNet(Backbone):
     """Two convolutions with pooling and a hidden layer (LeCun et al. 1989): SCPL's for MNIST.
 
-    Layers: ``conv2`` (maps), ``fc1`` (500), ``fc2`` (the embedding, linear).
+    Layers: ``conv2`` (maps), ``fc1`` (500), ``fc2`` (the embedding, linear; none with 0).
     """
 
     def __init__(self, in_channels: int, embedding: int = 64) -> None:
@@ -195,13 +219,77 @@ class LeNet(Backbone):
             nn.AdaptiveMaxPool2d(4),
         )
         self.fc1 = nn.Sequential(nn.Linear(50 * 16, 500), nn.ReLU())
-        self.fc2 = nn.Linear(500, embedding)
-        self.channels = {"conv2": 50, "fc1": 500, "fc2": embedding}
+        self.channels = {"conv2": 50, "fc1": 500}
+        self.fc2 = _embed(self.channels, 500, embedding, "fc2")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps = self.convs(images)
-        fc1 = self.fc1(maps.flatten(1))
-        return {"conv2": maps, "fc1": fc1, "fc2": self.fc2(fc1)}
+        layers = {"conv2": maps, "fc1": self.fc1(maps.flatten(1))}
+        return _embedded(self.fc2, layers, "fc1", "fc2")
+
+
+class LeNetBN(Backbone):
+    """MPAT's network for MNIST: two convolutions of stride 2 with batch norm, a hidden layer.
+
+    The text says strides, ReLUs and batch norm (Section 4.2), and no sizes: these are those of the
+    small network of Wong and Kolter 2018.  Layers: ``conv2`` (maps), ``fc1`` (the embedding, after
+    its ReLU; the paper's second linear layer is the classifier).
+    """
+
+    def __init__(
+        self, in_channels: int, widths: Sequence[int] = (16, 32), hidden: int = 100
+    ) -> None:
+        super().__init__()
+        first, second = widths
+        self.convs = nn.Sequential(
+            nn.Conv2d(in_channels, first, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(7),  # of 28×28 images it changes nothing
+        )
+        self.fc1 = nn.Sequential(nn.Linear(second * 49, hidden), nn.ReLU())
+        self.channels = {"conv2": second, "fc1": hidden}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.convs(images)
+        return {"conv2": maps, "fc1": self.fc1(maps.flatten(1))}
+
+
+_VGG19 = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))  # width of a stage as a multiple, convolutions
+
+
+class VGG(Backbone):
+    """VGG-19 with batch norm for small images (Simonyan and Zisserman 2015): PCL's source of
+    black-box attacks.
+
+    Sixteen 3×3 convolutions in five stages, each but the last followed by pooling; one linear layer
+    reads the last, as is usual for CIFAR.  20 M parameters at ``width`` 64, 0.3 M at 8.  Layers:
+    ``stage1`` to ``stage5`` (maps), ``pool`` (their maxima), ``fc`` (none with ``embedding`` 0).
+    """
+
+    def __init__(self, in_channels: int, width: int = 64, embedding: int = 0) -> None:
+        super().__init__()
+        self.stages, self.channels = nn.ModuleList(), {}
+        source = in_channels
+        for k, (times, count) in enumerate(_VGG19):
+            convs: list[nn.Module] = [nn.MaxPool2d(2, ceil_mode=True)] if k else []
+            for _ in range(count):
+                convs += [*_conv_norm(source, times * width, 3, 1), nn.ReLU()]
+                source = times * width
+            self.stages.append(nn.Sequential(*convs))
+            self.channels[f"stage{k + 1}"] = source
+        self.channels["pool"] = source
+        self.fc = _embed(self.channels, source, embedding)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps, layers = images, {}
+        for k, stage in enumerate(self.stages):
+            maps = layers[f"stage{k + 1}"] = stage(maps)
+        layers["pool"] = maps.amax((2, 3))
+        return _embedded(self.fc, layers, "pool")
 
 
 def resnet_small(
@@ -222,6 +310,8 @@ def resnet_small(
 
 BACKBONES.add("cnn6", CNN6)
 BACKBONES.add("lenet", LeNet)
+BACKBONES.add("lenet_bn", LeNetBN)
+BACKBONES.add("vgg19", VGG)
 BACKBONES.add("resnet18", resnet18)
 BACKBONES.add("resnet110", resnet110)
 BACKBONES.add("resnet_small", resnet_small)

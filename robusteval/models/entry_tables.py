@@ -223,13 +223,22 @@ class Training(Table):
     warmup_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["one_cycle", "cyclic", "steps"] = "one_cycle"
     milestones: list[int] = []
+    lowest_lr: float | None = Field(
+        default=None, gt=0, description="below which one_cycle and cyclic never fall; else lr/1000"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     augment: list[Literal["crop", "flip"]] = []
     crop_padding: int = Field(default=4, ge=1, le=256)
     validation: int = Field(ge=1)
+    samples: int | None = Field(
+        default=None, ge=2, description="of the images beside validation, class-balanced; else all"
+    )
+    share: float | None = Field(
+        default=None, gt=0, le=1, description="the same as a share of the images beside validation"
+    )
     seed: int = Field(default=0, ge=0, lt=2**32)
-    options: dict[str, float | str | bool] = {}
+    options: dict[str, float | str | bool | list[float]] = {}
     adversarial: Adversarial | None = None
     stopping_eps: Eps | None = Field(
         default=None,
@@ -248,7 +257,20 @@ class Training(Table):
     def _milestones_are_read(self) -> Self:
         if self.milestones and self.schedule != "steps":
             raise ValueError('milestones need schedule = "steps"')
+        if self.lowest_lr is not None and (self.schedule == "steps" or self.lowest_lr > self.lr):
+            raise ValueError("lowest_lr is at most lr, and goes with one_cycle and cyclic")
+        if self.samples is not None and self.share is not None:
+            raise ValueError("samples and share say the same: give one of them")
         return self
+
+    @property
+    def identity(self) -> str:
+        """All settings as text; younger ones only where they are given, so that trainings which
+        began without them go on."""
+        younger = {"samples", "share", "lowest_lr"}
+        return self.model_dump_json(
+            exclude={name for name in younger if getattr(self, name) is None}
+        )
 
     @property
     def kind(self) -> str:
@@ -267,7 +289,10 @@ class Training(Table):
 class Trained(Table):
     """What was really trained; written by ``robusteval train``.
 
-    ``validation_robust``: under ten steps of PGD, where that chose the epoch.
+    ``validation_robust``: under ten steps of PGD, where that chose the epoch.  ``samples``: how
+    many images it was trained on, where not on all beside the validation part.
+    ``prototypes_left``: how many different ones the stored weights hold of each class, where a
+    class may have several.
     """
 
     seed: int
@@ -283,3 +308,5 @@ class Trained(Table):
     clean_accuracy: float
     clean_correct: int
     clean_total: int
+    samples: int | None = None
+    prototypes_left: list[int] | None = None

@@ -37,6 +37,7 @@ from robusteval.models.robustbench_zoo import robustbench_module
 from robusteval.storage import replace_file
 
 _MOST_LAYERS = 200  # that a backbone's option lists
+EMBEDDING = "embedding"  # the option that may be 0
 
 
 def classes_of(entry: Entry) -> int:
@@ -95,7 +96,8 @@ def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
     for name, value in table.options.items():
         if name not in defaults:
             raise EntryError(f"{where} has no option {shown(name)}: it takes {', '.join(defaults)}")
-        _require_sizes(f"{where} {name}", value, isinstance(defaults[name], tuple))
+        least = 0 if name == EMBEDDING else 1
+        _require_sizes(f"{where} {name}", value, isinstance(defaults[name], tuple), least)
     try:
         return build(channels, **table.options)
     except (TypeError, ValueError, LookupError, RuntimeError, MemoryError) as error:
@@ -106,14 +108,14 @@ def _backbone(entry: Entry, table: BackboneTable, channels: int) -> Backbone:
         ) from None
 
 
-def _require_sizes(where: str, value: Any, is_list: bool) -> None:
+def _require_sizes(where: str, value: Any, is_list: bool, least: int) -> None:
     """Raises EntryError unless these can be sizes of layers, and few enough to be built."""
     values = value if is_list and isinstance(value, list) else [value]
-    fit = (isinstance(v, int) and v is not True and 1 <= v <= LARGEST_SIZE for v in values)
+    fit = (type(v) is int and least <= v <= LARGEST_SIZE for v in values)
     if isinstance(value, list) == is_list and len(values) <= _MOST_LAYERS and all(fit):
         return
     some = f"a list of at most {_MOST_LAYERS} whole numbers" if is_list else "a whole number"
-    raise EntryError(f"{where} needs {some} from 1 to {LARGEST_SIZE}, not {shown(value)}")
+    raise EntryError(f"{where} needs {some} from {least} to {LARGEST_SIZE}, not {shown(value)}")
 
 
 @torch.inference_mode(False)  # such parameters would take no part in a gradient

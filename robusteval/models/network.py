@@ -32,7 +32,8 @@ class PrototypeNetwork(nn.Module):
     """Images in [0, 1] to logits, features and distances.
 
     Normalisation is inside, so that ε and [0, 1] always mean pixels.  A network without layers
-    that carry prototypes is a plain classifier.
+    that carry prototypes is a plain classifier.  ``counts``: how many prototypes each class has of
+    its own; where these numbers differ, the last of a class fills the rest of its M places.
     """
 
     mean: Tensor
@@ -51,6 +52,7 @@ class PrototypeNetwork(nn.Module):
         self.head, self.classes = head, classes
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.counts = head.counts(classes)
         self.branches = nn.ModuleDict()
         self.prototypes = nn.ParameterDict()
         for layer in head.layers:
@@ -58,19 +60,33 @@ class PrototypeNetwork(nn.Module):
             self.branches[layer] = AuxiliaryBranch(backbone.channels[layer], branch_dim)
             shape = (
                 classes,
-                head.prototypes_per_class,
+                head.most_prototypes,
                 branch_dim or backbone.channels[layer],
             )
             self.prototypes[layer] = nn.Parameter(torch.randn(shape))
+        self.fill_places()
         self.embedding_layer = list(backbone.channels)[-1]
         self.classifier: nn.Linear | None = None
         if head.reading == "softmax":
             self.classifier = nn.Linear(backbone.channels[self.embedding_layer], classes)
 
+    @torch.no_grad()
+    def fill_places(self) -> None:
+        """Puts each class's last prototype into the places that it has no prototype for."""
+        for prototypes in self.prototypes.values():
+            for own, count in zip(prototypes, self.counts, strict=True):
+                own[count:] = own[count - 1]
+
+    def own_places(self, prototypes: Tensor) -> Tensor:
+        """Whether each of the places (K, M) holds a prototype of its own: bool."""
+        counts = torch.tensor(self.counts, device=prototypes.device)
+        return torch.arange(prototypes.shape[1], device=prototypes.device) < counts[:, None]
+
     def activations(self, images: Tensor) -> dict[str, Tensor]:
         """The backbone's named layers for images (B, C, H, W) in [0, 1]."""
         layers: dict[str, Tensor] = self.backbone((images - self.mean) / self.std)
-        return layers
+        hidden = set(self.backbone.on_request) - set(self.head.layers)
+        return {name: values for name, values in layers.items() if name not in hidden}
 
     def supervised_features(self, layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each supervised layer's features (B, D) in float32, after its branch."""

@@ -13,6 +13,7 @@ from robusteval.data.known import DATASETS
 from robusteval.errors import EntryError, RobustevalError, UnknownNameError, shown
 from robusteval.folders import named_folders, package_folders, toml_files
 from robusteval.models.entry import Entry, read_entry, require_toml
+from robusteval.models.readings import read_by, split_reading
 from robusteval.models.robustbench import PREFIX, robustbench_entry
 from robusteval.reading import named, named_path
 
@@ -85,8 +86,14 @@ def entry_paths() -> dict[str, Path]:
 
 
 def find_entry(name_or_path: str | os.PathLike[str]) -> Entry:
-    """An entry by name, by the path of its TOML file, or of RobustBench's: ``robustbench:NAME``."""
-    name = named(name_or_path, "model", EntryError)
+    """An entry by name, by the path of its TOML file, or of RobustBench's: ``robustbench:NAME``.
+
+    A name or path may be followed by a reading, as in ``pcl_digits@nearest_prototype``.
+    """
+    name, reading = split_reading(named(name_or_path, "model", EntryError))
+    if reading is not None:
+        entry = find_entry(name)
+        return read_by(entry, reading, reference_to(entry))
     if name.startswith(PREFIX):
         return robustbench_entry(name)
     if name.lower().endswith(".toml") or os.sep in name:

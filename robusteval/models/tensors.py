@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, deserialize
 
@@ -10,6 +11,9 @@ from robusteval.errors import WeightsError, reason
 from robusteval.models.entry import Entry, weights_content
 from robusteval.models.entry_tables import CHECKPOINT
 from robusteval.models.onnx_files import initializers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _TYPES = {"F": "float", "BF": "bfloat", "I": "int", "U": "uint", "BOOL": "bool"}
 
@@ -63,3 +67,11 @@ def _type(dtype: str) -> str:
     """Such as "float16" of "F16", as NumPy and torch say it."""
     letters = dtype.rstrip("0123456789")
     return f"{_TYPES.get(letters, letters)}{dtype.removeprefix(letters)}"
+
+
+def left_of_each_class(prototypes: "NDArray[Any]") -> list[int]:
+    """How many of the prototypes (K, M, D) of each class differ at all: of merged ones all but one
+    are copies."""
+    from numpy import unique
+
+    return [len(unique(own, axis=0)) for own in prototypes]

@@ -22,7 +22,7 @@ def craft(
     generator: torch.Generator,
     bfloat16: bool = False,
 ) -> Tensor:
-    """Adversarial images (B, C, H, W) against the recipe's own loss, in L∞.
+    """Adversarial images (B, C, H, W) against the recipe's own loss, or what it crafts by, in L∞.
 
     Each image's ε is drawn uniformly from ``settings.eps``.  FGSM takes one step of size ε (PCL,
     eq. 16), PGD ``steps`` steps of ``step_size``·ε from a random start (eqs. 22, 23), Fast one
@@ -39,11 +39,13 @@ def craft(
     was_training = network.training
     network.eval()
     try:
-        adversarial = start
+        adversarial, clean = start, None
+        if recipe.crafts_from_logits:
+            clean = _clean_logits(network, images, bfloat16)
         for _ in range(steps):
             adversarial = adversarial.detach().requires_grad_()
             layers = activations(network, adversarial, bfloat16)
-            loss, _ = recipe.loss(network, layers, labels, epoch)
+            loss = recipe.crafting_loss(network, layers, labels, epoch, clean)
             (gradient,) = torch.autograd.grad(loss, adversarial)
             moved = adversarial.detach() + step * gradient.sign()
             adversarial = torch.minimum(torch.maximum(moved, images - eps), images + eps).clamp(
@@ -52,6 +54,11 @@ def craft(
     finally:
         network.train(was_training)
     return adversarial.detach()
+
+
+@torch.no_grad()
+def _clean_logits(network: PrototypeNetwork, images: Tensor, bfloat16: bool) -> Tensor:
+    return network.logits(activations(network, images, bfloat16))
 
 
 def draw_eps(settings: Adversarial, count: int, generator: torch.Generator) -> Tensor:

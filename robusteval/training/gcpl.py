@@ -10,6 +10,7 @@ prototype loss ‖f − m_y‖².  A sample is classified by its closest prototy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from robusteval.models.network import PrototypeNetwork
@@ -40,6 +41,7 @@ class GCPL(Recipe):
     ) -> tuple[Tensor, Tensor]:
         features, prototypes = self.features_and_prototypes(network, layers)
         squared = prototype_distances(features, prototypes, "sql2")
+        squared = squared.masked_fill(~network.own_places(prototypes), torch.inf)
         loss = distance_cross_entropy(squared, labels, self.number("gamma"))
         encoding = prototype_encoding_cost(features, closest_own(squared, labels, prototypes))
         loss = loss + self.number("encoding_weight") * encoding

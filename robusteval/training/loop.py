@@ -83,9 +83,7 @@ class Trainer:
         self.training, self.validation = training, validation
         self.speed, self.device, self.progress = speed, device, progress
         self.commit = commit
-        self.identity = hashlib.sha256(
-            f"{identity}{settings.model_dump_json()}".encode()
-        ).hexdigest()
+        self.identity = hashlib.sha256(f"{identity}{settings.identity}".encode()).hexdigest()
         network.to(device)
         recipe.to(device)
         self.optimizer = make_optimizer(network, recipe, settings)
@@ -175,8 +173,12 @@ class Trainer:
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[float, int]:
         """One update; (loss, how many were right).  Without a finite loss and a finite gradient
         nothing changes, and the loss returned isn't finite."""
+        if self.recipe.differentiates_twice:
+            images.requires_grad_()
         layers = activations(self.network, images, self.speed.bfloat16)
         loss, logits = self.recipe.loss(self.network, layers, labels, epoch)
+        if self.recipe.differentiates_twice:
+            loss = loss + self.recipe.penalty(loss, images)
         value = loss.item()
         if math.isfinite(value):
             self.optimizer.zero_grad(set_to_none=True)
@@ -186,6 +188,7 @@ class Trainer:
             if not all(torch.isfinite(g).all() for g in (length, *own)):
                 return math.nan, 0
             self.optimizer.step()
+            self.network.fill_places()
             self.recipe.after_step(self.network)
         return value, int((logits.argmax(1) == labels).sum())
 

@@ -1,7 +1,8 @@
 """Losses on prototypes and proxies, named by their papers' equations.  Pure functions.
 
 Features are (B, D), labels (B,), prototypes (K, M, D): M of each of K classes.  Losses are means
-over the batch.
+over the batch.  ``places`` (K, M), bool, says which of these a class has of its own, where not all
+of them are (see ``PrototypeNetwork.own_places``).
 """
 
 import torch
@@ -56,6 +57,7 @@ def soft_triple(
     scale: float = 20.0,
     gamma: float = 0.1,
     margin: float = 0.01,
+    places: Tensor | None = None,
 ) -> Tensor:
     """SoftTriple (Qian et al. 2019): MPAT, eq. 3, on unit features and unit prototypes.
 
@@ -64,20 +66,29 @@ def soft_triple(
     """
     unit = F.normalize(features, dim=1)
     cosines = torch.einsum("bd,kmd->bkm", unit, F.normalize(prototypes, dim=2))
-    similarities = ((cosines / gamma).softmax(2) * cosines).sum(2)
+    shares = cosines / gamma
+    if places is not None:
+        shares = shares.masked_fill(~places, -torch.inf)
+    similarities = (shares.softmax(2) * cosines).sum(2)
     own = F.one_hot(labels, len(prototypes)).to(similarities.dtype)
     return F.cross_entropy(scale * (similarities - margin * own), labels)
 
 
-def soft_triple_regulariser(prototypes: Tensor) -> Tensor:
+def soft_triple_regulariser(prototypes: Tensor, places: Tensor | None = None) -> Tensor:
     """Σ_j R(w_j¹…w_j^M) / (C·M(M−1)): MPAT, eq. 4, with R = Σ_{s<t} √(2 − 2 w_s·w_t).
 
     That is the sum of distances between a class's unit prototypes; it lets redundant ones merge.
-    The paper's text lost the root, which Qian et al. have in their eq. 9.  Zero for M = 1.
+    The root is Qian et al.'s (their eq. 9): the text at hand of MPAT, a page turned into plain
+    text, shows none.  Zero for M = 1.  With ``places`` M is each class's own number.
     """
     classes, count, _ = prototypes.shape
     if count == 1:
         return prototypes.new_zeros(())
+    if places is not None:
+        each = [
+            soft_triple_regulariser(w[None, own]) for w, own in zip(prototypes, places, strict=True)
+        ]
+        return torch.stack(each).mean()
     unit = F.normalize(prototypes, dim=2)
     products = unit @ unit.transpose(1, 2)
     first, second = torch.triu_indices(count, count, 1)
@@ -142,9 +153,10 @@ def repulsion(centres: Tensor, metric: str) -> Tensor:
 
 
 def repulsive_fit(similarities: Tensor) -> Tensor:
-    """DRP, eq. 6, averaged: (1 − s)² for similarities (B,) in [0, 1] to the own prototype.
+    """DRP, eq. 6, averaged: (1 − s)² for similarities (B,) to the own prototype.
 
-    The equation writes a distance d, which would drive samples away from their prototype.
+    The equation writes a distance d.  With it samples come to lie at distance 1; with a similarity
+    in [0, 1] at the prototype.
     """
     return (1 - similarities).square().mean()
 

@@ -14,14 +14,15 @@ from robusteval.errors import TrainingError
 from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 
-Option = float | str | bool
+Option = float | str | bool | list[float]
 
 
 class Recipe(nn.Module):
     """A method's loss, and the parameters that only training needs.
 
     ``defaults`` are its options, which an entry's ``[training.options]`` may change: words among
-    ``choices``, numbers from 0 up, above it for those in ``positive``.
+    ``choices``, numbers from 0 up, above it for those in ``positive``; those in ``lists`` may be
+    several numbers.
     ``parameter_groups`` are groups for the optimiser beside the network's own weights: those with
     a learning rate of their own, which the schedule scales alike.  ``trained``: the network has its
     weights already, so nothing is prepared; ``loss`` then tells what they were trained on, if it
@@ -31,6 +32,9 @@ class Recipe(nn.Module):
     defaults: ClassVar[dict[str, Option]] = {}
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
     positive: ClassVar[tuple[str, ...]] = ()
+    lists: ClassVar[tuple[str, ...]] = ()
+    differentiates_twice: ClassVar[bool] = False  # its ``penalty`` reads the gradient of the loss
+    crafts_from_logits: ClassVar[bool] = False  # its ``crafting_loss`` reads those of clean images
 
     def __init__(
         self, network: PrototypeNetwork, settings: Training, *, trained: bool = False
@@ -56,14 +60,15 @@ class Recipe(nn.Module):
         else:
             above = name in self.positive
             wanted = "a number above 0" if above else "a number from 0 up"
-            number = isinstance(value, float | int) and not isinstance(value, bool)
-            fine = number and 0 <= float(value) < math.inf and not (above and value == 0)
+            several = isinstance(value, list) and name in self.lists
+            values = value if isinstance(value, list) and several else [value]
+            fine = bool(values) and all(_fits(one, above) for one in values)
         if not fine:
             raise TrainingError(f"[training.options] {name} = {value!r}: it takes {wanted}")
 
     def number(self, name: str) -> float:
         """A numeric option."""
-        return float(self.options[name])
+        return float(self.options[name])  # type: ignore[arg-type]
 
     @property
     def is_stored(self) -> bool:
@@ -134,6 +139,36 @@ class Recipe(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(loss, logits (B, K)) from the backbone's layers, at an epoch counted from 0."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def crafting_loss(
+        self,
+        network: PrototypeNetwork,
+        layers: Mapping[str, Tensor],
+        labels: Tensor,
+        epoch: int,
+        clean: Tensor | None,
+    ) -> Tensor:
+        """What images are crafted to raise: the loss itself, unless a method says otherwise.
+
+        ``clean``: the logits (B, K) of the images that they are crafted from, where the method
+        ``crafts_from_logits``.
+        """
+        return self.loss(network, layers, labels, epoch)[0]
+
+    def penalty(self, loss: Tensor, images: Tensor) -> Tensor:
+        """What is added to the loss, from images that carry a gradient."""
+        raise TypeError(f"{type(self).__name__} defines no penalty")
+
+
+def is_paired(labels: Tensor) -> bool:
+    """Whether a batch holds clean images first and their crafted ones after them."""
+    half = len(labels) // 2
+    return len(labels) % 2 == 0 and torch.equal(labels[:half], labels[half:])
+
+
+def _fits(value: Any, above: bool) -> bool:
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and 0 <= float(value) < math.inf and not (above and value == 0)
 
 
 @torch.no_grad()

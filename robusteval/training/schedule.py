@@ -51,13 +51,16 @@ def schedule_factor(settings: Training, epoch: float, share: float) -> float:
 
     ``cyclic``: one triangle, up linearly to the middle of the stage and down to zero (Smith 2017,
     as Wong et al. 2020 use it).  ``one_cycle``: up linearly from 5 % for a fifth of the stage, then
-    down by a cosine (after Smith and Topin 2019).  Neither falls below a thousandth.  ``steps``: a
-    tenth of it after each milestone, an epoch of the stage (PCL, Section 6: 200 and 250 of 300).
+    down by a cosine (after Smith and Topin 2019).  Neither falls below ``lowest_lr``, or a
+    thousandth (MPAT's goes from 0.001 to 0.2 and back, that of DRP's code from 0.001 to 0.006).
+    ``steps``: a tenth of it after each milestone, an epoch of the stage (PCL, Section 6: 200 and
+    250 of 300).
     """
     if settings.schedule == "steps":
         return float(0.1 ** sum(epoch >= m for m in settings.milestones))
+    lowest = settings.lowest_lr / settings.lr if settings.lowest_lr is not None else 1e-3
     if settings.schedule == "cyclic":
-        return max(1 - abs(2 * share - 1), 1e-3)
+        return max(1 - abs(2 * share - 1), lowest)
     if share < 0.2:
         return 0.05 + 0.95 * share / 0.2
-    return max(0.5 * (1 + math.cos(math.pi * (share - 0.2) / 0.8)), 1e-3)
+    return max(0.5 * (1 + math.cos(math.pi * (share - 0.2) / 0.8)), lowest)

@@ -18,6 +18,7 @@ training, "l2" (the paper's base), "sql2", "l1", "linf", "dot" or "cosine"; ``no
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast, get_args
 
+import torch
 from torch import Tensor
 
 from robusteval.models.head import Similarity
@@ -47,6 +48,7 @@ class SCPL(Recipe):
         features, prototypes = self.features_and_prototypes(network, layers)
         chosen = cast(Similarity, self.options["similarity"])
         distances = prototype_distances(features, prototypes, chosen)
+        distances = distances.masked_fill(~network.own_places(prototypes), torch.inf)
         loss = n_prototype(-self.number("scale") * distances.amin(2), labels)
         own = closest_own(distances, labels, prototypes)
         loss = loss + self.number("norm_weight") * prototype_norm(features, own)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from robusteval.models.entry_tables import Trained, Training
 from robusteval.models.loading import build_network, classes_of, stored_form
 from robusteval.models.network import PrototypeNetwork
 from robusteval.models.registry import built_in_folder, find_entry
+from robusteval.models.tensors import left_of_each_class
 from robusteval.storage import (
     locked,
     remove_partials,
@@ -32,6 +33,7 @@ from robusteval.training import (  # noqa: F401 - they register their recipes
     gcpl,
     mpat,
     pcl,
+    regularised,
     scpl,
 )
 from robusteval.training.loop import EpochLog, Progress, Trainer, accuracy_of
@@ -94,7 +96,15 @@ def outcome_of(trainer: Trainer, test: Dataset) -> tuple[dict[str, Tensor], Trai
     trainer.network.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     with as_judged():
         correct = round(accuracy_of(trainer.network, test) * len(test))
-    return tensors, _trained(trainer, correct, len(test))
+    trained = _trained(trainer, correct, len(test))
+    return tensors, trained.model_copy(update={"prototypes_left": _left(trainer.network, tensors)})
+
+
+def _left(network: PrototypeNetwork, tensors: dict[str, Tensor]) -> list[int] | None:
+    """The prototypes that are left of each class in what is stored of the deepest layer."""
+    if not network.head.layers or network.head.most_prototypes == 1:
+        return None
+    return left_of_each_class(tensors[f"prototypes.{network.head.layers[-1]}"].numpy())
 
 
 def _kept(trainer: Trainer) -> str:
@@ -140,19 +150,39 @@ def _prepared(
             "training samples: choose at most half"
         )
     fitting, validation = data.split_off(settings.validation, seed=0)
+    fitting = _part_of(entry, fitting, settings)
+    speed = choose_speed(network, fitting, settings, device=device)
+    if recipe.differentiates_twice:  # compiled code can be differentiated once
+        speed = replace(speed, compiled=False)
     trainer = Trainer(
         network,
         recipe,
         fitting,
         validation,
         settings,
-        speed=choose_speed(network, fitting, settings, device=device),
+        speed=speed,
         device=device,
         identity=entry.model_dump_json(include=set(_DESCRIBED)),
         commit=_code(),
         progress=progress,
     )
     return trainer, test
+
+
+def _part_of(entry: Entry, data: Dataset, settings: Training) -> Dataset:
+    """The samples or the share that are asked for, class-balanced by the training's seed, a smaller
+    part being contained in each larger one."""
+    count = settings.samples
+    if settings.share is not None:
+        count = max(2, round(settings.share * len(data)))
+    if count is None:
+        return data
+    if count > len(data):
+        raise TrainingError(
+            f"{entry.path}: [training] samples asks for {count} of {len(data)} images beside the "
+            "validation part: choose fewer"
+        )
+    return data.balanced_subset(count, settings.seed)
 
 
 def _require_fitting(entry: Entry, network: PrototypeNetwork, data: Dataset) -> None:
@@ -230,7 +260,12 @@ def _trained(trainer: Trainer, correct: int, total: int) -> Trained:
         clean_accuracy=round(correct / total, 4),
         clean_correct=correct,
         clean_total=total,
+        samples=len(trainer.training) if _is_part(trainer.settings) else None,
     )
+
+
+def _is_part(settings: Training) -> bool:
+    return settings.samples is not None or settings.share is not None
 
 
 def _write_log(path: Path, history: list[EpochLog]) -> None:
