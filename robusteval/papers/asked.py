@@ -6,6 +6,7 @@ for there, and the strongest beside them.  So tables share runs, whichever is as
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
@@ -27,6 +28,12 @@ class Key(NamedTuple):
     norm: Norm
     eps: str
     any_distance: bool
+
+
+@cache
+def suite_named(name: str) -> Suite:
+    """A suite, which is read once."""
+    return read_suite(name)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Wanted:
 
     def suite_of(self, strongest: Sequence[str]) -> Suite:
         """The suite with this run's attacks alone, at its ε."""
-        whole, key = read_suite(self.key.suite), self.key
+        whole, key = suite_named(self.key.suite), self.key
         meant = {*self.attacks, *(() if key.any_distance else strongest)}
         here = {a.name: _in(a, key.norm) for a in whole.attacks if key.norm in a.norms}
         plain = [attack for name, attack in here.items() if name in meant]
@@ -121,7 +128,7 @@ def attack_name(cell: Cell) -> str:
     meaning = cell.meaning
     if not _is_transfer(cell):
         return meaning.attack
-    (attack,) = read_suite(cell.suite).only([meaning.attack]).attacks
+    (attack,) = suite_named(cell.suite).only([meaning.attack]).attacks
     return attack.made_on(meaning.source).name
 
 

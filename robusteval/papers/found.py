@@ -11,9 +11,8 @@ from robusteval.errors import PaperError, RobustevalError, UnknownNameError
 from robusteval.inert import cell as inert_cell
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
-from robusteval.papers.asked import Key, Scale, at_scale, attack_name, key_of
+from robusteval.papers.asked import Key, Scale, at_scale, attack_name, key_of, suite_named
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
-from robusteval.plan.suite import read_suite
 from robusteval.reading import read_file
 from robusteval.report.rows import percent
 from robusteval.storage import reason
@@ -112,7 +111,7 @@ def _sha(entry: Entry) -> str:
 
 def _setting(cell: Cell) -> str:
     """What the suite has; an attack without steps takes one."""
-    (attack,) = read_suite(cell.suite).only([cell.meaning.attack]).attacks
+    (attack,) = suite_named(cell.suite).only([cell.meaning.attack]).attacks
     settings = {"steps": 1, **attack.parameters, **attack.times_eps}
     value = settings[cell.meaning.parameter]
     return f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -212,15 +212,15 @@ def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
     numbers = _numbers(path)
     where = f"{paper.folder / _FILE}: {table.name}"
     rows, columns = ({number[axis]: None for number in numbers} for axis in ("row", "column"))
+    for block in (table, *table.beside):
+        _require_known(block.rows, rows, f"{where}: row")
+        _require_known(block.columns, columns, f"{where}: column")
     found = [*_block(table, table, "", numbers, where)]
     for block in table.beside:
         whole = table.whole(block)
         meant = [n for n in numbers if n["row"] in whole.rows and n["column"] in whole.columns]
         plain = [number | {"value": ""} for number in meant]
         found += _block(table, whole, block.title, plain, f"{where}, {block.title}")
-    for block in (table, *table.beside):
-        _require_known(block.rows, rows, f"{where}: row")
-        _require_known(block.columns, columns, f"{where}: column")
     return found
 
 

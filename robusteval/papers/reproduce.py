@@ -13,13 +13,12 @@ from robusteval.papers import pages
 from robusteval.papers.asked import Key, Scale, Wanted, at_scale, runs_of
 from robusteval.papers.found import FOUND, Row, as_csv, read_rows, rows_of, trained_entry
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
-from robusteval.places import Place
 from robusteval.plan.suite import Suite
-from robusteval.report.files import require_table, write_table
+from robusteval.storage import replace_file, require_writable
 
 Evaluate = Callable[[str, Suite, api.Options], api.Report]
+_ELSEWHERE = "choose another folder with --tables"
 Tables = list[tuple[PaperTable, list[Row]]]
-STORED = Path("leaderboards/reproductions")  # where finished ones are published
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Reproduction:
     table: str | None = None
     samples: int | None = None
     evaluate_one: Evaluate = lambda name, suite, options: api.evaluate(name, suite, options=options)
-    told: Callable[[Place], None] = lambda place: None
+    told: Callable[[Path], None] = lambda place: None
     reports: dict[Key, api.Report | RobustevalError] = field(default_factory=dict)
 
     @property
@@ -80,11 +79,11 @@ class Reproduction:
         A run that can't be made doesn't hold up the others.
         """
         folder = self.folder / self.paper.name
+        require_writable(folder, _ELSEWHERE)
         done: list[str] = []
         made: Tables = []
         with stops.saying(lambda: f"tables finished before: {len(done)}" if done else ""):
             for table in self.tables:
-                require_table(folder / f"{table.file}.csv")
                 for key, wanted in self.runs([table]).items():
                     self._run(key, wanted)
                 rows = rows_of(self.paper, table, self.reports, self.scale)
@@ -109,18 +108,19 @@ def is_untrained(name: str) -> bool:
     return trained_entry(name)[1].get("status") == "untrained"
 
 
-def write_one(paper: Paper, table: PaperTable, rows: Sequence[Row], folder: Place) -> Place:
+def write_one(paper: Paper, table: PaperTable, rows: Sequence[Row], folder: Path) -> Path:
     """A table as CSV and Markdown; the latter's place."""
-    write_table(folder / f"{table.file}.csv", as_csv(rows))
-    page = folder / f"{table.file}.md"
-    write_table(page, pages.markdown(paper, table, rows))
-    return page
+    _write(folder / f"{table.file}.csv", as_csv(rows))
+    return _write(folder / f"{table.file}.md", pages.markdown(paper, table, rows))
 
 
-def write_page(paper: Paper, tables: Tables, folder: Place) -> Place:
+def write_page(paper: Paper, tables: Tables, folder: Path) -> Path:
     """The page of all tables."""
-    place = folder / "index.html"
-    write_table(place, pages.html(paper, tables))
+    return _write(folder / "index.html", pages.html(paper, tables))
+
+
+def _write(place: Path, text: str) -> Path:
+    replace_file(place, text.encode(), _ELSEWHERE)
     return place
 
 
@@ -132,13 +132,14 @@ def stored_tables(paper: Paper, folder: Path, tables: Sequence[PaperTable]) -> T
 
 def rebuild(
     paper: Paper, stored: Path, folder: Path, tables: Sequence[PaperTable]
-) -> Iterator[Place]:
+) -> Iterator[Path]:
     """Pages of stored rows alone; runs nothing.  Raises PaperError where there are none."""
     found = stored_tables(paper, stored, tables)
     if not found:
         raise PaperError(
             f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
         )
+    require_writable(folder / paper.name, _ELSEWHERE)
     for table, rows in found:
         yield write_one(paper, table, rows, folder / paper.name)
     yield write_page(paper, found, folder / paper.name)
