@@ -96,10 +96,11 @@ def differences(entry: Entry) -> str:
     if entry.backbone:
         here["backbone"] = entry.backbone.name
     if entry.training:
-        here |= {"epochs": entry.training.total_epochs, "adversarial": entry.training.kind}
+        here |= {"epochs": entry.training.total_epochs, "training": entry.training.kind}
     if entry.trained and entry.trained.samples:
         here["training images"] = entry.trained.samples
-    paper = {name: entry.paper_training[name] for name in here if name in entry.paper_training}
+    told = {"training": entry.paper_training.get("adversarial"), **entry.paper_training}
+    paper = {name: told[name] for name in here if told.get(name) is not None}
     both = {**here, **{f"{name} of the paper": value for name, value in paper.items()}}
     ordered = sorted(both, key=lambda name: [*here].index(name.removesuffix(" of the paper")))
     return "; ".join(f"{name}: {both[name]}" for name in ordered)

@@ -13,9 +13,9 @@ from robusteval.papers.paper import Paper, PaperTable
 
 LEGEND = (
     "Each cell: the paper's number → the same attack here → what the strongest attacks here leave "
-    "together at the same norm and ε. In percent, with 95 % intervals; a dash where there is none."
+    "together at the same norm and ε. In percent, with 95 % intervals. A dash: at any distance no "
+    "attack is the strongest."
 )
-_NUMBERS = ("%", "fraction")  # units of shares
 
 
 @dataclass
@@ -110,9 +110,9 @@ def _shown(row: Row, notes: Notes) -> Shown:
     texts = [row["assumed"]] * bool(row["assumed"]) if is_found else [row["why"]]
     return Shown(
         paper=_paper(row),
-        here=row["here"] if is_found else "not run",
+        here=_short(row, "here") if is_found else "not run",
         here_interval=_interval(row, "here"),
-        strongest=row["strongest"] or ("–" if is_found and row["unit"] in _NUMBERS else ""),
+        strongest=_short(row, "strongest") or "–" * bool(is_found and row["at_any_distance"]),
         strongest_interval=_interval(row, "strongest"),
         notes=tuple(notes.number(text) for text in texts),
         is_found=is_found,
@@ -123,6 +123,11 @@ def _paper(row: Row) -> str:
     """The paper's number, of a share in percent."""
     is_share = row["unit"] == "fraction" and row["paper"]
     return f"{100 * float(row['paper']):g}" if is_share else row["paper"]
+
+
+def _short(row: Row, name: str) -> str:
+    """A share with one decimal, as intervals have them; anything else as it is stored."""
+    return f"{float(row[name]):.1f}" if row[f"{name}_low"] else row[name]
 
 
 def _interval(row: Row, name: str) -> str:

@@ -119,11 +119,20 @@ class PaperTable(Block):
         return Block.model_construct(**{**dict(Block(title="")), **own, **given})
 
 
+class Headline(_Table):
+    """A cell that tells what the paper claims."""
+
+    table: str
+    row: str
+    column: str
+
+
 class Paper(_Table):
     """A paper: whose it is, its tables, and how they are made here.
 
     ``strongest``: attacks of its suites that run beside those that a cell asks for.  ``networks``:
     entries of the paper's own networks, by the entries that stand for them at a small scale.
+    ``headlines``: the cells that a summary of the paper tells.
     """
 
     name: Annotated[str, AfterValidator(plain_name)]
@@ -133,6 +142,7 @@ class Paper(_Table):
     strongest: list[str] = []
     notes: list[str] = []
     networks: dict[str, str] = {}
+    headlines: list[Headline] = []
     tables: list[PaperTable] = Field(min_length=1)
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -198,8 +208,11 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     content = read_toml(path, "paper's file", PaperError)
     paper = checked(Paper, content, str(path), PaperError)
     paper = paper.model_copy(update={"folder": path.parent})
-    for table in paper.tables:
-        cells_of(paper, table)  # each is whole
+    cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
+    known = {(cell.table.name, cell.row, cell.column) for cell in cells}
+    for one in paper.headlines:
+        if (one.table, one.row, one.column) not in known:
+            raise PaperError(f"{path}: headlines: {one.table}, {one.row} × {one.column} is no cell")
     return paper
 
 

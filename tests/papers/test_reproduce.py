@@ -159,14 +159,15 @@ def test_pages_are_made_of_stored_rows_alone(
 def test_a_page_shows_paper_here_and_strongest(folder: Path) -> None:
     row, page = row_of(folder, "Ours", "FGSM"), folder / "tables" / "small"
     text = (page / "1.md").read_text("utf-8")
-    assert f"80.5 → {row['here']} [" in text
-    assert f"→ {row['strongest']} [" in text
+    here, strongest = (f"{float(row[name]):.1f}" for name in ("here", "strongest"))
+    assert f"80.5 → {here} [" in text
+    assert f"→ {strongest} [" in text
     assert "99 → " in text  # the paper's fraction
     assert "60 → not run" in text
     assert "A slip \\| of the paper." in text
     html = (page / "index.html").read_text("utf-8")
     assert "A &lt;small&gt; paper" in html
-    assert f"80.5 → {row['here']} → <b>{row['strongest']}</b>" in html
+    assert f"80.5 → {here} → <b>{strongest}</b>" in html
 
 
 def test_stored_rows_of_another_table_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -210,7 +211,9 @@ def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> Non
 def test_a_dry_run_lists_runs_and_makes_none(folder: Path, tmp_path: Path) -> None:
     done = cli("reproduce", str(folder / "paper.toml"), "--dry-run", "--samples", "12")
     assert done.exit_code == 0
-    assert "few.toml, Linf 0.15, 12 samples: fgsm, pgd10, static_fgsm_ce_digits" in (done.stdout)
+    assert "pcl_digits, few, Linf 0.15, 12 samples: fgsm, pgd10, static_fgsm_ce_digits" in (
+        done.stdout
+    )
     assert not (tmp_path / "runs").exists()
 
 
