@@ -209,9 +209,9 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     paper = checked(Paper, content, str(path), PaperError)
     paper = paper.model_copy(update={"folder": path.parent})
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
-    known = {(cell.table.name, cell.row, cell.column) for cell in cells}
+    stood = {(cell.table.name, cell.row, cell.column) for cell in cells}
     for one in paper.headlines:
-        if (one.table, one.row, one.column) not in known:
+        if (one.table, one.row, one.column) not in stood:
             raise PaperError(f"{path}: headlines: {one.table}, {one.row} × {one.column} is no cell")
     return paper
 
