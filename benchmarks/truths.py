@@ -29,7 +29,6 @@ from robusteval.attacks.registry import find
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import norms
 from robusteval.data.datasets import Dataset, load_dataset
-from robusteval.errors import AttackError
 from robusteval.models.adapter import wrap_module
 from robusteval.types import Norm, ThreatModel, parse_eps
 
@@ -60,11 +59,6 @@ class Known:
     images: Tensor
     labels: Tensor
     robust: Robust
-
-    @property
-    def has_slopes(self) -> bool:
-        """Whether gradients say anything, which no quantiser lets through."""
-        return not isinstance(self.model, Nearest) or self.model.levels is None
 
 
 def centres(train: Dataset, per_class: int, levels: int | None = None) -> Tensor:
@@ -152,14 +146,10 @@ def known(kind: str, samples: int, data_dir: Path | None) -> Known:
     return Known(model, images[right], labels[right], robust)
 
 
-def lengths(subject: Known, norm: Norm) -> Tensor | None:
-    """The norms (B,) that ``smallest`` finds, infinite where it finds none; None where it sees no
-    slope."""
+def lengths(subject: Known, norm: Norm) -> Tensor:
+    """The norms (B,) that ``smallest`` finds, infinite where it finds none."""
     images, labels, threat = subject.images, subject.labels, ThreatModel(norm, parse_eps("1"))
-    try:
-        found = smallest(subject.model, images, labels, threat, steps=STEPS)
-    except AttackError:
-        return None
+    found = smallest(subject.model, images, labels, threat, steps=STEPS)
     with torch.no_grad():
         broken = subject.model(found).argmax(1) != labels
     return torch.where(broken, norms(found.double() - images.double(), norm), torch.inf)
@@ -175,13 +165,14 @@ def left_by_adaptive(subject: Known, threat: ThreatModel) -> int:
 def measured(kind: str, norm: Norm, samples: int, data_dir: Path | None) -> Iterator[Result]:
     """Both attacks on one kind of model in one norm."""
     subject = known(kind, samples, data_dir)
-    found = lengths(subject, norm) if subject.has_slopes else None
+    found = lengths(subject, norm)
     for eps in RADII[norm]:
         threat = ThreatModel(norm, parse_eps(eps))
         truth = int(subject.robust(subject.images, subject.labels, norm, threat.radius).sum())
-        left = {"adaptive": left_by_adaptive(subject, threat)}
-        if found is not None:
-            left["smallest"] = int((found > threat.radius).sum())
+        left = {
+            "adaptive": left_by_adaptive(subject, threat),
+            "smallest": int((found > threat.radius).sum()),
+        }
         for attack, robust in left.items():
             yield Result(
                 kind=kind,

@@ -40,6 +40,7 @@ from robusteval.guarded import (
     complain,
     delivered,
     guarded,
+    note,
     say,
 )
 from robusteval.lines import DOUBTS
@@ -306,6 +307,10 @@ app.command()(reproduce)
 @guarded
 def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
+    figure: Annotated[
+        Path | None,
+        path_option("Draw attacks that ran at several ε, all runs in one SVG file, too."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the same samples.  Each is set beside the first: difference, McNemar's p,
@@ -313,6 +318,11 @@ def compare(
     from robusteval import api, terminal
 
     found = api.compare(runs)
+    if figure is not None:
+        from robusteval import eps_figures
+
+        for drawn in eps_figures.draw(runs, figure):
+            note(drawn)
     if as_json:
         print_json(found)
     else:

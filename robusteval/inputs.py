@@ -5,11 +5,8 @@ more than that decides (a factory's or a plug-in's code, folders of images, an a
 be gone), ``digest_of_run`` gives None, and a run's spec has to tell.
 """
 
-import hashlib
 import os
-import platform
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +17,7 @@ from robusteval.data.entry import MADE_TITLES, DatasetInfo
 from robusteval.data.known import DATASETS, is_known
 from robusteval.detection import UNFITTED
 from robusteval.errors import RobustevalError
+from robusteval.installed import Fact, content_of, digest_of, installation
 from robusteval.models.entry import Entry
 from robusteval.models.registry import entry_paths, find_entry
 from robusteval.plan.suite import Detection, Suite, read_suite, suite_paths
@@ -28,11 +26,8 @@ from robusteval.plugins import plugins
 if TYPE_CHECKING:
     from robusteval.data.locate import Source
 
-Fact = tuple[object, ...]
 Params = Mapping[str, Any]  # of the verb `run`, as they were parsed
 
-_PACKAGE = Path(__file__).resolve().parent
-_BUILT = {"__pycache__", "_models"}  # models are told of by themselves
 _FILES = (".npz", ".parquet")  # own data that are one file
 _NONE = "absent"
 
@@ -45,43 +40,8 @@ def digest_of_run(params: Params) -> str | None:
     """SHA-256 over all that decides how a run comes out, but for ``params``; None where files don't
     tell, or where no run could be."""
     with suppress(_IntricateError, RobustevalError, OSError):
-        return _digest([installation(), *_facts(params)])
+        return digest_of([installation(), *_facts(params)])
     return None
-
-
-def installation() -> str:
-    """SHA-256 over the project's code, what is installed beside it, and Python."""
-    parts: list[Fact] = [(sys.version, platform.machine())]
-    for folder, below, names in os.walk(_PACKAGE):
-        below[:] = sorted(set(below) - _BUILT)
-        parts += [_content(Path(folder, name)) for name in sorted(names)]
-    installed = {name for place in sys.path for name in _entries(place) if _is_package(name)}
-    return _digest([*parts, tuple(sorted(installed))])
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, read piece by piece.  Raises OSError."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(facts: Iterable[object]) -> str:
-    return hashlib.sha256(repr(list(facts)).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _entries(place: str) -> list[str]:
-    with suppress(OSError):
-        return os.listdir(place or ".")
-    return []
-
-
-def _is_package(name: str) -> bool:
-    """Whether it tells of a package: its name and version are in the name."""
-    return name.endswith((".dist-info", ".egg-info"))
-
-
-def _content(path: Path) -> Fact:
-    return str(path), file_digest(path)
 
 
 def _stamp(path: Path) -> Fact:
@@ -105,11 +65,11 @@ def _facts(params: Params) -> Iterator[Fact]:
         or params["device"] != "cpu"
     ):
         raise _IntricateError
-    yield from (_content(entry.path), _content(entry.weights_path))
+    yield from (content_of(entry.path), content_of(entry.weights_path))
     if (samples := params["samples"]).startswith("@"):
-        yield _content(Path(samples[1:]))
+        yield content_of(Path(samples[1:]))
     suite = _suite(params["suite"])
-    yield _content(suite[0])
+    yield content_of(suite[0])
     yield from _of_data(entry, suite[1], params)
 
 
@@ -130,7 +90,7 @@ def _of_data(entry: Entry, suite: Suite, params: Params) -> Iterator[Fact]:
         path = Path(name)
         if path.suffix.lower() not in _FILES:
             raise _IntricateError
-        yield _content(path)
+        yield content_of(path)
         return
     info = DATASETS.get(name)
     yield from _split(info, "test", place, needed=True)
@@ -149,16 +109,16 @@ def _split(
 ) -> Iterator[Fact]:
     """The files of a split, and whether those of the other are as they were: class names are held
     against each other."""
-    yield _content(info.path)
+    yield content_of(info.path)
     if info.base:
-        yield _content(DATASETS.get(info.base).path)
+        yield content_of(DATASETS.get(info.base).path)
     if info.reader == "sklearn_digits":
-        yield _content(_of_sklearn("datasets", "data", "digits.csv.gz"))
+        yield content_of(_of_sklearn("datasets", "data", "digits.csv.gz"))
         return
     source = _source(info, split, data_dir)
     if source is None and needed:
         raise _IntricateError
-    yield from map(_content, source.files) if source else [(info.name, split, _NONE)]
+    yield from map(content_of, source.files) if source else [(info.name, split, _NONE)]
     with suppress(RobustevalError):  # one that can't be used tells no names
         other = _source(info, "test" if split == "train" else "train", data_dir)
         yield from map(_stamp, other.files if other else ())
@@ -209,6 +169,6 @@ def _outlier_set(name: str, data_dir: Path | None) -> list[Fact]:
 def _others() -> Iterator[Fact]:
     """Every registered model: one of them lends the diagnostics its adversarials."""
     for path in entry_paths().values():
-        yield _content(path)
+        yield content_of(path)
     for folder in sorted({path.parent for path in entry_paths().values()}):
         yield from (_stamp(folder / name) for name in sorted(os.listdir(folder)))

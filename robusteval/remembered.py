@@ -18,7 +18,8 @@ from typing import Any
 
 from robusteval.errors import OutputError
 from robusteval.evidence.files import Local
-from robusteval.inputs import digest_of_run, file_digest, installation
+from robusteval.inputs import digest_of_run
+from robusteval.installed import file_digest, installation
 from robusteval.places import Place, Url
 from robusteval.reading import read_file
 from robusteval.report.returned import Report

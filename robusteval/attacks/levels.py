@@ -8,6 +8,7 @@ with a gain, to first order in the codes.  Which are best for ε² is a knapsack
 it roughly, then exchanges of pixels fill it up.  In L∞ each pixel takes its best level within ε.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from robusteval.attacks.search import AIMED, Search, Seen
 from robusteval.attacks.steps import project
 from robusteval.attacks.straight import ReadStraight
-from robusteval.types import ThreatModel
+from robusteval.types import Norm
 
 _GRID = 256  # values between which thresholds are looked for
 _ENDS = 1e-5  # how far from 0 and 1 they begin: as a rule a quantiser treats its ends as their like
@@ -112,16 +113,32 @@ class Moves:
 
     def towards(self, rows: Tensor, targets: Tensor, turns: int) -> None:
         """By gains that are averaged over the images that they have led to."""
-        clean = self.search.images[rows]
+        threat, clean = self.search.threat, self.search.images[rows]
         nearest = self.levels.nearest(clean)
-        prices = Prices.of(nearest, clean, self.search.threat)
+        prices = Prices.of(nearest, clean, threat.norm, clean.new_full((len(rows),), threat.radius))
         points, gains = clean, torch.zeros_like(nearest)
         for turn in range(turns):
             gains = gains + self.gains(rows, points, targets)
             points = _of(nearest, prices.chosen(gains, 1 - turn * _LESS)).view_as(clean)
-            self.search.judge(rows, project(points, clean, self.search.threat))
+            self.search.judge(rows, project(points, clean, threat))
             if self.search.broken[rows].all():
                 return
+
+    def narrow(
+        self, targets: Tensor, known: Tensor, broken: Callable[[Tensor], Tensor], halvings: int
+    ) -> None:
+        """All samples towards their classes, within radii (B,) that halvings narrow from ``known``
+        ones down; ``broken`` tells which (B,) of the points are."""
+        clean, norm = self.search.images, self.search.threat.norm
+        rows = torch.arange(len(clean), device=clean.device)
+        nearest = self.levels.nearest(clean)
+        gains = self.gains(rows, clean, targets)
+        low, high = torch.zeros_like(known), known
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            chosen = Prices.of(nearest, clean, norm, middle).chosen(gains)
+            found = broken(_of(nearest, chosen).view_as(clean))
+            low, high = torch.where(found, low, middle), torch.where(found, middle, high)
 
     def gains(self, rows: Tensor, points: Tensor, targets: Tensor) -> Tensor:
         """What each level of each pixel adds to the way to a class (B, N, L), to first order in the
@@ -158,26 +175,28 @@ def _by_pixel(step: Tensor, slope: Tensor, codes: Tensor, images: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class Prices:
-    """What each level of each pixel costs (B, N, L), and the budget: of all pixels together, or of
-    each by itself."""
+    """What each level of each pixel costs (B, N, L), and the budgets (B,): of all pixels together,
+    or of each by itself."""
 
     costs: Tensor
-    budget: float
+    budget: Tensor
     together: bool
 
     @classmethod
-    def of(cls, nearest: Tensor, clean: Tensor, threat: ThreatModel) -> "Prices":
-        """Of moving pixels of images (B, C, H, W) to their nearest value on each level."""
+    def of(cls, nearest: Tensor, clean: Tensor, norm: Norm, radii: Tensor) -> "Prices":
+        """Of moving pixels of images (B, C, H, W) to their nearest value on each level, by at most
+        so much (B,)."""
         ways = nearest - clean.flatten(1)[..., None]
-        if threat.norm == "Linf":
-            return cls(ways.abs(), threat.radius + _HAIR, together=False)
-        return cls(ways.square(), (1 - _HAIR) * threat.radius**2, together=True)
+        if norm == "Linf":
+            return cls(ways.abs(), radii + _HAIR, together=False)
+        return cls(ways.square(), (1 - _HAIR) * radii**2, together=True)
 
     def chosen(self, gains: Tensor, begun: float = 1.0) -> Tensor:
         """Levels (B, N) of large gains (B, N, L) within the budget; of largest ones where pixels
         don't share it.  ``begun``: the share that is spent before pixels are exchanged."""
         if not self.together:
-            return gains.masked_fill(self.costs > self.budget, -torch.inf).argmax(2)
+            over = self.costs > self.budget[:, None, None]
+            return gains.masked_fill(over, -torch.inf).argmax(2)
         left = gains - self._multiplier(gains, begun * self.budget) * self.costs
         return self._exchanged(gains, left)
 
@@ -185,7 +204,7 @@ class Prices:
         """What levels (B, N) cost together: (B,)."""
         return _of(self.costs, levels).sum(1)
 
-    def _multiplier(self, gains: Tensor, budget: float) -> Tensor:
+    def _multiplier(self, gains: Tensor, budget: Tensor) -> Tensor:
         """The smallest (B, 1, 1) at which the levels of largest gains, less so many times their
         costs, are within the budget."""
         free = _of(gains, self.costs.argmin(2))[..., None]

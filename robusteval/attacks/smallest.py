@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.inputs import attack
+from robusteval.attacks.leading import leader_of
+from robusteval.attacks.levels import Moves, levels_of
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import require_within, whole
-from robusteval.attacks.ranking import aims
+from robusteval.attacks.ranking import aims, ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
-from robusteval.attacks.search import MARGIN, Objective, Search, Slopes
+from robusteval.attacks.search import MARGIN, PROBED, Objective, Search, Slopes
 from robusteval.attacks.seeding import seeded
 from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
+from robusteval.attacks.straight import ReadStraight
 from robusteval.types import Norm, ThreatModel, parse_eps
 
 _RANGES = {"steps": whole(2)}
@@ -40,6 +43,7 @@ _MARGIN_STEPS, _AIM_STEPS, _AIMS = 50, 48, 4
 # Then, by turns, those of small ascents from the best images, and towards so many further classes.
 _FINE_STEPS, _FURTHER_STEPS, _FURTHER = 25, 25, 3
 _TURNED = 0.9  # cosine of gradients a small step apart, below which they are at a kink
+_NARROWING = 8  # steps that moving levels towards one class counts as
 _FINE = 0.1  # the rates and sizes of small ones, as a share of the usual ones
 
 
@@ -88,6 +92,10 @@ def smallest(
     change is judged by mean logits along mean gradients, of eight passes each, and a success by up
     to 264. Only its draws depend on ``seed``.
 
+    Where clean images have no gradient, it goes by what has some, as ``adaptive`` does. Where
+    pixels are read in steps, it moves them to other levels first, which counts as eight steps for
+    each class.
+
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
     gradient reaches the images, and in inference mode.
 
@@ -106,25 +114,61 @@ def smallest(
     with seeded(seed, images.device):  # a model may draw from the global generators
         counted = as_counted(model, images, labels)
         with gradients_needed(counted, images):
-            return Shrinking(counted, images, labels, threat.norm).run(steps)
+            return Shrinking(counted, images, labels, threat.norm, seed).run(steps)
 
 
 class Shrinking:
     """One search on one batch; ``known`` (B,) are the smallest norms that break a sample so far."""
 
-    def __init__(self, model: Counted, images: Tensor, labels: Tensor, norm: Norm) -> None:
+    def __init__(
+        self, model: Counted, images: Tensor, labels: Tensor, norm: Norm, seed: int = 0
+    ) -> None:
         images = images.detach()
         self.largest = 1.0 if norm == "Linf" else math.sqrt(images[0].numel())
         anything = ThreatModel(norm, parse_eps(math.ceil(self.largest)))
         self.search = Search(model, images, labels, anything)
-        self.model, self.images, self.norm = model, images, norm
+        self.model, self.images, self.norm, self.seed = model, images, norm, seed
         self.best = images.clone()
         self.known = torch.full_like(images[:, 0, 0, 0], torch.inf)
         self.rows = torch.arange(len(images), device=images.device)
 
     def run(self, steps: int) -> Tensor:
-        """The best images: for whatever is closest first, then towards classes by turns."""
+        """The best images, by what has a gradient."""
         self.search.beware()
+        leader = None
+        if self.search.votes == 1 and self._is_flat():
+            leader = leader_of(self.search, self.rows, self.seed)
+        with self.model.led_by(leader or self.model.fast):
+            if isinstance(leader, ReadStraight) and leader.stepped:
+                steps = self.move_levels(leader, steps)
+            self.climb_by_turns(steps)
+        return self.best
+
+    def _is_flat(self) -> bool:
+        """Whether no clean image that is looked at has a gradient."""
+        some = self.rows[:PROBED]
+        with self.model.quickly():
+            return not self.search.slopes(some, self.images[some], MARGIN).gradients.any()
+
+    def move_levels(self, leader: ReadStraight, steps: int) -> int:
+        """Pixels that are read in steps to other levels, towards one class after the other; the
+        steps that are left."""
+        if (levels := levels_of(self.search, leader)) is None:
+            return steps
+        moves = Moves(self.search, leader, levels)
+        for aimed_at in ranked_classes(self.search, self.rows, self.images).T:
+            if steps < _NARROWING:
+                break
+            known = self.known.clamp_max(self.largest)
+            moves.narrow(aimed_at, known, self._broken, 2 * _NARROWING - 2)
+            steps -= _NARROWING
+        return steps
+
+    def _broken(self, points: Tensor) -> Tensor:
+        return self._note(points, torch.ones_like(self.known, dtype=torch.bool))
+
+    def climb_by_turns(self, steps: int) -> None:
+        """For whatever is closest first, then towards classes by turns."""
         objective, targets = aims(self.search, self.rows, self.images)
         for leg in legs(targets.shape[1]):
             if steps <= 0:
@@ -134,7 +178,6 @@ class Shrinking:
             else:
                 self.climb(leg, steps, objective, targets[:, leg.place])
             steps -= leg.steps
-        return self.best
 
     def climb(self, leg: Leg, steps: int, objective: Objective, targets: Tensor | None) -> None:
         """One ascent, or as much of it as so many steps allow."""
@@ -165,7 +208,7 @@ class Shrinking:
             direction = self._direction(velocity, points, kinks)
             moved = points + _as_images(size * radius, images) * direction
             points = project_fully(moved, images, self.norm, _as_images(radius, images))
-        self._note(points, torch.ones_like(radius, dtype=torch.bool))
+        self._broken(points)
 
     def _direction(self, gradients: Tensor, points: Tensor, kinks: Tensor) -> Tensor:
         """Within [0, 1]: by the norm's steps, at kinks (B,) along gradients themselves."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from robusteval import inert
+from robusteval.errors import ThreatError
 from robusteval.hardware import PACKAGES
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim
@@ -198,7 +199,10 @@ def _is_answered(claim: Claim, row: Row) -> bool:
     spec = _required().get(claim.attack)
     if spec is None:
         return True
-    threat = ThreatModel(row["norm"], row["eps"])  # type: ignore[arg-type]
+    try:
+        threat = ThreatModel(row["norm"], row["eps"])  # type: ignore[arg-type]
+    except ThreatError:  # which is told elsewhere
+        return False
     return not is_other(claim, spec.parameters_for(threat), spec.restarts, threat.radius)
 
 

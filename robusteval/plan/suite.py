@@ -193,25 +193,18 @@ class Suite(_Table):
         return value
 
     def spelt_out(self) -> "Suite":
-        """The same with every default set, as a run's spec holds it: a default may change.
-
-        Only ``source`` and ``transferred`` are left out where nothing is transferred, so that runs
-        without them keep their names.
-        """
-        content = self.model_dump()
-        content["attacks"] = [
-            {key: value for key, value in attack.items() if value or key != "source"}
-            for attack in content["attacks"]
-        ]
-        return Suite(**{k: v for k, v in content.items() if v or k != "transferred"})
+        """The same with every default set, as a run's spec holds it: a default may change."""
+        return Suite(**self.model_dump())
 
     def only(self, names: list[str]) -> "Suite":
         """The suite with some of its attacks.  Raises UnknownNameError with near names."""
         known = [a.name for a in self.attacks]
         for name in names:
             if name not in known:
-                elsewhere = " or ".join(n for n in suites_with(name) if n != self.name)
-                hint = f"it is in {elsewhere}" if elsewhere else near_names(name, known)
+                others = sorted(suites_with(name), key=lambda n: n != "full")  # it has most
+                elsewhere = " or ".join([n for n in others if n != self.name][:3])
+                hint = near_names(name, known)
+                hint = f"it is in {elsewhere}; here, {hint}" if elsewhere else hint
                 raise UnknownNameError(f"suite {self.name} has no attack {shown(name)}: {hint}")
         chosen = [a for a in self.attacks if a.name in names]
         detected = [n for n in self.detection.attacks if n in names]

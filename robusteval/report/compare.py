@@ -44,7 +44,7 @@ def measures(result: RunResult) -> dict[str, Measure]:
 def _made_by(outcome: CellOutcome) -> tuple[Any, ...]:
     """What decides an attack's strength."""
     spec, parameters = outcome.cell.spec, sorted(outcome.cell.parameters.items())
-    return spec.library, spec.attack, spec.restarts, parameters
+    return spec.library, spec.attack, spec.restarts, parameters, spec.source
 
 
 def require_same_samples(names: list[str], results: list[RunResult]) -> None:

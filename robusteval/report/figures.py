@@ -20,7 +20,7 @@ from robusteval.types import NORM_SIGNS
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e8ee"
 BLUE, RED, AMBER = "#2b6cb0", "#c53030", "#b7791f"
-_OTHERS = (BLUE, AMBER, "#2f855a", "#6b46c1", MUTED, "#00838f")  # lines beside a red one
+OTHERS = (BLUE, AMBER, "#2f855a", "#6b46c1", MUTED, "#00838f")  # lines beside a red one
 # Equal input gives equal bytes: no dates, no random identifiers.
 _STYLE: Any = {
     "svg.hashsalt": "robusteval",
@@ -113,7 +113,7 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
     end = max(float(np.quantile(places, 0.97)), *radii) * 1.25
     lines = [
         (row["title"], row["points"], colour)
-        for row, colour in zip(curve["attacks"], cycle(_OTHERS), strict=False)
+        for row, colour in zip(curve["attacks"], cycle(OTHERS), strict=False)
     ]
     lines.append(("best of all attacks", curve["best"]["points"], RED))
     sign = NORM_SIGNS[curve["norm"]]
@@ -124,14 +124,14 @@ def distance_curve(curve: dict[str, Any], radii: list[float]) -> str:
         for radius in radii:
             axes.axvline(radius, color=MUTED, lw=0.8, ls=":")
         axes.set(xlim=(0, end), xlabel=f"ε, {sign} (dotted: this run's)")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
         return svg(figure, f"Robust accuracy against ε, at most, {sign}")
 
 
 def cost_curve(curve: dict[str, Any]) -> str:
     """Robust accuracy against the passes that each sample took: lines for attacks that tell these
     by sample, and a mark where each attack ends."""
-    colours, marks = cycle(_OTHERS), cycle("os^vDPX<>d")
+    colours, marks = cycle(OTHERS), cycle("os^vDPX<>d")
     with figure_of(7.2, 3.2) as (figure, (axes,)):
         for row in curve["attacks"]:
             left = 100 * row["left"] / curve["samples"]
@@ -144,7 +144,7 @@ def cost_curve(curve: dict[str, Any]) -> str:
             axes.plot(max(row["most"], 1), left, mark, color=colour, ms=5, label=label)
         axes.set_xscale("log")
         axes.set_xlabel("passes per sample, a backward pass counted as two")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
         return svg(figure, f"Robust accuracy against passes, {curve['threat']['norm']}")
 
 
@@ -156,7 +156,8 @@ def _steps(points: list[list[float]], samples: int, end: float) -> tuple[list[fl
     return x, [100 * count / samples for count in y]
 
 
-def _accuracy_axis(axes: Any) -> None:
+def accuracy_axis(axes: Any) -> None:
+    """In percent, with a legend beside it if there is one."""
     axes.set(ylim=(0, 101), ylabel="robust accuracy, %")
     axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)

@@ -22,6 +22,7 @@ from robusteval.report.detection_tables import (
     detection_overview,
     share,
 )
+from robusteval.report.eps_curves import eps_curve
 from robusteval.report.figures import (
     accuracy_bars,
     cost_curve,
@@ -127,6 +128,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
         for e in examples
     ]
     bars = [(sign(norm), accuracy_bars(report, norm)) for norm in norms]
+    over_eps = [(sign(norm), eps_curve(report, norm)) for norm in norms]
     radii: dict[str, list[float]] = {norm: [] for norm in norms}
     for worst in report["worst_case"]:
         radii[worst["threat"]["norm"]].append(worst["threat"]["radius"])
@@ -139,6 +141,7 @@ def render_html(report: dict[str, Any], examples: list[Example]) -> str:
         .render(
             report=report,
             bars=bars,
+            over_eps=[(norm, figure) for norm, figure in over_eps if figure],
             distance=distance,
             cost=cost,
             pictures=pictures,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from robusteval.errors import OutputError
 from robusteval.hardware import hardware_name
-from robusteval.inputs import installation
+from robusteval.installed import installation
 from robusteval.models.acceleration import Acceleration
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import read_file

@@ -46,6 +46,10 @@ class TRADES(CrossEntropy):
                 "random: pgd or fast"
             )
 
+    @property
+    def is_stored(self) -> bool:
+        return False  # it is of clean and crafted images, beside each other
+
     def loss(
         self, network: PrototypeNetwork, layers: Mapping[str, Tensor], labels: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
@@ -73,6 +77,10 @@ class InputGradient(CrossEntropy):
 
     defaults: ClassVar[dict[str, Option]] = {"weight": 1.0}
     differentiates_twice = True
+
+    @property
+    def is_stored(self) -> bool:
+        return False  # the penalty is left out of ``loss``
 
     def penalty(self, loss: Tensor, images: Tensor) -> Tensor:
         (slopes,) = torch.autograd.grad(len(images) * loss, images, create_graph=True)

@@ -13,6 +13,7 @@ from robusteval.attacks.counting import as_counted
 from robusteval.attacks.levels import Moves, Prices, levels_of, move_levels
 from robusteval.attacks.ranking import tried
 from robusteval.attacks.search import Search
+from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import norms
 from robusteval.attacks.straight import ReadStraight
 from robusteval.attacks.tuning import TUNING
@@ -108,7 +109,7 @@ def test_the_chosen_levels_are_within_the_budget_and_the_best(norm: Norm) -> Non
     edges = torch.tensor([[0, 0.33], [0.34, 0.66], [0.67, 1]])
     nearest = clean.flatten(1)[..., None].clamp(edges[:, 0], edges[:, 1])
     gains = torch.randn(nearest.shape, generator=generator)
-    prices = Prices.of(nearest, clean, threat_of(norm, 0.4))
+    prices = Prices.of(nearest, clean, norm, torch.full((40,), 0.4))
     chosen = prices.chosen(gains)
     points = nearest.gather(2, chosen[..., None])[..., 0].view_as(clean)
     assert (norms(points - clean, norm) <= 0.4 + 1e-6).all()
@@ -116,7 +117,7 @@ def test_the_chosen_levels_are_within_the_budget_and_the_best(norm: Norm) -> Non
     best = []
     for costs, gain in zip(prices.costs, gains, strict=True):
         spent = costs[torch.arange(7), every]
-        fits = (spent.sum(1) if norm == "L2" else spent.amax(1)) <= prices.budget
+        fits = (spent.sum(1) if norm == "L2" else spent.amax(1)) <= prices.budget[0]
         best.append(float(gain[torch.arange(7), every].sum(1)[fits].max()))
     found = gains.gather(2, chosen[..., None]).sum((1, 2))
     assert (found <= torch.tensor(best) + 1e-5).all()
@@ -137,6 +138,19 @@ def test_behind_steps_nothing_breakable_is_left_in_l2(eps: float, level: str) ->
     move_levels(search, straight(search), rows, targets, TUNING["L2"].level_turns)
     assert 0 < int(robust.sum()) < 12
     assert (search.broken == ~robust).all()
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_the_smallest_perturbations_behind_one_bit_are_found(norm: Norm) -> None:
+    """Of 40 samples, at radii between which many break."""
+    one = known("the nearest mean of 1-bit inputs", 40, None)
+    found = smallest(one.model, one.images, one.labels, threat_of(norm, 1), steps=75)
+    with torch.no_grad():
+        assert (one.model(found).argmax(1) != one.labels).all()
+    lengths = norms(found.double() - one.images.double(), norm)
+    for eps in (0.3, 0.45, 0.6) if norm == "L2" else (0.1, 0.15, 0.2):
+        robust = one.robust(one.images, one.labels, norm, eps)
+        assert ((lengths > eps) == robust).all()
 
 
 def test_the_cascade_comes_to_it() -> None:

@@ -161,6 +161,14 @@ def test_opening_a_model_leaves_its_weights(few: tuple[Tensor, Tensor]) -> None:
         assert all(torch.equal(value, known[key]) for key, value in plain.items())
 
 
+def test_a_model_that_is_read_otherwise_has_no_own_loss() -> None:
+    """MPAT's classifier is a part of its loss; nearest prototypes alone leave it out."""
+    entry = find_entry("mpat_digits")
+    head = entry.head.model_copy(update={"reading": "nearest_prototype"})
+    assert opened("mpat_digits").own_loss is not None
+    assert open_model(entry.model_copy(update={"head": head})).own_loss is None
+
+
 def test_l2_stays_in_the_ball_and_climbs(few: tuple[Tensor, Tensor]) -> None:
     model, threat = opened("scpl_digits"), threat_of("L2", 0.5)
     found = own_loss(model, *few, threat, seed=3, steps=5)

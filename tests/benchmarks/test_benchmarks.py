@@ -25,6 +25,7 @@ from benchmarks import (
     training_speed,
     workers,
 )
+from benchmarks import variants as variants_of
 from robusteval import api
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import Counted
@@ -161,7 +162,7 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, budget)
     stages = {"margin", "aim", "polish", "square"} | ({"flip"} if norm == "Linf" else set())
     whole: list[object] = []
-    for told, variant in ablation.variants_in(norm).items():
+    for told, variant in variants_of.variants_in(norm).items():
         seen.clear()
         cascade = variant(Counted(model, len(data)), *given)
         stages_told = cascade.run().stages
@@ -186,7 +187,7 @@ def test_an_ablation_counts_what_is_left(norm: Norm, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("told", "momenta", "widest"),
     [
-        (ablation.WHOLE, {0.75}, 6.0),
+        (variants_of.WHOLE, {0.75}, 6.0),
         ("ascents inside the ball only", {0.75}, 1.0),
         ("without momentum", {0.0}, 6.0),
     ],
@@ -204,7 +205,7 @@ def test_in_l2_ascents_are_what_their_variant_says(
     monkeypatch.setattr(Search, "ascend", watched)
     model, data = ablation.validation_samples("mpat_at_digits", 20, None)
     given = (data.images(), data.labels, data.info.default_threat("L2"), 0, 150)
-    cascade = ablation.VARIANTS[told](Counted(model, len(data)), *given)
+    cascade = variants_of.VARIANTS[told](Counted(model, len(data)), *given)
     for start, targets in ((data.images(), None), (data.images(), data.labels)):
         cascade.ascend(cascade.search.alive(), start, MARGIN, 45, targets)
     assert len(taken) == 2
@@ -216,13 +217,14 @@ def test_an_ablation_writes_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told, out = "targets from the first step", tmp_path / "ablation.csv"
-    variants = {ablation.WHOLE: Cascade, told: ablation.VARIANTS[told]}
-    monkeypatch.setattr(ablation, "VARIANTS", variants)
+    variants = {variants_of.WHOLE: Cascade, told: variants_of.VARIANTS[told]}
+    for module in (ablation, variants_of):
+        monkeypatch.setattr(module, "VARIANTS", variants)
     asked = ["ablation", "--model", "ce_at_digits", "mpat_at_digits", "--samples", "20"]
     monkeypatch.setattr("sys.argv", [*asked, "--budget", "60", "--out", str(out)])
     assert ablation.main() == 0
     results = stored.read(out, ablation.Result)
-    assert [r.variant for r in results] == [ablation.WHOLE, told] * 2
+    assert [r.variant for r in results] == [variants_of.WHOLE, told] * 2
     for whole, without in zip(results[::2], results[1::2], strict=True):
         assert (whole.only_it, whole.only_whole) == (0, 0)
         assert without.left - without.only_it == whole.left - without.only_whole
@@ -241,9 +243,9 @@ def test_an_ablation_writes_what_it_measured(
 
 def test_a_ratio_by_hand() -> None:
     seen = Seen(torch.tensor([[4.0, 1.0, 3.0, 0.5]]), {}, torch.tensor([0]), None)
-    assert float(ablation.over_gap(MARGIN).losses(seen)) == pytest.approx(-1 / 3)
+    assert float(variants_of.over_gap(MARGIN).losses(seen)) == pytest.approx(-1 / 3)
     aimed = replace(seen, targets=torch.tensor([1]))
-    assert float(ablation.over_gap(AIMED).losses(aimed)) == pytest.approx(-3 / (4 - 0.75))
+    assert float(variants_of.over_gap(AIMED).losses(aimed)) == pytest.approx(-3 / (4 - 0.75))
 
 
 def test_the_bare_loop_leaves_what_the_harness_leaves(tmp_path: Path) -> None:

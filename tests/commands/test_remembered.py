@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.blocks import DETECTED, FGSM
-from robusteval import api, inputs, remembered
+from robusteval import api, inputs, installed, remembered
 from robusteval.cli import app
 from robusteval.data.datasets import load_dataset
 from robusteval.detection import UNFITTED
@@ -242,18 +242,18 @@ def test_versions_and_code_are_part_of_it(
         patch.syspath_prepend(tmp_path)
         assert known(there.line) is None
     with monkeypatch.context() as patch:
-        patch.setattr(inputs.sys, "version", "3.99")
+        patch.setattr(installed.sys, "version", "3.99")
         assert known(there.line) is None
     package = tmp_path / "robusteval"
-    shutil.copytree(inputs._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(installed._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "_PACKAGE", package)
-        now = inputs.installation()
+        patch.setattr(installed, "_PACKAGE", package)
+        now = installed.installation()
         with holding(package / "attacks" / "steps.py", b"pass"):
-            assert inputs.installation() != now
+            assert installed.installation() != now
         with holding(package / "suites" / "new.toml", b""):
-            assert inputs.installation() != now
-        assert inputs.installation() == now
+            assert installed.installation() != now
+        assert installed.installation() == now
     assert known(there.line) is not None
 
 

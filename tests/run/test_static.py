@@ -143,7 +143,6 @@ def test_which_attacks_are_transferred() -> None:
     alone = suite.only(["pgd10"]).with_static(["ce_cifar10", "models/x/VGG-19.toml"])
     names = [a.name for a in alone.attacks]
     assert names == ["pgd10", "static_pgd10_ce_cifar10", "static_pgd10_vgg_19"]
-    assert "source" not in str(suite.spelt_out().model_dump(exclude_unset=True))
     with pytest.raises(SuiteError, match="stands twice"):
         made.with_static(["ce_cifar10"])
     with pytest.raises(ValueError, match="transferred names pgd, not an attack here"):
