@@ -107,18 +107,7 @@ class Auxiliary(Recipe):
 
     @property
     def is_stored(self) -> bool:
-<<<<<<< HEAD
-        return self.options["metric"] not in OVER_PAIRS  # such a loss is the whole batch's
-
-    def _check_form(self) -> None:
-        metric, form = self.options["metric"], self.options["form"]
-        if form == "paper" and metric not in ("contrastive", "triplet"):
-            raise TrainingError(f'form = "paper" is of contrastive and triplet, not of {metric}')
-        if not self.number("ce_weight") and metric not in OVER_PAIRS:
-            raise TrainingError(f"ce_weight = 0 goes with a loss over pairs, not with {metric}")
-=======
         return self.options["metric"] not in WITHOUT_CENTRES  # of pairs, or by other classifiers
->>>>>>> main
 
     def _check_anchors(self) -> None:
         anchors, adversarial = self.options["anchors"], self.settings.adversarial
