@@ -76,7 +76,7 @@ def reproduce(
         for one in papers
     ]
     if dry_run:
-        _list(asked)
+        _list(asked, trains=not no_train)
         return
     if not no_train:
         _train(asked, options, work_dir)
@@ -117,10 +117,10 @@ def _rebuild(papers: "list[Paper]", stored: Path, tables: Path, table: str | Non
             say(place)
 
 
-def _list(asked: "list[Reproduction]") -> None:
+def _list(asked: "list[Reproduction]", trains: bool) -> None:
     """What would be trained and run, a line each."""
     for one in asked:
-        for name in one.untrained():
+        for name in one.untrained() if trains else ():
             say(_about(name))
         for wanted in one.runs().values():
             if (run := one.asked(wanted)) is None:

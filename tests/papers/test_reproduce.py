@@ -28,6 +28,11 @@ attack = "PGD"
 norms = ["Linf"]
 parameters = { steps = 3, random_start = true }
 times_eps = { alpha = "1/2" }
+
+[detection]
+detectors = ["max_softmax"]
+natural = 0
+attacks = ["fgsm"]
 """
 )
 PAPER = """
@@ -53,6 +58,8 @@ Clean = { read = "clean" }
 FGSM = { attack = "fgsm", assumed = "it states no step" }
 "black-box FGSM" = { attack = "fgsm", source = "ce_digits" }
 Epochs = { read = "epochs" }
+AUROC = { read = "detection", detector = "max_softmax", against = "gaussian_noise", metric = "auroc" }
+"AUROC, FGSM" = { read = "detection", detector = "max_softmax", attack = "fgsm", metric = "auroc" }
 [[tables.beside]]
 title = "by cross-entropy"
 [tables.beside.rows]
@@ -63,6 +70,8 @@ Ours,Clean,0.99,fraction
 Ours,FGSM,80.5,%
 Ours,black-box FGSM,85,%
 Ours,Epochs,300,epochs
+Ours,AUROC,90,%
+Ours,"AUROC, FGSM",60,%
 Other,FGSM,70,%
 Cited,FGSM,60,%
 """
@@ -124,6 +133,17 @@ def test_what_is_read_of_training_and_of_clean_images(folder: Path) -> None:
     assert clean["here"] == f"{100 * report_of(folder, clean)['clean']['accuracy']['value']:.2f}"
     assert epochs["here"] == "40"  # as its entry tells
     assert "backbone: " in clean["differs"]
+
+
+def test_detection_is_of_outliers_and_of_all_attacked_images(folder: Path) -> None:
+    outliers, attacked = (row_of(folder, "Ours", name) for name in ("AUROC", "AUROC, FGSM"))
+    report = report_of(folder, outliers)
+    (noise,) = [r for r in report["outliers"] if r["against"] == "gaussian_noise"]
+    (paper,) = [r for r in report["attack_detection"] if r["reading"] == "paper"]
+    assert outliers["here"] == f"{100 * noise['auroc']['value']:.2f}"
+    assert attacked["here"] == f"{100 * paper['auroc']['value']:.2f}"
+    assert paper["n_in"] == 12  # the whole test set
+    assert outliers["strongest"] == ""
 
 
 def test_what_has_no_number_says_why(folder: Path) -> None:
