@@ -58,7 +58,7 @@ Clean = { read = "clean" }
 FGSM = { attack = "fgsm", assumed = "it states no step" }
 "black-box FGSM" = { attack = "fgsm", source = "ce_digits" }
 Epochs = { read = "epochs" }
-Noise = { read = "detection", detector = "max_softmax", metric = "auroc", against = "uniform_noise" }
+Far = { read = "detection", detector = "max_softmax", metric = "auroc", against = "uniform_noise" }
 "AUROC, FGSM" = { read = "detection", detector = "max_softmax", metric = "auroc", attack = "fgsm" }
 [[tables.beside]]
 title = "by cross-entropy"
@@ -70,7 +70,7 @@ Ours,Clean,0.99,fraction
 Ours,FGSM,80.5,%
 Ours,black-box FGSM,85,%
 Ours,Epochs,300,epochs
-Ours,Noise,90,%
+Ours,Far,90,%
 Ours,"AUROC, FGSM",60,%
 Other,FGSM,70,%
 Cited,FGSM,60,%
@@ -136,7 +136,7 @@ def test_what_is_read_of_training_and_of_clean_images(folder: Path) -> None:
 
 
 def test_detection_is_of_outliers_and_of_all_attacked_images(folder: Path) -> None:
-    outliers, attacked = (row_of(folder, "Ours", name) for name in ("Noise", "AUROC, FGSM"))
+    outliers, attacked = (row_of(folder, "Ours", name) for name in ("Far", "AUROC, FGSM"))
     report = report_of(folder, outliers)
     (noise,) = [r for r in report["outliers"] if r["against"] == "uniform_noise"]
     (paper,) = [r for r in report["attack_detection"] if r["reading"] == "paper"]
