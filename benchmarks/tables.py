@@ -22,6 +22,7 @@ from benchmarks import (
     evasion,
     foreign,
     masked,
+    papers,
     published,
     reference,
     resnet18,
@@ -29,6 +30,7 @@ from benchmarks import (
     truths,
     workers,
 )
+from robusteval.papers.paper import paper_names
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -148,6 +150,10 @@ def _current(file: str, kind: type[Measured]) -> list[Measured]:
 TABLES = {
     "README.md": {"found": published.in_readme},
     "docs/leaderboards.md": {"numbers": published.numbers, "found": published.found},
+    "docs/papers.md": {
+        "counts": papers.overview,
+        **{name: partial(papers.summary, name) for name in paper_names()},
+    },
     "docs/zoo.md": {"models": reference.models},
     "docs/data.md": {"datasets": reference.datasets},
     "docs/suites.md": {"suites": reference.suites},

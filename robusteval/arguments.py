@@ -70,9 +70,9 @@ def seconds_option(help: str) -> Any:
     return typer.Option(help=help, parser=_seconds, metavar="NUMBER")
 
 
-def path_option(help: str) -> Any:
-    """An option that is a path."""
-    return typer.Option(help=help, parser=_path, metavar="PATH")
+def path_option(help: str, *names: str) -> Any:
+    """An option that is a path; ``names``: how it is written, where not as its argument."""
+    return typer.Option(*names, help=help, parser=_path, metavar="PATH")
 
 
 def path_argument(help: str) -> Any:

@@ -44,6 +44,7 @@ from robusteval.guarded import (
     say,
 )
 from robusteval.lines import DOUBTS
+from robusteval.reproduce_verb import reproduce
 from robusteval.transfer_verb import transfer
 
 __all__ = ["app", "board", "expand_lists", "main", "parse_models", "parse_samples", "split_list"]
@@ -299,6 +300,7 @@ def verify(
 
 app.command()(export)
 app.command()(transfer)
+app.command()(reproduce)
 
 
 @app.command()

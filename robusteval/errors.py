@@ -3,6 +3,7 @@
 RobustevalError            exit code 2, one clear line: what, where, what to do
 ├── UnknownNameError       a name no catalogue holds; lists near names
 ├── EntryError             a model entry that can't be read or doesn't fit its schema
+├── PaperError             a paper's tables that can't be read or don't fit their schema
 ├── SuiteError             a suite that can't be read or doesn't fit its schema
 ├── ThreatError            a norm or an ε that makes no sense
 ├── DataError              a data set that is missing, broken or out of range
@@ -38,6 +39,10 @@ class EntryError(RobustevalError):
 
 class SuiteError(RobustevalError):
     """A suite that can't be read or doesn't fit its schema."""
+
+
+class PaperError(RobustevalError):
+    """A paper's tables that can't be read or don't fit their schema."""
 
 
 class ThreatError(RobustevalError, ValueError):

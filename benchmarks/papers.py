@@ -1,0 +1,135 @@
+"""What of the papers' tables stands in ``leaderboards/reproductions``, and what it says.
+
+    python -m benchmarks.papers
+
+A number of a paper is *covered* where the same attack on the same data set is stored, *partial*
+where the paper leaves one of its settings open, *impossible* where its data or model can't be had
+here, and else *missing*.  What stands beside a table, on other data or of another model, is counted
+by itself: it answers no number of the paper.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from robusteval.papers.found import FOUND, Row, read_rows
+from robusteval.papers.paper import (
+    Headline,
+    Paper,
+    PaperTable,
+    cells_of,
+    paper_names,
+    read_paper,
+)
+
+STORED = Path(__file__).resolve().parent.parent / "leaderboards" / "reproductions"
+KINDS = ("covered", "partial", "missing", "impossible")
+NOT_YET = "not run yet"
+
+
+@cache
+def paper_named(name: str) -> Paper:
+    """A paper, which is read once."""
+    return read_paper(name)
+
+
+def rows_of(paper: Paper, table: PaperTable, stored: Path = STORED) -> list[Row]:
+    """The stored rows of a table; none where it was never made."""
+    return read_rows(stored / paper.name / f"{table.file}.csv", paper, table)
+
+
+def counts(paper: Paper, table: PaperTable, stored: Path = STORED) -> Counter[str]:
+    """How many of a table's numbers are of each kind, and how many stand ``beside`` it."""
+    rows = rows_of(paper, table, stored)
+    if not rows:
+        cells = [cell for cell in cells_of(paper, table) if cell.value]
+        return Counter("impossible" if c.meaning.impossible else "missing" for c in cells)
+    found = Counter(_kind(row) for row in rows if row["paper"])
+    found["beside"] = sum(bool(row["beside"]) and row["status"] == FOUND for row in rows)
+    return found
+
+
+def _kind(row: Row) -> str:
+    if row["status"] == FOUND:
+        return "partial" if row["assumed"] else "covered"
+    return "impossible" if row["status"] == "impossible" else "missing"
+
+
+def overview(stored: Path = STORED) -> Iterator[str]:
+    """The counts of each table, of each paper, and of all."""
+    yield f"| paper | table | numbers | {' | '.join(KINDS)} | beside |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|"
+    every: Counter[str] = Counter()
+    for paper in map(paper_named, paper_names()):
+        of_paper: Counter[str] = Counter()
+        for table in paper.tables:
+            here = counts(paper, table, stored)
+            of_paper += here
+            yield _line(paper.name, table.name, here)
+        every += of_paper
+        yield _line(f"**{paper.name}**", "all", of_paper)
+    yield _line("**all**", "", every)
+
+
+def _line(paper: str, table: str, here: Counter[str]) -> str:
+    total = sum(here[kind] for kind in KINDS)
+    told = [paper, table, str(total), *(str(here[kind]) for kind in (*KINDS, "beside"))]
+    return f"| {' | '.join(told)} |"
+
+
+def summary(name: str, stored: Path = STORED) -> Iterator[str]:
+    """A paragraph: what a paper claims, what the same attack leaves here, what the strongest leave,
+    and how the models differ from the paper's."""
+    paper = paper_named(name)
+    numbers = [cell for table in paper.tables for cell in cells_of(paper, table) if cell.value]
+    whose = f"{paper.authors}, *{paper.title}* ({paper.year})"
+    sentences = [f"{whose}, prints {len(numbers)} numbers in tables."]
+    differs: dict[str, str] = {}
+    for headline in paper.headlines:
+        (table,) = paper.chosen(headline.table)
+        row = _row(rows_of(paper, table, stored), headline)
+        sentences.append(_claim(paper, table, headline, row))
+        if row and row["differs"]:
+            differs[row["entry"]] = row["differs"]
+    sentences += [f"`{entry}` differs: {told}." for entry, told in differs.items()]
+    yield " ".join(sentences)
+
+
+def _row(rows: Sequence[Row], headline: Headline) -> Row | None:
+    meant = [r for r in rows if (r["row"], r["column"]) == (headline.row, headline.column)]
+    return next((row for row in meant if row["paper"]), None)
+
+
+def _claim(paper: Paper, table: PaperTable, headline: Headline, row: Row | None) -> str:
+    cell = next(
+        cell
+        for cell in cells_of(paper, table)
+        if (cell.row, cell.column) == (headline.row, headline.column)
+    )
+    value = 100 * float(cell.value) if cell.unit == "fraction" else float(cell.value)
+    told = f"It claims {value:g} % under {headline.column} ({table.heading}, “{headline.row}”)"
+    if row is None or row["status"] != FOUND:
+        return f"{told}: {NOT_YET}."
+    return (
+        f"{told}: here the same attack leaves {_rate(row, 'here')} of `{row['entry']}`, the "
+        f"strongest together {_rate(row, 'strongest')}, of {row['samples']} samples."
+    )
+
+
+def _rate(row: Row, name: str) -> str:
+    low, high = (float(row[f"{name}_{end}"]) for end in ("low", "high"))
+    return f"{float(row[name]):.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def main() -> None:
+    for line in overview():
+        print(line)
+    for name in paper_names():
+        print()
+        for line in summary(name):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Papers as data, and their tables made here: ``robusteval reproduce``."""

@@ -1,0 +1,148 @@
+"""Which runs the cells of a paper take.
+
+A run is one model under one suite at one ε, with all attacks that any of the paper's tables asks
+for there, and the strongest beside them.  So tables share runs, whichever is asked for first.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
+from robusteval.plan.suite import AttackSpec, Detection, Suite, read_suite
+from robusteval.types import Norm
+
+Scale = Literal["small", "paper"]
+SCALES: tuple[Scale, ...] = ("small", "paper")
+SAMPLES, FEWER = 200, 100  # at the small scale; the latter of attacks at any distance
+T = TypeVar("T")
+_OF_RUNS = ("clean", "attack", "detection")
+
+
+class Key(NamedTuple):
+    """What a run is told apart by."""
+
+    entry: str
+    suite: str
+    norm: Norm
+    eps: str
+    any_distance: bool
+
+
+@cache
+def suite_named(name: str) -> Suite:
+    """A suite, which is read once."""
+    return read_suite(name)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run: attacks by name, static transfers as attack and source, and whether detectors run."""
+
+    key: Key
+    attacks: tuple[str, ...] = ()
+    transfers: tuple[tuple[str, str], ...] = ()
+    detects: bool = False
+
+    def with_cell(self, cell: Cell) -> "Wanted":
+        """The same with what a cell asks for, too."""
+        meaning = cell.meaning
+        detects = self.detects or meaning.read == "detection"
+        if meaning.read == "clean" or not meaning.attack:
+            return replace(self, detects=detects)
+        if _is_transfer(cell):
+            added = (meaning.attack, meaning.source)
+            return replace(self, transfers=_once([*self.transfers, added]))
+        return replace(self, attacks=_once([*self.attacks, meaning.attack]), detects=detects)
+
+    def samples(self, scale: Scale, most: int | None = None) -> int | None:
+        """How many, or ``most``; None for the whole test set."""
+        if most is not None or scale == "paper":
+            return most
+        return FEWER if self.key.any_distance else SAMPLES
+
+    def suite_of(self, strongest: Sequence[str]) -> Suite:
+        """The suite with this run's attacks alone, at its ε."""
+        whole, key = suite_named(self.key.suite), self.key
+        meant = {*self.attacks, *(() if key.any_distance else strongest)}
+        here = {a.name: _in(a, key.norm) for a in whole.attacks if key.norm in a.norms}
+        plain = [attack for name, attack in here.items() if name in meant]
+        made = [here[name].made_on(source) for name, source in self.transfers]
+        named = {attack.name for attack in plain}
+        detected = [name for name in whole.detection.attacks if name in named]
+        detection = whole.detection.model_copy(update={"attacks": detected})
+        content: dict[str, Any] = {
+            "threats": {key.norm: [key.eps]},
+            "attacks": [*plain, *made],
+            "transferred": [],
+            "detection": detection if self.detects else Detection(),
+        }
+        return whole.model_copy(update=content)
+
+
+def at_scale(paper: Paper, cell: Cell, scale: Scale) -> Cell:
+    """The cell with the paper's own networks, where the paper's scale is asked for."""
+    if scale == "small":
+        return cell
+    meaning = cell.meaning
+    named = {name: getattr(meaning, name) for name in ("entry", "source")}
+    own = {name: paper.networks.get(entry, entry) for name, entry in named.items()}
+    return replace(cell, meaning=meaning.model_copy(update=own))
+
+
+def key_of(cell: Cell, others: Iterable[Cell]) -> Key | None:
+    """The run that a cell is read from; None where none is.
+
+    Clean accuracy is read from that of the first attack on the same model in the same block.
+    """
+    meaning = cell.meaning
+    if meaning.not_run or meaning.read not in _OF_RUNS:
+        return None
+    if meaning.read == "clean":
+        beside = (c for c in others if _same_model(c, cell) and c.meaning.read == "attack")
+        attacks = [c for c in beside if not c.meaning.not_run and not c.meaning.any_distance]
+        meaning = attacks[0].meaning if attacks else meaning
+    if meaning.norm is None or meaning.eps is None:
+        return None
+    return Key(meaning.entry, cell.suite, meaning.norm, meaning.eps, meaning.any_distance)
+
+
+def runs_of(paper: Paper, tables: Sequence[PaperTable], scale: Scale) -> dict[Key, Wanted]:
+    """The runs that some tables take, each with what all tables of the paper ask of it."""
+    every = [[at_scale(paper, c, scale) for c in cells_of(paper, t)] for t in paper.tables]
+    wanted: dict[Key, Wanted] = {}
+    meant: dict[Key, None] = {}
+    for table, cells in zip(paper.tables, every, strict=True):
+        for cell in cells:
+            if (key := key_of(cell, cells)) is None:
+                continue
+            wanted[key] = wanted.get(key, Wanted(key)).with_cell(cell)
+            if table in tables:
+                meant[key] = None
+    return {key: wanted[key] for key in meant}
+
+
+def attack_name(cell: Cell) -> str:
+    """What the cell's attack is called in its run."""
+    meaning = cell.meaning
+    if not _is_transfer(cell):
+        return meaning.attack
+    (attack,) = suite_named(cell.suite).only([meaning.attack]).attacks
+    return attack.made_on(meaning.source).name
+
+
+def _is_transfer(cell: Cell) -> bool:
+    return bool(cell.meaning.source) and cell.meaning.source != cell.meaning.entry
+
+
+def _same_model(one: Cell, other: Cell) -> bool:
+    return (one.beside, one.meaning.entry) == (other.beside, other.meaning.entry)
+
+
+def _in(attack: AttackSpec, norm: Norm) -> AttackSpec:
+    return attack.model_copy(update={"norms": [norm]})
+
+
+def _once(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))

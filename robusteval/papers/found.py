@@ -1,0 +1,214 @@
+"""What was found for the cells of a paper: rows, which all that is shown is made of."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robusteval import api
+from robusteval.errors import PaperError, RobustevalError, UnknownNameError
+from robusteval.inert import cell as inert_cell
+from robusteval.models.entry import Entry
+from robusteval.models.registry import find_entry
+from robusteval.papers.asked import Key, Scale, at_scale, attack_name, key_of, suite_named
+from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
+from robusteval.reading import read_file
+from robusteval.report.rows import percent
+from robusteval.storage import reason
+
+PLACE = ("table", "part", "beside", "row", "column")
+COLUMNS = (
+    *PLACE,
+    *("paper", "unit", "status", "why"),
+    *("here", "here_low", "here_high", "strongest", "strongest_low", "strongest_high"),
+    *("strongest_attack", "samples", "entry", "source", "suite", "attack", "norm", "eps"),
+    *("at_any_distance", "assumed", "differs", "scale", "run", "weights_sha256", "evidence_sha256"),
+)
+FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED = "found", "not run", "untrained", "no entry", "failed"
+IMPOSSIBLE, LATER = "impossible", "later"
+_MOST = 2**24  # bytes of a table of rows
+Row = dict[str, str]
+Reports = Mapping[Key, api.Report | RobustevalError]
+
+
+def rows_of(paper: Paper, table: PaperTable, reports: Reports, scale: Scale) -> list[Row]:
+    """A row for each cell of a table, in the paper's order, and for each beside it."""
+    cells = [at_scale(paper, cell, scale) for cell in cells_of(paper, table)]
+    return [_row(cell, key_of(cell, cells), reports, scale) for cell in cells]
+
+
+def _row(cell: Cell, key: Key | None, reports: Reports, scale: Scale) -> Row:
+    meaning, table = cell.meaning, cell.table
+    row = dict.fromkeys(COLUMNS, "") | {
+        **{"table": table.number, "part": table.part, "beside": cell.beside},
+        **{"row": cell.row, "column": cell.column, "paper": cell.value, "unit": cell.unit},
+        **{"assumed": meaning.assumed, "suite": cell.suite, "scale": scale},
+        **{"entry": meaning.entry, "source": meaning.source, "attack": meaning.attack},
+        **{"norm": meaning.norm or "", "eps": meaning.eps or ""},
+        "at_any_distance": "yes" if meaning.any_distance else "",
+    }
+    return {k: inert_cell(v) for k, v in {**row, **_what(cell, key, reports)}.items()}
+
+
+def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
+    """The status and the numbers of a cell."""
+    meaning = cell.meaning
+    if meaning.not_run:
+        status = IMPOSSIBLE if meaning.impossible else LATER
+        return {"status": status, "why": meaning.not_run, "suite": "", "entry": "", "source": ""}
+    if meaning.read == "setting":
+        return {"status": FOUND, "here": _setting(cell)}
+    named = dict.fromkeys(name for name in (meaning.entry, meaning.source) if name)
+    for name in named:
+        entry, lacking = trained_entry(name)
+        if entry is None:
+            return lacking
+    entry = find_entry(meaning.entry)
+    told = {"differs": differences(entry), "weights_sha256": _sha(entry)}
+    return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
+
+
+def _of_run(cell: Cell, report: api.Report | RobustevalError | None) -> Row:
+    if report is None:
+        return {"status": NOT_RUN, "why": "not run yet"}
+    if isinstance(report, RobustevalError):
+        return {"status": FAILED, "why": str(report)}
+    return _of_report(cell, report.content)
+
+
+def trained_entry(name: str) -> tuple[Entry | None, Row]:
+    """An entry that has weights; or why there is none, and which command makes it."""
+    try:
+        entry = find_entry(name)
+    except UnknownNameError:
+        return None, {"status": NO_ENTRY, "why": f"there is no entry {name} yet"}
+    except RobustevalError as error:
+        return None, {"status": FAILED, "why": str(error)}
+    if entry.stored is None:
+        return None, {"status": UNTRAINED, "why": f"not trained yet: robusteval train {name}"}
+    return entry, {}
+
+
+def differences(entry: Entry) -> str:
+    """Where a model's training differs from the paper's, by what its entry tells of both."""
+    here: dict[str, Any] = {"data": entry.dataset}
+    if entry.backbone:
+        here["backbone"] = entry.backbone.name
+    if entry.training:
+        here |= {"epochs": entry.training.total_epochs, "training": entry.training.kind}
+    if entry.trained and entry.trained.samples:
+        here["training images"] = entry.trained.samples
+    told = {"training": entry.paper_training.get("adversarial"), **entry.paper_training}
+    paper = {name: told[name] for name in here if told.get(name) is not None}
+    both = {**here, **{f"{name} of the paper": value for name, value in paper.items()}}
+    ordered = sorted(both, key=lambda name: [*here].index(name.removesuffix(" of the paper")))
+    return "; ".join(f"{name}: {both[name]}" for name in ordered)
+
+
+def _sha(entry: Entry) -> str:
+    return entry.stored.sha256 if entry.stored else ""
+
+
+def _setting(cell: Cell) -> str:
+    """What the suite has; an attack without steps takes one."""
+    (attack,) = suite_named(cell.suite).only([cell.meaning.attack]).attacks
+    settings = {"steps": 1, **attack.parameters, **attack.times_eps}
+    value = settings[cell.meaning.parameter]
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _of_training(cell: Cell, entry: Entry) -> Row:
+    if (trained := entry.trained) is None:
+        return {"status": NOT_RUN, "why": "its entry does not tell how it was trained"}
+    if cell.meaning.read == "epochs":
+        return {"status": FOUND, "here": str(trained.epochs)}
+    is_whole = cell.meaning.read == "minutes"
+    value = trained.seconds / 60 if is_whole else trained.seconds / trained.epochs
+    return {"status": FOUND, "here": f"{value:.1f}"}
+
+
+def _of_report(cell: Cell, report: Mapping[str, Any]) -> Row:
+    about = {
+        "run": report["run"],
+        "samples": str(report["samples"]),
+        "evidence_sha256": report["evidence"]["digest"],
+    }
+    if cell.meaning.read == "clean":
+        return about | {"status": FOUND} | _rate("here", report["clean"]["accuracy"])
+    if cell.meaning.read == "detection":
+        return about | _of_detector(cell, report)
+    name = attack_name(cell)
+    found = next((a for a in report["attacks"] if a["name"] == name), None)
+    if found is None:
+        left = {out["name"]: out["reason"] for out in report["left_out"]}
+        return about | {"status": FAILED, "why": left.get(name, "its run has no such attack")}
+    rate = found["unbounded"]["accuracy"] if cell.meaning.any_distance else found["robust_accuracy"]
+    if rate is None:
+        return about | {"status": FAILED, "why": found["reason"] or "it did not finish"}
+    told = {"status": FOUND, "attack": found["name"], **_rate("here", rate)}
+    return about | told | ({} if cell.meaning.any_distance else _strongest(report))
+
+
+def _strongest(report: Mapping[str, Any]) -> Row:
+    """What all attacks of the run together left, and the one that left least."""
+    (worst,) = report["worst_case"]
+    done = [a for a in report["attacks"] if a["robust_accuracy"]]
+    first = min(done, key=lambda attack: attack["robust_accuracy"]["value"])
+    return _rate("strongest", worst["robust_accuracy"]) | {"strongest_attack": first["name"]}
+
+
+def _of_detector(cell: Cell, report: Mapping[str, Any]) -> Row:
+    """A metric of a detector: on outliers, or on all attacked images against all clean ones."""
+    meaning = cell.meaning
+    if meaning.against:
+        meant = [r for r in report["outliers"] if r["against"] == meaning.against]
+    else:
+        meant = [r for r in report["attack_detection"] if r["reading"] == "paper"]
+    row = next((r for r in meant if r["detector"] == meaning.detector), None)
+    if row is None or row["status"] != "done":
+        return {"status": FAILED, "why": row["reason"] if row else "its run has no such detector"}
+    return {"status": FOUND, "attack": meaning.attack, **_rate("here", row[meaning.metric])}
+
+
+def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
+    if rate is None:
+        return {}
+    ends = {f"{name}_{end}": percent(rate[end]) for end in ("low", "high")}
+    return {name: percent(rate["value"]), **ends}
+
+
+def as_csv(rows: Iterable[Row]) -> str:
+    """Rows as they are stored."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def read_rows(path: Path, paper: Paper, table: PaperTable) -> list[Row]:
+    """The stored rows of a table; none if there is no file.
+
+    Raises PaperError for another file, and for rows that aren't those of the paper's table.
+    """
+    try:
+        content = read_file(path, _MOST).decode("utf-8")
+        header, *lines = csv.reader(io.StringIO(content, newline=""), strict=True)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise PaperError(f"{path} can't be read ({reason(error)}): restore it") from None
+    if header != [*COLUMNS] or any(len(line) != len(header) for line in lines):
+        raise PaperError(f"{path} is not a table of `robusteval reproduce`: restore it")
+    rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+    _require_same(path, rows, [*cells_of(paper, table)])
+    return rows
+
+
+def _require_same(path: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> None:
+    """Raises PaperError where a stored row isn't the table's, or has another paper's number."""
+    stood = [(r["beside"], r["row"], r["column"], r["paper"], r["unit"]) for r in rows]
+    due = [(c.beside, c.row, c.column, c.value, c.unit) for c in cells]
+    if stood != [tuple(map(inert_cell, one)) for one in due]:
+        raise PaperError(f"{path}: its rows are not those of the paper's table: make it anew")

@@ -1,0 +1,161 @@
+"""A paper's tables as Markdown and as a page, from stored rows alone."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from robusteval import inert
+from robusteval.papers.found import FOUND, Row
+from robusteval.papers.paper import Paper, PaperTable
+
+LEGEND = (
+    "Each cell: the paper's number → the same attack here → what the strongest attacks here leave "
+    "together at the same norm and ε. In percent, with 95 % intervals. A dash: at any distance no "
+    "attack is the strongest."
+)
+
+
+@dataclass
+class Grid:
+    """A table in the paper's rows and columns, or what stands beside it."""
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    cells: dict[tuple[str, str], "Shown"] = field(default_factory=dict)
+    entries: dict[str, str] = field(default_factory=dict)  # of rows or of columns, by name
+
+    @property
+    def models_in_rows(self) -> bool:
+        """Whether the entries are rows'."""
+        return bool(self.entries) and all(name in self.rows for name in self.entries)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell: the paper's number, what was found and the strongest, and its notes' numbers."""
+
+    paper: str
+    here: str
+    here_interval: str
+    strongest: str
+    strongest_interval: str
+    notes: tuple[int, ...]
+    is_found: bool
+
+    def as_text(self) -> str:
+        """In one line."""
+        here = f"{self.here} {self.here_interval}".strip()
+        strongest = f"{self.strongest} {self.strongest_interval}".strip()
+        marks = "".join(f" ({note})" for note in self.notes)
+        return " → ".join(part for part in (self.paper, here, strongest) if part) + marks
+
+
+@dataclass
+class Notes:
+    """What cells tell in a sentence: each once, numbered as it is met."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def number(self, text: str) -> int:
+        """Its number, from 1."""
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is shown of a table."""
+
+    table: PaperTable
+    grids: tuple[Grid, ...]
+    notes: tuple[str, ...]
+    models: tuple[tuple[str, str], ...]  # entries and where they differ from the paper
+    samples: str
+
+
+def page_of(table: PaperTable, rows: Sequence[Row]) -> Page:
+    """A table's page; ``rows`` as they are stored."""
+    notes = Notes()
+    blocks = dict.fromkeys(row["beside"] for row in rows)
+    grids = [_grid(block, [r for r in rows if r["beside"] == block], notes) for block in blocks]
+    told = {row["entry"]: row["differs"] for row in rows if row["differs"]}
+    counts = sorted({int(row["samples"]) for row in rows if row["samples"]})
+    samples = " or ".join(map(str, counts))
+    return Page(table, tuple(grids), tuple(notes.texts), tuple(told.items()), samples)
+
+
+def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:
+    grid = Grid(title, _names(rows, "row"), _names(rows, "column"))
+    for row in rows:
+        grid.cells[row["row"], row["column"]] = _shown(row, notes)
+    for axis in ("row", "column"):
+        named = {name: {r["entry"] for r in rows if r[axis] == name} for name in _names(rows, axis)}
+        one = {name: next(iter(entries)) for name, entries in named.items() if len(entries) == 1}
+        if len(one) == len(named) and (not grid.entries or len({*one.values()}) > 1):
+            grid.entries = one
+    return grid
+
+
+def _names(rows: Iterable[Row], axis: str) -> list[str]:
+    return list(dict.fromkeys(row[axis] for row in rows))
+
+
+def _shown(row: Row, notes: Notes) -> Shown:
+    is_found = row["status"] == FOUND
+    texts = [row["assumed"]] * bool(row["assumed"]) if is_found else [row["why"]]
+    return Shown(
+        paper=_paper(row),
+        here=_short(row, "here") if is_found else "not run",
+        here_interval=_interval(row, "here"),
+        strongest=_short(row, "strongest") or "–" * bool(is_found and row["at_any_distance"]),
+        strongest_interval=_interval(row, "strongest"),
+        notes=tuple(notes.number(text) for text in texts),
+        is_found=is_found,
+    )
+
+
+def _paper(row: Row) -> str:
+    """The paper's number, of a share in percent."""
+    is_share = row["unit"] == "fraction" and row["paper"]
+    return f"{100 * float(row['paper']):g}" if is_share else row["paper"]
+
+
+def _short(row: Row, name: str) -> str:
+    """A share with one decimal, as intervals have them; anything else as it is stored."""
+    return f"{float(row[name]):.1f}" if row[f"{name}_low"] else row[name]
+
+
+def _interval(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"[{float(low):.1f}, {float(high):.1f}]" if low and high else ""
+
+
+def markdown(paper: Paper, table: PaperTable, rows: Sequence[Row]) -> str:
+    """A table as Markdown."""
+    page = page_of(table, rows)
+    return _environment().get_template("table.md").render(paper=paper, page=page, legend=LEGEND)
+
+
+def html(paper: Paper, tables: Sequence[tuple[PaperTable, Sequence[Row]]]) -> str:
+    """One self-contained page of all tables that have rows: no network, no script."""
+    pages = [page_of(table, rows) for table, rows in tables]
+    return _environment().get_template("paper.html").render(paper=paper, pages=pages, legend=LEGEND)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("robusteval.papers"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {"seen": inert.line, "markdown": inert.markdown}
+    environment.filters.update(filters)
+    return environment

@@ -1,0 +1,151 @@
+"""A paper's tables, made here: runs, rows, pages.
+
+Every run is an ordinary one: what is finished is kept, and each can be verified.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from robusteval import api, stops
+from robusteval.errors import PaperError, RobustevalError
+from robusteval.papers import pages
+from robusteval.papers.asked import Key, Scale, Wanted, at_scale, runs_of
+from robusteval.papers.found import FOUND, Row, as_csv, read_rows, rows_of, trained_entry
+from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
+from robusteval.plan.suite import Suite
+from robusteval.storage import replace_file, require_writable
+
+Evaluate = Callable[[str, Suite, api.Options], api.Report]
+_ELSEWHERE = "choose another folder with --tables"
+Tables = list[tuple[PaperTable, list[Row]]]
+
+
+@dataclass
+class Reproduction:
+    """One paper's tables at a scale; ``table``: one number of them, or one part;
+    ``samples``: another number of them than the scale's.
+
+    ``folder``: where tables go, each paper's in a folder of its name.  ``evaluate_one`` is
+    ``api.evaluate``, or what watches it.  ``told`` hears of each table.
+    """
+
+    paper: Paper
+    options: api.Options
+    folder: Path
+    scale: Scale = "small"
+    table: str | None = None
+    samples: int | None = None
+    evaluate_one: Evaluate = lambda name, suite, options: api.evaluate(name, suite, options=options)
+    told: Callable[[Path], None] = lambda place: None
+    reports: dict[Key, api.Report | RobustevalError] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> list[PaperTable]:
+        """Those that are meant.  Raises UnknownNameError with near names."""
+        return self.paper.chosen(self.table)
+
+    def runs(self, tables: Sequence[PaperTable] | None = None) -> dict[Key, Wanted]:
+        """The runs that tables take, of all that are meant or of some."""
+        return runs_of(self.paper, self.tables if tables is None else tables, self.scale)
+
+    def untrained(self) -> list[str]:
+        """Entries that there are, and that have no weights yet."""
+        cells = [at_scale(self.paper, c, self.scale) for c in self._cells()]
+        meant = [cell.meaning for cell in cells if not cell.meaning.not_run]
+        named = [name for m in meant for name in (m.entry, m.source) if name]
+        return [name for name in dict.fromkeys(named) if is_untrained(name)]
+
+    def _cells(self) -> Iterator[Cell]:
+        return (cell for table in self.tables for cell in cells_of(self.paper, table))
+
+    def asked(self, wanted: Wanted) -> tuple[str, Suite, api.Options] | None:
+        """A run's model, suite and options; None where a model has no weights.
+
+        A transfer from a model without weights is left out, and stands in no other's way.
+        """
+        if trained_entry(wanted.key.entry)[0] is None:
+            return None
+        made = tuple(pair for pair in wanted.transfers if trained_entry(pair[1])[0])
+        suite = replace(wanted, transfers=made).suite_of(self.paper.strongest)
+        samples = wanted.samples(self.scale, self.samples)
+        options = replace(self.options, samples=samples, at_most=True)
+        return (wanted.key.entry, suite, options) if suite.attacks else None
+
+    def make(self) -> Tables:
+        """Runs what is missing, table by table, and writes each as soon as it is whole; then the
+        page of all that are in the folder.
+
+        A run that can't be made doesn't hold up the others.
+        """
+        folder = self.folder / self.paper.name
+        require_writable(folder, _ELSEWHERE)
+        done: list[str] = []
+        made: Tables = []
+        with stops.saying(lambda: f"tables finished before: {len(done)}" if done else ""):
+            for table in self.tables:
+                for key, wanted in self.runs([table]).items():
+                    self._run(key, wanted)
+                rows = rows_of(self.paper, table, self.reports, self.scale)
+                self.told(write_one(self.paper, table, rows, folder))
+                done.append(table.name)
+                made.append((table, rows))
+        every = stored_tables(self.paper, self.folder, self.paper.tables)
+        self.told(write_page(self.paper, every, folder))
+        return made
+
+    def _run(self, key: Key, wanted: Wanted) -> None:
+        if key in self.reports or (asked := self.asked(wanted)) is None:
+            return
+        try:
+            self.reports[key] = self.evaluate_one(*asked)
+        except RobustevalError as error:
+            self.reports[key] = error
+
+
+def is_untrained(name: str) -> bool:
+    """Whether an entry is there and could be trained."""
+    return trained_entry(name)[1].get("status") == "untrained"
+
+
+def write_one(paper: Paper, table: PaperTable, rows: Sequence[Row], folder: Path) -> Path:
+    """A table as CSV and Markdown; the latter's place."""
+    _write(folder / f"{table.file}.csv", as_csv(rows))
+    return _write(folder / f"{table.file}.md", pages.markdown(paper, table, rows))
+
+
+def write_page(paper: Paper, tables: Tables, folder: Path) -> Path:
+    """The page of all tables."""
+    return _write(folder / "index.html", pages.html(paper, tables))
+
+
+def _write(place: Path, text: str) -> Path:
+    replace_file(place, text.encode(), _ELSEWHERE)
+    return place
+
+
+def stored_tables(paper: Paper, folder: Path, tables: Sequence[PaperTable]) -> Tables:
+    """What stands in a folder of earlier tables; those that were never made are left out."""
+    found = [(t, read_rows(folder / paper.name / f"{t.file}.csv", paper, t)) for t in tables]
+    return [(table, rows) for table, rows in found if rows]
+
+
+def rebuild(
+    paper: Paper, stored: Path, folder: Path, tables: Sequence[PaperTable]
+) -> Iterator[Path]:
+    """Pages of stored rows alone; runs nothing.  Raises PaperError where there are none."""
+    found = stored_tables(paper, stored, tables)
+    if not found:
+        raise PaperError(
+            f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
+        )
+    require_writable(folder / paper.name, _ELSEWHERE)
+    for table, rows in found:
+        yield write_one(paper, table, rows, folder / paper.name)
+    yield write_page(paper, found, folder / paper.name)
+
+
+def counted(tables: Tables) -> Mapping[str, int]:
+    """How many numbers of the paper were found, of how many."""
+    rows = [row for _, some in tables for row in some if row["paper"]]
+    return {"found": sum(row["status"] == FOUND for row in rows), "all": len(rows)}

@@ -1,0 +1,169 @@
+"""Papers as data: all numbers are there, each is mapped, and what is wrong is told in one line."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from robusteval.errors import PaperError, UnknownNameError
+from robusteval.papers import paper as papers
+from robusteval.papers.asked import runs_of
+from robusteval.papers.paper import Cell, cells_of, paper_names, read_paper
+from robusteval.plan.suite import read_suite
+
+PAPER = """
+name = "small"
+title = "A small paper"
+strongest = ["pgd10"]
+
+[[tables]]
+number = "1"
+title = "Accuracy"
+data = "digits"
+suite = "quick"
+all = { read = "attack", norm = "Linf", eps = "0.15" }
+[tables.rows]
+Ours = { entry = "pcl_digits" }
+Cited = { impossible = "cited only" }
+[tables.columns]
+Clean = { read = "clean" }
+FGSM = { attack = "fgsm" }
+"""
+NUMBERS = "row,column,value,unit\nOurs,Clean,99,%\nOurs,FGSM,80.5,%\nCited,Clean,98,%\n"
+
+
+def laid(folder: Path, text: str = PAPER, numbers: str = NUMBERS) -> Path:
+    (folder / "paper.toml").write_text(text, "utf-8")
+    (folder / "1.csv").write_text(numbers, "utf-8")
+    return folder / "paper.toml"
+
+
+def cells(name: str) -> list[Cell]:
+    paper = read_paper(name)
+    return [cell for table in paper.tables for cell in cells_of(paper, table)]
+
+
+def suites(name: str) -> set[str]:
+    return {cell.suite for cell in cells(name) if cell.suite}
+
+
+def test_all_numbers_of_the_four_papers_are_there() -> None:
+    counts = {name: sum(bool(cell.value) for cell in cells(name)) for name in paper_names()}
+    assert counts == {"drp": 54, "mpat": 221, "pcl": 654, "scpl": 389}
+
+
+def test_each_file_of_numbers_belongs_to_a_table() -> None:
+    for name in paper_names():
+        paper = read_paper(name)
+        assert {p.stem for p in paper.folder.glob("*.csv")} == {t.file for t in paper.tables}
+
+
+def test_numbers_are_those_of_the_entries_claims() -> None:
+    """Typed twice, by different hands: PCL's Table 3 on MNIST, and its entry's claims."""
+    from robusteval.models.registry import find_entry
+
+    told = {
+        cell.meaning.attack: float(cell.value)
+        for cell in cells("pcl")
+        if (cell.table.name, cell.row) == ("3/MNIST", "Ours") and not cell.meaning.source
+    }
+    claims = [c for c in find_entry("pcl_mnist").claims if c.source.startswith("Table 3")]
+    assert len(claims) > 3
+    for claim in claims:
+        name = "" if claim.attack == "clean" else claim.attack
+        assert told[name] == claim.accuracy
+
+
+@pytest.mark.parametrize("name", ["drp", "mpat", "pcl", "scpl"])
+def test_each_cell_is_in_its_suite(name: str) -> None:
+    norms = {suite: {a.name: a.norms for a in read_suite(suite).attacks} for suite in suites(name)}
+    for cell in cells(name):
+        meaning = cell.meaning
+        if meaning.attack and not meaning.not_run:
+            assert meaning.read == "setting" or meaning.norm in norms[cell.suite][meaning.attack]
+    paper = read_paper(name)
+    for wanted in runs_of(paper, paper.tables, "small").values():
+        assert wanted.suite_of(paper.strongest).norms == [wanted.key.norm]
+
+
+def test_tables_share_runs() -> None:
+    """PCL's Tables 3 and 4 ask for one run of a model at one ε, with the attacks of both."""
+    paper = read_paper("pcl")
+    third, fourth = (runs_of(paper, paper.chosen(n), "small") for n in ("3/CIFAR-10", "4/CIFAR-10"))
+    (key,) = [k for k in fourth if k.entry == "pcl_cifar10"]
+    assert third[key] == fourth[key]
+    assert {"bim", "joint_bim"} <= {*third[key].attacks}
+
+
+def test_the_papers_networks_at_its_scale() -> None:
+    paper = read_paper("drp")
+    named = {key.entry for key in runs_of(paper, paper.chosen("2"), "paper")}
+    assert "drp_cifar10_resnet18" in named
+    assert "drp_cifar10" not in named
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('number = "1"\n', "", "tables.0.number is missing"),
+        ('eps = "0.15"', 'eps = "wide"', "tables.0.all.eps"),
+        ('norm = "Linf"', 'norm = "L7"', "tables.0.all.norm must be"),
+        ('attack = "fgsm"', 'atack = "fgsm"', "unknown field tables.0.columns.FGSM.atack"),
+        ("Cited = {", "Sited = {", "row 'Sited' has no number: did you mean Cited?"),
+        ('FGSM = { attack = "fgsm" }', "", "its column isn't mapped"),
+        ('read = "attack", ', "", "read is missing"),
+        ('suite = "quick"', "", "suite is missing"),
+        ('attack = "fgsm"', 'entry = "ce_digits"', "row and column both give entry"),
+        ('attack = "fgsm"', 'read = "detection"', "detector is missing"),
+        ('name = "small"', 'name = "Small!"', "name: takes a-z"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert read_paper(laid(tmp_path)).name == "small"
+    with pytest.raises(PaperError, match=re.escape(said)) as told:
+        read_paper(laid(tmp_path, PAPER.replace(old, new, 1)))
+    assert "\n" not in str(told.value)
+    assert "paper.toml" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ("row,column\nOurs,Clean\n", "its header isn't row,column,value,unit"),
+        (NUMBERS.replace("80.5", "80,5"), "line 3 holds no number"),
+        (NUMBERS.replace("99", "="), "line 2 holds no number"),
+        ("", "can't be read"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path: Path, numbers: str, said: str) -> None:
+    with pytest.raises(PaperError, match=said):
+        read_paper(laid(tmp_path, numbers=numbers))
+
+
+def test_names_that_there_are_not(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean pcl"):
+        read_paper("pcll")
+    with pytest.raises(UnknownNameError, match="has no table '3/MNISt-2'"):
+        read_paper("pcl").chosen("3/MNISt-2")
+    with pytest.raises(PaperError, match=r"no/paper\.toml"):
+        read_paper("no/paper.toml")
+
+
+def test_a_second_reading_of_one_table() -> None:
+    """SCPL's Table 1 on MNIST as the paper's text has it, line by line."""
+    text = """
+    LeNet 99.39 11.9 1.66 76.98 26.31 99.01
+    DCE 99.02 11.75 0.72 73.12 25.70 98.43
+    """
+    path = Path(papers.__file__).parent / "scpl" / "1_mnist.csv"
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    for line in text.split("\n")[1:-1]:
+        name, *values = line.split()
+        assert [float(r["value"]) for r in rows if r["row"] == name] == [*map(float, values)]
+
+
+def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+    shutil.copytree(read_paper("drp").folder, tmp_path / "mine")
+    assert read_paper(tmp_path / "mine" / "paper.toml").tables == read_paper("drp").tables

@@ -1,0 +1,247 @@
+"""Tables made here: what stands in them is what runs found; pages are made of rows alone."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.blocks import FGSM
+from robusteval import api
+from robusteval.papers import pages
+from robusteval.papers.found import COLUMNS, Row, as_csv, read_rows
+from robusteval.papers.paper import paper_names, read_paper
+from robusteval.papers.reproduce import Reproduction, rebuild
+from robusteval.papers.training import about
+from tests.helpers.commands import cli, refused
+from tests.helpers.documents import ROOT
+
+SUITE = (
+    'name = "few"\n'
+    + FGSM
+    + """
+[[attacks]]
+name = "pgd10"
+title = "PGD-10"
+library = "torchattacks"
+attack = "PGD"
+norms = ["Linf"]
+parameters = { steps = 3, random_start = true }
+times_eps = { alpha = "1/2" }
+
+[detection]
+detectors = ["max_softmax"]
+natural = 0
+attacks = ["fgsm"]
+"""
+)
+PAPER = """
+name = "small"
+title = "A <small> paper"
+authors = "N. N."
+year = 2024
+strongest = ["pgd10"]
+
+[[tables]]
+number = "1"
+title = "Accuracy"
+data = "digits"
+suite = "few.toml"
+all = { read = "attack", norm = "Linf", eps = "0.15" }
+notes = ["A slip | of the paper."]
+[tables.rows]
+Ours = { entry = "pcl_digits" }
+Other = { entry = "pcl_digts" }
+Cited = { impossible = "cited only" }
+[tables.columns]
+Clean = { read = "clean" }
+FGSM = { attack = "fgsm", assumed = "it states no step" }
+"black-box FGSM" = { attack = "fgsm", source = "ce_digits" }
+Epochs = { read = "epochs" }
+Far = { read = "detection", detector = "max_softmax", metric = "auroc", against = "uniform_noise" }
+"AUROC, FGSM" = { read = "detection", detector = "max_softmax", metric = "auroc", attack = "fgsm" }
+[[tables.beside]]
+title = "by cross-entropy"
+[tables.beside.rows]
+Ours = { entry = "ce_digits" }
+"""
+NUMBERS = """row,column,value,unit
+Ours,Clean,0.99,fraction
+Ours,FGSM,80.5,%
+Ours,black-box FGSM,85,%
+Ours,Epochs,300,epochs
+Ours,Far,90,%
+Ours,"AUROC, FGSM",60,%
+Other,FGSM,70,%
+Cited,FGSM,60,%
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small paper, its tables made with 12 samples, and its runs."""
+    place = tmp_path_factory.mktemp("papers")
+    (place / "few.toml").write_text(SUITE, "utf-8")
+    (place / "paper.toml").write_text(PAPER.replace("few.toml", str(place / "few.toml")), "utf-8")
+    (place / "1.csv").write_text(NUMBERS, "utf-8")
+    options = api.Options(out=place / "runs")
+    told: list[Path] = []
+    paper = read_paper(place / "paper.toml")
+    one = Reproduction(paper, options, place / "tables", samples=12, told=told.append)
+    one.make()
+    assert [path.name for path in told] == ["1.md", "index.html"]
+    return place
+
+
+def row_of(folder: Path, row: str, column: str, beside: str = "") -> Row:
+    with (folder / "tables" / "small" / "1.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (found,) = [r for r in rows if (r["row"], r["column"], r["beside"]) == (row, column, beside)]
+    return found
+
+
+def report_of(folder: Path, row: Row) -> dict[str, Any]:
+    (run,) = (folder / "runs").glob(f"*-{row['run']}")
+    return api.rebuild_report(run).content
+
+
+def test_a_cell_is_what_its_run_found(folder: Path) -> None:
+    row = row_of(folder, "Ours", "FGSM")
+    report = report_of(folder, row)
+    attacks = {attack["name"]: attack["robust_accuracy"] for attack in report["attacks"]}
+    assert row["here"] == f"{100 * attacks['fgsm']['value']:.2f}"
+    assert row["here_high"] == f"{100 * attacks['fgsm']['high']:.2f}"
+    (worst,) = report["worst_case"]
+    assert row["strongest"] == f"{100 * worst['robust_accuracy']['value']:.2f}"
+    assert float(row["strongest"]) <= float(row["here"])
+    assert (row["samples"], row["paper"], row["scale"]) == ("12", "80.5", "small")
+    assert row["evidence_sha256"] == report["evidence"]["digest"]
+    assert row["assumed"] == "it states no step"
+
+
+def test_a_black_box_is_another_models_images(folder: Path) -> None:
+    row = row_of(folder, "Ours", "black-box FGSM")
+    report = report_of(folder, row)
+    (made,) = [a for a in report["attacks"] if a["source"]]
+    assert (made["source"], row["attack"]) == ("ce_digits", made["name"])
+    assert row["here"] == f"{100 * made['robust_accuracy']['value']:.2f}"
+    assert row["run"] == row_of(folder, "Ours", "FGSM")["run"]  # one run for both
+
+
+def test_what_is_read_of_training_and_of_clean_images(folder: Path) -> None:
+    clean, epochs = row_of(folder, "Ours", "Clean"), row_of(folder, "Ours", "Epochs")
+    assert clean["here"] == f"{100 * report_of(folder, clean)['clean']['accuracy']['value']:.2f}"
+    assert epochs["here"] == "40"  # as its entry tells
+    assert "backbone: " in clean["differs"]
+
+
+def test_detection_is_of_outliers_and_of_all_attacked_images(folder: Path) -> None:
+    outliers, attacked = (row_of(folder, "Ours", name) for name in ("Far", "AUROC, FGSM"))
+    report = report_of(folder, outliers)
+    (noise,) = [r for r in report["outliers"] if r["against"] == "uniform_noise"]
+    (paper,) = [r for r in report["attack_detection"] if r["reading"] == "paper"]
+    assert outliers["here"] == f"{100 * noise['auroc']['value']:.2f}"
+    assert attacked["here"] == f"{100 * paper['auroc']['value']:.2f}"
+    assert paper["n_in"] == 12  # the whole test set
+    assert outliers["strongest"] == ""
+
+
+def test_what_has_no_number_says_why(folder: Path) -> None:
+    other, cited = row_of(folder, "Other", "FGSM"), row_of(folder, "Cited", "FGSM")
+    assert (other["status"], other["why"]) == ("no entry", "there is no entry pcl_digts yet")
+    assert (cited["status"], cited["why"]) == ("impossible", "cited only")
+    assert other["here"] == cited["here"] == ""
+
+
+def test_what_stands_beside_has_no_number_of_the_papers(folder: Path) -> None:
+    row = row_of(folder, "Ours", "FGSM", "by cross-entropy")
+    assert (row["entry"], row["paper"], row["status"]) == ("ce_digits", "", "found")
+    white = row_of(folder, "Ours", "black-box FGSM", "by cross-entropy")
+    assert white["attack"] == "fgsm"  # its source is itself: a white box
+
+
+def test_runs_verify(folder: Path) -> None:
+    (run,) = (folder / "runs").glob("pcl_digits-*")
+    assert all(check.held for check in api.verify(run))
+
+
+def test_pages_are_made_of_stored_rows_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "evaluate", None)
+    paper, stored = read_paper(folder / "paper.toml"), folder / "tables"
+    made = [*rebuild(paper, stored, tmp_path, paper.tables)]
+    assert len(made) == 2
+    for name in ("1.csv", "1.md", "index.html"):
+        assert (tmp_path / "small" / name).read_bytes() == (stored / "small" / name).read_bytes()
+
+
+def test_a_page_shows_paper_here_and_strongest(folder: Path) -> None:
+    row, page = row_of(folder, "Ours", "FGSM"), folder / "tables" / "small"
+    text = (page / "1.md").read_text("utf-8")
+    here, strongest = (f"{float(row[name]):.1f}" for name in ("here", "strongest"))
+    assert f"80.5 → {here} [" in text
+    assert f"→ {strongest} [" in text
+    assert "99 → " in text  # the paper's fraction
+    assert "60 → not run" in text
+    assert "A slip \\| of the paper." in text
+    html = (page / "index.html").read_text("utf-8")
+    assert "A &lt;small&gt; paper" in html
+    assert f"80.5 → {here} → <b>{strongest}</b>" in html
+
+
+def test_stored_rows_of_another_table_are_refused(folder: Path, tmp_path: Path) -> None:
+    paper = read_paper(folder / "paper.toml")
+    (table,) = paper.tables
+    rows = read_rows(folder / "tables" / "small" / "1.csv", paper, table)
+    place = tmp_path / "small" / "1.csv"
+    place.parent.mkdir()
+    for wrong in ([{**rows[0], "paper": "1"}, *rows[1:]], rows[1:]):
+        place.write_text(as_csv(wrong), "utf-8")
+        given = ("reproduce", str(folder / "paper.toml"), "--from", str(tmp_path))
+        refused(cli(*given), "its rows are not those of the paper's table")
+    place.write_text(",".join(COLUMNS[1:]) + "\n")
+    refused(cli(*given), "is not a table of `robusteval reproduce`")
+    place.unlink()
+    refused(cli(*given), "no tables of small in")
+
+
+def test_published_pages_are_those_of_their_rows() -> None:
+    for paper in map(read_paper, paper_names()):
+        folder = ROOT / "leaderboards" / "reproductions" / paper.name
+        for table in paper.tables:
+            if rows := read_rows(folder / f"{table.file}.csv", paper, table):
+                page = (folder / f"{table.file}.md").read_text("utf-8")
+                assert page == pages.markdown(paper, table, rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("pdl",), "did you mean pcl"),
+        (("pcl", "--table", "33"), "has no table '33'"),
+        (("all", "--table", "3"), "--table goes with one paper"),
+        (("pcl", "--scale", "tiny"), "--scale 'tiny': known: paper, small"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> None:
+    refused(cli("reproduce", *given), said)
+
+
+def test_a_dry_run_lists_runs_and_makes_none(folder: Path, tmp_path: Path) -> None:
+    done = cli("reproduce", str(folder / "paper.toml"), "--dry-run", "--samples", "12")
+    assert done.exit_code == 0
+    assert "pcl_digits, few, Linf 0.15, 12 samples: fgsm, pgd10, static_fgsm_ce_digits" in (
+        done.stdout
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_how_long_a_training_may_take() -> None:
+    """By the trained model that is most like it: as many epochs take as long."""
+    entry = next(e for e in api.list_entries() if e.name == "pcl_digits")
+    fresh = entry.model_copy(update={"trained": None, "weights": None, "name": "fresh"})
+    assert "training fresh: 40 epochs of digits, some 8 s by what pcl_digits" in about(
+        fresh, [entry]
+    )
+    assert "nobody knows" in about(fresh, [])
