@@ -96,7 +96,11 @@ def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:
     for axis in ("row", "column"):
         named = {name: {r["entry"] for r in rows if r[axis] == name} for name in _names(rows, axis)}
         one = {name: next(iter(entries)) for name, entries in named.items() if len(entries) == 1}
-        if len(one) == len(named) and (not grid.entries or len({*one.values()}) > 1):
+        if (
+            any(one.values())
+            and len(one) == len(named)
+            and (not grid.entries or len({*one.values()}) > 1)
+        ):
             grid.entries = one
     return grid
 
