@@ -94,15 +94,17 @@ def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:
     for row in rows:
         grid.cells[row["row"], row["column"]] = _shown(row, notes)
     for axis in ("row", "column"):
-        named = {name: {r["entry"] for r in rows if r[axis] == name} for name in _names(rows, axis)}
-        one = {name: next(iter(entries)) for name, entries in named.items() if len(entries) == 1}
-        if (
-            any(one.values())
-            and len(one) == len(named)
-            and (not grid.entries or len({*one.values()}) > 1)
-        ):
-            grid.entries = one
+        one = {name: _entry([r for r in rows if r[axis] == name]) for name in _names(rows, axis)}
+        told = [entry for entry in one.values() if entry]
+        if told and None not in one.values() and (not grid.entries or len({*told}) > 1):
+            grid.entries = {name: entry or "" for name, entry in one.items()}
     return grid
+
+
+def _entry(rows: Iterable[Row]) -> str | None:
+    """The entry of all rows that have one; None of several."""
+    named = {row["entry"] for row in rows if row["entry"]}
+    return None if len(named) > 1 else next(iter(named), "")
 
 
 def _names(rows: Iterable[Row], axis: str) -> list[str]:
