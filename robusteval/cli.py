@@ -309,7 +309,7 @@ def compare(
     runs: Annotated[list[Any], place_argument("Two run folders, URLs or archives, or more.")],
     figure: Annotated[
         Path | None,
-        path_option("Draw attacks that ran at several ε, all runs in one SVG file, too."),
+        path_option("Draw attacks that ran at several radii, all runs in one SVG file, too."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

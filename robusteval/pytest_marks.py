@@ -33,6 +33,7 @@ KEYWORDS = (
     *(
         "keep",
         "sources",
+        "static_sources",
         "surrogate",
         "time_limit",
         "budget",

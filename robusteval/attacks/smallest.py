@@ -87,10 +87,10 @@ def smallest(
     - ``steps``: 2 or more; a hundred are of use.
 
     It makes at most ``steps`` forward and backward passes, and as many forward passes again, by
-    which the model itself checks each success. Eight more, and one for each 20 steps, look for
-    randomness, rank classes and look at the last points of each ascent. A model whose outputs
-    change is judged by mean logits along mean gradients, of eight passes each, and a success by up
-    to 264. Only its draws depend on ``seed``.
+    which the model itself checks each success. Nine more, and one for each 20 steps, look for
+    randomness and a gradient, rank classes and look at the last points of each ascent. A model
+    whose outputs change is judged by mean logits along mean gradients, of eight passes each, and a
+    success by up to 264. Only its draws depend on ``seed``.
 
     Where clean images have no gradient, it goes by what has some, as ``adaptive`` does. Where
     pixels are read in steps, it moves them to other levels first, which counts as eight steps for
@@ -280,8 +280,8 @@ ATTACKS = (
         by_sample=False,
         # Each success is looked at once more.
         passes=lambda given, classes: (
-            2 * given["steps"] + given["steps"] // 20 + 8,
-            given["steps"],
+            2 * given["steps"] + given["steps"] // 20 + 9,
+            given["steps"] + 1,
         ),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),

@@ -116,6 +116,7 @@ class Faster(nn.Module):
         super().__init__()
         self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.rough = bfloat16
+        self.on_request: tuple[str, ...] = getattr(module, "on_request", ())  # a backbone's
         # In a tuple, so that its parameters, which are the module's, do not count twice.
         self.static: tuple[Any, ...] = (_compiled(module),) if compiled else ()
 
@@ -269,6 +270,11 @@ def seconds_per_gradient(adapter: Adapter, images: Tensor) -> float:
     return best_seconds(lambda: _gradient(adapter, images), str(images.device))
 
 
+def are_worth_it(images: Tensor) -> bool:
+    """Whether forms are tried on ``images`` (B, C, H, W) at all."""
+    return images[0].numel() >= _PROBE_PIXELS
+
+
 def choose_forms(
     adapter: Adapter,
     images: Tensor,
@@ -281,7 +287,7 @@ def choose_forms(
     it changes the function, and compiling where it fails or saves less than it costs.  Small
     images are left as they are.
     """
-    if images[0].numel() < _PROBE_PIXELS:
+    if not are_worth_it(images):
         return PLAIN, PLAIN
     folded_one = folded_if_same(adapter, images)
     if folded_one is None:

@@ -21,7 +21,7 @@ from robusteval.evidence.judge import state_digest
 from robusteval.evidence.located import files_at, runs_in
 from robusteval.evidence.record import open_store
 from robusteval.hardware import cores
-from robusteval.models.acceleration import Acceleration, choose_forms, static_batch
+from robusteval.models.acceleration import Acceleration, are_worth_it, choose_forms, static_batch
 from robusteval.models.adapter import Adapter, OwnAdapter, PrototypeAdapter
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
@@ -220,11 +220,10 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
         with precision(spec):
             return choose_forms(model, images, passes)
 
+    # The code of others' models may change, which their digests don't tell.
     ours = isinstance(model, PrototypeAdapter) and not isinstance(model, OwnAdapter)
-    known = ours and known_forms(
-        spec, len(images), passes, choose
-    )  # a foreign one's code may change
-    libraries, gradients = known or choose()
+    kept = ours and are_worth_it(images)
+    libraries, gradients = known_forms(spec, len(images), passes, choose) if kept else choose()
     return replace(spec, forms=(str(libraries), str(gradients)))
 
 

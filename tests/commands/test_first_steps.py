@@ -51,7 +51,7 @@ def build(width):
 def test_help_has_a_whole_sentence_for_each_command() -> None:
     told = cli("--help").stdout
     commands = told[told.index("Commands:") :].splitlines()[1:]
-    assert len(commands) == 15
+    assert len(commands) == 17
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 

@@ -462,7 +462,11 @@ def test_no_number_is_infinite(
         ("lr = 0.1\nwarm", "lr = 0\nwarm", "training.lr must be above 0"),
         ("{ lr = 0.1,", "{ lr = inf,", "paper_training.lr needs a finite number, not inf"),
         ("[1, 2]", "[1, -inf]", "paper_training.deep.x.1 needs a finite number"),
-        ("{ weight = 1.0 }", "{ weight = [1] }", "training.options.weight needs a number or text"),
+        (
+            "{ weight = 1.0 }",
+            '{ weight = ["a"] }',
+            "training.options.weight needs a number or text",
+        ),
         ('method = "ce"', "", "method is missing: give it"),
         (
             'method = "ce"',

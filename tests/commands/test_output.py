@@ -81,7 +81,7 @@ def places(tmp_path: Path) -> Path:
 def test_run_folders_that_cannot_be_are_told_before_anything_is_loaded(
     place: str, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robusteval.run.subject.load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("robusteval.run.subject.open_model", lambda *_: pytest.fail("loaded"))
     arguments = ("run", "--model", "ce_digits", "--suite", "quick", "--out", str(places / place))
     refused(cli(*arguments), "--out")
     refused(cli(*arguments, "--dry-run"), "--out")

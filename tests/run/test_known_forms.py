@@ -76,6 +76,7 @@ def test_without_a_cache_it_is_tried_each_time(
 def test_a_new_run_takes_the_known_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = iter([FOUND, (PLAIN, PLAIN)])
     monkeypatch.setattr("robusteval.run.prepare.choose_forms", lambda *_: next(told))
+    monkeypatch.setattr("robusteval.run.prepare.are_worth_it", lambda _: True)  # digits are small
     suite = plain_suite_in(tmp_path)
     kept = []
     for seed in (0, 1):

@@ -156,8 +156,8 @@ def test_options_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("similarity", "options", "pace"),
     [
-        ("l2", LITERAL, (0.1, 3)),
-        ("l2", {**LITERAL, "bound": "none"}, (0.1, 3)),
+        ("l2", LITERAL, (0.1, 6)),
+        ("l2", {**LITERAL, "bound": "none"}, (0.1, 6)),
         ("linf", AUTHORS, (0.3, 14)),
     ],
 )
