@@ -94,27 +94,32 @@ _APGD: dict[str, Any] = {
     "verbose": False,
 }
 _ONCE: dict[str, Any] = {"batch_size": BATCH, "verbose": False}
+# In either norm.
+_BOTH: dict[str, Call] = {
+    "adv-lib apgd": by_name("advlib", "apgd", n_iter=100),
+    "adv-lib apgd_targeted": by_name("advlib", "apgd_targeted", n_iter=100),
+    "adv-lib fab": by_name("advlib", "fab", n_iter=100),
+    "adv-lib fmn": by_name("advlib", "fmn", steps=200),
+    "adv-lib tr": by_name("advlib", "tr"),
+    "ART PGD": by_art("ProjectedGradientDescentPyTorch", **_PGD),
+    "ART AutoPGD": by_art("AutoProjectedGradientDescent", **_APGD),
+}
 CALLS: dict[Norm, dict[str, Call]] = {
     "Linf": {
+        **_BOTH,
         "Foolbox LinfPGD": by_name("foolbox", "LinfPGD", steps=100),
         "Foolbox LinfAdamPGD": by_name("foolbox", "LinfAdamPGD", steps=100),
         "Foolbox MIFGSM": by_name("foolbox", "MIFGSM", steps=100),
         "Foolbox LinfDeepFool": by_name("foolbox", "LinfDeepFoolAttack"),
         "Foolbox LInfFMN": by_name("foolbox", "LInfFMNAttack", steps=200),
-        "adv-lib apgd": by_name("advlib", "apgd", n_iter=100),
-        "adv-lib apgd_targeted": by_name("advlib", "apgd_targeted", n_iter=100),
-        "adv-lib fab": by_name("advlib", "fab", n_iter=100),
-        "adv-lib fmn": by_name("advlib", "fmn", steps=200),
         "adv-lib pdpgd": by_name("advlib", "pdpgd", num_steps=200),
-        "adv-lib tr": by_name("advlib", "tr"),
-        "ART PGD": by_art("ProjectedGradientDescentPyTorch", **_PGD),
-        "ART AutoPGD": by_art("AutoProjectedGradientDescent", **_APGD),
         "ART AutoConjugateGradient": by_art("AutoConjugateGradient", **_APGD),
         "ART MomentumIterativeMethod": by_art(
             "MomentumIterativeMethod", max_iter=100, batch_size=BATCH, verbose=False
         ),
     },
     "L2": {
+        **_BOTH,
         "Foolbox L2PGD": by_name("foolbox", "L2PGD", steps=100),
         "Foolbox L2AdamPGD": by_name("foolbox", "L2AdamPGD", steps=100),
         "Foolbox L2DeepFool": by_name("foolbox", "L2DeepFoolAttack"),
@@ -122,17 +127,10 @@ CALLS: dict[Norm, dict[str, Call]] = {
         "Foolbox L2CarliniWagner": by_name(
             "foolbox", "L2CarliniWagnerAttack", binary_search_steps=5, steps=200
         ),
-        "adv-lib apgd": by_name("advlib", "apgd", n_iter=100),
-        "adv-lib apgd_targeted": by_name("advlib", "apgd_targeted", n_iter=100),
         "adv-lib alma": by_name("advlib", "alma", num_steps=500),
         "adv-lib ddn": by_name("advlib", "ddn", steps=200),
-        "adv-lib fab": by_name("advlib", "fab", n_iter=100),
-        "adv-lib fmn": by_name("advlib", "fmn", steps=200),
         "adv-lib pdgd": by_name("advlib", "pdgd", num_steps=200),
         "adv-lib sdf": by_name("advlib", "sdf"),
-        "adv-lib tr": by_name("advlib", "tr"),
-        "ART PGD": by_art("ProjectedGradientDescentPyTorch", **_PGD),
-        "ART AutoPGD": by_art("AutoProjectedGradientDescent", **_APGD),
         "ART DeepFool": by_art("DeepFool", told=False, **_ONCE),
     },
 }

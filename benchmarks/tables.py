@@ -116,8 +116,7 @@ def evading() -> Iterator[str]:
 def other_tools() -> Iterator[str]:
     """What other tools' attacks break of what ``adaptive`` leaves."""
     results = stored.read(RESULTS / "foreign.csv", foreign.Result)
-    versions = sorted({str(result.version) for result in results})
-    return _block(results, foreign.table, f"version {', '.join(versions)} of `adaptive`")
+    return _block(results, foreign.table, _versions(results))
 
 
 def engines() -> Iterator[str]:
@@ -135,7 +134,7 @@ def _measured_by(results: list[attacks.Result]) -> str:
     return f"version {attacks.versions(results)} of `adaptive`, on {attacks.machines(results)}"
 
 
-def _versions(results: Sequence[ablation.Result | masked.Result]) -> str:
+def _versions(results: Sequence[ablation.Result | masked.Result | foreign.Result]) -> str:
     versions = sorted({str(result.version) for result in results})
     return f"version {', '.join(versions)} of `adaptive`"
 

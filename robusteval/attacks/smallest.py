@@ -202,7 +202,9 @@ class Shrinking:
                 size = scale * _falling(passed, _FIRST_SIZE, _LAST_SIZE)
                 rate = scale * _falling(passed, _FIRST_RATE, _LAST_RATE)
                 radius = self._resized(radius, points, slopes, broken, rate)
-            kinks = _at_kinks(slopes.gradients, before) & (step > 0) & leg.fine
+            kinks = None
+            if leg.fine and step and self.norm == "Linf":  # in L2 gradients have no signs to lose
+                kinks = _at_kinks(slopes.gradients, before)
             before = slopes.gradients
             velocity = _MOMENTUM * velocity + self._direction(before, points, kinks)
             direction = self._direction(velocity, points, kinks)
@@ -210,11 +212,14 @@ class Shrinking:
             points = project_fully(moved, images, self.norm, _as_images(radius, images))
         self._broken(points)
 
-    def _direction(self, gradients: Tensor, points: Tensor, kinks: Tensor) -> Tensor:
+    def _direction(self, gradients: Tensor, points: Tensor, kinks: Tensor | None) -> Tensor:
         """Within [0, 1]: by the norm's steps, at kinks (B,) along gradients themselves."""
         free = free_gradient(gradients, points)
+        direction = ascent_direction(free, self.norm)
+        if kinks is None:
+            return direction
         along = ascent_direction(free, self.norm, unsigned=True)
-        return torch.where(_as_images(kinks, free), along, ascent_direction(free, self.norm))
+        return torch.where(_as_images(kinks, free), along, direction)
 
     def _note(self, points: Tensor, broken: Tensor) -> Tensor:
         """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
