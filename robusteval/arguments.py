@@ -146,6 +146,13 @@ DataDir = Annotated[
     Path | None,
     path_option("Folder with data sets; by default $ROBUSTEVAL_DATA, else the user's cache."),
 ]
+Chosen = Annotated[
+    str,
+    typer.Option(
+        "--samples",
+        help="Which: a number (class-balanced), first:256, @FILE with one index a line, or all.",
+    ),
+]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let an entry's Python factory run.")]
 OtherDevice = Annotated[
     str | None, typer.Option("--device", help="Compute on this device instead of the run's own.")

@@ -12,6 +12,7 @@ from robusteval import __version__, look_verbs, setup_verbs, shard_verbs, stops,
 from robusteval.arguments import (
     AllowCode,
     AsJson,
+    Chosen,
     DataDir,
     MovedData,
     MovedFitData,
@@ -88,12 +89,7 @@ def run(
         ),
     ],
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
-    samples: Annotated[
-        str,
-        typer.Option(
-            help="Which: a number (class-balanced), first:256, @FILE with one index a line, or all."
-        ),
-    ] = "all",
+    samples: Chosen = "all",
     data: Annotated[
         str | None,
         typer.Option(

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robusteval.errors import OutputError
 from robusteval.evidence.files import Local
 from robusteval.inputs import digest_of_run
 from robusteval.installed import file_digest, installation
 from robusteval.places import Place, Url
 from robusteval.reading import read_file
 from robusteval.report.returned import Report
-from robusteval.storage import cache_dir, replace_file
+from robusteval.storage import cache_dir, write_cache
 
 _EVIDENCE, _RECORD = "evidence", "run.json"
 _REPORT = ("row.csv", "report.md", "report.html", "report.json")
@@ -81,9 +80,7 @@ def remember(question: Question | None, again: Question | None, report: Report) 
     if question is None or question != again or not all(state.values()):
         return
     known = {"question": question.digest, "folder": str(report.folder), **state}
-    with suppress(OSError, OutputError):  # a cache that can't be written costs time, nothing else
-        question.place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(question.place, json.dumps(known).encode(), "it is left out")
+    write_cache(question.place, json.dumps(known).encode())
 
 
 def _place(verb: str, params: Mapping[str, Any]) -> Path | None:

@@ -46,6 +46,13 @@ def cache_dir() -> Path | None:
         return None
 
 
+def write_cache(path: Path, content: bytes) -> None:
+    """Replaces a file of the user's cache: one that can't be written costs time, nothing else."""
+    with suppress(OSError, OutputError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content, "it is left out")
+
+
 def replace_file(path: Path, content: bytes, advice: str) -> None:
     """Replaces a file atomically: a kill leaves the old one or the new one, never half of one.
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from robusteval.arguments import (
+    Chosen,
     DataDir,
     given_list,
     parse_models,
@@ -25,12 +26,7 @@ def transfer(
     ],
     attack: Annotated[str, typer.Option(help="The attack, by its name in the suite.")] = "pgd20",
     suite: Annotated[str, typer.Option(help="A suite's name, or the path of its TOML.")] = "full",
-    samples: Annotated[
-        str,
-        typer.Option(
-            help="Which: a number (class-balanced), first:256, @FILE with one index a line, or all."
-        ),
-    ] = "all",
+    samples: Chosen = "all",
     eps: Annotated[
         list[str] | None,
         typer.Option(help="One radius or more, such as 4/255 8/255 or L2:0.5."),

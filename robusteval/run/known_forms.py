@@ -12,13 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from robusteval.errors import OutputError
 from robusteval.hardware import hardware_name
 from robusteval.installed import installation
 from robusteval.models.acceleration import Acceleration
 from robusteval.plan.spec import RunSpec
 from robusteval.reading import read_file
-from robusteval.storage import cache_dir, replace_file
+from robusteval.storage import cache_dir, write_cache
 
 Forms = tuple[Acceleration, Acceleration]  # for libraries, and for our own gradients
 _MOST = 2**10  # bytes of what is known of a model
@@ -36,9 +35,7 @@ def known_forms(spec: RunSpec, images: int, passes: float, choose: Callable[[], 
     if (known := _read(place)) is not None:
         return known
     found = choose()
-    with suppress(OSError, OutputError):  # a cache that can't be written costs time, nothing else
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, json.dumps([str(form) for form in found]).encode(), "it is left out")
+    write_cache(place, json.dumps([str(form) for form in found]).encode())
     return found
 
 
