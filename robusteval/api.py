@@ -13,7 +13,7 @@ For example:
 A module, an entry or an attack from elsewhere meets the same checks as the project's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -42,7 +42,7 @@ from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
 from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
-from robusteval.run.costs import Costs, Estimate, measured_speeds
+from robusteval.run.costs import Costs, Estimate, Speeds, measured_speeds
 from robusteval.run.finished import finished
 from robusteval.run.given_again import given_data, given_model, require_same_tensors
 from robusteval.run.options import OptionKeywords, Options, options_of
@@ -366,13 +366,26 @@ def estimate(
     options = options_of(options, keywords)
     asked, suite = _asked(model, images, labels, name, suite, dataset, classes)
     with borrowed(model), borrowed(options.surrogate):
-        return _estimated(prepare(asked, suite, options).context, options)
+        context = prepare(asked, suite, options).context
+        return _estimated(context, options, _speeds(context))
 
 
-def _estimated(context: Context, options: Options) -> Estimate:
-    costs = Costs(context.plan, context.spec, context.model.classes)
+def estimates(name: str, runs: Iterable[tuple[str | Suite, Options]]) -> Iterator[Estimate]:
+    """What several runs of one entry would take at most; its speed is measured once."""
+    speeds = None
+    for suite, options in runs:
+        context = prepare(*_asked(name, None, None, None, suite, None, None), options).context
+        speeds = speeds or _speeds(context)
+        yield _estimated(context, options, speeds)
+
+
+def _speeds(context: Context) -> Speeds:
     with precision(context.spec):
-        speeds = measured_speeds(context)
+        return measured_speeds(context)
+
+
+def _estimated(context: Context, options: Options, speeds: Speeds) -> Estimate:
+    costs = Costs(context.plan, context.spec, context.model.classes)
     found = costs.estimate(speeds, options.crew.count or 1, context.images(range(1)).numel())
     budget = context.spec.budget
     cut = budget.told(context.spec.samples) if budget else ()

@@ -1,5 +1,6 @@
 """``robusteval reproduce``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +18,9 @@ from robusteval.errors import RobustevalError, UnknownNameError, shown
 from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, note, say
 
 if TYPE_CHECKING:
+    from robusteval.papers.asked import Key
     from robusteval.papers.paper import Paper
-    from robusteval.papers.reproduce import Reproduction
+    from robusteval.papers.reproduce import AskedRun, Reproduction
 
 ALL = "all"
 
@@ -49,7 +51,10 @@ def reproduce(
         path_option("Make the pages anew of the tables in this folder, and run nothing.", "--from"),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the trainings and the runs, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="List the trainings and the runs, and how long they take at most."
+        ),
     ] = False,
     seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
     device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
@@ -118,18 +123,51 @@ def _rebuild(papers: "list[Paper]", stored: Path, tables: Path, table: str | Non
 
 
 def _list(asked: "list[Reproduction]", trains: bool) -> None:
-    """What would be trained and run, a line each."""
-    for one in asked:
-        for name in one.untrained() if trains else ():
-            say(_about(name))
-        for wanted in one.runs().values():
-            if (run := one.asked(wanted)) is None:
-                continue
-            name, suite, options = run
-            key = wanted.key
-            samples = "all" if options.samples is None else options.samples
-            attacks = ", ".join(attack.name for attack in suite.attacks)
-            say(f"{name}, {suite.name}, {key.norm} {key.eps}, {samples} samples: {attacks}")
+    """What would be trained and run, a line each with its time; then how much that is in all.
+
+    What is finished already is among the runs: the time is that of making everything anew.
+    """
+    from robusteval.durations import duration_text
+
+    untrained = dict.fromkeys(name for one in asked for name in one.untrained())
+    for name in untrained:
+        say(_about(name) if trains else f"{name} has no weights: its runs are left out")
+    later = [name for name in untrained if trains]
+    minutes = [found for one in asked for found in _listed(one, later)]
+    known = [found for found in minutes if found is not None]
+    runs = f"{len(known)} run{'s' * (len(known) != 1)}"
+    after = len(minutes) - len(known)
+    more = f", and {after} of models that are trained first" if after else ""
+    say(f"{runs}, {duration_text(60 * sum(known))} at most{more}")
+
+
+def _listed(one: "Reproduction", later: list[str]) -> Iterator[float | None]:
+    """Says each run of a paper; its minutes at most, None where its model is trained first."""
+    for name, runs in one.by_model().items():
+        if name in later:
+            for wanted in runs:
+                say(f"{wanted.key}: after its training")
+                yield None
+            continue
+        asked = [(wanted.key, run) for wanted in runs if (run := one.asked(wanted))]
+        try:
+            yield from _estimated(name, asked)
+        except RobustevalError as error:
+            say(f"{name} can't be run: {error}")
+
+
+def _estimated(name: str, asked: "list[tuple[Key, AskedRun]]") -> Iterator[float]:
+    """Says each run of a model; its minutes at most."""
+    from robusteval import watching
+    from robusteval.durations import duration_text
+
+    estimates = watching.estimates(name, [(suite, options) for _, (_, suite, options) in asked])
+    for (key, (_, suite, options)), found in zip(asked, estimates, strict=True):
+        samples = "all" if options.samples is None else options.samples
+        attacks = ", ".join(attack.name for attack in suite.attacks)
+        took = duration_text(60 * found.minutes)
+        say(f"{key}, {samples} samples, {took} at most: {attacks}")
+        yield found.minutes
 
 
 def _about(name: str) -> str:

@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +89,14 @@ def estimate(model: str, suite: str, options: "Options") -> "Estimate":
 
     with shown(title_of(model)):
         return api.estimate(model, suite, options=options)
+
+
+def estimates(model: str, runs: "Iterable[tuple[Suite, Options]]") -> "Iterator[Estimate]":
+    """``api.estimates``, with a sign of life."""
+    from robusteval import api
+
+    with shown(title_of(model)):
+        yield from api.estimates(model, runs)
 
 
 def begin(model: str, suite: str, options: "Options") -> Place:

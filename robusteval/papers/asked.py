@@ -7,6 +7,7 @@ for there, and the strongest beside them.  So tables share runs, whichever is as
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
@@ -28,6 +29,9 @@ class Key(NamedTuple):
     norm: Norm
     eps: str
     any_distance: bool
+
+    def __str__(self) -> str:
+        return f"{self.entry}, {Path(self.suite).stem}, {self.norm} {self.eps}"
 
 
 @cache

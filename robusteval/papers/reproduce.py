@@ -18,6 +18,7 @@ from robusteval.storage import replace_file, require_writable
 
 Evaluate = Callable[[str, Suite, api.Options], api.Report]
 _ELSEWHERE = "choose another folder with --tables"
+AskedRun = tuple[str, Suite, api.Options]  # a model's name, and what it is run with
 Tables = list[tuple[PaperTable, list[Row]]]
 
 
@@ -49,6 +50,13 @@ class Reproduction:
         """The runs that tables take, of all that are meant or of some."""
         return runs_of(self.paper, self.tables if tables is None else tables, self.scale)
 
+    def by_model(self) -> dict[str, list[Wanted]]:
+        """The runs of all tables that are meant, by their model."""
+        found: dict[str, list[Wanted]] = {}
+        for wanted in self.runs().values():
+            found.setdefault(wanted.key.entry, []).append(wanted)
+        return found
+
     def untrained(self) -> list[str]:
         """Entries that there are, and that have no weights yet."""
         cells = [at_scale(self.paper, c, self.scale) for c in self._cells()]
@@ -59,7 +67,7 @@ class Reproduction:
     def _cells(self) -> Iterator[Cell]:
         return (cell for table in self.tables for cell in cells_of(self.paper, table))
 
-    def asked(self, wanted: Wanted) -> tuple[str, Suite, api.Options] | None:
+    def asked(self, wanted: Wanted) -> AskedRun | None:
         """A run's model, suite and options; None where a model has no weights.
 
         A transfer from a model without weights is left out, and stands in no other's way.

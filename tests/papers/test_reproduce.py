@@ -1,6 +1,7 @@
 """Tables made here: what stands in them is what runs found; pages are made of rows alone."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,13 +229,40 @@ def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> Non
     refused(cli("reproduce", *given), said)
 
 
-def test_a_dry_run_lists_runs_and_makes_none(folder: Path, tmp_path: Path) -> None:
-    done = cli("reproduce", str(folder / "paper.toml"), "--dry-run", "--samples", "12")
+def test_a_dry_run_lists_runs_and_their_time_and_makes_none(folder: Path, tmp_path: Path) -> None:
+    place = str(folder / "paper.toml")
+    out = str(tmp_path / "runs")
+    done = cli("reproduce", place, "--dry-run", "--samples", "12", "--out", out)
     assert done.exit_code == 0
-    assert "pcl_digits, few, Linf 0.15, 12 samples: fgsm, pgd10, static_fgsm_ce_digits" in (
-        done.stdout
-    )
+    *runs, total = done.stdout.splitlines()
+    (mine,) = [line for line in runs if line.startswith("pcl_digits")]
+    form = r"pcl_digits, few, Linf 0.15, 12 samples, .* at most: fgsm, pgd10, static_fgsm_ce_digits"
+    assert re.fullmatch(form, mine)
+    assert re.fullmatch(r"2 runs, \d+ s at most", total)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_says_what_waits_for_a_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "models" / "digits" / "pcl_digits.toml").read_text("utf-8")
+    fresh = text[: text.index("[weights]")].replace('name = "pcl_digits"', 'name = "pcl_digts"')
+    (tmp_path / "pcl_digts.toml").write_text(fresh, "utf-8")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    asked = ("reproduce", str(folder / "paper.toml"), "--dry-run", "--samples", "12")
+    with_training, without = cli(*asked).stdout, cli(*asked, "--no-train").stdout
+    assert "training pcl_digts: 40 epochs of digits, some 8 s by what pcl_digits" in with_training
+    assert "pcl_digts, few, Linf 0.15: after its training" in with_training
+    assert with_training.splitlines()[-1].endswith("and 1 of models that are trained first")
+    assert "pcl_digts has no weights: its runs are left out" in without
+    assert "after its training" not in without
+
+
+def test_a_dry_run_says_what_cannot_be_run(tmp_path: Path) -> None:
+    asked = ("reproduce", "pcl", "--table", "3/MNIST", "--no-train", "--dry-run")
+    told = cli(*asked, "--data-dir", str(tmp_path)).stdout.splitlines()
+    assert "pcl_mnist can't be run: data set mnist" in " ".join(told)
+    assert told[-1].startswith("0 runs")
 
 
 def test_how_long_a_training_may_take() -> None:
