@@ -26,7 +26,7 @@ from robusteval.run.subject import Asked
 from tests.helpers.commands import cli, refused
 from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
-from tests.helpers.runs import undiagnosed_suite_in
+from tests.helpers.runs import unfitted_suite_in
 
 FEW = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
 
@@ -426,7 +426,7 @@ def test_real_cifar10_in_small(shared_data: Path, tmp_path: Path) -> None:
     options = api.Options(
         samples=10, data_dir=shared_data, only=("fgsm", "pgd10", "joint_pc", "prototype_margin")
     )
-    report = api.evaluate("pcl_cifar10", undiagnosed_suite_in(tmp_path), options=options)
+    report = api.evaluate("pcl_cifar10", unfitted_suite_in(tmp_path), options=options)
     assert report.complete
     assert report.content["clean"]["accuracy"]["value"] > 0.6
     assert report.content["worst_case"][0]["robust_accuracy"]["value"] < 0.3

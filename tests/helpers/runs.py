@@ -66,11 +66,11 @@ def plain_suite_in(folder: Path, name: str = "full") -> str:
     return str(path)
 
 
-def undiagnosed_suite_in(folder: Path, name: str = "full") -> str:
-    """The path of that suite, detection and all, without diagnostics."""
-    text = (files("robusteval") / "suites" / f"{name}.toml").read_text("utf-8")
-    path = folder / "undiagnosed.toml"
-    path.write_text(text[: text.index("[diagnostics]")], "utf-8")
+def unfitted_suite_in(folder: Path, name: str = "full") -> str:
+    """The path of that suite's attacks and sets, with detectors that need no fit, and no more."""
+    rest = '[detection]\ndetectors = ["max_softmax", "nearest_prototype"]\n'
+    path = folder / "unfitted.toml"
+    path.write_text(plain_suite(name) + rest + 'sets = ["near", "far", "noise"]\n', "utf-8")
     return str(path)
 
 
