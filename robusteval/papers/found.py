@@ -86,7 +86,8 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
     except RobustevalError as error:
         return None, {"status": FAILED, "why": str(error)}
     if entry.stored is None:
-        return None, {"status": UNTRAINED, "why": f"not trained yet: robusteval train {name}"}
+        lacking = "its weights are not kept" if entry.trained else "not trained yet"
+        return None, {"status": UNTRAINED, "why": f"{lacking}: robusteval train {name}"}
     return entry, {}
 
 
@@ -176,6 +177,17 @@ def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
         return {}
     ends = {f"{name}_{end}": percent(rate[end]) for end in ("low", "high")}
     return {name: percent(rate["value"]), **ends}
+
+
+def with_earlier(rows: Iterable[Row], earlier: Iterable[Row]) -> list[Row]:
+    """Rows, where a model has no weights here as they were found when it had."""
+    found = {_cell(row): row for row in earlier if row["status"] == FOUND}
+    return [found.get(_cell(row), row) if row["status"] == UNTRAINED else row for row in rows]
+
+
+def _cell(row: Row) -> tuple[str, ...]:
+    """What a row answers: its cell, at a scale."""
+    return tuple(row[name] for name in (*PLACE, "paper", "scale"))
 
 
 def as_csv(rows: Iterable[Row]) -> str:

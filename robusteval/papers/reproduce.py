@@ -11,7 +11,15 @@ from robusteval import api, stops
 from robusteval.errors import PaperError, RobustevalError
 from robusteval.papers import pages
 from robusteval.papers.asked import Key, Scale, Wanted, at_scale, runs_of
-from robusteval.papers.found import FOUND, Row, as_csv, read_rows, rows_of, trained_entry
+from robusteval.papers.found import (
+    FOUND,
+    Row,
+    as_csv,
+    read_rows,
+    rows_of,
+    trained_entry,
+    with_earlier,
+)
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
 from robusteval.plan.suite import Suite
 from robusteval.storage import replace_file, require_writable
@@ -84,7 +92,8 @@ class Reproduction:
         """Runs what is missing, table by table, and writes each as soon as it is whole; then the
         page of all that are in the folder.
 
-        A run that can't be made doesn't hold up the others.
+        A run that can't be made doesn't hold up the others.  A model without weights keeps the
+        numbers that stand in the folder from when it had some.
         """
         folder = self.folder / self.paper.name
         require_writable(folder, _ELSEWHERE)
@@ -94,13 +103,22 @@ class Reproduction:
             for table in self.tables:
                 for key, wanted in self.runs([table]).items():
                     self._run(key, wanted)
-                rows = rows_of(self.paper, table, self.reports, self.scale)
+                rows = with_earlier(
+                    rows_of(self.paper, table, self.reports, self.scale), self._earlier(table)
+                )
                 self.told(write_one(self.paper, table, rows, folder))
                 done.append(table.name)
                 made.append((table, rows))
         every = stored_tables(self.paper, self.folder, self.paper.tables)
         self.told(write_page(self.paper, every, folder))
         return made
+
+    def _earlier(self, table: PaperTable) -> list[Row]:
+        """The table's rows that stand in the folder; none where they are another table's."""
+        try:
+            return read_rows(self.folder / self.paper.name / f"{table.file}.csv", self.paper, table)
+        except PaperError:
+            return []
 
     def _run(self, key: Key, wanted: Wanted) -> None:
         if key in self.reports or (asked := self.asked(wanted)) is None:

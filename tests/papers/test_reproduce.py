@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 
 from benchmarks.blocks import FGSM
 from robusteval import api
-from robusteval.papers import pages
-from robusteval.papers.found import COLUMNS, Row, as_csv, read_rows
+from robusteval.papers import found, pages, reproduce
+from robusteval.papers.found import COLUMNS, FOUND, UNTRAINED, Row, as_csv, read_rows
 from robusteval.papers.paper import paper_names, read_paper
 from robusteval.papers.reproduce import Reproduction, rebuild
 from robusteval.papers.training import about
@@ -214,6 +215,27 @@ def test_published_pages_are_those_of_their_rows() -> None:
             if rows := read_rows(folder / f"{table.file}.csv", paper, table):
                 page = (folder / f"{table.file}.md").read_text("utf-8")
                 assert page == pages.markdown(paper, table, rows)
+
+
+def test_a_model_without_weights_keeps_its_numbers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another model's, or another scale's, are not taken for them."""
+    paper = read_paper(folder / "paper.toml")
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    before = (tmp_path / "tables" / "small" / "1.csv").read_text("utf-8")
+    lacking = (None, {"status": UNTRAINED, "why": "not trained yet"})
+    monkeypatch.setattr(found, "trained_entry", lambda _: lacking)
+    monkeypatch.setattr(reproduce, "trained_entry", lambda _: lacking)
+    Reproduction(paper, api.Options(out=tmp_path), tmp_path / "tables", samples=12).make()
+    rows = read_rows(tmp_path / "tables" / "small" / "1.csv", paper, paper.tables[0])
+    stood = list(csv.DictReader(before.splitlines()))
+    assert [r for r in rows if r["status"] == FOUND] == [r for r in stood if r["status"] == FOUND]
+    (other,) = [row for row in rows if row["row"] == "Other"]
+    assert other["status"] == UNTRAINED  # it had no number before
+    Reproduction(paper, api.Options(out=tmp_path), tmp_path / "tables", scale="paper").make()
+    rows = read_rows(tmp_path / "tables" / "small" / "1.csv", paper, paper.tables[0])
+    assert not [row for row in rows if row["status"] == FOUND]
 
 
 @pytest.mark.parametrize(
