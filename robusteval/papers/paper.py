@@ -130,8 +130,10 @@ class Headline(_Table):
 class Paper(_Table):
     """A paper: whose it is, its tables, and how they are made here.
 
-    ``strongest``: attacks of its suites that run beside those that a cell asks for.  ``networks``:
-    entries of the paper's own networks, by the entries that stand for them at a small scale.
+    ``strongest``: attacks of its suites that run beside those that a cell asks for;
+    ``only_at_paper_scale``: those that run beside them there, and take too long elsewhere.
+    ``networks``: entries of the paper's own networks, by the entries that stand for them at a
+    small scale.
     ``headlines``: the cells that a summary of the paper tells.
     """
 
@@ -140,6 +142,7 @@ class Paper(_Table):
     authors: str = ""
     year: int | None = None
     strongest: list[str] = []
+    only_at_paper_scale: list[str] = []
     notes: list[str] = []
     networks: dict[str, str] = {}
     headlines: list[Headline] = []

@@ -83,7 +83,8 @@ class Reproduction:
         if trained_entry(wanted.key.entry)[0] is None:
             return None
         made = tuple(pair for pair in wanted.transfers if trained_entry(pair[1])[0])
-        suite = replace(wanted, transfers=made).suite_of(self.paper.strongest)
+        more = self.paper.only_at_paper_scale if self.scale == "paper" else []
+        suite = replace(wanted, transfers=made).suite_of([*self.paper.strongest, *more])
         samples = wanted.samples(self.scale, self.samples)
         options = replace(self.options, samples=samples, at_most=True)
         return (wanted.key.entry, suite, options) if suite.attacks else None

@@ -11,8 +11,9 @@ import pytest
 from benchmarks.blocks import FGSM
 from robusteval import api
 from robusteval.papers import found, pages, reproduce
+from robusteval.papers.asked import Scale
 from robusteval.papers.found import COLUMNS, FOUND, UNTRAINED, Row, as_csv, read_rows
-from robusteval.papers.paper import paper_names, read_paper
+from robusteval.papers.paper import cells_of, paper_names, read_paper
 from robusteval.papers.reproduce import Reproduction, rebuild
 from robusteval.papers.training import about
 from tests.helpers.commands import cli, refused
@@ -176,6 +177,21 @@ def test_pages_are_made_of_stored_rows_alone(
     assert len(made) == 2
     for name in ("1.csv", "1.md", "index.html"):
         assert (tmp_path / "small" / name).read_bytes() == (stored / "small" / name).read_bytes()
+
+
+def test_what_takes_too_long_runs_at_the_papers_scale(tmp_path: Path) -> None:
+    """AutoAttack beside other columns; its own column has it at any scale."""
+    paper = read_paper("scpl")
+
+    def attacks(scale: Scale, table: str) -> set[str]:
+        one = Reproduction(paper, api.Options(), tmp_path, scale, table)
+        runs = [run for wanted in one.runs().values() if (run := one.asked(wanted))]
+        return {attack.name for _, suite, _ in runs for attack in suite.attacks}
+
+    assert "autoattack" not in attacks("small", "1/MNIST")
+    assert "autoattack" in attacks("paper", "1/MNIST")
+    own = [c for t in paper.tables for c in cells_of(paper, t) if c.column == "AutoAttack"]
+    assert "autoattack" in {cell.meaning.attack for cell in own}
 
 
 def test_a_page_shows_paper_here_and_strongest(folder: Path) -> None:
