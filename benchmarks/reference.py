@@ -29,6 +29,7 @@ def models() -> Iterator[str]:
         clean, size = "–", "untrained"
         if told := entry.trained:
             clean = f"{100 * told.clean_accuracy:.2f} % ({told.clean_correct}/{told.clean_total})"
+            size = "not kept"
         if entry.weights:
             size = f"{entry.weights_path.stat().st_size / 1e6:.2f} MB"
         kind = entry.training.kind if entry.training else "elsewhere"

@@ -169,8 +169,9 @@ def require_toml(path: Path) -> None:
 def weights_content(entry: Entry) -> bytes:
     """The weights' file, or the ONNX file, after its digest was checked.  Raises WeightsError."""
     if entry.stored is None:
+        lacks = "weights, which were not kept" if entry.trained else "weights yet"
         raise WeightsError(
-            f"{entry.name} has no weights yet: train them with `robusteval train {entry.name}`, "
+            f"{entry.name} has no {lacks}: train them with `robusteval train {entry.name}`, "
             "or name yours in [weights]"
         )
     most = _MOST_WEIGHTS if entry.weights else _MOST_ONNX

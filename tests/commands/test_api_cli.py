@@ -309,7 +309,7 @@ def test_listed_weights_are_checked_by_their_digest(
     assert "can't be read" in rows["missing"]["problem"]
     assert {rows[n]["weights"] for n in ("altered", "missing")} == {"unusable"}
     assert all(
-        r["weights"] in ("checked", "untrained")
+        r["weights"] in ("checked", "untrained", "not kept")
         for n, r in rows.items()
         if n not in ("altered", "missing")
     )
@@ -447,6 +447,20 @@ def test_an_options_values_end_where_another_verbs_arguments_begin(tmp_path: Pat
         "runs/y",
     ]
     assert expand_lists(["run", "--model", "x", "y"]) == ["run", "--model", "x", "--model", "y"]
+
+
+def test_weights_that_were_not_kept_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry tells how it was trained, and which command makes it anew."""
+    text = file_of("ce_digits.toml").read_text().replace("ce_digits", "rowed")
+    kept, rest = text.split("[weights]")
+    (tmp_path / "rowed.toml").write_text(kept + rest[rest.index("\n\n") :])
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
+    (row,) = [r for r in json.loads(cli("list", "--json").stdout) if r["name"] == "rowed"]
+    assert (row["weights"], row["clean"] > 0.9) == ("not kept", True)
+    said = "rowed has no weights, which were not kept: train them with `robusteval train rowed`"
+    refused(cli("run", "--model", "rowed"), said)
 
 
 def test_patterns_that_fit_only_untrained_models() -> None:
