@@ -20,6 +20,7 @@ from robusteval import api, terminal
 from robusteval.cli import expand_lists, split_list
 from robusteval.data.datasets import load_dataset
 from robusteval.errors import DataError, RobustevalError
+from robusteval.models.registry import all_entries
 from robusteval.run.prepare import prepare
 from robusteval.run.runner import Run
 from robusteval.run.subject import Asked
@@ -28,6 +29,7 @@ from tests.helpers.entries import with_weights, write_entry
 from tests.helpers.models import file_of
 from tests.helpers.runs import unfitted_suite_in
 
+COUNT = len(list(all_entries()))
 FEW = ("run", "--model", "pcl_digits", "--suite", "quick", "--samples", "20")
 
 
@@ -141,7 +143,10 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
             ["--model", "pcl_digits", "--suite", "quick", "--only", "adaptive"],
             ["suite quick has no attack 'adaptive'", "it is in full"],
         ),
-        (["--model", "resnet50"], ["unknown model", "60", "such as anl_at_digits", "list models"]),
+        (
+            ["--model", "resnet50"],
+            ["unknown model", f"among {COUNT}", "such as anl_at_digits", "list models"],
+        ),
         (["--model", "pcl_digits", "--eps", "-1"], ["not positive"]),
         (["--model", "pcl_digits", "--eps", "big"], ["not a number"]),
         (["--model", "pcl_digits", "--eps", "8"], ["8/255"]),
