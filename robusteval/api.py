@@ -374,7 +374,7 @@ def estimates(name: str, runs: Iterable[tuple[str | Suite, Options]]) -> Iterato
     """What several runs of one entry would take at most; its speed is measured once."""
     speeds = None
     for suite, options in runs:
-        context = prepare(*_asked(name, None, None, None, suite, None, None), options).context
+        context = prepare(Asked(name), suite, options).context
         speeds = speeds or _speeds(context)
         yield _estimated(context, options, speeds)
 

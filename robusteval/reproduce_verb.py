@@ -132,7 +132,7 @@ def _list(asked: "list[Reproduction]", trains: bool) -> None:
     untrained = dict.fromkeys(name for one in asked for name in one.untrained())
     for name in untrained:
         say(_about(name) if trains else f"{name} has no weights: its runs are left out")
-    later = [name for name in untrained if trains]
+    later = list(untrained) if trains else []
     minutes = [found for one in asked for found in _listed(one, later)]
     known = [found for found in minutes if found is not None]
     runs = f"{len(known)} run{'s' * (len(known) != 1)}"
