@@ -43,18 +43,12 @@ def _model(entry: Entry) -> dict[str, Any]:
 def _weights(entry: Entry) -> dict[str, str]:
     """Whether the weights are there, and their digest is the entry's."""
     if entry.stored is None:
-        return {"weights": _lacking(entry)}
+        return {"weights": entry.lacking}
     try:
         weights_content(entry)
     except RobustevalError as error:
         return {"weights": "unusable", "problem": str(error)}
     return {"weights": "checked"}
-
-
-def _lacking(entry: Entry) -> str:
-    if entry.trained:
-        return "not kept"
-    return "untrained" if entry.training else "none"
 
 
 def weights(entry: Entry) -> dict[str, Any]:

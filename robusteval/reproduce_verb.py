@@ -44,7 +44,7 @@ def reproduce(
         int | None, whole_option("How many test samples, class-balanced; else the scale's.")
     ] = None,
     no_train: Annotated[
-        bool, typer.Option("--no-train", help="Leave out models that have no weights yet.")
+        bool, typer.Option("--no-train", help="Leave out models that have no weights.")
     ] = False,
     stored: Annotated[
         Path | None,

@@ -105,6 +105,14 @@ class Entry(Table):
         return self.weights or self.onnx
 
     @property
+    def lacking(self) -> str:
+        """Of one that names no trained numbers, why: "not kept" after a training, "untrained", or
+        "none" where nothing says how to train it."""
+        if self.trained:
+            return "not kept"
+        return "untrained" if self.training else "none"
+
+    @property
     def weights_path(self) -> Path:
         """Beside the entry; a path in the entry may not leave its folder."""
         return self.beside(self.stored.file if self.stored else f"{self.name}.safetensors")
@@ -169,11 +177,9 @@ def require_toml(path: Path) -> None:
 def weights_content(entry: Entry) -> bytes:
     """The weights' file, or the ONNX file, after its digest was checked.  Raises WeightsError."""
     if entry.stored is None:
-        lacks = "weights, which were not kept" if entry.trained else "weights yet"
-        raise WeightsError(
-            f"{entry.name} has no {lacks}: train them with `robusteval train {entry.name}`, "
-            "or name yours in [weights]"
-        )
+        state = f" ({entry.lacking})" if entry.training else ""
+        train = f"train them with `robusteval train {entry.name}`, or " if entry.training else ""
+        raise WeightsError(f"{entry.name} has no weights{state}: {train}name yours in [weights]")
     most = _MOST_WEIGHTS if entry.weights else _MOST_ONNX
     return sealed_content(entry.weights_path, entry.stored.sha256, most)
 

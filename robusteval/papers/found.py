@@ -86,8 +86,8 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
     except RobustevalError as error:
         return None, {"status": FAILED, "why": str(error)}
     if entry.stored is None:
-        lacking = "its weights are not kept" if entry.trained else "not trained yet"
-        return None, {"status": UNTRAINED, "why": f"{lacking}: robusteval train {name}"}
+        why = f"no weights ({entry.lacking}): robusteval train {name}"
+        return None, {"status": UNTRAINED, "why": why}
     return entry, {}
 
 

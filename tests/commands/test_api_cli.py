@@ -170,7 +170,7 @@ def test_a_time_limit_makes_the_run_incomplete() -> None:
         (["--model", "pcl_digits", "--data-dir", "nowhere"], ["nowhere", "does not exist"]),
         (["--model", "pcl_digits", "--outlier-dir", "nowhere"], ["nowhere"]),
         (["--model", "ce_cifar10"], ["cifar10", "--download", "--data-dir"]),
-        (["--model", "pcl_cifar10_resnet110"], ["no weights yet", "robusteval train"]),
+        (["--model", "pcl_cifar10_resnet110"], ["no weights (untrained)", "robusteval train"]),
     ],
 )
 def test_bad_input_gets_one_clear_line(arguments: list[str], said: list[str]) -> None:
@@ -464,7 +464,7 @@ def test_weights_that_were_not_kept_are_said(
     monkeypatch.setenv("ROBUSTEVAL_MODELS", str(tmp_path))
     (row,) = [r for r in json.loads(cli("list", "--json").stdout) if r["name"] == "rowed"]
     assert (row["weights"], row["clean"] > 0.9) == ("not kept", True)
-    said = "rowed has no weights, which were not kept: train them with `robusteval train rowed`"
+    said = "rowed has no weights (not kept): train them with `robusteval train rowed`"
     refused(cli("run", "--model", "rowed"), said)
 
 

@@ -109,7 +109,7 @@ def test_what_is_no_weights_file_is_told(tmp_path: Path) -> None:
     after = hashlib.sha256(weights.read_bytes()).hexdigest()
     path.write_text(path.read_text().replace(before, after))
     refused(cli("show", str(path), "--weights"), "not a safetensors file")
-    refused(cli("show", "pcl_cifar10_resnet110", "--weights"), "no weights yet")
+    refused(cli("show", "pcl_cifar10_resnet110", "--weights"), "no weights (untrained)")
 
 
 # init

@@ -240,7 +240,7 @@ def test_a_model_without_weights_keeps_its_numbers(
     paper = read_paper(folder / "paper.toml")
     shutil.copytree(folder / "tables", tmp_path / "tables")
     before = (tmp_path / "tables" / "small" / "1.csv").read_text("utf-8")
-    lacking = (None, {"status": UNTRAINED, "why": "not trained yet"})
+    lacking = (None, {"status": UNTRAINED, "why": "no weights (untrained)"})
     monkeypatch.setattr(found, "trained_entry", lambda _: lacking)
     monkeypatch.setattr(reproduce, "trained_entry", lambda _: lacking)
     Reproduction(paper, api.Options(out=tmp_path), tmp_path / "tables", samples=12).make()
