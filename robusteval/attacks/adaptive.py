@@ -54,7 +54,8 @@ def adaptive(
     Version 3 follows gradients straight through what stops them, sees through squashed outputs,
     and goes on at a zero gradient.  On random models fresh passes confirm a success.  In L∞ it also
     climbs along gradients themselves.  In L2 it also climbs inside the ball, and starts from what
-    broke similar samples of the batch.
+    broke similar samples of the batch.  In version 4, where gradients look masked in L2, balls also
+    shrink around whatever breaks a sample.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -121,6 +122,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=3,
+        version=4,
     ),
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from robusteval.attacks.inward import go_inward
 from robusteval.attacks.leading import leader_of
 from robusteval.attacks.levels import move_levels
 from robusteval.attacks.libraries.autoattack import Version, autoattack
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def escalate(cascade: "Cascade") -> list[str]:
     """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
-    longer random search, full AutoAttack.
+    in L∞ longer random search and in L2 balls that shrink, full AutoAttack.
 
     Returns the stages that ran.
     """
@@ -43,6 +44,8 @@ def escalate(cascade: "Cascade") -> list[str]:
     stages["more steps"] = _insist
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search
+    if cascade.threat.norm == "L2" and search.votes == 1:
+        stages["inward"] = _inward
     stages["AutoAttack"] = _autoattack
     return [
         name
@@ -84,6 +87,11 @@ def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
         if len(alive):
             targets = ranked_classes(cascade.search, alive, cascade.search.best[alive])[:, place]
             cascade.ascend(alive, cascade.anywhere(alive), AIMED, cascade.tuning.insisting, targets)
+
+
+def _inward(cascade: "Cascade", rows: Tensor) -> None:
+    with cascade.model.led_by(cascade.leader or cascade.model.fast):
+        go_inward(cascade, rows)
 
 
 def _search(cascade: "Cascade", rows: Tensor) -> None:

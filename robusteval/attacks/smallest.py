@@ -179,10 +179,19 @@ class Shrinking:
                 self.climb(leg, steps, objective, targets[:, leg.place])
             steps -= leg.steps
 
-    def climb(self, leg: Leg, steps: int, objective: Objective, targets: Tensor | None) -> None:
-        """One ascent, or as much of it as so many steps allow."""
+    def climb(
+        self,
+        leg: Leg,
+        steps: int,
+        objective: Objective,
+        targets: Tensor | None,
+        start: Tensor | None = None,
+    ) -> None:
+        """One ascent, or as much of it as so many steps allow, from ``start`` (B, C, H, W), if it
+        isn't the leg's own."""
         images, scale = self.images, _FINE if leg.fine else 1.0
-        points, velocity = (self.best if leg.fine else images).clone(), torch.zeros_like(images)
+        points = (self.best if leg.fine else images if start is None else start).clone()
+        velocity = torch.zeros_like(images)
         radius = first = torch.zeros_like(self.known)
         before = torch.zeros_like(images)
         if leg.fine:

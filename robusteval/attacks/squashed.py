@@ -21,6 +21,7 @@ _CLASSES, _SAMPLES = 8, 16  # whose gradients are looked at
 _KNOWN = 0.25  # of them that must be neither at an end nor without a gradient
 _SPREAD = 0.75  # of the logarithm of what is left to the ends: less squashes nothing
 _FALLS = 0.75  # power of it by which gradients fall; those of cosines by 0.5
+_APART = 0.5  # of the range from end to end that outputs span, if rounding put them at the ends
 _TINY = 1e-46  # below float32's smallest number above zero
 
 
@@ -81,10 +82,12 @@ def squash_of(model: Adapter, images: Tensor, outputs: Tensor) -> Squash | None:
     if found is None or found is SOFTMAX:
         return found
     low, high = float(outputs.min()), float(outputs.max())
+    apart = high - low
     if found.inverse is not None:
         low, high = (0.0 if found is SIGMOID else -1.0), 1.0
     left, slopes = _slopes(model, images[:_SAMPLES], low, high)
-    if found.inverse is not None and (left <= 0).double().mean() > 0.5:
+    rounded = found.inverse is not None and float((left <= 0).double().mean()) > 0.5
+    if rounded and apart > _APART * (high - low):  # a tie at zero lies at an end, too
         return found  # float32 has rounded most to an end
     return found if _falls(left, slopes) else None
 

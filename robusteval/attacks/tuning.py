@@ -118,6 +118,12 @@ class Tuning:
     level_turns: int = 8
     # steps of each ascent,
     insisting: int = 100
+    # turns through balls that shrink, in L2,
+    inward_turns: int = 6
+    # steps of each from what broke others,
+    inward_steps: int = 100
+    # and of each from the nearest image that breaks the sample,
+    inward_fine: int = 25
     # and wrong prototypes that features are pulled to by turns.
     pairs: int = 5
 

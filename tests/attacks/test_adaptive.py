@@ -382,10 +382,10 @@ def test_what_only_larger_balls_lead_to_is_masked() -> None:
     result = adaptive_result(model, images, labels, threat)
     assert (margins(model, result.images, labels) > 0).tolist() == 4 * [False] + 20 * [True]
     (warned,) = result.warned
-    assert warned == Warned("outdone", 0.83, ("through", "more steps", "AutoAttack"))
+    assert warned == Warned("outdone", 0.83, ("through", "more steps", "inward", "AutoAttack"))
     assert said(warned) == (
         "adaptive: 83 % of samples break only by ascents through larger balls; "
-        "went on with through, more steps, AutoAttack"
+        "went on with through, more steps, inward, AutoAttack"
     )
 
 

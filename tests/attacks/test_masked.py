@@ -103,13 +103,14 @@ def test_a_squashed_copy_is_left_with_what_its_base_is(norm: Norm, name: str) ->
 
 
 def test_outputs_that_only_look_bounded_are_not_squashed() -> None:
-    """Cosines, and logits that happen to be small."""
+    """Cosines, and logits that happen to be small, or tied at zero but for the last bit."""
     images = images_near_grey(20)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn((5, 64), generator=generator)
     small = Function(lambda x: 0.1 * (x.flatten(1) - 0.5) @ weight.T)
     cosines = Function(lambda x: F.normalize(x.flatten(1) - 0.45) @ F.normalize(weight).T)
-    for module in (small, cosines):
+    tied = Function(lambda x: 0 * x.flatten(1)[:, :5] + torch.tensor([5e-7, 0, 0, 0, 0]))
+    for module in (small, cosines, tied):
         model = Adapter(module, 5)
         assert model(images).abs().max() <= 1
         assert squash_of(model, images, model(images)) is None

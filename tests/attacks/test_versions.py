@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.record import Attack
 from robusteval.attacks.registry import find
 from robusteval.attacks.tuning import TUNING
@@ -32,13 +33,15 @@ def test_what_an_attack_returns_changes_with_its_version_alone(key: str) -> None
 
 
 def differing(attack: Attack) -> list[str]:
+    """Libraries' attacks are given float32: near a boundary processors agree on less."""
+    near = 1e-5 if attack.library is ROBUSTEVAL else 1e-4
     now, before = outcomes(attack), STORED[attack.key]["outcomes"]
     assert set(now) == set(before)
     return [
         f"{attack.key} on {where} returns {row}, not {then}"
         for where, rows in now.items()
         for row, then in zip(rows, before[where], strict=True)
-        if row != pytest.approx(then, rel=1e-3, abs=1e-5)
+        if row != pytest.approx(then, rel=1e-3, abs=near)
     ]
 
 

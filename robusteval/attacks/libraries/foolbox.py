@@ -29,7 +29,6 @@ from robusteval.attacks.seeding import seeded
 from robusteval.attacks.tables import require_fit
 from robusteval.errors import AttackError
 from robusteval.types import Norm, ThreatModel
-from robusteval.vision import torchvision
 
 __all__ = ["ATTACKS", "REFUSED", "foolbox_attack", "foolbox_module"]
 
@@ -48,7 +47,6 @@ def foolbox_module() -> ModuleType:
     It imports GitPython, for a zoo that nobody needs here, which refuses to be imported on a
     machine without git unless it is told to be quiet.
     """
-    torchvision()
     before = os.environ.get("GIT_PYTHON_REFRESH")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:

@@ -36,7 +36,6 @@ from robusteval.attacks.squares import square_fits
 from robusteval.attacks.tables import Listed, Table, require_fit
 from robusteval.errors import AttackError
 from robusteval.types import ThreatModel
-from robusteval.vision import torchvision
 
 # Its last steps are as small as the logits' last bits: a shift coarsens those, and costs it half
 # as many steps again.  It reads differences only, so it needs none.
@@ -289,11 +288,7 @@ TABLE = Table(TORCHATTACKS, LISTED, REFUSED)
 
 
 def torchattacks_module() -> ModuleType:
-    """torchattacks, which needs torchvision to be importable.
-
-    Raises AttackError, with the mend, where it isn't installed.
-    """
-    torchvision()
+    """torchattacks.  Raises AttackError, with the mend, where it isn't installed."""
     try:
         return import_module("torchattacks")
     except ModuleNotFoundError as error:
