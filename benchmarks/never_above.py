@@ -1,0 +1,155 @@
+"""What ``adaptive`` leaves today of every published row, beside AutoAttack and all attacks.
+
+    python -m benchmarks.never_above [--board 'digits_*'] [--model 'ce_*']
+                                     [--out benchmarks/results/never_above.csv] [--data-dir DIR]
+
+Of each row of ``leaderboards/`` whose model is still the one that was published: ``adaptive``
+alone, on the row's own samples and at its ε, with the budget that it has in ``full``.  What other
+attacks left is read from the row; "all together" are all of the suite, an older ``adaptive`` among
+them.  A result is stored as soon as it is known, and not measured again unless attack or model have
+changed.
+
+Holds where ``adaptive`` leaves no more samples than AutoAttack, and no more than all together.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from benchmarks import attacks, stored
+from benchmarks.published import BOARDS
+from robusteval.boards import board
+from robusteval.errors import UnknownNameError
+from robusteval.models.registry import find_entry
+from robusteval.report.rows import ATTACK, Row
+from robusteval.report.wording import threat_text
+from robusteval.types import Norm, ThreatModel, parse_eps
+
+OUT = Path(__file__).parent / "results" / "never_above.csv"
+ATTACK_OF_FULL = f"{attacks.OURS}_1000"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published row, and what ``adaptive`` leaves of it today."""
+
+    row: Row
+    today: attacks.Result
+
+    @property
+    def autoattack(self) -> int | None:
+        """How many samples AutoAttack left, if it ran."""
+        left = self.row.get(f"{ATTACK}autoattack")
+        return round(float(left) * int(self.row["samples"]) / 100) if left else None
+
+    @property
+    def together(self) -> int:
+        """How many all attacks together left."""
+        return int(self.row["robust_samples"])
+
+    @property
+    def wrong(self) -> str:
+        """Whom ``adaptive`` is above, if it is."""
+        others = {"AutoAttack": self.autoattack, "all together": self.together}
+        below = [
+            f"{n} by {k}" for k, n in others.items() if n is not None and n < self.today.robust
+        ]
+        place = f"{self.row['model']}, {threat_text(self.row)}"
+        return f"{place}: {self.today.robust} left, {', '.join(below)}" if below else ""
+
+
+def published(boards: Sequence[str], models: Sequence[str], folder: Path = BOARDS) -> list[Row]:
+    """Rows of boards and models by patterns, whose model has weights still."""
+    rows = [
+        row
+        for path in sorted(folder.glob("*.csv"))
+        if any(fnmatch(path.stem, pattern) for pattern in boards)
+        for row in board.read_board(path)
+        if any(fnmatch(row["model"], pattern) for pattern in models)
+    ]
+    return [row for row in rows if _weights(row)]
+
+
+def _weights(row: Row) -> str:
+    """Of the model of today, if the row was made by it."""
+    try:
+        entry = find_entry(row["model"])
+    except UnknownNameError:
+        return ""
+    weights = attacks.weights_of(entry)
+    return weights if weights and row["weights_sha256"].startswith(weights[:8]) else ""
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    return row["model"], _weights(row), row["norm"], row["eps"], row["samples"]
+
+
+def measured(row: Row, data_dir: Path | None) -> attacks.Result:
+    """What ``adaptive`` leaves of a row's samples."""
+    norm: Norm = "L2" if row["norm"] == "L2" else "Linf"
+    threat = ThreatModel(norm, parse_eps(row["eps"]))
+    return attacks.run(row["model"], ATTACK_OF_FULL, threat, int(row["samples"]), data_dir)
+
+
+def beside(rows: Sequence[Row], results: Sequence[attacks.Result]) -> list[Beside]:
+    """Rows that have been measured, with their results."""
+    by_place = {r.place: r for r in results}
+    return [Beside(row, by_place[_place(row)]) for row in rows if _place(row) in by_place]
+
+
+def table(pairs: Sequence[Beside]) -> Iterator[str]:
+    """A row for each board: on how many of its models ``adaptive`` leaves fewer samples, as many or
+    more than the others; then each that it leaves more of than all together."""
+    yield "| board | models | AutoAttack: fewer, as many, more | all together | left in sum |"
+    yield "|---|---:|---:|---:|---|"
+    boards = dict.fromkeys((p.row["dataset"], p.row["norm"], p.row["eps"]) for p in pairs)
+    for place in boards:
+        own = [p for p in pairs if (p.row["dataset"], p.row["norm"], p.row["eps"]) == place]
+        ran = [(p.today.robust, p.autoattack) for p in own if p.autoattack is not None]
+        together = [(p.today.robust, p.together) for p in own]
+        ours, theirs = sum(a for a, _ in together), sum(b for _, b in together)
+        yield (
+            f"| {place[0]}, {threat_text(own[0].row)} | {len(own)} | {_compared(ran)} | "
+            f"{_compared(together)} | {ours} of {theirs} |"
+        )
+    for line in filter(None, (p.wrong for p in pairs)):
+        yield f"- {line}"
+
+
+def _compared(pairs: Sequence[tuple[int, int | None]]) -> str:
+    fewer = sum(a < b for a, b in pairs if b is not None)
+    equal = sum(a == b for a, b in pairs)
+    return f"{fewer}, {equal}, {len(pairs) - fewer - equal}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--board", nargs="+", default=["*"])
+    parser.add_argument("--model", nargs="+", default=["*"])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--data-dir", type=Path)
+    asked = parser.parse_args(argv)
+    rows = published(asked.board, asked.model)
+    results = [r for r in stored.read(asked.out, attacks.Result) if r.holds_today]
+    for row in rows:
+        if _place(row) not in {r.place for r in results}:
+            results.append(measured(row, asked.data_dir))
+            stored.write(asked.out, results)
+            (pair,) = beside([row], results[-1:])
+            print(
+                f"{pair.today.robust} left, {pair.together} by all: {pair.wrong or 'holds'}",
+                row["model"],
+                threat_text(row),
+                file=sys.stderr,
+                flush=True,
+            )
+    pairs = beside(rows, results)
+    print(*table(pairs), sep="\n")
+    return 1 if not pairs or any(p.wrong for p in pairs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
