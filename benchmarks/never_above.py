@@ -115,8 +115,9 @@ def table(pairs: Sequence[Beside]) -> Iterator[str]:
             f"| {place[0]}, {threat_text(own[0].row)} | {len(own)} | {_compared(ran)} | "
             f"{_compared(together)} | {ours} of {theirs} |"
         )
-    for line in filter(None, (p.wrong for p in pairs)):
-        yield f"- {line}"
+    if wrong := [p.wrong for p in pairs if p.wrong]:
+        yield ""
+        yield from (f"- {line}" for line in wrong)
 
 
 def _compared(pairs: Sequence[tuple[int, int | None]]) -> str:

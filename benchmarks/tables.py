@@ -22,6 +22,7 @@ from benchmarks import (
     evasion,
     foreign,
     masked,
+    never_above,
     papers,
     published,
     reference,
@@ -119,6 +120,13 @@ def other_tools() -> Iterator[str]:
     return _block(results, foreign.table, _versions(results))
 
 
+def beside_published() -> Iterator[str]:
+    """What ``adaptive`` leaves of published rows, beside what others left."""
+    results = stored.read(RESULTS / "never_above.csv", attacks.Result)
+    pairs = never_above.beside(never_above.published(["*"], ["*"]), results)
+    return _block(pairs, never_above.table, f"version {attacks.versions(results)} of `adaptive`")
+
+
 def engines() -> Iterator[str]:
     """What one-thread workers of each engine take."""
     yield from workers.table(stored.read(RESULTS / "workers.csv", workers.Result))
@@ -166,6 +174,7 @@ TABLES = {
         "contest on an accelerator": partial(contest, "attacks_h100.csv"),
         "curves": by_budget,
         "full width": full_width,
+        "never above": beside_published,
         "foreign": other_tools,
     },
     "docs/lab/ablation.md": {"ablation": parts},

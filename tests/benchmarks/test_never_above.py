@@ -62,7 +62,7 @@ def test_what_leaves_more_than_another_is_told(row: Row) -> None:
     ]
     lines = list(never_above.table(pairs))
     assert lines[2] == "| digits, L∞ 0.15 | 3 | 2, 0, 1 | 0, 1, 2 | 78 of 60 |"
-    assert lines[3:] == [f"- {p.wrong}" for p in pairs[1:]]
+    assert lines[3:] == ["", *(f"- {p.wrong}" for p in pairs[1:])]
 
 
 def test_rows_of_other_weights_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
