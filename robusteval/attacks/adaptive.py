@@ -54,8 +54,8 @@ def adaptive(
     Version 3 follows gradients straight through what stops them, sees through squashed outputs,
     and goes on at a zero gradient.  On random models fresh passes confirm a success.  In L∞ it also
     climbs along gradients themselves.  In L2 it also climbs inside the ball, and starts from what
-    broke similar samples of the batch.  In version 4, where gradients look masked in L2, balls also
-    shrink around whatever breaks a sample.
+    broke similar samples of the batch.  In version 4, in L2, balls also shrink around whatever
+    breaks a sample: after 750 passes a survivor, and where gradients look masked.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for

@@ -15,7 +15,8 @@ between its largest logits, say) changes one.
 3. ``aim``: steps towards one wrong class at a time, ranked by the margin left at the best image,
    for the nearest.  In L∞ by signs from random starts, and along gradients from clean images.  In
    L2 most go through larger balls to whichever class is nearest at each step, from random starts
-   and from what broke similar samples (``neighbours``), by turns (``tuning.Round``).
+   and from what broke similar samples (``neighbours``), by turns (``tuning.Round``); after many
+   passes balls also shrink around what breaks a sample (``inward``).
 4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
 5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
@@ -25,11 +26,11 @@ Gradients also count as masked where a tenth of the samples have none, where the
 ε/10 (shattered), or where ascents that stay inside ε miss what larger balls led to.  Then the
 cascade says so, and goes on: ``pull`` draws features to the nearest wrong prototypes, which a head
 that hides its slope leaves open; then come longer ascents, along gradients averaged over noise
-where they are shattered, in L∞ longer random search, in L2 balls that shrink around what breaks a
-sample (``inward``), and full AutoAttack.  A model whose outputs change between passes is judged by
-mean logits and attacked along mean gradients from the start, and AutoAttack is its version for
-random models.  On such models strength alone counts.  In L∞, on honest ones ``pull`` breaks next to
-nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
+where they are shattered, in L∞ longer random search, in L2 more of the balls that shrink, and full
+AutoAttack.  A model whose outputs change between passes is judged by mean logits and attacked along
+mean gradients from the start, and AutoAttack is its version for random models.  On such models
+strength alone counts.  In L∞, on honest ones ``pull`` breaks next to nothing that ``aim`` doesn't
+(see ``benchmarks/ablation.py``).
 """
 
 import math
@@ -43,6 +44,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
+from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone
@@ -96,6 +98,7 @@ class Cascade:
         self.correct = len(images)  # samples to break
         self.aimed = AIMED  # what samples are driven by, towards a class or a prototype
         self.vain = 0  # ascents towards a class since the last that broke a sample
+        self.went_inward = False  # whether balls shrank, before further rounds
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
         self.leader = model.surrogate  # whose gradients take the place of masked ones
@@ -203,6 +206,7 @@ class Cascade:
         aims = self.ranked(rows)
         self.vain = 0
         for number, turn in enumerate(self.rounds()):
+            inward_once(self)
             if self._tired(number) and number >= len(self.tuning.rounds):
                 return
             if self._tired(number) and not turn.clean:
@@ -229,7 +233,7 @@ class Cascade:
             near = self.nearest(alive[untried[alive]], wanted)
             passes = _steps_cost(len(near), turn.steps) + self._fine_cost(alive)
             passes += self.tuning.drawn * len(near) * turn.others
-            if len(alive) == 0 or not self._affords(passes, alive):
+            if len(alive) == 0 or not self.affords(passes, alive):
                 return False
             if len(near) == 0:
                 return True
@@ -263,7 +267,7 @@ class Cascade:
         for _ in range(self.tuning.flip_rounds):
             left = self.search.alive(near)
             passes = _flip_cost(len(left), flips, together) + self._fine_cost(rows)
-            if len(left) == 0 or not self._affords(passes, self.search.alive()):
+            if len(left) == 0 or not self.affords(passes, self.search.alive()):
                 break
             raised = flip_squares(self.search, left, flips, self.generator, together)
             if raised < self.tuning.raised:
@@ -278,7 +282,7 @@ class Cascade:
 
     def polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""
-        if self._affords(self._fine_cost(rows), rows):
+        if self.affords(self._fine_cost(rows), rows):
             self._sharpen(self.nearest(rows, self._fine_count(rows)))
         flips, together = self.tuning.turn_flips, self.tuning.turn_together
         for _ in range(self.tuning.turns if self.overlooked else 0):
@@ -286,7 +290,7 @@ class Cascade:
             near = self.nearest(alive, self.tuning.turn_samples)
             passes = _flip_cost(len(near), flips, together)
             passes += _steps_cost(len(near), self.tuning.fine_steps)
-            if len(near) == 0 or not self._affords(passes, alive):
+            if len(near) == 0 or not self.affords(passes, alive):
                 return
             flip_squares(self.search, near, flips, self.generator, together)
             self._sharpen(self.search.alive(near))
@@ -313,7 +317,7 @@ class Cascade:
         """The passes that polishing these survivors would take."""
         return _steps_cost(self._fine_count(rows), self.tuning.fine_steps)
 
-    def _affords(self, passes: int, alive: Tensor) -> bool:
+    def affords(self, passes: int, alive: Tensor) -> bool:
         """Whether so many more passes keep the survivors' mean within the budget.
 
         Where few survive, they share the budget of the batch, up to tenfold: they are cheap.

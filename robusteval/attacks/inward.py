@@ -1,4 +1,4 @@
-"""Inward: what ascents at one ε leave, through balls that shrink around whatever breaks a sample.
+"""Inward: balls in L2 that shrink around whatever breaks a sample, from what broke similar ones.
 
 A model that was trained against L∞ may hide the ways that are short in L2: no ascent within ε sees
 them, nor one that is put back into that ball from a larger one.  What broke a similar sample shows
@@ -6,39 +6,99 @@ such a way, farther off as a rule.  From there the ball follows the sample's own
 as in ``smallest``, until it is as small as the threat's.
 """
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from robusteval.attacks.counting import BACKWARD
 from robusteval.attacks.neighbours import led, led_by_others
-from robusteval.attacks.search import MARGIN
+from robusteval.attacks.search import MARGIN, Search
 from robusteval.attacks.smallest import Leg, Shrinking
 from robusteval.attacks.steps import project
 
 if TYPE_CHECKING:
     from robusteval.attacks.cascade import Cascade
 
+_IN_VAIN = 2  # turns that gained nothing, after which none follow
+_GAIN = 0.05  # by which the median of known norms has to fall, where none was broken
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of each sample of a batch the ``nearest`` image (B, C, H, W) that breaks it, and at which
+    ``norms`` (B,); the clean image and infinity where none is known."""
+
+    nearest: Tensor
+    norms: Tensor
+
+    @classmethod
+    def nothing(cls, search: Search) -> "Known":
+        images = search.images
+        return cls(images.clone(), torch.full_like(images[:, 0, 0, 0], torch.inf))
+
 
 def go_inward(cascade: "Cascade", rows: Tensor) -> None:
-    """Survivors of ``rows``, turn by turn: from what broke similar ones, then finely from what was
-    the nearest to break each."""
-    search, tuning = cascade.search, cascade.tuning
-    nearest = search.images.clone()
-    known = torch.full_like(nearest[:, 0, 0, 0], torch.inf)
+    """Survivors of ``rows``, for as many turns as there are."""
+    known, tuning = Known.nothing(cascade.search), cascade.tuning
     for _ in range(tuning.inward_turns):
-        alive = search.alive(rows)
-        if len(alive) == 0:
+        if len(alive := cascade.search.alive(rows)):
+            _turn(cascade, alive, known, tuning.inward_long)
+
+
+def inward_once(cascade: "Cascade") -> None:
+    """As long as it pays, as soon as survivors have had so many passes as ``tuning`` says."""
+    after, alive = cascade.tuning.inward_after, cascade.search.alive().cpu()
+    if after is None or cascade.went_inward or "inward" in cascade.left_out or len(alive) == 0:
+        return
+    if float(cascade.spent()[alive].mean()) >= after * cascade.search.draws:
+        cascade.went_inward = True
+        _while_it_pays(cascade)
+
+
+def _while_it_pays(cascade: "Cascade") -> None:
+    """The nearest survivors first, while the budget lasts and every other turn gains something."""
+    search, tuning = cascade.search, cascade.tuning
+    known, untried, vain = Known.nothing(search), ~search.broken, 0
+    while vain < _IN_VAIN and len(alive := search.alive()):
+        untried = untried if untried[alive].any() else ~search.broken
+        wanted = max(tuning.fewest, math.ceil(tuning.inward_share * len(alive)))
+        near = cascade.nearest(alive[untried[alive]], wanted)
+        if not cascade.affords(len(near) * _cost(tuning.inward, tuning.drawn), alive):
             return
-        start = cascade.anywhere(alive)
-        if len(led(search)):
-            start = led_by_others(search, alive, cascade.generator, tuning)
-        images = search.images[alive]
-        balls = Shrinking(cascade.model, images, search.labels[alive], cascade.threat.norm)
-        balls.search.draws, balls.search.nearby = search.draws, search.nearby
-        balls.best, balls.known = nearest[alive], known[alive]
-        with cascade.model.attending(alive):
-            for leg in (Leg(tuning.inward_steps), Leg(tuning.inward_fine, fine=True)):
-                balls.climb(leg, leg.steps, MARGIN, None, start)
-        nearest[alive], known[alive] = balls.best, balls.known
-        search.judge(alive, project(balls.best, images, cascade.threat))
+        untried[near], before = False, known.norms[near]
+        _turn(cascade, near, known, tuning.inward)
+        gains = len(search.alive(near)) < len(near) or _fell(before, known.norms[near])
+        vain = 0 if gains else vain + 1
+
+
+def _fell(before: Tensor, after: Tensor) -> bool:
+    """Whether norms (B,) that were known fell, as a rule."""
+    share = (after / before)[before.isfinite()]
+    return bool(len(share)) and float(share.median()) < 1 - _GAIN
+
+
+def _cost(steps: tuple[int, int], drawn: int) -> int:
+    """The passes of a turn for each sample, the model's own word on each step among them."""
+    return (2 + BACKWARD) * sum(steps) + drawn
+
+
+def _turn(cascade: "Cascade", rows: Tensor, known: Known, steps: tuple[int, int]) -> None:
+    """From what broke similar ones, then in small steps from the nearest that breaks each."""
+    search = cascade.search
+    start = cascade.anywhere(rows)
+    if len(led(search)):
+        start = led_by_others(search, rows, cascade.generator, cascade.tuning)
+    images = search.images[rows]
+    balls = Shrinking(cascade.model, images, search.labels[rows], cascade.threat.norm)
+    inner = balls.search
+    inner.draws, inner.votes, inner.nearby = search.draws, search.votes, search.nearby
+    balls.best, balls.known = known.nearest[rows], known.norms[rows]
+    far, fine = steps
+    with cascade.model.attending(rows):
+        for leg in (Leg(far), Leg(fine, fine=True)):
+            balls.climb(leg, leg.steps, MARGIN, None, start)
+    known.nearest[rows], known.norms[rows] = balls.best, balls.known
+    search.judge(rows, project(balls.best, images, cascade.threat))

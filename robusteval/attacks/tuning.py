@@ -56,6 +56,12 @@ class Tuning:
     patience: float = 1.25
     # The same towards the one wrong class of two: ascents differ by their starts only.
     patience_of_two: float = 0.6
+    # A survivor's mean passes after which balls shrink, before further rounds; None for never.
+    inward_after: int | None = None
+    # Of survivors, the share that one turn of these takes,
+    inward_share: float = 0.3
+    # and its steps, from what broke others and from the nearest image that breaks the sample.
+    inward: tuple[int, int] = (50, 12)
     # Classes, or prototypes, that a sample is driven towards.
     most_aims: int = 9
     # Samples that are near: smaller batches take hardly less time.
@@ -120,10 +126,8 @@ class Tuning:
     insisting: int = 100
     # turns through balls that shrink, in L2,
     inward_turns: int = 6
-    # steps of each from what broke others,
-    inward_steps: int = 100
-    # and of each from the nearest image that breaks the sample,
-    inward_fine: int = 25
+    # their steps, from what broke others and from the nearest image that breaks the sample,
+    inward_long: tuple[int, int] = (100, 25)
     # and wrong prototypes that features are pulled to by turns.
     pairs: int = 5
 
@@ -169,5 +173,6 @@ TUNING: dict[Norm, Tuning] = {
         far=3.0,
         momentum=0.75,
         patience=2.5,
+        inward_after=750,
     ),
 }

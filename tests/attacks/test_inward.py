@@ -1,5 +1,7 @@
 """Balls that shrink around what breaks a sample: exact distances, and a way that is hidden."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,9 +18,11 @@ SEEN, LEFT = 0.05, 0.95  # units of ε: how far before it a boundary shows, and 
 IN_SIGHT, HIDDEN = 6, 3  # samples that any ascent breaks, and that none at ε does
 
 
-def whole(model: torch.nn.Module, images: Tensor, labels: Tensor, radius: float) -> Cascade:
+def whole(
+    model: torch.nn.Module, images: Tensor, labels: Tensor, radius: float, budget: int = 400
+) -> Cascade:
     threat = threat_of("L2", radius)
-    return Cascade(as_counted(model, images, labels), images, labels, threat, 0, 400)
+    return Cascade(as_counted(model, images, labels), images, labels, threat, 0, budget)
 
 
 def test_alone_it_reaches_what_is_within_reach_and_nothing_else() -> None:
@@ -59,18 +63,29 @@ def hidden_way(images: Tensor) -> Tensor:
     return torch.stack([-margin / 2, margin / 2], 1)
 
 
-@pytest.mark.parametrize("without", ["inward", ""])
-def test_it_follows_a_boundary_that_no_ascent_at_eps_sees(without: str) -> None:
-    apart, _, _ = basis()
+def hidden() -> tuple[Tensor, Tensor, list[bool]]:
+    """Images, labels, and which of them any ascent breaks."""
     generator = torch.Generator().manual_seed(1)
     images = 0.5 + 0.002 * torch.randn((IN_SIGHT + HIDDEN, PIXELS), generator=generator)
-    images[:IN_SIGHT] += 3 * EPS * apart
-    images = images.view(-1, 1, 16, 16)
+    images[:IN_SIGHT] += 3 * EPS * basis()[0]
     labels = torch.zeros(len(images), dtype=torch.long)
-    cascade = whole(Function(hidden_way), images, labels, EPS)
+    return images.view(-1, 1, 16, 16), labels, IN_SIGHT * [True] + HIDDEN * [False]
+
+
+@pytest.mark.parametrize("without", ["inward", ""])
+@pytest.mark.parametrize(
+    ("budget", "reason"), [(400, Warned("searched")), (3000, None)], ids=["masked", "large budget"]
+)
+def test_it_follows_a_boundary_that_no_ascent_at_eps_sees(
+    budget: int, reason: Warned | None, without: str
+) -> None:
+    """Where gradients look masked, and where there are passes left for it."""
+    images, labels, in_sight = hidden()
+    cascade = whole(Function(hidden_way), images, labels, EPS, budget)
     cascade.left_out = frozenset({without, "through", "AutoAttack"})
-    cascade.reason = Warned("searched")  # as if gradients looked masked
+    cascade.reason = reason
+    cascade.tuning = replace(cascade.tuning, inward=cascade.tuning.inward_long)
     found = cascade.run().images
     in_threat(found, images, threat_of("L2", EPS))
     broken = margins(hidden_way, found, labels) > 0
-    assert broken.tolist() == IN_SIGHT * [True] + HIDDEN * [without == ""]
+    assert broken.tolist() == (in_sight if without else len(images) * [True])

@@ -156,7 +156,7 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     first, to_one_class = fewer["L2"].rounds[0], fewer["L2"].rounds[4]  # the latter comes late
     fewer["L2"] = replace(fewer["L2"], rounds=(first, to_one_class))
     monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
-    count = 12 if norm == "Linf" else 8
+    count = 8
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
     budget = 450
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, budget)

@@ -26,7 +26,7 @@ from tests.helpers.known import Function
 
 pytestmark = pytest.mark.usefixtures("as_in_use")
 
-SAMPLE = 46  # two of each family
+SAMPLE = 23  # one of each family
 
 
 @pytest.mark.slow
