@@ -125,7 +125,7 @@ class Tuning:
     # steps of each ascent,
     insisting: int = 100
     # turns through balls that shrink, in L2,
-    inward_turns: int = 6
+    inward_turns: int = 12
     # their steps, from what broke others and from the nearest image that breaks the sample,
     inward_long: tuple[int, int] = (100, 25)
     # and wrong prototypes that features are pulled to by turns.
