@@ -158,7 +158,7 @@ def test_the_cascade_comes_to_it() -> None:
     threat = threat_of("L2", 0.45)
     counted = as_counted(one.model, one.images, one.labels)
     cascade = Cascade(counted, one.images, one.labels, threat, 0, passes_per_sample=60)
-    cascade.left_out = frozenset({"square", "more steps", "AutoAttack"})
+    cascade.left_out = frozenset({"square", "more steps", "inward", "AutoAttack"})
     found = cascade.run()
     broken = {stage.name: stage.broke for stage in found.stages}
     assert broken["levels"] > 0
