@@ -24,7 +24,7 @@ import argparse
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -277,6 +277,12 @@ def share(k: int, n: int) -> str:
     assert rate is not None
     low, high = 100 * rate.low, 100 * rate.high
     return f"{100 * rate.value:.1f} % [{low:.1f}, {high:.1f}] ({rate.k}/{rate.n})"
+
+
+def compared(pairs: Sequence[tuple[int, int]]) -> str:
+    """In how many of the pairs the first is fewer, as many, or more than the second."""
+    fewer, equal = sum(a < b for a, b in pairs), sum(a == b for a, b in pairs)
+    return f"{fewer}, {equal}, {len(pairs) - fewer - equal}"
 
 
 def grouped(results: list[Result]) -> dict[tuple[str, ...], dict[str, Result]]:

@@ -150,10 +150,7 @@ def _compared(groups: Sequence[dict[str, Result]], kind: str, budget: int) -> st
         for group in groups
         if {f"{kind}@{budget}", f"{attacks.OURS}@{budget}"} <= set(group)
     ]
-    if not pairs:
-        return "–"
-    fewer, equal = sum(a < b for a, b in pairs), sum(a == b for a, b in pairs)
-    return f"{fewer}, {equal}, {len(pairs) - fewer - equal}"
+    return attacks.compared(pairs) if pairs else "–"
 
 
 def problems(results: Sequence[Result]) -> Iterator[str]:

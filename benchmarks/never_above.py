@@ -70,17 +70,21 @@ def published(boards: Sequence[str], models: Sequence[str], folder: Path = BOARD
         for row in board.read_board(path)
         if any(fnmatch(row["model"], pattern) for pattern in models)
     ]
-    return [row for row in rows if _weights(row)]
+    return [row for row in rows if _is_of_today(row)]
+
+
+def _is_of_today(row: Row) -> bool:
+    """Whether the model still has the weights that the row was made with."""
+    try:
+        weights = attacks.weights_of(find_entry(row["model"]))
+    except UnknownNameError:
+        return False
+    return bool(weights) and weights == _weights(row)
 
 
 def _weights(row: Row) -> str:
-    """Of the model of today, if the row was made by it."""
-    try:
-        entry = find_entry(row["model"])
-    except UnknownNameError:
-        return ""
-    weights = attacks.weights_of(entry)
-    return weights if weights and row["weights_sha256"].startswith(weights[:8]) else ""
+    """As ``attacks.weights_of`` tells them."""
+    return row["weights_sha256"][:12]
 
 
 def _place(row: Row) -> tuple[str, ...]:
@@ -105,25 +109,20 @@ def table(pairs: Sequence[Beside]) -> Iterator[str]:
     more than the others; then each that it leaves more of than all together."""
     yield "| board | models | AutoAttack: fewer, as many, more | all together | left in sum |"
     yield "|---|---:|---:|---:|---|"
-    boards = dict.fromkeys((p.row["dataset"], p.row["norm"], p.row["eps"]) for p in pairs)
-    for place in boards:
-        own = [p for p in pairs if (p.row["dataset"], p.row["norm"], p.row["eps"]) == place]
+    boards: dict[tuple[str, ...], list[Beside]] = {}
+    for pair in pairs:
+        boards.setdefault((pair.row["dataset"], threat_text(pair.row)), []).append(pair)
+    for (dataset, threat), own in boards.items():
         ran = [(p.today.robust, p.autoattack) for p in own if p.autoattack is not None]
         together = [(p.today.robust, p.together) for p in own]
         ours, theirs = sum(a for a, _ in together), sum(b for _, b in together)
         yield (
-            f"| {place[0]}, {threat_text(own[0].row)} | {len(own)} | {_compared(ran)} | "
-            f"{_compared(together)} | {ours} of {theirs} |"
+            f"| {dataset}, {threat} | {len(own)} | {attacks.compared(ran)} | "
+            f"{attacks.compared(together)} | {ours} of {theirs} |"
         )
     if wrong := [p.wrong for p in pairs if p.wrong]:
         yield ""
         yield from (f"- {line}" for line in wrong)
-
-
-def _compared(pairs: Sequence[tuple[int, int | None]]) -> str:
-    fewer = sum(a < b for a, b in pairs if b is not None)
-    equal = sum(a == b for a, b in pairs)
-    return f"{fewer}, {equal}, {len(pairs) - fewer - equal}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,18 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     rows = published(asked.board, asked.model)
     results = [r for r in stored.read(asked.out, attacks.Result) if r.holds_today]
+    done = {r.place for r in results}
     for row in rows:
-        if _place(row) not in {r.place for r in results}:
-            results.append(measured(row, asked.data_dir))
+        if _place(row) not in done:
+            pair = Beside(row, measured(row, asked.data_dir))
+            results.append(pair.today)
             stored.write(asked.out, results)
-            (pair,) = beside([row], results[-1:])
-            print(
-                f"{pair.today.robust} left, {pair.together} by all: {pair.wrong or 'holds'}",
-                row["model"],
-                threat_text(row),
-                file=sys.stderr,
-                flush=True,
-            )
+            told = f"{pair.today.robust} left, {pair.together} by all: {pair.wrong or 'holds'}"
+            print(told, row["model"], threat_text(row), file=sys.stderr, flush=True)
     pairs = beside(rows, results)
     print(*table(pairs), sep="\n")
     return 1 if not pairs or any(p.wrong for p in pairs) else 0
