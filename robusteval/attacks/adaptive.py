@@ -55,7 +55,8 @@ def adaptive(
     and goes on at a zero gradient.  On random models fresh passes confirm a success.  In L∞ it also
     climbs along gradients themselves.  In L2 it also climbs inside the ball, and starts from what
     broke similar samples of the batch.  In version 4, in L2, balls also shrink around whatever
-    breaks a sample: after 750 passes a survivor, and where gradients look masked.
+    breaks a sample: after 750 passes a survivor, and where gradients look masked.  In version 5
+    queries say nothing of masking before gradients had two passes for each of them.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -122,6 +123,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=4,
+        version=5,
     ),
 )

@@ -47,7 +47,7 @@ from robusteval.attacks.escalation import escalate
 from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
-from robusteval.attacks.masking import flat, masked, outdone
+from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.neighbours import led, led_by_others
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
@@ -273,12 +273,9 @@ class Cascade:
             if raised < self.tuning.raised:
                 break
         self.overlooked = len(self.search.alive(near)) < len(near)
-        way, left = -before, -self.search.margin[near].clamp(max=0)
-        closed = torch.where(way > 0, 1 - left / way, 0.0)
-        some = len(rows) < self.correct
-        most = self.tuning.closed_of_some if some else self.tuning.closed
-        if len(near) >= self.tuning.fewest_closed and float(closed.median()) > most:
-            self.reason = self.reason or Warned("searched")
+        most = self.tuning.closed_of_some if len(rows) < self.correct else self.tuning.closed
+        if len(near) >= self.tuning.fewest_closed:
+            self.reason = self.reason or searched(before, self.search.margin[near], most)
 
     def polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""
@@ -376,7 +373,9 @@ class Cascade:
                 parameters=parameters,
             )
         self.search.judge(some, project(found.images, images, self.threat))
-        if len(self.search.alive(some)) < len(some) and self.budget >= self._margin_cost:
+        # Fewer passes along gradients than that have not failed yet.
+        enough = self._margin_cost + self.tuning.fair * self.tuning.queries
+        if len(self.search.alive(some)) < len(some) and self.budget >= enough:
             self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:

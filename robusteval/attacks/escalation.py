@@ -22,6 +22,8 @@ from robusteval.errors import AttackError
 if TYPE_CHECKING:
     from robusteval.attacks.cascade import Cascade
 
+Escalated = Callable[["Cascade", Tensor], None]  # a stage, on the survivors of a cascade
+
 
 def escalate(cascade: "Cascade") -> list[str]:
     """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
@@ -32,7 +34,7 @@ def escalate(cascade: "Cascade") -> list[str]:
     search, model = cascade.search, cascade.model
     if search.nearby is not None:
         search.draws = DRAWS
-    stages: dict[str, Callable[[Cascade, Tensor], None]] = {}
+    stages: dict[str, Escalated] = {}
     if model.layers and not model.reads_distances and cascade.has_distances:
         stages["pull"] = _pull
     if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
@@ -41,11 +43,11 @@ def escalate(cascade: "Cascade") -> list[str]:
         stepped = isinstance(found, ReadStraight) and found.stepped
         stages |= {"levels": _move} if stepped else {}
         cascade.leader = found or cascade.leader
-    stages["more steps"] = _insist
+    stages["more steps"] = _led(_long_ascents)
     if cascade.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = _search
     if cascade.threat.norm == "L2" and search.votes == 1:
-        stages["inward"] = _inward
+        stages["inward"] = _led(go_inward)
     stages["AutoAttack"] = _autoattack
     return [
         name
@@ -75,9 +77,14 @@ def _move(cascade: "Cascade", rows: Tensor) -> None:
     move_levels(search, leader, rows, targets, tuning.level_turns)
 
 
-def _insist(cascade: "Cascade", rows: Tensor) -> None:
-    with cascade.model.led_by(cascade.leader or cascade.model.fast):
-        _long_ascents(cascade, rows)
+def _led(attack: Escalated) -> Escalated:
+    """Along gradients of what leads past the mask, or of the model's fastest form."""
+
+    def along(cascade: "Cascade", rows: Tensor) -> None:
+        with cascade.model.led_by(cascade.leader or cascade.model.fast):
+            attack(cascade, rows)
+
+    return along
 
 
 def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
@@ -87,11 +94,6 @@ def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
         if len(alive):
             targets = ranked_classes(cascade.search, alive, cascade.search.best[alive])[:, place]
             cascade.ascend(alive, cascade.anywhere(alive), AIMED, cascade.tuning.insisting, targets)
-
-
-def _inward(cascade: "Cascade", rows: Tensor) -> None:
-    with cascade.model.led_by(cascade.leader or cascade.model.fast):
-        go_inward(cascade, rows)
 
 
 def _search(cascade: "Cascade", rows: Tensor) -> None:

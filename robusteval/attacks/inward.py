@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import BACKWARD
-from robusteval.attacks.neighbours import led, led_by_others
 from robusteval.attacks.search import MARGIN, Search
 from robusteval.attacks.smallest import Leg, Shrinking
 from robusteval.attacks.steps import project
+from robusteval.attacks.tuning import Round
 
 if TYPE_CHECKING:
     from robusteval.attacks.cascade import Cascade
 
+_FROM_OTHERS = Round(share=1.0, steps=0, others=True)
 _IN_VAIN = 2  # turns that gained nothing, after which none follow
 _GAIN = 0.05  # by which the median of known norms has to fall, where none was broken
 
@@ -88,10 +89,7 @@ def _cost(steps: tuple[int, int], drawn: int) -> int:
 def _turn(cascade: "Cascade", rows: Tensor, known: Known, steps: tuple[int, int]) -> None:
     """From what broke similar ones, then in small steps from the nearest that breaks each."""
     search = cascade.search
-    start = cascade.anywhere(rows)
-    if len(led(search)):
-        start = led_by_others(search, rows, cascade.generator, cascade.tuning)
-    images = search.images[rows]
+    start, images = cascade.start_of(rows, _FROM_OTHERS), search.images[rows]
     balls = Shrinking(cascade.model, images, search.labels[rows], cascade.threat.norm)
     inner = balls.search
     inner.draws, inner.votes, inner.nearby = search.draws, search.votes, search.nearby

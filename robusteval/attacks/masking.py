@@ -1,8 +1,9 @@
-"""Whether a model's gradients look masked: by what they are, and by what larger balls find.
+"""Whether gradients look masked: by what they are, and what larger balls and random search find.
 
 Ascents through those are the idea of Constraint Relaxation (AAAI 2025; see ``cr``).
 """
 
+import torch
 from torch import Generator, Tensor
 
 from robusteval.attacks.blindness import reaches_images
@@ -47,6 +48,14 @@ def outdone(only_larger: int, correct: int, tuning: Tuning) -> Warned | None:
     by ascents through larger balls, after those that never leave it had failed."""
     missed = only_larger / correct
     return Warned("outdone", _in_hundredths(missed)) if missed > tuning.outdone else None
+
+
+def searched(before: Tensor, after: Tensor, most: float) -> Warned | None:
+    """Why gradients look masked, if they do: from margins ``before`` (B,), where they ended, random
+    search went more than that share of the way to breaking, as a rule."""
+    way, left = -before, -after.clamp(max=0)
+    closed = torch.where(way > 0, 1 - left / way, 0.0)
+    return Warned("searched") if float(closed.median()) > most else None
 
 
 def _in_hundredths(measured: float) -> float:

@@ -102,6 +102,9 @@ class Tuning:
     queries: int = 40
     # and the samples that they are spent on.
     queried: int = 16
+    # Passes after the first stage, for each query, from which on queries that break what gradients
+    # did not say that these are masked.
+    fair: int = 2
     # Of a batch: fewer survivors than that share the budget of all of it,
     few: float = 0.25
     # each up to so many times its own.

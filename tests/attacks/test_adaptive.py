@@ -408,6 +408,22 @@ def test_a_budget_for_nothing_says_nothing_of_masking() -> None:
         assert not found.warned
 
 
+@pytest.mark.parametrize(("budget", "doubted"), [(60, False), (115, False), (116, True)])
+def test_queries_tell_of_masking_where_gradients_had_more_passes(
+    budget: int, doubted: bool
+) -> None:
+    """Two for each query, after the first stage; here only queries break anything."""
+    known = linear("Linf", 3)
+    threat = threat_of("Linf", 1.1 * float(known.smallest.max()))
+    counted = as_counted(known.model, known.images)
+    cascade = Cascade(counted, known.images, known.labels, threat, 0, budget)
+    cascade.left_out = frozenset({"margin", "flip", "aim", "polish"})
+    result = cascade.run()
+    assert result.stages[0].name == "square"
+    assert result.stages[0].broke > 0
+    assert ("queried" in kinds(result)) == doubted
+
+
 def far_class_among_near_ones() -> tuple[PrototypeAdapter, Tensor, float]:
     """Ten prototypes close to the own one, on its far side, and one across that is in reach.
 
