@@ -78,6 +78,9 @@ def full_width() -> Iterator[str]:
         return
     results = stored.read(RESULTS / "resnet18_attacks.csv", attacks.Result)
     yield from resnet18.table(made, results)
+    if results:
+        yield ""
+        yield f"By {_measured_by(results)}."
 
 
 def parts() -> Iterator[str]:
