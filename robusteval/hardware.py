@@ -18,6 +18,7 @@ from robusteval.errors import UnknownNameError, reason, shown
 MOST_THREADS = 1024  # of a process: some OpenMP runtimes end it where many more are asked for
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 _BYTES_A_WORKER = 400 * 2**20  # torch and a small model
+_MOST_COMPILED = 4096  # forms of models, in one process
 PACKAGES = (
     "robusteval",
     "torch",
@@ -69,6 +70,18 @@ def give_memory_back() -> None:
     """
     if (trim := _glibc("malloc_trim")) is not None:
         trim(0)
+
+
+def compile_any_number() -> None:
+    """Lets this process compile model after model.
+
+    torch counts the forms of all models of one class together, and would run the ninth and all
+    further ones uncompiled.
+    """
+    import torch._dynamo.config as dynamo
+
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(dynamo, name, max(getattr(dynamo, name), _MOST_COMPILED))
 
 
 def best_seconds(action: Callable[[], object], device: str = "cpu", times: int = 2) -> float:

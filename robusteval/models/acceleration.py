@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from robusteval.hardware import best_seconds
+from robusteval.hardware import best_seconds, compile_any_number
 from robusteval.models.adapter import Adapter, OwnAdapter, PrototypeAdapter
 from robusteval.models.graphs import GraphedAdapter
 
@@ -164,6 +164,7 @@ def _compiled(module: nn.Module) -> Any:
     import torch._functorch.config as functorch
 
     functorch.donated_buffer = False
+    compile_any_number()
     return torch.compile(module, dynamic=False)
 
 

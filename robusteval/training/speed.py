@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robusteval.data.datasets import Dataset
-from robusteval.hardware import best_seconds, exact_float32
+from robusteval.hardware import best_seconds, compile_any_number, exact_float32
 from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 
@@ -93,6 +93,7 @@ def choose_speed(
         steps *= crafted.replays if crafted.attack == "free" else 2 + crafted.steps
     if 0.5 * eager * steps < COMPILE_COST:  # compiling has not been seen to more than halve a step
         return Speed(bfloat16)
+    compile_any_number()
     trial.backbone.compile(dynamic=False)
     try:
         compiled = stopwatch(trial, images, bfloat16)

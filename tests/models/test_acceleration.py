@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.config as dynamo
 import torch._functorch.config as functorch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
@@ -281,6 +283,24 @@ def test_compiled_forms_let_callers_keep_the_graph(
     monkeypatch.setattr(functorch, "donated_buffer", True)
     accelerated(model, Acceleration(compiled=True))
     assert not functorch.donated_buffer
+
+
+def test_any_number_of_forms_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, model: PrototypeAdapter
+) -> None:
+    """By itself torch would stop, here after one."""
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    with dynamo.patch(recompile_limit=1), torch.no_grad():  # type: ignore[attr-defined]
+        for how in (Acceleration(compiled=True), Acceleration(bfloat16=True, compiled=True)):
+            accelerated(model, how)(torch.rand((static_batch(), 3, 16, 16)))
+    assert len(compiled) == 2
 
 
 def test_a_compiled_form_with_wrong_gradients_is_not_used(
