@@ -105,24 +105,29 @@ def beside(rows: Sequence[Row], results: Sequence[attacks.Result]) -> list[Besid
 
 
 def table(pairs: Sequence[Beside]) -> Iterator[str]:
-    """A row for each board: on how many of its models ``adaptive`` leaves fewer samples, as many or
-    more than the others; then each that it leaves more of than all together."""
+    """A row for each board, and for all: on how many models ``adaptive`` leaves fewer samples, as
+    many or more than the others; then each that it leaves more of than all together."""
     yield "| board | models | AutoAttack: fewer, as many, more | all together | left in sum |"
     yield "|---|---:|---:|---:|---|"
     boards: dict[tuple[str, ...], list[Beside]] = {}
     for pair in pairs:
         boards.setdefault((pair.row["dataset"], threat_text(pair.row)), []).append(pair)
     for (dataset, threat), own in boards.items():
-        ran = [(p.today.robust, p.autoattack) for p in own if p.autoattack is not None]
-        together = [(p.today.robust, p.together) for p in own]
-        ours, theirs = sum(a for a, _ in together), sum(b for _, b in together)
-        yield (
-            f"| {dataset}, {threat} | {len(own)} | {attacks.compared(ran)} | "
-            f"{attacks.compared(together)} | {ours} of {theirs} |"
-        )
+        yield f"| {dataset}, {threat} | {_counts(own)} |"
+    if len(boards) > 1:
+        yield f"| all | {_counts(pairs)} |"
     if wrong := [p.wrong for p in pairs if p.wrong]:
         yield ""
         yield from (f"- {line}" for line in wrong)
+
+
+def _counts(pairs: Sequence[Beside]) -> str:
+    """The cells of a row of the table."""
+    ran = [(p.today.robust, p.autoattack) for p in pairs if p.autoattack is not None]
+    together = [(p.today.robust, p.together) for p in pairs]
+    ours, theirs = sum(a for a, _ in together), sum(b for _, b in together)
+    compared = f"{attacks.compared(ran)} | {attacks.compared(together)}"
+    return f"{len(pairs)} | {compared} | {ours:,} of {theirs:,}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

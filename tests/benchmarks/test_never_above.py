@@ -63,6 +63,12 @@ def test_what_leaves_more_than_another_is_told(row: Row) -> None:
     lines = list(never_above.table(pairs))
     assert lines[2] == "| digits, L∞ 0.15 | 3 | 2, 0, 1 | 0, 1, 2 | 78 of 60 |"
     assert lines[3:] == ["", *(f"- {p.wrong}" for p in pairs[1:])]
+    elsewhere = never_above.Beside({**shown, "dataset": "mnist"}, result(row, 2000))
+    assert list(never_above.table([*pairs, elsewhere]))[2:5] == [
+        lines[2],
+        "| mnist, L∞ 0.15 | 1 | 0, 0, 1 | 0, 0, 1 | 2,000 of 20 |",
+        "| all | 4 | 2, 0, 2 | 0, 1, 3 | 2,078 of 80 |",
+    ]
 
 
 def test_rows_of_other_weights_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
