@@ -373,7 +373,7 @@ class Cascade:
                 parameters=parameters,
             )
         self.search.judge(some, project(found.images, images, self.threat))
-        # Fewer passes along gradients than that have not failed yet.
+        # With a smaller budget gradients have hardly been tried.
         enough = self._margin_cost + self.tuning.fair * self.tuning.queries
         if len(self.search.alive(some)) < len(some) and self.budget >= enough:
             self.reason = self.reason or Warned("queried")

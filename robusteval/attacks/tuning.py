@@ -102,8 +102,8 @@ class Tuning:
     queries: int = 40
     # and the samples that they are spent on.
     queried: int = 16
-    # Passes after the first stage, for each query, from which on queries that break what gradients
-    # did not say that these are masked.
+    # After the first stage, gradients get so many passes for each query, or what queries break says
+    # nothing of masking.
     fair: int = 2
     # Of a batch: fewer survivors than that share the budget of all of it,
     few: float = 0.25
