@@ -160,7 +160,12 @@ def run(
 
 def weights_of(entry: Entry) -> str:
     """What tells one training of a model from another."""
-    return entry.weights.sha256[:12] if entry.weights else ""
+    return start_of_digest(entry.weights.sha256) if entry.weights else ""
+
+
+def start_of_digest(sha256: str) -> str:
+    """As much of it as results keep."""
+    return sha256[:12]
 
 
 def left_out(attack: str, classes: int, threat: ThreatModel) -> str:

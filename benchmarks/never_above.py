@@ -84,7 +84,7 @@ def _is_of_today(row: Row) -> bool:
 
 def _weights(row: Row) -> str:
     """As ``attacks.weights_of`` tells them."""
-    return row["weights_sha256"][:12]
+    return attacks.start_of_digest(row["weights_sha256"])
 
 
 def _place(row: Row) -> tuple[str, ...]:

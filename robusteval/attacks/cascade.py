@@ -273,9 +273,9 @@ class Cascade:
             if raised < self.tuning.raised:
                 break
         self.overlooked = len(self.search.alive(near)) < len(near)
-        most = self.tuning.closed_of_some if len(rows) < self.correct else self.tuning.closed
-        if len(near) >= self.tuning.fewest_closed:
-            self.reason = self.reason or searched(before, self.search.margin[near], most)
+        some = len(rows) < self.correct
+        found = searched(before, self.search.margin[near], some, self.tuning)
+        self.reason = self.reason or found
 
     def polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""

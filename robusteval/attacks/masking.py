@@ -50,11 +50,14 @@ def outdone(only_larger: int, correct: int, tuning: Tuning) -> Warned | None:
     return Warned("outdone", _in_hundredths(missed)) if missed > tuning.outdone else None
 
 
-def searched(before: Tensor, after: Tensor, most: float) -> Warned | None:
+def searched(before: Tensor, after: Tensor, some: bool, tuning: Tuning) -> Warned | None:
     """Why gradients look masked, if they do: from margins ``before`` (B,), where they ended, random
-    search went more than that share of the way to breaking, as a rule."""
+    search went most of the way to breaking, as a rule.  ``some``: gradients had broken others."""
+    if len(before) < tuning.fewest_closed:
+        return None
     way, left = -before, -after.clamp(max=0)
     closed = torch.where(way > 0, 1 - left / way, 0.0)
+    most = tuning.closed_of_some if some else tuning.closed
     return Warned("searched") if float(closed.median()) > most else None
 
 

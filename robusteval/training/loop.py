@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robusteval.data.datasets import Dataset
 from robusteval.errors import TrainingError
-from robusteval.hardware import compile_any_number, hardware_name
+from robusteval.hardware import hardware_name
 from robusteval.models.entry_tables import Training
 from robusteval.models.network import PrototypeNetwork
 from robusteval.training.adversarial import FreeSteps, chosen_by, craft
@@ -22,7 +22,7 @@ from robusteval.training.batches import batches
 from robusteval.training.checkpoint import broken, read_checkpoint, write_checkpoint
 from robusteval.training.recipe import Recipe
 from robusteval.training.schedule import make_optimizer, scale_learning_rates
-from robusteval.training.speed import Speed, activations, as_judged
+from robusteval.training.speed import Speed, activations, as_judged, compile_backbone
 
 Progress = Callable[[int, int, float], None]
 
@@ -100,8 +100,7 @@ class Trainer:
         self._resume(checkpoint)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.speed.compiled:
-            compile_any_number()
-            self.network.backbone.compile(dynamic=False)
+            compile_backbone(self.network)
         for epoch in range(self.state.epoch, self.settings.total_epochs):
             started = time.perf_counter()
             loss, accuracy = self._epoch(epoch)

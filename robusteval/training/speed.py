@@ -69,6 +69,12 @@ def seconds_per_step(network: PrototypeNetwork, images: Tensor, bfloat16: bool) 
     return took
 
 
+def compile_backbone(network: PrototypeNetwork) -> None:
+    """In place; each shape is compiled when it is first met."""
+    compile_any_number()
+    network.backbone.compile(dynamic=False)
+
+
 def choose_speed(
     network: PrototypeNetwork,
     data: Dataset,
@@ -93,8 +99,7 @@ def choose_speed(
         steps *= crafted.replays if crafted.attack == "free" else 2 + crafted.steps
     if 0.5 * eager * steps < COMPILE_COST:  # compiling has not been seen to more than halve a step
         return Speed(bfloat16)
-    compile_any_number()
-    trial.backbone.compile(dynamic=False)
+    compile_backbone(trial)
     try:
         compiled = stopwatch(trial, images, bfloat16)
     except Exception:  # noqa: BLE001 - no compiler, or one that can't: torch raises many kinds
