@@ -9,17 +9,18 @@ between its largest logits, say) changes one.
    from 2ε (as in PMA, arXiv:2411.15210; under signs the loss's scale doesn't matter).  In L2 inside
    the ball first, then, with what is left, through balls that shrink from 6ε (see
    ``search.shrinking``; the idea is that of Constraint Relaxation, AAAI 2025).
-2. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
+2. ``pieces``, where the margin is linear on pieces: cutting planes along them (see there).
+3. ``flip``, in L∞: random search from the best images of the nearest to breaking, for as long as
    it finds ways up that gradients missed.  Where it goes most of a sample's way to breaking, as a
    rule, gradients count as masked.
-3. ``aim``: steps towards one wrong class at a time, ranked by the margin left at the best image,
+4. ``aim``: steps towards one wrong class at a time, ranked by the margin left at the best image,
    for the nearest.  In L∞ by signs from random starts, and along gradients from clean images.  In
    L2 most go through larger balls to whichever class is nearest at each step, from random starts
    and from what broke similar samples (``neighbours``), by turns (``tuning.Round``); after many
    passes balls also shrink around what breaks a sample (``inward``).
-4. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
+5. ``polish``: small steps from the best images of the nearest, by the model's own gradients where
    those before were rougher.  Where ``flip`` broke samples, by turns with more of its search.
-5. ``square``: a few gradient-free queries.  What they break and gradients did not says that
+6. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
 Gradients also count as masked where a tenth of the samples have none, where they turn at a step of
@@ -49,6 +50,7 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.neighbours import led, led_by_others
+from robusteval.attacks.pieces import follow_pieces, linear_on_pieces
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned
@@ -98,6 +100,7 @@ class Cascade:
         self.correct = len(images)  # samples to break
         self.aimed = AIMED  # what samples are driven by, towards a class or a prototype
         self.vain = 0  # ascents towards a class since the last that broke a sample
+        self.pieced = False  # whether the margin is linear on pieces
         self.went_inward = False  # whether balls shrank, before further rounds
         self.overlooked = False  # whether random search broke what gradients did not
         self.reason: Warned | None = None  # why strength alone counts, if it does
@@ -117,6 +120,8 @@ class Cascade:
     def _run(self) -> AttackResult:
         self._look()
         self.stage("margin", self.climb)
+        if self.pieced:
+            self.stage("pieces", lambda rows: follow_pieces(self, rows))
         if self.threat.norm == "Linf":
             self.stage("flip", self.flip)
         self.stage("aim", self.aim)
@@ -386,6 +391,11 @@ class Cascade:
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):
             self.reason = masked(search, some, self.generator, self.tuning)
+        if search.votes == 1 and len(some := search.alive(rows[:PROBED])):
+            before = self.spent()
+            with self.model.led_by(None):
+                self.pieced = linear_on_pieces(search, some)
+            self.before = self.before + (self.spent() - before)  # a look at some costs them nothing
 
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""

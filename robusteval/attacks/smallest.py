@@ -20,6 +20,7 @@ from robusteval.attacks.inputs import attack
 from robusteval.attacks.leading import leader_of
 from robusteval.attacks.levels import Moves, levels_of
 from robusteval.attacks.ours import ROBUSTEVAL
+from robusteval.attacks.pieces import PROBES, Pieces, linear_on_pieces
 from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.ranking import aims, ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
@@ -87,14 +88,15 @@ def smallest(
     - ``steps``: 2 or more; a hundred are of use.
 
     It makes at most ``steps`` forward and backward passes, and as many forward passes again, by
-    which the model itself checks each success. Nine more, and one for each 20 steps, look for
+    which the model itself checks each success. Eleven more, and one for each 20 steps, look for
     randomness and a gradient, rank classes and look at the last points of each ascent. A model
     whose outputs change is judged by mean logits along mean gradients, of eight passes each, and a
     success by up to 264. Only its draws depend on ``seed``.
 
     Where clean images have no gradient, it goes by what has some, as ``adaptive`` does. Where
     pixels are read in steps, it moves them to other levels first, which counts as eight steps for
-    each class.
+    each class. Where the margin is linear on pieces, as of the nearest of prototypes of pixels, it
+    follows these after the first ascent, by cutting planes (see ``pieces``).
 
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
     gradient reaches the images, and in inference mode.
@@ -170,7 +172,9 @@ class Shrinking:
     def climb_by_turns(self, steps: int) -> None:
         """For whatever is closest first, then towards classes by turns."""
         objective, targets = aims(self.search, self.rows, self.images)
-        for leg in legs(targets.shape[1]):
+        for number, leg in enumerate(legs(targets.shape[1])):
+            if number == 1:
+                steps = self.follow_pieces(steps)
             if steps <= 0:
                 break
             if leg.place is None:
@@ -178,6 +182,19 @@ class Shrinking:
             else:
                 self.climb(leg, steps, objective, targets[:, leg.place])
             steps -= leg.steps
+
+    def follow_pieces(self, steps: int) -> int:
+        """Where the model is linear on pieces; the steps that are left."""
+        if self.search.votes > 1 or steps < PROBES:
+            return steps
+        with self.model.led_by(None):
+            if linear_on_pieces(self.search, self.rows):
+                return Pieces(self.search, self.rows, self.known, self._shorter).run(steps - PROBES)
+        return steps - PROBES
+
+    def _shorter(self, rows: Tensor, points: Tensor) -> Tensor:
+        self._keep(rows, points)
+        return self.known[rows]
 
     def climb(
         self,
@@ -233,11 +250,17 @@ class Shrinking:
     def _note(self, points: Tensor, broken: Tensor) -> Tensor:
         """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
         rows = self.rows[broken]
-        if len(rows):
-            broken = broken.index_put((rows,), self.search.confirmed(rows, points[rows]) > 0)
-        lengths = norms(points - self.images, self.norm)
-        smaller = broken & (lengths < self.known)
-        self.best[smaller], self.known[smaller] = points[smaller], lengths[smaller]
+        if len(rows) == 0:
+            return broken
+        return broken.index_put((rows,), self._keep(rows, points[rows]))
+
+    def _keep(self, rows: Tensor, points: Tensor) -> Tensor:
+        """The same of points (b, C, H, W) of the samples ``rows``; (b,) whether they break them."""
+        broken = self.search.confirmed(rows, points) > 0
+        lengths = norms(points - self.images[rows], self.norm)
+        smaller = broken & (lengths < self.known[rows])
+        chosen = rows[smaller]
+        self.best[chosen], self.known[chosen] = points[smaller], lengths[smaller]
         return broken
 
     def _resized(
@@ -294,11 +317,11 @@ ATTACKS = (
         by_sample=False,
         # Each success is looked at once more.
         passes=lambda given, classes: (
-            2 * given["steps"] + given["steps"] // 20 + 9,
+            2 * given["steps"] + given["steps"] // 20 + 11,
             given["steps"] + 1,
         ),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=3,
+        version=4,
     ),
 )

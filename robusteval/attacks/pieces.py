@@ -1,0 +1,179 @@
+"""Pieces: where the margin is linear on pieces, cutting planes find the smallest perturbation.
+
+The nearest of several prototypes, in pixels or behind a linear layer, makes such a model.  On the
+way to one wrong prototype, the margin is the least of linear functions, one for each own prototype.
+A gradient shows one of these.  The smallest perturbation that satisfies all that are known so far is
+the next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs"), and no other
+that leads this way is smaller: a way that is longer than what is known is left.  That half-spaces
+give exact radii of such models is shown by Voráček and Hein (2022, "Provably Adversarially Robust
+Nearest Prototype Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and
+fro where several own prototypes are as near.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from robusteval.attacks.counting import BACKWARD
+from robusteval.attacks.programs import shortest
+from robusteval.attacks.ranking import aims
+from robusteval.attacks.search import PROBED, Objective, Search, Slopes
+from robusteval.attacks.steps import project
+from robusteval.types import Norm
+
+if TYPE_CHECKING:
+    from robusteval.attacks.cascade import Cascade
+
+# Given samples (b,) and points (b, C, H, W) that may break them: norms (b,) from which on nothing
+# is of use any more.
+Try = Callable[[Tensor, Tensor], Tensor]
+PROBES = 2  # steps that it takes to tell whether a model is such
+_CUTS = 8  # of a way, after which it is left
+_BEYOND = 1e-5  # pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample
+_NOT_LESS = 1 - 1e-4  # of a known norm: what a way has to fall short of
+_OTHERS = 27  # samples of other classes that ways begin at
+_BENT = 1e-3  # share of a margin's change by which a linear prediction of it may fail,
+_STRAIGHT = 0.25  # and the share of samples for which it has to hold
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Of each sample of a batch, what to drive it towards, one after the other: ``targets`` (B, Q),
+    and from which images of the batch ``origins`` (B, Q)."""
+
+    objective: Objective
+    targets: Tensor
+    origins: Tensor
+
+    def __len__(self) -> int:
+        return self.targets.shape[1]
+
+
+def ways_of(search: Search, rows: Tensor) -> Ways:
+    """From the clean image to each wrong prototype, where the model shows several, or class.
+
+    Of a class's pieces a gradient shows only the one that it lies in.  To classes, ways therefore
+    begin at similar images of them, too.
+    """
+    objective, targets = aims(search, rows, search.images[rows])
+    origins = rows[:, None].expand_as(targets)
+    if targets.shape[1] == search.model.classes - 1:
+        others = _similar(search, rows)
+        targets = torch.cat([targets, search.labels[others]], 1)
+        origins = torch.cat([origins, others], 1)
+    return Ways(objective, targets, origins)
+
+
+def _similar(search: Search, rows: Tensor) -> Tensor:
+    """Images of other classes (B, places), as places in the batch, the most similar first."""
+    pixels, labels = search.images.flatten(1), search.labels
+    apart = torch.cdist(pixels[rows], pixels)
+    same = labels[rows][:, None] == labels
+    fewest = int((~same).sum(1).min())
+    return apart.masked_fill(same, torch.inf).argsort(1)[:, : min(_OTHERS, fewest)]
+
+
+def linear_on_pieces(search: Search, rows: Tensor) -> bool:
+    """Whether the margin at the end of a first linear step is as predicted, for enough of the
+    samples ``rows``: of a network it hardly ever is."""
+    rows = rows[:PROBED]
+    objective, targets = aims(search, rows, search.images[rows])
+    clean = search.images[rows]
+    here = search.gradients(rows, clean, objective, targets[:, 0])
+    normals, least = _cut(here, clean, clean)
+    found, lengths = shortest(
+        normals[:, None], least[:, None], clean.flatten(1), search.threat.norm
+    )
+    there = search.gradients(
+        rows, (clean + found.view_as(clean)).to(clean), objective, targets[:, 0]
+    )
+    change = there.losses.double() - here.losses
+    predicted = (normals * found).sum(1)
+    fits = lengths.isfinite() & ((change - predicted).abs() <= _BENT * predicted.abs())
+    return float(fits.double().mean()) >= _STRAIGHT
+
+
+def _cut(slopes: Slopes, points: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """normals (B, n) and least (B,): perturbations d of clean images with normals · d >= least
+    break their samples, where losses are linear."""
+    normals = slopes.gradients.flatten(1).double()
+    way = (points - clean).flatten(1).double()
+    over = _BEYOND * normals.norm(dim=1)
+    return normals, over - slopes.losses.double() + (normals * way).sum(1)
+
+
+class Pieces:
+    """A search along ``ways`` for the samples ``rows``; ``known`` (B,): norms that are of no use
+    any more.  Each sample goes its ways at its own pace."""
+
+    def __init__(self, search: Search, rows: Tensor, known: Tensor, attempt: Try) -> None:
+        self.search, self.rows, self.known, self.attempt = search, rows, known.double(), attempt
+        self.norm: Norm = search.threat.norm
+        self.ways = ways_of(search, rows)
+        self.clean = search.images[rows]
+        pixels = self.clean[0].numel()
+        self.normals = torch.zeros((len(rows), _CUTS, pixels), dtype=torch.float64, device=rows.device)
+        self.least = torch.full_like(self.normals[:, :, 0], -1.0)  # cuts of zeros cut nothing
+        self.place, self.cuts = torch.zeros_like(rows), torch.zeros_like(rows)
+        self.points = self._origin(torch.arange(len(rows), device=rows.device))
+
+    def going(self) -> Tensor:
+        """Places in the batch of samples that have ways left."""
+        return torch.nonzero(self.place < len(self.ways))[:, 0]
+
+    def run(self, steps: int) -> int:
+        """At most so many steps; those that were left."""
+        while steps and len(going := self.going()):
+            self.step(going)
+            steps -= 1
+        return steps
+
+    def step(self, going: Tensor) -> None:
+        """One more cut for samples at places ``going`` (b,) of the batch, and where it leads."""
+        rows, points = self.rows[going], self.points[going]
+        targets = self.ways.targets[going, self.place[going]]
+        slopes = self.search.gradients(rows, points, self.ways.objective, targets)
+        promising = slopes.margins + slopes.doubts > 0
+        if promising.any():
+            some = going[promising]
+            self.known[some] = self.attempt(self.rows[some], points[promising]).double()
+        cut = _cut(slopes, points, self.clean[going])
+        self.normals[going, self.cuts[going]], self.least[going, self.cuts[going]] = cut
+        self.cuts[going] += 1
+        found, lengths = shortest(
+            self.normals[going], self.least[going], self.clean[going].flatten(1), self.norm
+        )
+        there = self.clean[going] + found.view_as(points)
+        self.points[going] = there.to(points).clamp(0, 1)
+        useless = lengths >= _NOT_LESS * self.known[going]
+        self._next(going[useless | (self.cuts[going] == _CUTS)])
+
+    def _next(self, done: Tensor) -> None:
+        """The next way for samples at these places."""
+        self.place[done] += 1
+        self.cuts[done], self.least[done], self.normals[done] = 0, -1.0, 0.0
+        left = done[self.place[done] < len(self.ways)]
+        self.points[left] = self._origin(left)
+
+    def _origin(self, places: Tensor) -> Tensor:
+        return self.search.images[self.ways.origins[places, self.place[places]]]
+
+
+def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
+    """Survivors of a cascade, as far as the budget goes."""
+    search, radius = cascade.search, cascade.threat.radius
+
+    def attempt(some: Tensor, points: Tensor) -> Tensor:
+        search.judge(some, project(points, search.images[some], cascade.threat))
+        return torch.where(search.broken[some], 0.0, wanted)
+
+    wanted = radius / _NOT_LESS
+    with cascade.model.led_by(None):
+        pieces = Pieces(search, rows, torch.full_like(search.margin[rows], wanted), attempt)
+        while len(going := pieces.going()):
+            if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):
+                return
+            pieces.step(going)
