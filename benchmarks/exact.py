@@ -26,7 +26,7 @@ def prototype_radii(prototypes: Tensor, images: Tensor, labels: Tensor, norm: No
     and Hein 2022): an intersection of half-spaces, one for each own prototype, and of the box.
     """
     known = prototypes.double().numpy()
-    into, below = {"L2": (_shortest, _unboxed), "Linf": (_flattest, _flattest_into_each)}[norm]
+    into, below = {"L2": (shortest, _unboxed), "Linf": (flattest, _flattest_into_each)}[norm]
     found = []
     for image, label in zip(images.double().flatten(1).numpy(), labels.tolist(), strict=True):
         own = known[label]
@@ -68,14 +68,14 @@ def _unboxed(slopes: Array, least: Array, image: Array) -> float:
     return float(np.linalg.norm(residual[:-1] / residual[-1]))
 
 
-def _shortest(slopes: Array, least: Array, image: Array) -> float:
+def shortest(slopes: Array, least: Array, image: Array) -> float:
     """The same of d that keep image + d in [0, 1], which is two more half-spaces for each pixel."""
     eye = np.eye(len(image))
     walls = np.concatenate([-image, image - 1])
     return _unboxed(np.vstack([slopes, eye, -eye]), np.concatenate([least, walls]), image)
 
 
-def _flattest(slopes: Array, least: Array, image: Array) -> float:
+def flattest(slopes: Array, least: Array, image: Array) -> float:
     """The L∞ norm of the smallest such d, by linear programming over (d, its norm)."""
     pixels = len(image)
     eye, ones = np.eye(pixels), np.ones((pixels, 1))

@@ -50,7 +50,7 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.neighbours import led, led_by_others
-from robusteval.attacks.pieces import follow_pieces, linear_on_pieces
+from robusteval.attacks.pieces import follow_pieces, seen_in_pieces
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned
@@ -391,11 +391,8 @@ class Cascade:
         self.correct = len(search.alive())
         if not self.reason and len(some := search.alive(rows[:PROBED])):
             self.reason = masked(search, some, self.generator, self.tuning)
-        if search.votes == 1 and len(some := search.alive(rows[:PROBED])):
-            before = self.spent()
-            with self.model.led_by(None):
-                self.pieced = linear_on_pieces(search, some)
-            self.before = self.before + (self.spent() - before)  # a look at some costs them nothing
+        if len(some := search.alive(rows[:PROBED])):
+            self.pieced = seen_in_pieces(self, some)
 
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""

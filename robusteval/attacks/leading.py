@@ -10,6 +10,7 @@ from robusteval.models.acceleration import cosines
 from robusteval.models.adapter import Adapter
 
 _MEMBER = 0.5  # of samples on which inner logits must name the class that the model names
+_AGREES = 0.9  # the same beside others that always name it: one member of a vote decides nothing
 _ALIVE = 0.9  # of samples that must have a gradient
 _SAME = 0.999  # cosine from which on another's gradients lead nowhere else
 
@@ -18,8 +19,9 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
     """What has gradients where the model itself has none or others, None where nothing in it does:
     at clean images of some samples ``rows`` (B,), at their best ones, and at random ones.
 
-    Candidates, in order: inner logits that always name the model's own class, the model read
-    straight, and the mean of inner logits that mostly do, such as members that vote.
+    Candidates, in order: inner logits that always name the model's own class, with others that
+    nearly always do, the model read straight, and the mean of inner logits that mostly do, such as
+    members that vote.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = rows[(~search.flat[rows]).int().argsort(stable=True)][:PROBED]
@@ -52,7 +54,8 @@ def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
         first = [at for at in sorted(those) if not reading.behind[at] & those]
         return tuple((at, _scale(reading.logits[at].detach())) for at in first)
 
-    same, members = first_to_name(1.0)[:1], first_to_name(_MEMBER)
+    same = first_to_name(_AGREES) if 1.0 in named else ()
+    members = first_to_name(_MEMBER)
     read_as = [*([same] if same else []), (), *([members] if members else [])]
     return [ReadStraight(model, those, bool(reading.steps)) for those in read_as]
 

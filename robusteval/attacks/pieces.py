@@ -1,13 +1,13 @@
 """Pieces: where the margin is linear on pieces, cutting planes find the smallest perturbation.
 
 The nearest of several prototypes, in pixels or behind a linear layer, makes such a model.  On the
-way to one wrong prototype, the margin is the least of linear functions, one for each own prototype.
-A gradient shows one of these.  The smallest perturbation that satisfies all that are known so far is
-the next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs"), and no other
-that leads this way is smaller: a way that is longer than what is known is left.  That half-spaces
-give exact radii of such models is shown by Voráček and Hein (2022, "Provably Adversarially Robust
-Nearest Prototype Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and
-fro where several own prototypes are as near.
+way to one wrong prototype the margin is the least of linear functions, one for each own prototype.
+A gradient shows one of these.  The smallest perturbation that satisfies all that are known is the
+next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs").  No other that
+leads this way is smaller, so a way is left once it is longer than what is known.  Half-spaces give
+exact radii of such models (Voráček and Hein 2022, "Provably Adversarially Robust Nearest Prototype
+Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and fro where several
+own prototypes are as near.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 Try = Callable[[Tensor, Tensor], Tensor]
 PROBES = 2  # steps that it takes to tell whether a model is such
 _CUTS = 8  # of a way, after which it is left
-_BEYOND = 1e-5  # pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample
+_BEYOND = (
+    1e-5  # pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample
+)
 _NOT_LESS = 1 - 1e-4  # of a known norm: what a way has to fall short of
 _OTHERS = 27  # samples of other classes that ways begin at
 _BENT = 1e-3  # share of a margin's change by which a linear prediction of it may fail,
@@ -56,7 +58,7 @@ def ways_of(search: Search, rows: Tensor) -> Ways:
     """From the clean image to each wrong prototype, where the model shows several, or class.
 
     Of a class's pieces a gradient shows only the one that it lies in.  To classes, ways therefore
-    begin at similar images of them, too.
+    begin at similar images of them, too: of a large batch they show more.
     """
     objective, targets = aims(search, rows, search.images[rows])
     origins = rows[:, None].expand_as(targets)
@@ -115,7 +117,9 @@ class Pieces:
         self.ways = ways_of(search, rows)
         self.clean = search.images[rows]
         pixels = self.clean[0].numel()
-        self.normals = torch.zeros((len(rows), _CUTS, pixels), dtype=torch.float64, device=rows.device)
+        self.normals = torch.zeros(
+            (len(rows), _CUTS, pixels), dtype=torch.float64, device=rows.device
+        )
         self.least = torch.full_like(self.normals[:, :, 0], -1.0)  # cuts of zeros cut nothing
         self.place, self.cuts = torch.zeros_like(rows), torch.zeros_like(rows)
         self.points = self._origin(torch.arange(len(rows), device=rows.device))
@@ -160,6 +164,18 @@ class Pieces:
 
     def _origin(self, places: Tensor) -> Tensor:
         return self.search.images[self.ways.origins[places, self.place[places]]]
+
+
+def seen_in_pieces(cascade: "Cascade", rows: Tensor) -> bool:
+    """Whether the margin is linear on pieces at samples of a cascade; the look isn't taken from
+    the budget."""
+    if cascade.search.votes > 1 or "pieces" in cascade.left_out:
+        return False
+    before = cascade.spent()
+    with cascade.model.led_by(None):
+        found = linear_on_pieces(cascade.search, rows)
+    cascade.before = cascade.before + cascade.spent() - before
+    return found
 
 
 def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:

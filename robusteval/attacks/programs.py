@@ -126,9 +126,7 @@ class _Program:
             size_part - (self.curved * point.size + 1 - self.curved),
         )
         slacks = self._rows(way, size) + missed
-        return _Point(
-            way, size, slacks, (wanted - point.multipliers * slacks) / point.slacks
-        )
+        return _Point(way, size, slacks, (wanted - point.multipliers * slacks) / point.slacks)
 
     def _system(self, weights: Tensor) -> _Solve:
         """What solves (Aᵀ W A + curvature) z = r for diagonal W (B, N): a diagonal, a border for t,
