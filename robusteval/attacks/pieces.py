@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.counting import BACKWARD
-from robusteval.attacks.programs import shortest
+from robusteval.attacks.programs import into_half_space, shortest
 from robusteval.attacks.ranking import aims
 from robusteval.attacks.search import PROBED, Objective, Search, Slopes
 from robusteval.attacks.steps import project
@@ -86,9 +86,7 @@ def linear_on_pieces(search: Search, rows: Tensor) -> bool:
     clean = search.images[rows]
     here = search.gradients(rows, clean, objective, targets[:, 0])
     normals, least = _cut(here, clean, clean)
-    found, lengths = shortest(
-        normals[:, None], least[:, None], clean.flatten(1), search.threat.norm
-    )
+    found, lengths = into_half_space(normals, least, clean.flatten(1), search.threat.norm)
     there = search.gradients(
         rows, (clean + found.view_as(clean)).to(clean), objective, targets[:, 0]
     )
@@ -108,8 +106,8 @@ def _cut(slopes: Slopes, points: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]
 
 
 class Pieces:
-    """A search along ``ways`` for the samples ``rows``; ``known`` (B,): norms that are of no use
-    any more.  Each sample goes its ways at its own pace."""
+    """A search along ``ways`` for one batch of samples ``rows``; ``known`` (B,): norms that are of
+    no use any more.  Each sample goes its ways at its own pace."""
 
     def __init__(self, search: Search, rows: Tensor, known: Tensor, attempt: Try) -> None:
         self.search, self.rows, self.known, self.attempt = search, rows, known.double(), attempt
@@ -144,16 +142,25 @@ class Pieces:
         if promising.any():
             some = going[promising]
             self.known[some] = self.attempt(self.rows[some], points[promising]).double()
-        cut = _cut(slopes, points, self.clean[going])
-        self.normals[going, self.cuts[going]], self.least[going, self.cuts[going]] = cut
+        clean = self.clean[going]
+        normals, least = _cut(slopes, points, clean)
+        self.normals[going, self.cuts[going]], self.least[going, self.cuts[going]] = normals, least
         self.cuts[going] += 1
-        found, lengths = shortest(
-            self.normals[going], self.least[going], self.clean[going].flatten(1), self.norm
-        )
-        there = self.clean[going] + found.view_as(points)
-        self.points[going] = there.to(points).clamp(0, 1)
-        useless = lengths >= _NOT_LESS * self.known[going]
-        self._next(going[useless | (self.cuts[going] == _CUTS)])
+        found, lengths = into_half_space(normals, least, clean.flatten(1), self.norm)
+        behind_all = (self.cuts[going] > 1) & self._of_use(going, lengths)
+        if behind_all.any():  # one cut's bound holds for several, and costs next to nothing
+            found[behind_all], lengths[behind_all] = self._behind_all(going[behind_all])
+        self.points[going] = (clean + found.view_as(points)).to(points).clamp(0, 1)
+        self._next(going[~self._of_use(going, lengths) | (self.cuts[going] == _CUTS)])
+
+    def _of_use(self, going: Tensor, lengths: Tensor) -> Tensor:
+        """Whether norms (b,) fall short of what is known."""
+        return lengths < _NOT_LESS * self.known[going]
+
+    def _behind_all(self, going: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest perturbations (b, n) behind all cuts of a way, and their norms (b,)."""
+        used, clean = int(self.cuts[going].max()), self.clean[going].flatten(1)
+        return shortest(self.normals[going, :used], self.least[going, :used], clean, self.norm)
 
     def _next(self, done: Tensor) -> None:
         """The next way for samples at these places."""
@@ -188,8 +195,9 @@ def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
 
     wanted = radius / _NOT_LESS
     with cascade.model.led_by(None):
-        pieces = Pieces(search, rows, torch.full_like(search.margin[rows], wanted), attempt)
-        while len(going := pieces.going()):
-            if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):
-                return
-            pieces.step(going)
+        for at in rows.split(search.batch_size):
+            pieces = Pieces(search, at, torch.full_like(search.margin[at], wanted), attempt)
+            while len(going := pieces.going()):
+                if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):
+                    return
+                pieces.step(going)

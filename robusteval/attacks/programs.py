@@ -1,8 +1,9 @@
 """The smallest perturbation that linear cuts allow: linear and quadratic programs, a batch at once.
 
-By a primal-dual interior-point method with a predictor and a corrector (Mehrotra 1992, "On the
-Implementation of a Primal-Dual Interior Point Method").  There are few cuts and many pixels, so
-each step solves a system as large as the number of cuts.
+Of one cut, by Newton's method along a line.  Of several, by a primal-dual interior-point method
+with a predictor and a corrector (Mehrotra 1992, "On the Implementation of a Primal-Dual Interior
+Point Method"): there are few cuts and many pixels, so each step solves a system as large as the
+number of cuts.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ _MOST = 25  # steps; 8 to 12 suffice, as a rule
 # The mean product of slacks and multipliers at which a program is solved; in L2 norms are squared.
 _CLOSED: dict[Norm, float] = {"Linf": 1e-10, "L2": 1e-13}
 _VIOLATED = 1e-6  # by which a solution may miss a cut, in units of its normal
+_MOST_PIECES = 100  # steps along a line; 10 suffice, as a rule
 _KEPT = 0.99  # share of the way to the nearest constraint that a step goes
 
 
@@ -33,6 +35,33 @@ def shortest(normals: Tensor, least: Tensor, images: Tensor, norm: Norm) -> tupl
     program = _Program(normals.double(), least.double(), images.double(), norm)
     found = program.solved()
     return found, torch.where(program.keeps_cuts(found), norms(found, norm), torch.inf)
+
+
+def into_half_space(
+    normals: Tensor, least: Tensor, images: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor]:
+    """The same of one cut, ``normals`` (B, n) and ``least`` (B,).
+
+    Pixels move by λ·|normal| in L2 and by λ in L∞, each until it is 0 or 1.  What they gain is
+    concave in λ and linear on pieces, so that Newton's steps from 0 never go too far, and end.
+    """
+    normals, least, images = normals.double(), least.double(), images.double()
+    slopes = normals.abs()
+    room = torch.where(normals > 0, 1 - images, images)
+    speed = slopes if norm == "L2" else torch.ones_like(slopes)
+    along, way = torch.zeros_like(least), torch.zeros_like(slopes)
+    close = _VIOLATED**2 * slopes.norm(dim=1)
+    missing = least
+    for _ in range(_MOST_PIECES):
+        gained = (slopes * speed * (way < room)).sum(1)
+        going = (missing > close) & (gained > 0)
+        if not going.any():
+            break
+        along = torch.where(going, along + missing / gained, along)
+        way = torch.minimum(along[:, None] * speed, room)
+        missing = least - (slopes * way).sum(1)
+    found = way * normals.sign()
+    return found, torch.where(missing <= close, norms(found, norm), torch.inf)
 
 
 class _Point(NamedTuple):

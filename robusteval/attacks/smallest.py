@@ -188,9 +188,13 @@ class Shrinking:
         if self.search.votes > 1 or steps < PROBES:
             return steps
         with self.model.led_by(None):
-            if linear_on_pieces(self.search, self.rows):
-                return Pieces(self.search, self.rows, self.known, self._shorter).run(steps - PROBES)
-        return steps - PROBES
+            if not linear_on_pieces(self.search, self.rows):
+                return steps - PROBES
+            parts = self.rows.split(self.search.batch_size)
+            return min(
+                Pieces(self.search, at, self.known[at], self._shorter).run(steps - PROBES)
+                for at in parts
+            )
 
     def _shorter(self, rows: Tensor, points: Tensor) -> Tensor:
         self._keep(rows, points)

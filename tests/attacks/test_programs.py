@@ -54,6 +54,21 @@ def test_norms_are_the_smallest_that_cuts_allow(norm: Norm, pixels: int, cuts: i
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_of_one_cut_both_ways_agree(norm: Norm) -> None:
+    """Within reach, beyond it, and of no use."""
+    given = drawn(40, 1, count=30)
+    least = given.least * torch.tensor([0.01, 1.0, 100.0, -1.0]).repeat(8)[:30, None]
+    _, lengths = programs.shortest(given.normals, least, given.images, norm)
+    found, alone = programs.into_half_space(given.normals[:, 0], least[:, 0], given.images, norm)
+    assert 0 < int(lengths.isinf().sum()) < 20
+    torch.testing.assert_close(alone, lengths, rtol=1e-6, atol=1e-5)
+    there = alone.isfinite()
+    gained = (given.normals[:, 0] * found).sum(1)[there]
+    asked = least[there, 0].clamp_min(0)
+    torch.testing.assert_close(gained, asked, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_what_no_perturbation_satisfies_has_no_norm(norm: Norm) -> None:
     """Cuts that contradict each other, that the box keeps out of reach, or that have no slope."""
     images = torch.full((3, 4), 0.5)
