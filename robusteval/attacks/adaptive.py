@@ -58,8 +58,7 @@ def adaptive(
     breaks a sample: after 750 passes a survivor, and where gradients look masked.  In version 5
     queries say nothing of masking before gradients had two passes for each of them.  Version 6
     follows cutting planes where the margin is linear on pieces (see ``pieces``), and goes by all
-    members of a vote that nearly always agree, not by the first of them; elsewhere it is as version
-    5.
+    members of a vote, also where the first always agrees with it; elsewhere it is as version 5.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for

@@ -10,7 +10,6 @@ from robusteval.models.acceleration import cosines
 from robusteval.models.adapter import Adapter
 
 _MEMBER = 0.5  # of samples on which inner logits must name the class that the model names
-_AGREES = 0.9  # the same beside others that always name it: one member of a vote decides nothing
 _ALIVE = 0.9  # of samples that must have a gradient
 _SAME = 0.999  # cosine from which on another's gradients lead nowhere else
 
@@ -19,9 +18,9 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
     """What has gradients where the model itself has none or others, None where nothing in it does:
     at clean images of some samples ``rows`` (B,), at their best ones, and at random ones.
 
-    Candidates, in order: inner logits that always name the model's own class, with others that
-    nearly always do, the model read straight, and the mean of inner logits that mostly do, such as
-    members that vote.
+    Candidates, in order: inner logits that always name the model's own class, with others beside
+    them that mostly do, the model read straight, and the mean of inner logits that mostly do.  One
+    member of a vote may always agree with it, and decides nothing alone.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = rows[(~search.flat[rows]).int().argsort(stable=True)][:PROBED]
@@ -48,16 +47,23 @@ def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
         reading, outputs = ReadStraight(model).read(points.clone().requires_grad_(), search.model)
     named = [_named(one.detach(), outputs.detach()) for one in reading.logits]
 
-    def first_to_name(share: float) -> tuple[tuple[int, float], ...]:
+    def first_to_name(share: float) -> list[int]:
         """Those that name so many and are made of no other that does."""
         those = {at for at, other in enumerate(named) if other >= share}
-        first = [at for at in sorted(those) if not reading.behind[at] & those]
-        return tuple((at, _scale(reading.logits[at].detach())) for at in first)
+        return [at for at in sorted(those) if not reading.behind[at] & those]
 
-    same = first_to_name(_AGREES) if 1.0 in named else ()
-    members = first_to_name(_MEMBER)
-    read_as = [*([same] if same else []), (), *([members] if members else [])]
-    return [ReadStraight(model, those, bool(reading.steps)) for those in read_as]
+    def apart(one: int, other: int) -> bool:
+        return (
+            one != other and one not in reading.behind[other] and other not in reading.behind[one]
+        )
+
+    def scaled(places: list[int]) -> tuple[tuple[int, float], ...]:
+        return tuple((at, _scale(reading.logits[at].detach())) for at in sorted(places))
+
+    same, members = first_to_name(1.0), first_to_name(_MEMBER)
+    beside = [at for at in members if all(apart(at, other) for other in same)]
+    read_as = [*([same + beside] if same else []), [], *([members] if members else [])]
+    return [ReadStraight(model, scaled(those), bool(reading.steps)) for those in read_as]
 
 
 def _named(inner: Tensor, outputs: Tensor) -> float:

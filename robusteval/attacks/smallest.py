@@ -8,7 +8,7 @@ word on a success is the model's own, in its own precision.
 
 import math
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import cycle, product
 from typing import NamedTuple
 
 import torch
@@ -95,8 +95,9 @@ def smallest(
 
     Where clean images have no gradient, it goes by what has some, as ``adaptive`` does. Where
     pixels are read in steps, it moves them to other levels first, which counts as eight steps for
-    each class. Where the margin is linear on pieces, as of the nearest of prototypes of pixels, it
-    follows these after the first ascent, by cutting planes (see ``pieces``).
+    each class, and as eight more to try a little less. Where the margin is linear on pieces, as of
+    the nearest of prototypes of pixels, it follows these after the first ascent, by cutting planes
+    (see ``pieces``).
 
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
     gradient reaches the images, and in inference mode.
@@ -158,11 +159,12 @@ class Shrinking:
         if (levels := levels_of(self.search, leader)) is None:
             return steps
         moves = Moves(self.search, leader, levels)
-        for aimed_at in ranked_classes(self.search, self.rows, self.images).T:
+        classes = ranked_classes(self.search, self.rows, self.images).T
+        for attempt, aimed_at in product((moves.narrow, moves.shave), classes):
             if steps < _NARROWING:
                 break
             known = self.known.clamp_max(self.largest)
-            moves.narrow(aimed_at, known, self._broken, 2 * _NARROWING - 2)
+            attempt(aimed_at, known, self._broken, 2 * _NARROWING - 2)
             steps -= _NARROWING
         return steps
 

@@ -153,6 +153,21 @@ def test_the_smallest_perturbations_behind_one_bit_are_found(norm: Norm) -> None
         assert ((lengths > eps) == robust).all()
 
 
+def test_what_is_nearly_the_best_choice_of_pixels_is_shaved() -> None:
+    """Of four levels in L2: by halvings alone one of 16 samples more is left at 0.6."""
+    one = known("the nearest mean of thermometer codes, four levels", 360, None)
+    images, labels = one.images[50:66], one.labels[50:66]
+    robust = one.robust(images, labels, "L2", 0.6)
+    left = []
+    for steps in (73, 146):  # eight for each of nine classes, once and twice
+        found = smallest(one.model, images, labels, threat_of("L2", 1), steps=steps)
+        with torch.no_grad():
+            assert (one.model(found).argmax(1) != labels).all()
+        left.append(norms(found.double() - images.double(), "L2") > 0.6)
+    assert int(left[0].sum()) == int(robust.sum()) + 1
+    assert torch.equal(left[1], robust)
+
+
 def test_the_cascade_comes_to_it() -> None:
     one = known("the nearest mean of 1-bit inputs", 32, None)
     threat = threat_of("L2", 0.45)

@@ -13,6 +13,7 @@ from benchmarks.masked import EVERY, GAPS, masks, measure
 from benchmarks.masks import SQUASHES, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
+from robusteval.attacks.leading import leader_of
 from robusteval.attacks.results import AttackResult, said
 from robusteval.attacks.search import MARGIN, Search, Step
 from robusteval.attacks.squashed import squash_of
@@ -185,12 +186,27 @@ def test_members_of_a_vote_lead() -> None:
     assert left.sum() <= truth.sum() + 1
 
 
-def _members(count: int) -> list[Callable[[Tensor], Tensor]]:
-    """Linear models that mostly agree."""
+@pytest.mark.parametrize("own", [0.5, 0.02], ids=["mostly agree", "nearly always agree"])
+def test_one_member_does_not_lead_alone(own: float) -> None:
+    """Not even where it always names what the vote does: the others decide without it."""
+    members, images = [Function(member) for member in _members(3, own)], images_near_grey(40)
+    copy = vote([*members])
+    search = Search(
+        as_counted(copy, images), images, copy(images).argmax(1), threat_of("Linf", 0.001)
+    )
+    leader = leader_of(search, torch.arange(40), seed=0)
+    assert isinstance(leader, ReadStraight)
+    assert len(leader.members) == 3
+    named = torch.stack([member(images).argmax(1) == search.labels for member in members])
+    assert named.all(1).any() == (own < 0.5)
+
+
+def _members(count: int, own: float = 0.5) -> list[Callable[[Tensor], Tensor]]:
+    """Linear models that mostly agree, more often the smaller what is a member's ``own``."""
     generator = torch.Generator().manual_seed(1)
     shared = torch.randn((5, 64), generator=generator)
-    own = [0.5 * torch.randn((5, 64), generator=generator) for _ in range(count)]
-    return [lambda x, w=w: (x.flatten(1) - 0.5) @ (shared + w).T for w in own]
+    weights = [own * torch.randn((5, 64), generator=generator) for _ in range(count)]
+    return [lambda x, w=w: (x.flatten(1) - 0.5) @ (shared + w).T for w in weights]
 
 
 def test_a_zero_gradient_is_no_zero_step() -> None:
