@@ -14,6 +14,7 @@ from robusteval.run.progress import Standing
 
 _BACKWARD = 2.0  # a backward pass takes about as long as so many forward passes
 _TOLD = 0.05  # the share of a job from which its pace says something
+_ENOUGH = 0.02  # the share of all attacks' work from which theirs says something of others
 _ENDING = 2.0  # seconds: the report
 _NAMED = 4  # jobs at work that are told by name
 _FEW, _MOMENT = 32, 0.3  # workers, seconds
@@ -43,8 +44,8 @@ class Forecast:
     """Learns from finished jobs how long the others take.
 
     An attack's own finished chunks tell best, since broken samples stop early; then other attacks;
-    clean predictions don't, since a worker's start is among their seconds.
-    Until an attack, or half of one's first chunk, was seen nobody knows.
+    clean predictions don't, since a worker's start is among their seconds, nor do attacks of a few
+    passes.  Until enough of an attack was seen nobody knows.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Forecast:
         self.seen: dict[Any, _Seen] = {}
         for job in there:
             self._settle(job)
+        self.attacks = sum(due.work for group, due in self.due.items() if group[0] == "attack")
 
     def started(self, job: Job) -> None:
         """A job is at work."""
@@ -116,7 +118,8 @@ class Forecast:
         seen = self._seen_now()
         due = {group: due.work for group, due in self.due.items() if due.jobs}
         attacks = [s for group, s in seen.items() if group[0] == "attack"]
-        if not attacks and any(kind == "attack" for kind, _ in due):
+        unknown = any(group[0] == "attack" and group not in seen for group in due)
+        if unknown and sum(s.work for s in attacks) < _ENOUGH * self.attacks:
             return None
         usual = _pace(attacks or list(seen.values()))
         paces = {group: (group in seen and _pace([seen[group]])) or usual for group in due}

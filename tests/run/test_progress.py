@@ -175,10 +175,12 @@ class Clock:
         return self.now
 
 
-def forecast_of(model: Adapter, data: Dataset, clock: Clock) -> tuple[Forecast, dict[str, Job]]:
-    """Of two chunks of 40 under FGSM and PGD with ten steps."""
+def forecast_of(
+    model: Adapter, data: Dataset, clock: Clock, steps: int = 10
+) -> tuple[Forecast, dict[str, Job]]:
+    """Of two chunks of 40 under FGSM and PGD with so many steps."""
     pgd = attack_spec(
-        "pgd", library="torchattacks", attack="PGD", parameters={"steps": 10, "alpha": 0.05}
+        "pgd", library="torchattacks", attack="PGD", parameters={"steps": steps, "alpha": 0.05}
     )
     fgsm = attack_spec("fgsm", library="torchattacks", attack="FGSM")
     context = context_of(model, data.balanced_subset(80), suite_of(fgsm, pgd), outliers=())
@@ -236,6 +238,23 @@ def test_a_job_at_work_tells_too(pcl_digits: Adapter, digits: Dataset) -> None:
     standing = forecast.standing()
     assert standing.left == pytest.approx(5 + rest)
     assert standing.running == ("fgsm, L∞ 0.15, chunk 1 of 2",)
+
+
+def test_a_start_is_not_taken_for_a_pace(pcl_digits: Adapter, digits: Dataset) -> None:
+    """Four seconds for one percent of all passes say nothing of the others."""
+    clock = Clock()
+    forecast, jobs = forecast_of(pcl_digits, digits, clock, steps=200)
+    for name in ("attack-00-fgsm-0000", "attack-00-fgsm-0001"):
+        forecast.started(jobs[name])
+        clock.now += 2
+        forecast.finished(jobs[name])
+        assert forecast.standing().left is None
+    forecast.started(jobs["attack-01-pgd-0000"])
+    clock.now += 3
+    forecast.within(jobs["attack-01-pgd-0000"], 0.1)
+    left = forecast.standing().left
+    assert left is not None
+    assert 27 + 30 < left < 27 + 30 + 10
 
 
 def test_workers_share_what_is_left(pcl_digits: Adapter, digits: Dataset) -> None:
