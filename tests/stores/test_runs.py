@@ -198,12 +198,13 @@ def test_a_store_that_stops_answering_loses_nothing(
         if sum(store.asked.values()) > after:
             raise ConnectionError("Connection refused")
 
+    # A lock is held for as long as whoever took it said.
+    monkeypatch.setattr(Remote, "times", Times(lease=0.5, beat=0.05, look=0.01))
     store.hinder = staticmethod(stop)
     with pytest.raises(RobustevalError, match=r"Connection refused") as told:
         api.evaluate("ce_digits", light, options=options(OUT))
     assert told.value.exit_code == 2
     store.hinder = staticmethod(lambda kind, path: None)
-    monkeypatch.setattr(Remote, "times", Times(lease=0.5, beat=0.05, look=0.01))
     report = api.evaluate("ce_digits", light, options=options(OUT))
     assert report.complete
     assert evidence_of(report.folder) == evidence_of(folder)
