@@ -1,16 +1,20 @@
 """Who leads where a model's own gradients don't: the model read straight, or what is inside it."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from robusteval.attacks.search import MARGIN, PROBED, Search
-from robusteval.attacks.steps import random_start
-from robusteval.attacks.straight import ReadStraight
+from robusteval.attacks.steps import input_gradient, random_start
+from robusteval.attacks.straight import ReadStraight, Straight
 from robusteval.models.acceleration import cosines
 from robusteval.models.adapter import Adapter
 
 _MEMBER = 0.5  # of samples on which inner logits must name the class that the model names
+_STEPS, _FURTHER = 3, 1.5  # linear steps beyond a head's boundary, each so many times as long
 _ALIVE = 0.9  # of samples that must have a gradient
+_TINY = torch.finfo(torch.float32).tiny
 _SAME = 0.999  # cosine from which on another's gradients lead nowhere else
 
 
@@ -18,9 +22,9 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
     """What has gradients where the model itself has none or others, None where nothing in it does:
     at clean images of some samples ``rows`` (B,), at their best ones, and at random ones.
 
-    Candidates, in order: inner logits that always name the model's own class, with others beside
-    them that mostly do, the model read straight, and the mean of inner logits that mostly do.  One
-    member of a vote may always agree with it, and decides nothing alone.
+    Candidates, in order: inner logits that always name the model's own class, also beyond their own
+    boundary, the model read straight, and the mean of inner logits that mostly do, such as members
+    that vote.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = rows[(~search.flat[rows]).int().argsort(stable=True)][:PROBED]
@@ -42,28 +46,55 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
 
 
 def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
-    model = search.model.adapter
+    """By what names the model's class at points, and beyond where inner logits change theirs."""
+    model, inner = search.model.adapter, _read(search, rows, points)
+    if first := inner.first_to_name(1.0)[:1]:
+        beyond = _beyond(search, rows, points, ReadStraight(model, first))
+        inner = _read(search, rows.repeat(2), torch.cat([points, beyond]))
+    same, members = inner.first_to_name(1.0)[:1], inner.first_to_name(_MEMBER)
+    read_as = [*([same] if same else []), (), *([members] if members else [])]
+    return [ReadStraight(model, those, bool(inner.reading.steps)) for those in read_as]
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """What was read on the way, and by place which share of samples inner logits name as the model
+    does."""
+
+    reading: Straight
+    named: list[float]
+
+    def first_to_name(self, share: float) -> tuple[tuple[int, float], ...]:
+        """Those that name so many and are made of no other that does, each with its scale."""
+        those = {at for at, other in enumerate(self.named) if other >= share}
+        first = [at for at in sorted(those) if not self.reading.behind[at] & those]
+        return tuple((at, _scale(self.reading.logits[at].detach())) for at in first)
+
+
+def _read(search: Search, rows: Tensor, points: Tensor) -> _Inner:
     with search.model.attending(rows), torch.enable_grad():
-        reading, outputs = ReadStraight(model).read(points.clone().requires_grad_(), search.model)
-    named = [_named(one.detach(), outputs.detach()) for one in reading.logits]
+        moved = points.clone().requires_grad_()
+        reading, outputs = ReadStraight(search.model.adapter).read(moved, search.model)
+    return _Inner(reading, [_named(one.detach(), outputs.detach()) for one in reading.logits])
 
-    def first_to_name(share: float) -> list[int]:
-        """Those that name so many and are made of no other that does."""
-        those = {at for at, other in enumerate(named) if other >= share}
-        return [at for at in sorted(those) if not reading.behind[at] & those]
 
-    def apart(one: int, other: int) -> bool:
-        return (
-            one != other and one not in reading.behind[other] and other not in reading.behind[one]
-        )
-
-    def scaled(places: list[int]) -> tuple[tuple[int, float], ...]:
-        return tuple((at, _scale(reading.logits[at].detach())) for at in sorted(places))
-
-    same, members = first_to_name(1.0), first_to_name(_MEMBER)
-    beside = [at for at in members if all(apart(at, other) for other in same)]
-    read_as = [*([same + beside] if same else []), [], *([members] if members else [])]
-    return [ReadStraight(model, scaled(those), bool(reading.steps)) for those in read_as]
+def _beyond(search: Search, rows: Tensor, points: Tensor, head: ReadStraight) -> Tensor:
+    """Points (B, C, H, W) some linear steps beyond where a head names another class: what it is
+    made for follows it there, and a vote that it is one of stays."""
+    first = None
+    for _ in range(_STEPS):
+        moved = points.detach().requires_grad_()
+        with search.model.attending(rows), torch.enable_grad():
+            logits = head.outputs(*head.read(moved, search.model))
+            first = logits.argmax(1, keepdim=True) if first is None else first
+            others = logits.scatter(1, first, -torch.inf).amax(1)
+            gaps = others - logits.gather(1, first)[:, 0]
+            slopes = input_gradient(gaps, moved)
+        needed = (-_FURTHER * gaps.detach()).clamp_min(0) / slopes.square().flatten(1).sum(
+            1
+        ).clamp_min(_TINY)
+        points = (points + needed.view(-1, 1, 1, 1) * slopes).clamp(0, 1)
+    return points
 
 
 def _named(inner: Tensor, outputs: Tensor) -> float:
@@ -75,7 +106,7 @@ def _named(inner: Tensor, outputs: Tensor) -> float:
 def _scale(logits: Tensor) -> float:
     """The median gap between the two largest."""
     first, second = logits.topk(2, dim=1).values.T
-    return max(float((first - second).median()), torch.finfo(torch.float32).tiny)
+    return max(float((first - second).median()), _TINY)
 
 
 def _leads(gradients: Tensor, own: Tensor) -> bool:

@@ -4,13 +4,15 @@ The nearest of several prototypes, in pixels or behind a linear layer, makes suc
 way to one wrong prototype the margin is the least of linear functions, one for each own prototype.
 A gradient shows one of these.  The smallest perturbation that satisfies all that are known is the
 next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs").  No other that
-leads this way is smaller, so a way is left once it is longer than what is known.  Half-spaces give
+leads this way is smaller, so a way is left once it is longer than what is known.  Towards a class
+of several prototypes that is a rule of thumb, since the nearest of them may change on the way.
+Half-spaces give
 exact radii of such models (Voráček and Hein 2022, "Provably Adversarially Robust Nearest Prototype
 Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and fro where several
 own prototypes are as near.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD
 from robusteval.attacks.programs import into_half_space, shortest
 from robusteval.attacks.ranking import aims
-from robusteval.attacks.search import PROBED, Objective, Search, Slopes
+from robusteval.attacks.search import AIMED, PROBED, Objective, Search, Slopes
 from robusteval.attacks.steps import project
 from robusteval.types import Norm
 
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
 Try = Callable[[Tensor, Tensor], Tensor]
 PROBES = 2  # steps that it takes to tell whether a model is such
 _CUTS = 8  # of a way, after which it is left
-_BEYOND = (
-    1e-5  # pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample
-)
+# Pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample.
+_BEYOND = 1e-5
 _NOT_LESS = 1 - 1e-4  # of a known norm: what a way has to fall short of
+_AT_ONCE = 2**21  # pixels of samples whose cuts are kept in memory together
 _OTHERS = 27  # samples of other classes that ways begin at
+_LOOKED_AT = 0.3  # of the way of a linear step: further on, pieces end
 _BENT = 1e-3  # share of a margin's change by which a linear prediction of it may fail,
 _STRAIGHT = 0.25  # and the share of samples for which it has to hold
 
@@ -62,7 +65,7 @@ def ways_of(search: Search, rows: Tensor) -> Ways:
     """
     objective, targets = aims(search, rows, search.images[rows])
     origins = rows[:, None].expand_as(targets)
-    if targets.shape[1] == search.model.classes - 1:
+    if objective is AIMED:
         others = _similar(search, rows)
         targets = torch.cat([targets, search.labels[others]], 1)
         origins = torch.cat([origins, others], 1)
@@ -79,7 +82,7 @@ def _similar(search: Search, rows: Tensor) -> Tensor:
 
 
 def linear_on_pieces(search: Search, rows: Tensor) -> bool:
-    """Whether the margin at the end of a first linear step is as predicted, for enough of the
+    """Whether the margin on the way of a first linear step is as predicted, for enough of the
     samples ``rows``: of a network it hardly ever is."""
     rows = rows[:PROBED]
     objective, targets = aims(search, rows, search.images[rows])
@@ -87,12 +90,17 @@ def linear_on_pieces(search: Search, rows: Tensor) -> bool:
     here = search.gradients(rows, clean, objective, targets[:, 0])
     normals, least = _cut(here, clean, clean)
     found, lengths = into_half_space(normals, least, clean.flatten(1), search.threat.norm)
+    part = _LOOKED_AT * found
     there = search.gradients(
-        rows, (clean + found.view_as(clean)).to(clean), objective, targets[:, 0]
+        rows, (clean + part.view_as(clean)).to(clean), objective, targets[:, 0]
     )
     change = there.losses.double() - here.losses
-    predicted = (normals * found).sum(1)
-    fits = lengths.isfinite() & ((change - predicted).abs() <= _BENT * predicted.abs())
+    predicted = (normals * part).sum(1)
+    fits = (
+        lengths.isfinite()
+        & (predicted > 0)
+        & ((change - predicted).abs() <= _BENT * predicted.abs())
+    )
     return float(fits.double().mean()) >= _STRAIGHT
 
 
@@ -123,8 +131,8 @@ class Pieces:
         self.points = self._origin(torch.arange(len(rows), device=rows.device))
 
     def going(self) -> Tensor:
-        """Places in the batch of samples that have ways left."""
-        return torch.nonzero(self.place < len(self.ways))[:, 0]
+        """Places in the batch of samples that have ways left, and something to gain."""
+        return torch.nonzero((self.place < len(self.ways)) & (self.known > 0))[:, 0]
 
     def run(self, steps: int) -> int:
         """At most so many steps; those that were left."""
@@ -138,7 +146,8 @@ class Pieces:
         rows, points = self.rows[going], self.points[going]
         targets = self.ways.targets[going, self.place[going]]
         slopes = self.search.gradients(rows, points, self.ways.objective, targets)
-        promising = slopes.margins + slopes.doubts > 0
+        doubts = 0 if self.search.is_exact else slopes.doubts
+        promising = slopes.margins + doubts > 0
         if promising.any():
             some = going[promising]
             self.known[some] = self.attempt(self.rows[some], points[promising]).double()
@@ -173,10 +182,16 @@ class Pieces:
         return self.search.images[self.ways.origins[places, self.place[places]]]
 
 
+def in_parts(search: Search, rows: Tensor) -> Iterator[Tensor]:
+    """So many of the samples ``rows`` at a time as memory allows."""
+    pixels = search.images[0].numel()
+    yield from rows.split(max(1, min(search.batch_size, _AT_ONCE // pixels)))
+
+
 def seen_in_pieces(cascade: "Cascade", rows: Tensor) -> bool:
     """Whether the margin is linear on pieces at samples of a cascade; the look isn't taken from
     the budget."""
-    if cascade.search.votes > 1 or "pieces" in cascade.left_out:
+    if cascade.search.votes > 1 or cascade.leader or "pieces" in cascade.left_out:
         return False
     before = cascade.spent()
     with cascade.model.led_by(None):
@@ -195,7 +210,7 @@ def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
 
     wanted = radius / _NOT_LESS
     with cascade.model.led_by(None):
-        for at in rows.split(search.batch_size):
+        for at in in_parts(search, rows):
             pieces = Pieces(search, at, torch.full_like(search.margin[at], wanted), attempt)
             while len(going := pieces.going()):
                 if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):

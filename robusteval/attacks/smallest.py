@@ -20,7 +20,7 @@ from robusteval.attacks.inputs import attack
 from robusteval.attacks.leading import leader_of
 from robusteval.attacks.levels import Moves, levels_of
 from robusteval.attacks.ours import ROBUSTEVAL
-from robusteval.attacks.pieces import PROBES, Pieces, linear_on_pieces
+from robusteval.attacks.pieces import PROBES, Pieces, in_parts, linear_on_pieces
 from robusteval.attacks.ranges import require_within, whole
 from robusteval.attacks.ranking import aims, ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
@@ -95,9 +95,9 @@ def smallest(
 
     Where clean images have no gradient, it goes by what has some, as ``adaptive`` does. Where
     pixels are read in steps, it moves them to other levels first, which counts as eight steps for
-    each class, and as eight more to try a little less. Where the margin is linear on pieces, as of
-    the nearest of prototypes of pixels, it follows these after the first ascent, by cutting planes
-    (see ``pieces``).
+    each class, and in L2 as eight more to try a little less. Where the margin is linear on pieces,
+    as of the nearest of prototypes of pixels, it follows these after the first ascent, by cutting
+    planes (see ``pieces``).
 
     Raises AttackError for images outside [0, 1], for logits that are NaN or infinite, if no
     gradient reaches the images, and in inference mode.
@@ -160,7 +160,9 @@ class Shrinking:
             return steps
         moves = Moves(self.search, leader, levels)
         classes = ranked_classes(self.search, self.rows, self.images).T
-        for attempt, aimed_at in product((moves.narrow, moves.shave), classes):
+        # In L∞ pixels share no budget, and a choice of them is the best there is.
+        attempts = (moves.narrow, moves.shave) if self.norm == "L2" else (moves.narrow,)
+        for attempt, aimed_at in product(attempts, classes):
             if steps < _NARROWING:
                 break
             known = self.known.clamp_max(self.largest)
@@ -192,10 +194,9 @@ class Shrinking:
         with self.model.led_by(None):
             if not linear_on_pieces(self.search, self.rows):
                 return steps - PROBES
-            parts = self.rows.split(self.search.batch_size)
             return min(
                 Pieces(self.search, at, self.known[at], self._shorter).run(steps - PROBES)
-                for at in parts
+                for at in in_parts(self.search, self.rows)
             )
 
     def _shorter(self, rows: Tensor, points: Tensor) -> Tensor:

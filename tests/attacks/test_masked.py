@@ -186,19 +186,35 @@ def test_members_of_a_vote_lead() -> None:
     assert left.sum() <= truth.sum() + 1
 
 
+def leading(copy: nn.Module, images: Tensor) -> ReadStraight:
+    labels = copy(images).argmax(1)
+    search = Search(as_counted(copy, images), images, labels, threat_of("Linf", 0.001))
+    leader = leader_of(search, torch.arange(len(images)), seed=0)
+    assert isinstance(leader, ReadStraight)
+    return leader
+
+
 @pytest.mark.parametrize("own", [0.5, 0.02], ids=["mostly agree", "nearly always agree"])
 def test_one_member_does_not_lead_alone(own: float) -> None:
-    """Not even where it always names what the vote does: the others decide without it."""
+    """Not even where it names what the vote does at all images: beyond them it doesn't."""
     members, images = [Function(member) for member in _members(3, own)], images_near_grey(40)
     copy = vote([*members])
-    search = Search(
-        as_counted(copy, images), images, copy(images).argmax(1), threat_of("Linf", 0.001)
-    )
-    leader = leader_of(search, torch.arange(40), seed=0)
-    assert isinstance(leader, ReadStraight)
-    assert len(leader.members) == 3
-    named = torch.stack([member(images).argmax(1) == search.labels for member in members])
+    assert len(leading(copy, images).members) == 3
+    named = torch.stack([member(images).argmax(1) == copy(images).argmax(1) for member in members])
     assert named.all(1).any() == (own < 0.5)
+
+
+def test_a_head_that_decides_nothing_does_not_lead() -> None:
+    """Though it mostly agrees with the one that does."""
+    (main, beside), images = _members(2), images_near_grey(40)
+
+    def named(x: Tensor) -> Tensor:
+        agrees = (beside(x).argmax(1) == main(x).argmax(1)).double().mean()
+        assert agrees > 0.5 or len(x) != 40
+        return nn.functional.one_hot(main(x).argmax(1), 5).float()
+
+    ((place, _),) = leading(Function(named), images).members
+    assert place > 0  # after the one beside
 
 
 def _members(count: int, own: float = 0.5) -> list[Callable[[Tensor], Tensor]]:
