@@ -43,6 +43,7 @@ def adaptive(
 
     - Some 44 forward passes for gradient-free queries, on 16 samples of a batch, come on top, and
       so do the stages for masked gradients.
+    - A look whether the margin is linear on pieces takes 7 on up to 32 samples of a batch, on top.
     - If fewer than a quarter of a batch survive, they share the whole batch's budget, each up to
       ten times its own.
     - If the model's outputs change between passes, the budget is eight times as large, because each
@@ -109,7 +110,7 @@ def adaptive_result(
 def _passes(given: Parameters, classes: int) -> tuple[int, int]:
     """A backward pass counts as two; random search takes none, nor do the queries on top."""
     budget = given["passes_per_sample"]
-    return budget + 44, budget // 3
+    return budget + 51, budget // 3
 
 
 ATTACKS = (

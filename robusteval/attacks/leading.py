@@ -47,10 +47,10 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
 
 def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
     """By what names the model's class at points, and beyond where inner logits change theirs."""
-    model, inner = search.model.adapter, _read(search, rows, points)
+    model, inner = search.model.adapter, _read(search, rows, points, len(points))
     if first := inner.first_to_name(1.0)[:1]:
         beyond = _beyond(search, rows, points, ReadStraight(model, first))
-        inner = _read(search, rows.repeat(2), torch.cat([points, beyond]))
+        inner = _read(search, rows.repeat(2), torch.cat([points, beyond]), len(points))
     same, members = inner.first_to_name(1.0)[:1], inner.first_to_name(_MEMBER)
     read_as = [*([same] if same else []), (), *([members] if members else [])]
     return [ReadStraight(model, those, bool(inner.reading.steps)) for those in read_as]
@@ -59,23 +59,25 @@ def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
 @dataclass(frozen=True)
 class _Inner:
     """What was read on the way, and by place which share of samples inner logits name as the model
-    does."""
+    does; the first ``count`` of them tell their scales."""
 
     reading: Straight
     named: list[float]
+    count: int
 
     def first_to_name(self, share: float) -> tuple[tuple[int, float], ...]:
         """Those that name so many and are made of no other that does, each with its scale."""
         those = {at for at, other in enumerate(self.named) if other >= share}
         first = [at for at in sorted(those) if not self.reading.behind[at] & those]
-        return tuple((at, _scale(self.reading.logits[at].detach())) for at in first)
+        return tuple((at, _scale(self.reading.logits[at].detach()[: self.count])) for at in first)
 
 
-def _read(search: Search, rows: Tensor, points: Tensor) -> _Inner:
+def _read(search: Search, rows: Tensor, points: Tensor, count: int) -> _Inner:
     with search.model.attending(rows), torch.enable_grad():
         moved = points.clone().requires_grad_()
         reading, outputs = ReadStraight(search.model.adapter).read(moved, search.model)
-    return _Inner(reading, [_named(one.detach(), outputs.detach()) for one in reading.logits])
+    named = [_named(one.detach(), outputs.detach()) for one in reading.logits]
+    return _Inner(reading, named, count)
 
 
 def _beyond(search: Search, rows: Tensor, points: Tensor, head: ReadStraight) -> Tensor:

@@ -1,9 +1,9 @@
 """The smallest perturbation that linear cuts allow: linear and quadratic programs, a batch at once.
 
-Of one cut, by Newton's method along a line.  Of several, by a primal-dual interior-point method
-with a predictor and a corrector (Mehrotra 1992, "On the Implementation of a Primal-Dual Interior
-Point Method"): there are few cuts and many pixels, so each step solves a system as large as the
-number of cuts.
+Newton's method along a line solves them for one cut.  For several it is a primal-dual
+interior-point method with a predictor and a corrector (Mehrotra 1992, "On the Implementation of a
+Primal-Dual Interior Point Method").  There are few cuts and many pixels, so each step solves a
+system as large as the number of cuts.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,8 @@ def shortest(normals: Tensor, least: Tensor, images: Tensor, norm: Norm) -> tupl
 def into_half_space(
     normals: Tensor, least: Tensor, images: Tensor, norm: Norm
 ) -> tuple[Tensor, Tensor]:
-    """The same of one cut, ``normals`` (B, n) and ``least`` (B,).
+    """The smallest perturbation behind one cut, ``normals`` (B, n) and ``least`` (B,), as
+    ``shortest`` returns it.
 
     Pixels move by λ·|normal| in L2 and by λ in L∞, each until it is 0 or 1.  What they gain is
     concave in λ and linear on pieces, so that Newton's steps from 0 never go too far, and end.

@@ -168,6 +168,13 @@ def test_what_is_nearly_the_best_choice_of_pixels_is_shaved() -> None:
     assert torch.equal(left[1], robust)
 
 
+def test_in_linf_nothing_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels share no budget there, so that a smaller share of it chooses the same."""
+    one = known("the nearest mean of 1-bit inputs", 8, None)
+    monkeypatch.setattr(Moves, "shave", lambda *_: pytest.fail("nothing is shaved in L∞"))
+    smallest(one.model, one.images, one.labels, threat_of("Linf", 1), steps=146)
+
+
 def test_the_cascade_comes_to_it() -> None:
     one = known("the nearest mean of 1-bit inputs", 32, None)
     threat = threat_of("L2", 0.45)

@@ -14,7 +14,7 @@ from robusteval.attacks.pieces import Pieces, linear_on_pieces, ways_of
 from robusteval.attacks.search import Search
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import norms
-from robusteval.data.datasets import Dataset, load_dataset
+from robusteval.data.datasets import Dataset
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.types import Norm
@@ -98,10 +98,30 @@ def test_networks_are_not(name: str, digits: Dataset) -> None:
     assert "pieces" not in [stage.name for stage in found.stages]
 
 
+def test_what_is_wrong_already_says_nothing(digits: Dataset) -> None:
+    """No step is needed there, so that nothing can be predicted."""
+    model, data = load_model(find_entry("pcl_digits")), digits.balanced_subset(32)
+    labels = torch.where(torch.arange(32) < 16, (data.labels + 1) % 10, data.labels)
+    assert not linear_on_pieces(search_on(model, data.images(), labels), torch.arange(32))
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_single_image_shows_it_too(norm: Norm) -> None:
+    one = some_of(SHOWN, 20)
+    seen = [
+        linear_on_pieces(
+            search_on(one.model, one.images[k : k + 1], one.labels[k : k + 1], norm),
+            torch.arange(1),
+        )
+        for k in range(20)
+    ]
+    assert sum(seen) >= 18
+
+
 @pytest.mark.parametrize("slope", [0.0, torch.nan])
 def test_a_model_without_slopes_is_not(slope: float) -> None:
-    """A gradient that is not a number counts as none."""
-    flat = Function(lambda x: torch.stack([1 + 0 * x.sum((1, 2, 3)), 0 * x.sum((1, 2, 3))], 1))
+    """A gradient that is not a number counts as none; ties are no prediction."""
+    flat = Function(lambda x: (0 if slope == 0 else 1) * x.sum((1, 2, 3))[:, None] * torch.zeros(2))
 
     def rounded(x: Tensor) -> Tensor:
         wavy = (x * 16).round().sum((1, 2, 3)) + (slope * (x - x.detach())).nan_to_num(0).sum()
@@ -114,7 +134,7 @@ def test_a_model_without_slopes_is_not(slope: float) -> None:
 
 def test_the_look_is_not_taken_from_the_budget(digits: Dataset) -> None:
     """What a network gets is as if there had been none."""
-    data = load_dataset("digits", "test").balanced_subset(40)
+    data = digits.balanced_subset(40)
     model = load_model(find_entry("ce_at_digits"))
     given = (data.images(), data.labels, threat_of("Linf", 0.1))
     told = []
@@ -145,3 +165,15 @@ def test_a_way_that_is_no_shorter_is_left_at_its_first_cut() -> None:
     torch.testing.assert_close(pieces.known.float(), one.smallest, rtol=1e-3, atol=1e-5)
     # Its first cut, and a step to where it leads if that is nearer than before.
     assert ways <= 1000 - left <= 2 * ways
+
+
+def test_what_is_broken_goes_no_further() -> None:
+    one = linear("Linf", 5, count=12)
+    search = search_on(one.model, one.images, one.labels)
+    pieces = Pieces(search, torch.arange(12), torch.ones(12), lambda rows, _: 0.0 * rows)
+    pieces.step(pieces.going())
+    before = pieces.place.clone()
+    pieces.known[:4] = 0
+    assert pieces.going().tolist() == [*range(4, 12)]
+    pieces.run(1000)
+    assert torch.equal(pieces.place[:4], before[:4])
