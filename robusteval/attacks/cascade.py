@@ -43,6 +43,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.inward import inward_once
@@ -50,7 +51,6 @@ from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.neighbours import led, led_by_others
-from robusteval.attacks.pieces import follow_pieces, seen_in_pieces
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Stage, Warned

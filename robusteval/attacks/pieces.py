@@ -14,20 +14,14 @@ own prototypes are as near.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from robusteval.attacks.counting import BACKWARD
 from robusteval.attacks.programs import into_half_space, shortest
 from robusteval.attacks.ranking import aims
 from robusteval.attacks.search import AIMED, PROBED, Objective, Search, Slopes
-from robusteval.attacks.steps import project
 from robusteval.types import Norm
-
-if TYPE_CHECKING:
-    from robusteval.attacks.cascade import Cascade
 
 # Given samples (b,) and points (b, C, H, W) that may break them: norms (b,) from which on nothing
 # is of use any more.
@@ -36,7 +30,7 @@ PROBES = 2  # steps that it takes to tell whether a model is such
 _CUTS = 8  # of a way, after which it is left
 # Pixels of L2 norm behind a boundary that a point lies, so that it breaks its sample.
 _BEYOND = 1e-5
-_NOT_LESS = 1 - 1e-4  # of a known norm: what a way has to fall short of
+NOT_LESS = 1 - 1e-4  # of a known norm: what a way has to fall short of
 _AT_ONCE = 2**21  # pixels of samples whose cuts are kept in memory together
 _OTHERS = 27  # samples of other classes that ways begin at
 _LOOKED_AT = 0.3  # of the way of a linear step: further on, pieces end
@@ -164,7 +158,7 @@ class Pieces:
 
     def _of_use(self, going: Tensor, lengths: Tensor) -> Tensor:
         """Whether norms (b,) fall short of what is known."""
-        return lengths < _NOT_LESS * self.known[going]
+        return lengths < NOT_LESS * self.known[going]
 
     def _behind_all(self, going: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest perturbations (b, n) behind all cuts of a way, and their norms (b,)."""
@@ -186,33 +180,3 @@ def in_parts(search: Search, rows: Tensor) -> Iterator[Tensor]:
     """So many of the samples ``rows`` at a time as memory allows."""
     pixels = search.images[0].numel()
     yield from rows.split(max(1, min(search.batch_size, _AT_ONCE // pixels)))
-
-
-def seen_in_pieces(cascade: "Cascade", rows: Tensor) -> bool:
-    """Whether the margin is linear on pieces at samples of a cascade; the look isn't taken from
-    the budget."""
-    if cascade.search.votes > 1 or cascade.leader or "pieces" in cascade.left_out:
-        return False
-    before = cascade.spent()
-    with cascade.model.led_by(None):
-        found = linear_on_pieces(cascade.search, rows)
-    cascade.before = cascade.before + cascade.spent() - before
-    return found
-
-
-def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
-    """Survivors of a cascade, as far as the budget goes."""
-    search, radius = cascade.search, cascade.threat.radius
-
-    def attempt(some: Tensor, points: Tensor) -> Tensor:
-        search.judge(some, project(points, search.images[some], cascade.threat))
-        return torch.where(search.broken[some], 0.0, wanted)
-
-    wanted = radius / _NOT_LESS
-    with cascade.model.led_by(None):
-        for at in in_parts(search, rows):
-            pieces = Pieces(search, at, torch.full_like(search.margin[at], wanted), attempt)
-            while len(going := pieces.going()):
-                if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):
-                    return
-                pieces.step(going)
