@@ -18,11 +18,8 @@ def seen_in_pieces(cascade: "Cascade", rows: Tensor) -> bool:
     the budget."""
     if cascade.search.votes > 1 or cascade.leader or "pieces" in cascade.left_out:
         return False
-    before = cascade.spent()
-    with cascade.model.led_by(None):
-        found = linear_on_pieces(cascade.search, rows)
-    cascade.before = cascade.before + cascade.spent() - before
-    return found
+    with cascade.uncharged(), cascade.model.led_by(None):
+        return linear_on_pieces(cascade.search, rows)
 
 
 def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:

@@ -36,6 +36,7 @@ strength alone counts.  In L∞, on honest ones ``pull`` breaks next to nothing 
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, cycle
 from typing import ClassVar
@@ -168,6 +169,13 @@ class Cascade:
     def spent(self) -> Tensor:
         """Each sample's passes (B,), a backward one counted as two."""
         return self.model.passes(len(self.search.images)) - self.before
+
+    @contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """Within it nothing is taken from the budget."""
+        before = self.spent()
+        yield
+        self.before = self.before + self.spent() - before
 
     def climb(self, rows: Tensor) -> None:
         """On the margin from clean images; in L2 inside the ball, then through larger ones."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.search import MARGIN, PROBED, Search
-from robusteval.attacks.steps import input_gradient, random_start
+from robusteval.attacks.steps import input_gradient, per_sample, random_start
 from robusteval.attacks.straight import ReadStraight, Straight
 from robusteval.models.acceleration import cosines
 from robusteval.models.adapter import Adapter
@@ -92,10 +92,9 @@ def _beyond(search: Search, rows: Tensor, points: Tensor, head: ReadStraight) ->
             others = logits.scatter(1, first, -torch.inf).amax(1)
             gaps = others - logits.gather(1, first)[:, 0]
             slopes = input_gradient(gaps, moved)
-        needed = (-_FURTHER * gaps.detach()).clamp_min(0) / slopes.square().flatten(1).sum(
-            1
-        ).clamp_min(_TINY)
-        points = (points + needed.view(-1, 1, 1, 1) * slopes).clamp(0, 1)
+        squares = slopes.square().flatten(1).sum(1).clamp_min(_TINY)
+        needed = (-_FURTHER * gaps.detach()).clamp_min(0) / squares
+        points = (points + per_sample(needed, slopes) * slopes).clamp(0, 1)
     return points
 
 

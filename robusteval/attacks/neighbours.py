@@ -4,6 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from robusteval.attacks.search import Search
+from robusteval.attacks.steps import per_sample
 from robusteval.attacks.tuning import Tuning
 
 
@@ -22,7 +23,7 @@ def led_by_others(search: Search, rows: Tensor, generator: Generator, tuning: Tu
         with search.model.quickly():
             margins = search.margins(rows, points)
         higher = margins > highest
-        start = torch.where(higher.view(-1, *[1] * (images.dim() - 1)), points, start)
+        start = torch.where(per_sample(higher, images), points, start)
         highest = torch.maximum(margins, highest)
     return start
 

@@ -6,10 +6,9 @@ A gradient shows one of these.  The smallest perturbation that satisfies all tha
 next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs").  No other that
 leads this way is smaller, so a way is left once it is longer than what is known.  Towards a class
 of several prototypes that is a rule of thumb, since the nearest of them may change on the way.
-Half-spaces give
-exact radii of such models (Voráček and Hein 2022, "Provably Adversarially Robust Nearest Prototype
-Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and fro where several
-own prototypes are as near.
+Half-spaces give exact radii of such models (Voráček and Hein 2022, "Provably Adversarially Robust
+Nearest Prototype Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and
+fro where several own prototypes are as near.
 """
 
 from collections.abc import Callable, Iterator
@@ -90,11 +89,7 @@ def linear_on_pieces(search: Search, rows: Tensor) -> bool:
     )
     change = there.losses.double() - here.losses
     predicted = (normals * part).sum(1)
-    fits = (
-        lengths.isfinite()
-        & (predicted > 0)
-        & ((change - predicted).abs() <= _BENT * predicted.abs())
-    )
+    fits = lengths.isfinite() & (predicted > 0) & ((change - predicted).abs() <= _BENT * predicted)
     return float(fits.double().mean()) >= _STRAIGHT
 
 

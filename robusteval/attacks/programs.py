@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robusteval.attacks.steps import norms
+from robusteval.attacks.steps import norms, per_sample
 from robusteval.types import Norm
 
 _Solve = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -144,7 +144,7 @@ class _Program:
         going = going & torch.stack([part.flatten(1).isfinite().all(1) for part in step[2:]]).all(0)
         there = point.moved(step, share, dual_share)
         pairs = zip(there, point, strict=True)
-        return _Point(*(torch.where(_like(going, new), new, old) for new, old in pairs))
+        return _Point(*(torch.where(per_sample(going, new), new, old) for new, old in pairs))
 
     def _direction(self, point: _Point, wanted: Tensor, solve: _Solve) -> _Point:
         """Newton's, towards products of slacks and multipliers that change by ``wanted``."""
@@ -211,7 +211,3 @@ class _Program:
 def _room(values: Tensor, step: Tensor) -> Tensor:
     """The share of a step, at most 1, that keeps values (B, N) above 0."""
     return torch.where(step < 0, -values / step, torch.inf).amin(1).clamp_max(1)
-
-
-def _like(values: Tensor, whole: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (whole.dim() - 1))

@@ -41,11 +41,9 @@ def _squash(cascade: "Cascade") -> Squash | None:
     search, model = cascade.search, cascade.model
     if search.seen is None or search.votes > 1 or model.reads_distances:
         return None
-    images, before = search.images[:PROBED], cascade.spent()
-    with model.attending(torch.arange(len(images))):
-        found = squash_of(model, images, search.seen)
-    cascade.before = cascade.before + cascade.spent() - before
-    return found
+    images = search.images[:PROBED]
+    with cascade.uncharged(), model.attending(torch.arange(len(images))):
+        return squash_of(model, images, search.seen)
 
 
 def through(cascade: "Cascade", rows: Tensor) -> None:

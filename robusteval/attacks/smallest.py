@@ -26,7 +26,13 @@ from robusteval.attacks.ranking import aims, ranked_classes
 from robusteval.attacks.record import ANY_MODEL, BOTH, Attack, defaults_of
 from robusteval.attacks.search import MARGIN, PROBED, Objective, Search, Slopes
 from robusteval.attacks.seeding import seeded
-from robusteval.attacks.steps import ascent_direction, free_gradient, norms, project_fully
+from robusteval.attacks.steps import (
+    ascent_direction,
+    free_gradient,
+    norms,
+    per_sample,
+    project_fully,
+)
 from robusteval.attacks.straight import ReadStraight
 from robusteval.types import Norm, ThreatModel, parse_eps
 
@@ -241,8 +247,8 @@ class Shrinking:
             before = slopes.gradients
             velocity = _MOMENTUM * velocity + self._direction(before, points, kinks)
             direction = self._direction(velocity, points, kinks)
-            moved = points + _as_images(size * radius, images) * direction
-            points = project_fully(moved, images, self.norm, _as_images(radius, images))
+            moved = points + per_sample(size * radius, images) * direction
+            points = project_fully(moved, images, self.norm, per_sample(radius, images))
         self._broken(points)
 
     def _direction(self, gradients: Tensor, points: Tensor, kinks: Tensor | None) -> Tensor:
@@ -252,7 +258,7 @@ class Shrinking:
         if kinks is None:
             return direction
         along = ascent_direction(free, self.norm, unsigned=True)
-        return torch.where(_as_images(kinks, free), along, direction)
+        return torch.where(per_sample(kinks, free), along, direction)
 
     def _note(self, points: Tensor, broken: Tensor) -> Tensor:
         """Keeps what breaks a sample at a smaller norm than is known; (B,) whether it breaks."""
@@ -306,10 +312,6 @@ def _at_kinks(gradients: Tensor, before: Tensor) -> Tensor:
     prototypes are as near, and their signs only swing to and fro (see ``search.Step``)."""
     cosines = nn.functional.cosine_similarity(gradients.flatten(1), before.flatten(1))
     return cosines < _TURNED
-
-
-def _as_images(values: Tensor, images: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (images.dim() - 1))
 
 
 ATTACKS = (

@@ -39,7 +39,7 @@ def _into_ball(images: Tensor, clean: Tensor, norm: Norm, eps: float | Tensor) -
     if norm == "Linf":
         return torch.clamp(images, clean - eps, clean + eps).clamp_(0, 1)
     perturbation = images - clean
-    length = norms(perturbation, "L2").clamp_min(1e-12).view(-1, *[1] * (clean.dim() - 1))
+    length = per_sample(norms(perturbation, "L2").clamp_min(1e-12), clean)
     # A hair inside: float32 rounding may carry a long vector over ε by more than the tolerance.
     scale = ((1 - 1e-6) * eps / length).clamp_max(1)
     return (clean + scale * perturbation).clamp(0, 1)
@@ -61,6 +61,11 @@ def project_fully(images: Tensor, clean: Tensor, norm: Norm, radius: float | Ten
             perturbation = (clean + scale * perturbation).clamp(0, 1) - clean
         images = clean + perturbation
     return _into_ball(images, clean, norm, radius)
+
+
+def per_sample(values: Tensor, images: Tensor) -> Tensor:
+    """Values (B,) as (B, 1, …), to go with images (B, …)."""
+    return values.view(-1, *[1] * (images.dim() - 1))
 
 
 def free_gradient(gradient: Tensor, images: Tensor) -> Tensor:
@@ -122,6 +127,6 @@ def ascent_direction(gradient: Tensor, norm: Norm, unsigned: bool = False) -> Te
     """
     if norm == "Linf" and not unsigned:
         return gradient.sign()
-    length = norms(gradient, "L2").clamp_min(1e-30).view(-1, *[1] * (gradient.dim() - 1))
+    length = per_sample(norms(gradient, "L2").clamp_min(1e-30), gradient)
     unit = gradient / length
     return unit if norm == "L2" else math.sqrt(gradient[0].numel()) * unit

@@ -45,8 +45,7 @@ class Forecast:
 
     An attack's own finished chunks tell best, since broken samples stop early; then other attacks;
     clean predictions don't, since a worker's start is among their seconds, nor do attacks of a few
-    passes.  There is no forecast until a share of all attacks' work
-    was seen.
+    passes.  There is no forecast until a share of all attacks' work was seen.
     """
 
     def __init__(
