@@ -30,7 +30,7 @@ class WithPull(Cascade):
 
     def aim(self, rows: Tensor) -> None:
         if self.model.layers:
-            near = self.nearest(rows, math.ceil(len(rows) / 3))
+            near = self.search.nearest(rows, math.ceil(len(rows) / 3))
             self.ascend(near, self.anywhere(near), PULLED, 20)
             rows = self.search.alive()
         if len(rows):
@@ -43,7 +43,7 @@ class WithPairs(Cascade):
     def aim(self, rows: Tensor) -> None:
         if self.model.layers:
             for turn in range(_PAIRS):
-                near = self.nearest(rows, math.ceil(len(rows) / 6))
+                near = self.search.nearest(rows, math.ceil(len(rows) / 6))
                 if len(near):
                     self.ascend(near, self.anywhere(near), from_own(turn), 15)
                 rows = self.search.alive()

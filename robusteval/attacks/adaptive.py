@@ -60,6 +60,7 @@ def adaptive(
     queries say nothing of masking before gradients had two passes for each of them.  Version 6
     follows cutting planes where the margin is linear on pieces (see ``pieces``), and goes by all
     members of a vote, also where the first always agrees with it; elsewhere it is as version 5.
+    Version 7 spends what is left of a budget on fewer samples where it is too little for many.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -126,6 +127,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=6,
+        version=7,
     ),
 )

@@ -18,7 +18,7 @@ def seen_in_pieces(cascade: "Cascade", rows: Tensor) -> bool:
     the budget."""
     if cascade.search.votes > 1 or cascade.leader or "pieces" in cascade.left_out:
         return False
-    with cascade.uncharged(), cascade.model.led_by(None):
+    with cascade.budget.uncharged(), cascade.model.led_by(None):
         return linear_on_pieces(cascade.search, rows)
 
 
@@ -35,6 +35,6 @@ def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
         for at in in_parts(search, rows):
             pieces = Pieces(search, at, torch.full_like(search.margin[at], wanted), attempt)
             while len(going := pieces.going()):
-                if not cascade.affords((1 + BACKWARD) * len(going), search.alive()):
+                if not cascade.budget.affords((1 + BACKWARD) * len(going), search.alive()):
                     return
                 pieces.step(going)

@@ -36,7 +36,6 @@ strength alone counts.  In L∞, on honest ones ``pull`` breaks next to nothing 
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, cycle
 from typing import ClassVar
@@ -44,6 +43,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robusteval.attacks.budget import Budget, flips_cost, steps_cost
 from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
 from robusteval.attacks.counting import BACKWARD, Counted
 from robusteval.attacks.escalation import escalate
@@ -96,7 +96,7 @@ class Cascade:
         self.search.kicks = torch.Generator().manual_seed(seed)
         self.model, self.threat, self.seed = model, threat, seed
         self.tuning = self.tunings[threat.norm]
-        self.budget, self.before = passes_per_sample, model.passes(len(images))
+        self.budget = Budget(self.search, passes_per_sample, self.tuning)
         self.generator = torch.Generator().manual_seed(seed)
         self.correct = len(images)  # samples to break
         self.aimed = AIMED  # what samples are driven by, towards a class or a prototype
@@ -114,7 +114,7 @@ class Cascade:
         """All stages, in order, on logits where outputs are squashed."""
         if self.search.beware():
             self.reason = Warned("random")
-            self.budget *= DRAWS  # as many steps as any model gets
+            self.budget.passes *= DRAWS  # as many steps as any model gets
         with unsquashed(self), self.model.led_by(self.leader or self.model.fast):
             return self._run()
 
@@ -142,9 +142,9 @@ class Cascade:
         rows = self.search.alive()
         if len(rows) == 0 or name in self.left_out:
             return False
-        before = self.spent().sum()
+        before = self.budget.spent().sum()
         attack(rows)
-        if self.spent().sum() == before:  # there was no budget for it
+        if self.budget.spent().sum() == before:  # there was no budget for it
             return False
         broken = len(rows) - len(self.search.alive())
         self.stages.append(Stage(name, broken, len(rows)))
@@ -154,28 +154,17 @@ class Cascade:
     def _margin_cost(self) -> int:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
         inside = self.tuning.inside_steps if self._leaves_the_ball else 0
-        return _steps_cost(1, inside + self.tuning.margin_steps)
+        return steps_cost(1, inside + self.tuning.margin_steps)
 
     @property
     def _margin_steps(self) -> int:
         """The steps of the first stage, as far as the budget goes."""
-        return max(min(self._margin_cost, self.budget) // (1 + BACKWARD), 1)
+        return max(min(self._margin_cost, self.budget.passes) // (1 + BACKWARD), 1)
 
     @property
     def _leaves_the_ball(self) -> bool:
         """Whether ascents pass through larger balls."""
         return len(self.tuning.balls) > 1
-
-    def spent(self) -> Tensor:
-        """Each sample's passes (B,), a backward one counted as two."""
-        return self.model.passes(len(self.search.images)) - self.before
-
-    @contextmanager
-    def uncharged(self) -> Iterator[None]:
-        """Within it nothing is taken from the budget."""
-        before = self.spent()
-        yield
-        self.before = self.before + self.spent() - before
 
     def climb(self, rows: Tensor) -> None:
         """On the margin from clean images; in L2 inside the ball, then through larger ones."""
@@ -185,7 +174,7 @@ class Cascade:
         self.ascend(rows, images[rows], MARGIN, Round(1.0, inside, momentum, INSIDE))
         left = self.search.alive(rows)
         self.ascend(left, images[left], MARGIN, steps - inside)
-        if inside and self.budget >= self._margin_cost and not self.reason:
+        if inside and self.budget.passes >= self._margin_cost and not self.reason:
             only_larger = len(left) - len(self.search.alive(left))
             self.reason = outdone(only_larger, self.correct, self.tuning)
 
@@ -234,7 +223,7 @@ class Cascade:
         """Whether enough was in vain; what begins at clean images in later rounds is left some."""
         patience = self.tuning.patience if self.model.classes > 2 else self.tuning.patience_of_two
         later = [turn.aims or 0 for turn in self.tuning.rounds[number + 1 :] if turn.clean]
-        return self.vain >= patience * self.budget - self.tuning.fewest * sum(later)
+        return self.vain >= patience * self.budget.passes - self.tuning.fewest * sum(later)
 
     def drive(self, targets: Tensor | None, turn: Round) -> bool:
         """Each sample towards its class of ``targets`` (B,), or to any: a share of survivors, and,
@@ -243,13 +232,13 @@ class Cascade:
         while True:
             alive = self.search.alive()
             wanted = max(self.tuning.fewest, math.ceil(turn.share * len(alive)))
-            near = self.nearest(alive[untried[alive]], wanted)
-            passes = _steps_cost(len(near), turn.steps) + self._fine_cost(alive)
-            passes += self.tuning.drawn * len(near) * turn.others
-            if len(alive) == 0 or not self.affords(passes, alive):
-                return False
+            waiting = alive[untried[alive]]
+            passes = steps_cost(1, turn.steps) + self.tuning.drawn * turn.others
+            near = self.search.nearest(waiting, wanted)
+            fewest, reserve = self.tuning.fewest_of_the_rest, self._reserve(alive)
+            near = self.budget.affordable(near, passes, alive, reserve, fewest)
             if len(near) == 0:
-                return True
+                return len(waiting) == 0 < len(alive)
             untried[near] = False
             objective = MARGIN if targets is None else self.aimed
             chosen = None if targets is None else targets[near]
@@ -274,13 +263,15 @@ class Cascade:
 
     def flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""
-        near = self.nearest(rows, self._fine_count(rows))
-        before = self.search.margin[near]
         flips, together = self.tuning.flips, self.tuning.flips_together
+        passes, reserve = flips_cost(1, flips, together), self._reserve(rows)
+        near = self.search.nearest(rows, self._fine_count(rows))
+        near = self.budget.affordable(near, passes, rows, reserve)
+        before = self.search.margin[near]
         for _ in range(self.tuning.flip_rounds):
             left = self.search.alive(near)
-            passes = _flip_cost(len(left), flips, together) + self._fine_cost(rows)
-            if len(left) == 0 or not self.affords(passes, self.search.alive()):
+            cost = len(left) * passes + reserve
+            if len(left) == 0 or not self.budget.affords(cost, self.search.alive()):
                 break
             raised = flip_squares(self.search, left, flips, self.generator, together)
             if raised < self.tuning.raised:
@@ -292,15 +283,15 @@ class Cascade:
 
     def polish(self, rows: Tensor) -> None:
         """Small steps from the best images of the nearest, and more random search if it pays."""
-        if self.affords(self._fine_cost(rows), rows):
-            self._sharpen(self.nearest(rows, self._fine_count(rows)))
+        near = self.search.nearest(rows, self._fine_count(rows))
+        self._sharpen(self.budget.affordable(near, self._fine_passes, rows))
         flips, together = self.tuning.turn_flips, self.tuning.turn_together
+        passes = flips_cost(1, flips, together) + self._fine_passes
         for _ in range(self.tuning.turns if self.overlooked else 0):
             alive = self.search.alive()
-            near = self.nearest(alive, self.tuning.turn_samples)
-            passes = _flip_cost(len(near), flips, together)
-            passes += _steps_cost(len(near), self.tuning.fine_steps)
-            if len(near) == 0 or not self.affords(passes, alive):
+            near = self.search.nearest(alive, self.tuning.turn_samples)
+            near = self.budget.affordable(near, passes, alive)
+            if len(near) == 0:
                 return
             flip_squares(self.search, near, flips, self.generator, together)
             self._sharpen(self.search.alive(near))
@@ -323,26 +314,15 @@ class Cascade:
             len(rows), max(self.tuning.fewest_fine, math.ceil(self.tuning.fine_share * len(rows)))
         )
 
-    def _fine_cost(self, rows: Tensor) -> int:
-        """The passes that polishing these survivors would take."""
-        return _steps_cost(self._fine_count(rows), self.tuning.fine_steps)
+    @property
+    def _fine_passes(self) -> int:
+        """What polishing takes for each sample."""
+        return steps_cost(1, self.tuning.fine_steps * len(self.tuning.fine_sizes))
 
-    def affords(self, passes: int, alive: Tensor) -> bool:
-        """Whether so many more passes keep the survivors' mean within the budget.
-
-        Where few survive, they share the budget of the batch, up to tenfold: they are cheap.
-        """
-        batch = len(self.search.images)
-        spent = float(self.spent()[alive.cpu()].sum()) + passes * self.search.draws
-        few = len(alive) < self.tuning.few * batch
-        return spent <= self.budget * (
-            min(batch, self.tuning.shared * len(alive)) if few else len(alive)
-        )
-
-    def nearest(self, rows: Tensor, wanted: int) -> Tensor:
-        """So many of the rows, those whose best margin is largest."""
-        order = self.search.margin[rows].argsort(descending=True, stable=True)
-        return rows[order[:wanted]].sort().values
+    def _reserve(self, rows: Tensor) -> int:
+        """The passes that these survivors' polish is left, a share of the budget at most."""
+        whole = self._fine_count(rows) * self._fine_passes
+        return min(whole, int(self.tuning.reserved * self.budget.passes * len(rows)))
 
     def start_of(self, rows: Tensor, turn: Round) -> Tensor:
         """Where the ascents of a round begin."""
@@ -388,7 +368,7 @@ class Cascade:
         self.search.judge(some, project(found.images, images, self.threat))
         # With a smaller budget gradients have hardly been tried.
         enough = self._margin_cost + self.tuning.fair * self.tuning.queries
-        if len(self.search.alive(some)) < len(some) and self.budget >= enough:
+        if len(self.search.alive(some)) < len(some) and self.budget.passes >= enough:
             self.reason = self.reason or Warned("queried")
 
     def _look(self) -> None:
@@ -405,13 +385,3 @@ class Cascade:
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""
         return escalate(self)
-
-
-def _steps_cost(samples: int, steps: int) -> int:
-    """The passes of so many steps on so many samples, a backward one counted as two."""
-    return (1 + BACKWARD) * samples * steps
-
-
-def _flip_cost(samples: int, queries: int, together: int) -> int:
-    """The passes of random search, the verdicts on the best included."""
-    return samples * (queries + queries // together)

@@ -54,7 +54,7 @@ def inward_once(cascade: "Cascade") -> None:
     after, alive = cascade.tuning.inward_after, cascade.search.alive().cpu()
     if after is None or cascade.went_inward or "inward" in cascade.left_out or len(alive) == 0:
         return
-    if float(cascade.spent()[alive].mean()) >= after * cascade.search.draws:
+    if float(cascade.budget.spent()[alive].mean()) >= after * cascade.search.draws:
         cascade.went_inward = True
         _while_it_pays(cascade)
 
@@ -66,8 +66,9 @@ def _while_it_pays(cascade: "Cascade") -> None:
     while vain < _IN_VAIN and len(alive := search.alive()):
         untried = untried if untried[alive].any() else ~search.broken
         wanted = max(tuning.fewest, math.ceil(tuning.inward_share * len(alive)))
-        near = cascade.nearest(alive[untried[alive]], wanted)
-        if not cascade.affords(len(near) * _cost(tuning.inward, tuning.drawn), alive):
+        near = search.nearest(alive[untried[alive]], wanted)
+        near = cascade.budget.affordable(near, _cost(tuning.inward, tuning.drawn), alive)
+        if len(near) == 0:
             return
         untried[near], before = False, known.norms[near]
         _turn(cascade, near, known, tuning.inward)

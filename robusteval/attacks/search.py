@@ -192,6 +192,11 @@ class Search:
             return torch.nonzero(~self.broken)[:, 0]
         return rows[~self.broken[rows]]
 
+    def nearest(self, rows: Tensor, wanted: int) -> Tensor:
+        """So many of the rows, those whose best margin is largest."""
+        order = self.margin[rows].argsort(descending=True, stable=True)
+        return rows[order[:wanted]].sort().values
+
     def beware(self) -> bool:
         """Whether outputs change between passes; if so, mean gradients and mean logits decide."""
         images = self.images[:PROBED]

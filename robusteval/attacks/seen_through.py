@@ -42,14 +42,14 @@ def _squash(cascade: "Cascade") -> Squash | None:
     if search.seen is None or search.votes > 1 or model.reads_distances:
         return None
     images = search.images[:PROBED]
-    with cascade.uncharged(), model.attending(torch.arange(len(images))):
+    with cascade.budget.uncharged(), model.attending(torch.arange(len(images))):
         return squash_of(model, images, search.seen)
 
 
 def through(cascade: "Cascade", rows: Tensor) -> None:
     """The first stages once more, on a budget of their own, along the leader's gradients."""
     search = cascade.search
-    cascade.before = cascade.before + cascade.spent()
+    cascade.budget.begin_anew()
     with cascade.model.led_by(cascade.leader):
         start = search.images[rows]
         cascade.ascend(rows, start, MARGIN, cascade.tuning.margin_steps)

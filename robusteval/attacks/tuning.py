@@ -66,14 +66,18 @@ class Tuning:
     most_aims: int = 9
     # Samples that are near: smaller batches take hardly less time.
     fewest: int = 32
+    # The same where the budget has too little left for these.
+    fewest_of_the_rest: int = 4
     # Of survivors, those that are flipped and polished,
     fine_share: float = 0.1
     # and at least so many.
     fewest_fine: int = 8
     # The sizes of polish's steps, as a share of the usual ones; in L∞ by signs, then by none.
     fine_sizes: tuple[tuple[bool, float], ...] = ((False, 0.1),)
-    # Its steps by each.
+    # Its steps by each,
     fine_steps: int = 20
+    # and the share of the budget that is kept for it, at most.
+    reserved: float = 0.1
     # Random search's proposals in a round,
     flips: int = 40
     # at most so many rounds,
