@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from robusteval.attacks.adaptive import adaptive
 from robusteval.attacks.counting import Counted, PositiveLogits, TimeLimitReached, as_counted
 from robusteval.attacks.gaussian_noise import gaussian_noise
 from robusteval.attacks.libraries.autoattack import autoattack, autoattack_members
@@ -21,9 +22,17 @@ from robusteval.models.adapter import Adapter
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 from robusteval.plan.suite import read_suite
-from robusteval.types import NORMS, ThreatModel, parse_eps
+from robusteval.types import NORMS, Norm, ThreatModel, parse_eps
 from tests.helpers.attacks import Call
-from tests.helpers.known import linear, margins, pixel_prototypes, threat_of
+from tests.helpers.known import (
+    Function,
+    images_near_grey,
+    in_threat,
+    linear,
+    margins,
+    pixel_prototypes,
+    threat_of,
+)
 from tests.helpers.models import linear_model
 
 THREATS = {
@@ -264,6 +273,19 @@ def test_autoattack_with_few_classes(classes: int, norm: str) -> None:
     members, left_out = autoattack_members(classes)
     assert ("apgd-t" in members) == (classes >= 4)
     assert (left_out in result.notes) == (classes < 4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_where_all_logits_are_one_the_first_class_stays(norm: Norm) -> None:
+    """Square takes a tie for broken, and would search on no images."""
+    model = Function(lambda x: 0 * x.flatten(1)[:, :5])
+    images, labels = images_near_grey(4), torch.zeros(4, dtype=torch.long)
+    threat = threat_of(norm, 0.1)
+    found = autoattack(model, images, labels, threat)
+    assert [(stage.name, stage.broke) for stage in found.stages][-1] == ("square", 0)
+    in_threat(found.images, images, threat)
+    assert margins(model, found.images, labels).tolist() == [0] * 4
+    assert adaptive(model, images, labels, threat, passes_per_sample=60).shape == images.shape
 
 
 def test_autoattack_tells_what_each_member_broke() -> None:
