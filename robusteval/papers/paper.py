@@ -77,13 +77,17 @@ Meanings = dict[str, Meaning]
 
 
 class Block(_Table):
-    """Cells in a table's rows and columns; in a ``beside`` what isn't given is the table's own."""
+    """Cells in a table's rows and columns; in a ``beside`` what isn't given is the table's own.
+
+    ``cells``: by row and column, what a single cell is otherwise.
+    """
 
     title: str
     suite: str = ""
     all: Meaning = Meaning()
     rows: Meanings = {}
     columns: Meanings = {}
+    cells: dict[str, Meanings] = {}
 
 
 class PaperTable(Block):
@@ -231,6 +235,9 @@ def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
     for block in (table, *table.beside):
         _require_known(block.rows, rows, f"{where}: row")
         _require_known(block.columns, columns, f"{where}: column")
+        for row, own in block.cells.items():
+            _require_known([row], rows, f"{where}: cells: row")
+            _require_known(own, columns, f"{where}: cells: column")
     found = [*_block(table, table, "", numbers, where)]
     for block in table.beside:
         whole = table.whole(block)
@@ -251,12 +258,13 @@ def _block(
 
 
 def _together(block: Block, row: str, column: str, where: str) -> Meaning:
-    """All cells' meaning, the row's over it, and the column's."""
+    """All cells' meaning, over it the row's and the column's, and over these the cell's own."""
     axes = [meanings.get(name) for meanings, name in ((block.rows, row), (block.columns, column))]
     if None in axes and not block.all.not_run and not any(axis and axis.not_run for axis in axes):
         lacking = "row" if axes[0] is None else "column"
         raise PaperError(f"{where}: its {lacking} isn't mapped: add it to the table's {lacking}s")
-    given = [axis.model_dump(exclude_unset=True) for axis in (block.all, *axes) if axis]
+    own = block.cells.get(row, {}).get(column)
+    given = [one.model_dump(exclude_unset=True) for one in (block.all, *axes, own) if one]
     content: dict[str, Any] = {}
     for one in given:
         content |= {name: value for name, value in one.items() if name not in _REASONS}

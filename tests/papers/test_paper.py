@@ -128,6 +128,20 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, old: str, new: str, s
     assert "paper.toml" in str(told.value)
 
 
+def test_a_single_cell_can_be_otherwise(tmp_path: Path) -> None:
+    """Its own meaning goes over its row's and its column's; a name that isn't there is told."""
+    own = 'cells.Ours.FGSM = { attack = "pgd10", assumed = "as cited" }\n[tables.rows]'
+    paper = read_paper(laid(tmp_path, PAPER.replace("[tables.rows]", own)))
+    read = {c.column: c.meaning for c in cells_of(paper, paper.tables[0]) if c.row == "Ours"}
+    assert (read["FGSM"].attack, read["FGSM"].assumed) == ("pgd10", "as cited")
+    assert (read["FGSM"].entry, read["FGSM"].norm) == ("pcl_digits", "Linf")
+    assert read["Clean"].read == "clean"
+    for wrong, said in ((".Ours.FGM", "cells: column 'FGM'"), (".Our.FGSM", "cells: row 'Our'")):
+        other = own.replace(".Ours.FGSM", wrong)
+        with pytest.raises(PaperError, match=f"{said} has no number"):
+            read_paper(laid(tmp_path, PAPER.replace("[tables.rows]", other)))
+
+
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
