@@ -142,7 +142,13 @@ def known_truths() -> Iterator[str]:
 
 
 def _measured_by(results: list[attacks.Result]) -> str:
-    return f"version {attacks.versions(results)} of `adaptive`, on {attacks.machines(results)}"
+    """Each version of ``adaptive`` with the models that it was run on."""
+    of_version: dict[str, list[attacks.Result]] = {}
+    for model in dict.fromkeys(result.model for result in results):
+        rows = [result for result in results if result.model == model]
+        of_version.setdefault(attacks.versions(rows), []).extend(rows)
+    told = (f"version {v} of `adaptive`, on {attacks.machines(r)}" for v, r in of_version.items())
+    return "; by ".join(told)
 
 
 def _versions(results: Sequence[ablation.Result | masked.Result | foreign.Result]) -> str:
