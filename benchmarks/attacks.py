@@ -232,15 +232,33 @@ def _beside_columns(results: list[Result]) -> dict[str, Callable[[dict[str, Resu
     if any(name.startswith(f"{OURS}_") for name in ran):
         budgets = ", ".join(f"{b:,}" for b in BUDGETS)
         columns[f"robust samples at a budget of {budgets}"] = _by_budget
+        columns["AutoAttack's verdict from a budget of, passes, seconds"] = _verdict_from
     for name, title in OTHERS.items():
         if name in ran:
             columns[title] = partial(_beside, name)
     return columns
 
 
+def _curve(group: dict[str, Result]) -> list[Result | None]:
+    """Ours at each budget."""
+    return [group.get(OURS if b == BUDGET else f"{OURS}_{b}") for b in BUDGETS]
+
+
 def _by_budget(group: dict[str, Result]) -> str:
-    curve = [group.get(OURS if b == BUDGET else f"{OURS}_{b}") for b in BUDGETS]
-    return ", ".join(str(r.robust) if r else "–" for r in curve)
+    return ", ".join(str(r.robust) if r else "–" for r in _curve(group))
+
+
+def _verdict_from(group: dict[str, Result]) -> str:
+    """The smallest budget from which on we leave no more than AutoAttack, and what share of its
+    passes and seconds that is."""
+    theirs = group["autoattack"]
+    told = "–"
+    for budget, ours in zip(reversed(BUDGETS), reversed(_curve(group)), strict=True):
+        if ours is None or ours.robust > theirs.robust:
+            break
+        passes, seconds = savings(ours, theirs)
+        told = f"{budget:,}, 1/{passes:.3g}, 1/{seconds:.3g}"
+    return told
 
 
 def _beside(name: str, group: dict[str, Result]) -> str:

@@ -36,7 +36,7 @@ from robusteval.models.adapter import Adapter, wrap_module
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry, readable_entries
 from robusteval.places import named_place
-from robusteval.plan.context import Context, access_to, open_context
+from robusteval.plan.context import Context
 from robusteval.plan.suite import Suite
 from robusteval.report.compare import compare as compare_results
 from robusteval.report.files import altered_files, report_files, write_files
@@ -44,7 +44,7 @@ from robusteval.report.returned import Report
 from robusteval.report.summary import summarise
 from robusteval.run.costs import Costs, Estimate, Speeds, measured_speeds
 from robusteval.run.finished import finished
-from robusteval.run.given_again import given_data, given_model, require_same_tensors
+from robusteval.run.given_again import GivenAgain
 from robusteval.run.options import OptionKeywords, Options, options_of
 from robusteval.run.precision import precision
 from robusteval.run.prepare import Prepared, prepare
@@ -52,7 +52,6 @@ from robusteval.run.progress import Progress, Silent, Watcher, watcher
 from robusteval.run.provenance import record_of
 from robusteval.run.runner import Run, Settings
 from robusteval.run.subject import Asked, borrowed
-from robusteval.run.surrogates import same_surrogate
 from robusteval.training.own_loss import open_model
 from robusteval.training.train import train
 from robusteval.trust.described import as_the_run_says, description_holds
@@ -256,44 +255,19 @@ def verify(
     """
     told = watcher(progress or Silent())
     with borrowed(model), borrowed(surrogate):
-        given = (images, labels, data, fit_data, surrogate)
-        return _verified(folder, model, data_dir, allow_code, again, device, *given, told)
+        places = (model, data_dir, allow_code, device)
+        given = GivenAgain(*places, images, labels, data, fit_data, surrogate)
+        return _verified(folder, given, again, told)
 
 
-def _verified(
-    folder: str | Path,
-    model: str | Path | nn.Module | None,
-    data_dir: str | Path | None,
-    allow_code: bool,
-    again: int,
-    device: str | None,
-    images: Any,
-    labels: Any,
-    data: str | Path | None,
-    fit_data: Any,
-    surrogate: str | Path | nn.Module | None,
-    told: Watcher,
-) -> list[Check]:
+def _verified(folder: str | Path, given: GivenAgain, again: int, told: Watcher) -> list[Check]:
     refuse_inference_mode()
     if not isinstance(again, int) or again < 0:
         raise RobustevalError(f"--again {shown(again)}: choose 0 or more")
-    if device is not None:
-        check_device(device)
+    if given.device is not None:
+        check_device(given.device)
     store, spec, record = open_store(files_of(folder))
-    reference = str(model) if isinstance(model, str | Path) else record["entry_reference"]
-    adapter = given_model(model, record)
-    if not reference and adapter is None:
-        raise RobustevalError(
-            "this run's model was given from Python: verify it there, by "
-            "robusteval.verify(folder, model=…)"
-        )
-    if adapter is not None:
-        require_same_tensors(adapter, spec, record)
-        reference = ""
-    access = access_to(record, reference, data_dir, data, allow_code, device, fit_data)
-    own = None if images is None else given_data(spec, images, labels, record["model"]["classes"])
-    led = same_surrogate(surrogate, spec, record["model"]["classes"], access)
-    context = open_context(spec, access, adapter, own, led)
+    context = given.context(spec, record)
     with store.listed(), precision(spec):
         checks = [whole(store, context.plan)]
         if not checks[0].held:

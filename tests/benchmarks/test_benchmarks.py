@@ -367,6 +367,7 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     results = [
         result_of("adaptive", 50, 100, 1),
         result_of("autoattack", 51, 3000, 60),
+        result_of("adaptive_240", 52, 60, 0.5),
         result_of("adaptive_1000", 49, 250, 2),
         result_of("apgd_t", 52, 1800, 20),
         result_of("adaptive", 0, 9, 1, model="ce_digits"),  # AutoAttack has not run: no row
@@ -374,9 +375,15 @@ def test_a_contests_table_has_a_row_for_each_model_and_what_more_passes_leave() 
     head, _, row = attacks.contest(results)
     told = "| `ce_at_digits` | 51.0 % [41.3, 60.6] (51/100) | 50.0 % [40.4, 59.6] (50/100) | "
     assert head.endswith(
-        "| seconds | robust samples at a budget of 60, 120, 240, 400, 1,000 | APGD-T |"
+        "| seconds | robust samples at a budget of 60, 120, 240, 400, 1,000 | "
+        "AutoAttack's verdict from a budget of, passes, seconds | APGD-T |"
     )
-    assert row == told + "100, 1/30 | 1, 1/60 | –, –, –, 50, 49 | 52 at 18× |"
+    after = "100, 1/30 | 1, 1/60 | –, –, 52, 50, 49 | 400, 1/30, 1/60 | 52 at 18× |"
+    assert row == told + after
+    *_, later = attacks.contest([replace(results[0], robust=52), *results[1:4]])
+    assert later.endswith("| 1,000, 1/12, 1/30 |")
+    *_, never = attacks.contest([*results[:3], replace(results[3], robust=52)])
+    assert never.endswith("| –, –, 52, 50, 52 | – |")
     *_, alone = attacks.contest(results[:2])
     assert alone == told + "100, 1/30 | 1, 1/60 |"
 
