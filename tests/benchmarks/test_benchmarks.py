@@ -158,7 +158,7 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
     monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
     count = 8
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
-    budget = 450
+    budget = 600
     given = (data.images(), data.labels, data.info.default_threat(norm), 0, budget)
     stages = {"margin", "aim", "polish", "square"} | ({"flip"} if norm == "Linf" else set())
     whole: list[object] = []
