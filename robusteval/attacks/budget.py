@@ -58,11 +58,11 @@ class Budget:
         return self.search.nearest(rows, most if most >= fewest else 0)
 
 
-def steps_cost(samples: int, steps: int) -> int:
-    """The passes of so many steps on so many samples."""
-    return (1 + BACKWARD) * samples * steps
+def steps_cost(steps: int) -> int:
+    """A sample's passes in so many steps."""
+    return (1 + BACKWARD) * steps
 
 
-def flips_cost(samples: int, queries: int, together: int) -> int:
-    """The passes of random search, the verdicts on the best included."""
-    return samples * (queries + queries // together)
+def flips_cost(queries: int, together: int) -> int:
+    """A sample's passes in random search, the verdicts on the best included."""
+    return queries + queries // together

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from robusteval.attacks.counting import BACKWARD
+from robusteval.attacks.budget import steps_cost
 from robusteval.attacks.pieces import NOT_LESS, Pieces, in_parts, linear_on_pieces
 from robusteval.attacks.steps import project
 
@@ -35,6 +35,6 @@ def follow_pieces(cascade: "Cascade", rows: Tensor) -> None:
         for at in in_parts(search, rows):
             pieces = Pieces(search, at, torch.full_like(search.margin[at], wanted), attempt)
             while len(going := pieces.going()):
-                if not cascade.budget.affords((1 + BACKWARD) * len(going), search.alive()):
+                if not cascade.budget.affords(len(going) * steps_cost(1), search.alive()):
                     return
                 pieces.step(going)

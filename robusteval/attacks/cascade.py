@@ -45,7 +45,7 @@ from torch import Tensor
 
 from robusteval.attacks.budget import Budget, flips_cost, steps_cost
 from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
-from robusteval.attacks.counting import BACKWARD, Counted
+from robusteval.attacks.counting import Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
@@ -154,12 +154,12 @@ class Cascade:
     def _margin_cost(self) -> int:
         """The passes of the first stage; what gradients miss for less says nothing of masking."""
         inside = self.tuning.inside_steps if self._leaves_the_ball else 0
-        return steps_cost(1, inside + self.tuning.margin_steps)
+        return steps_cost(inside + self.tuning.margin_steps)
 
     @property
     def _margin_steps(self) -> int:
         """The steps of the first stage, as far as the budget goes."""
-        return max(min(self._margin_cost, self.budget.passes) // (1 + BACKWARD), 1)
+        return max(min(self._margin_cost, self.budget.passes) // steps_cost(1), 1)
 
     @property
     def _leaves_the_ball(self) -> bool:
@@ -233,7 +233,7 @@ class Cascade:
             alive = self.search.alive()
             wanted = max(self.tuning.fewest, math.ceil(turn.share * len(alive)))
             waiting = alive[untried[alive]]
-            passes = steps_cost(1, turn.steps) + self.tuning.drawn * turn.others
+            passes = steps_cost(turn.steps) + self.tuning.drawn * turn.others
             near = self.search.nearest(waiting, wanted)
             fewest, reserve = self.tuning.fewest_of_the_rest, self._reserve(alive)
             near = self.budget.affordable(near, passes, alive, reserve, fewest)
@@ -264,7 +264,7 @@ class Cascade:
     def flip(self, rows: Tensor) -> None:
         """Random search on the nearest, for as long as it finds ways up that gradients missed."""
         flips, together = self.tuning.flips, self.tuning.flips_together
-        passes, reserve = flips_cost(1, flips, together), self._reserve(rows)
+        passes, reserve = flips_cost(flips, together), self._reserve(rows)
         near = self.search.nearest(rows, self._fine_count(rows))
         near = self.budget.affordable(near, passes, rows, reserve)
         before = self.search.margin[near]
@@ -286,7 +286,7 @@ class Cascade:
         near = self.search.nearest(rows, self._fine_count(rows))
         self._sharpen(self.budget.affordable(near, self._fine_passes, rows))
         flips, together = self.tuning.turn_flips, self.tuning.turn_together
-        passes = flips_cost(1, flips, together) + self._fine_passes
+        passes = flips_cost(flips, together) + self._fine_passes
         for _ in range(self.tuning.turns if self.overlooked else 0):
             alive = self.search.alive()
             near = self.search.nearest(alive, self.tuning.turn_samples)
@@ -317,7 +317,7 @@ class Cascade:
     @property
     def _fine_passes(self) -> int:
         """What polishing takes for each sample."""
-        return steps_cost(1, self.tuning.fine_steps * len(self.tuning.fine_sizes))
+        return steps_cost(self.tuning.fine_steps * len(self.tuning.fine_sizes))
 
     def _reserve(self, rows: Tensor) -> int:
         """The passes that these survivors' polish is left, a share of the budget at most."""

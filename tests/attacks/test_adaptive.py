@@ -119,11 +119,11 @@ def test_margin_breaks_what_blinds_cross_entropy() -> None:
     probabilities = model(images).softmax(1)
     assert ((probabilities == 0) | (probabilities == 1)).all()
     assert told(model, images, labels) == {"margin": 20}
-    # Its worth is in passes: for so few, other gradients get to less than half of them.
-    assert told(model, images, labels, passes_per_sample=30) == {"margin": 20}
-    others = told(model, images, labels, passes_per_sample=30, without="margin")
+    # Its worth is in passes: for so few, no other gradients get there.
+    assert told(model, images, labels, passes_per_sample=12) == {"margin": 20}
+    others = told(model, images, labels, passes_per_sample=12, without="margin")
     assert others.pop("square") > 0  # queries, which come on top
-    assert sum(others.values()) < 10
+    assert sum(others.values()) == 0
 
 
 def test_aim_breaks_what_the_closest_class_hides() -> None:

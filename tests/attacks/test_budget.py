@@ -99,8 +99,8 @@ def test_a_group_too_dear_for_the_rest_is_no_reason_to_end() -> None:
     cascade.sizes = []
     cascade.run()
     tuning = cascade.tuning
-    first = steps_cost(SAMPLES, tuning.margin_steps)
-    assert first + steps_cost(tuning.fewest, tuning.rounds[0].steps) > 50 * SAMPLES
+    first = SAMPLES * steps_cost(tuning.margin_steps)
+    assert first + tuning.fewest * steps_cost(tuning.rounds[0].steps) > 50 * SAMPLES
     inside, everyone, *towards = cascade.sizes
     assert (inside, everyone) == (SAMPLES, SAMPLES)
     assert towards
