@@ -35,80 +35,43 @@ strength alone counts.  In L∞, on honest ones ``pull`` breaks next to nothing 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain, cycle
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robusteval.attacks.budget import Budget, flips_cost, steps_cost
+from robusteval.attacks.budget import flips_cost, steps_cost
 from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
-from robusteval.attacks.counting import Counted
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import told_of_luck
 from robusteval.attacks.masking import flat, masked, outdone, searched
-from robusteval.attacks.neighbours import led, led_by_others
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
-from robusteval.attacks.results import AttackResult, Stage, Warned
-from robusteval.attacks.search import (
-    AIMED,
-    DRAWS,
-    MARGIN,
-    PROBED,
-    PULLED_TO,
-    Objective,
-    Search,
-    cosine,
-    shrinking,
-)
+from robusteval.attacks.results import AttackResult, Warned
+from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PROBED, PULLED_TO, cosine
 from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
-from robusteval.attacks.steps import project, random_start, striped_start
-from robusteval.attacks.tuning import INSIDE, TUNING, Round, Tuning
-from robusteval.types import Norm, ThreatModel
+from robusteval.attacks.staged import Staged
+from robusteval.attacks.steps import project
+from robusteval.attacks.tuning import INSIDE, Round
 
 
-class Cascade:
-    """One attack on one batch; ``stages`` tell what each of its own broke.
+class Cascade(Staged):
+    """The stages above on one batch.
 
     A variant leaves stages out (``left_out``), is tuned otherwise (``tunings``), or puts another
     method in the place of one without an underscore.
     """
 
-    left_out: frozenset[str] = frozenset()
-    tunings: ClassVar[Mapping[Norm, Tuning]] = TUNING
-
-    def __init__(
-        self,
-        model: Counted,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        seed: int,
-        passes_per_sample: int,
-    ) -> None:
-        self.search = Search(model, images, labels, threat)
-        self.search.kicks = torch.Generator().manual_seed(seed)
-        self.model, self.threat, self.seed = model, threat, seed
-        self.tuning = self.tunings[threat.norm]
-        self.budget = Budget(self.search, passes_per_sample, self.tuning)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.correct = len(images)  # samples to break
-        self.aimed = AIMED  # what samples are driven by, towards a class or a prototype
-        self.vain = 0  # ascents towards a class since the last that broke a sample
-        self.pieced = False  # whether the margin is linear on pieces
-        self.went_inward = False  # whether balls shrank, before further rounds
-        self.overlooked = False  # whether random search broke what gradients did not
-        self.reason: Warned | None = None  # why strength alone counts, if it does
-        self.leader = model.surrogate  # whose gradients take the place of masked ones
-        self.stages: list[Stage] = []
-        self.warned: list[Warned] = []
-        self.notes: list[str] = []
+    aimed = AIMED  # what samples are driven by, towards a class or a prototype
+    vain = 0  # ascents towards a class since the last that broke a sample
+    pieced = False  # whether the margin is linear on pieces
+    overlooked = False  # whether random search broke what gradients did not
 
     def run(self) -> AttackResult:
         """All stages, in order, on logits where outputs are squashed."""
@@ -122,7 +85,7 @@ class Cascade:
         self._look()
         self.stage("margin", self.climb)
         if self.pieced:
-            self.stage("pieces", lambda rows: follow_pieces(self, rows))
+            self.stage("pieces", partial(follow_pieces, self))
         if self.threat.norm == "Linf":
             self.stage("flip", self.flip)
         self.stage("aim", self.aim)
@@ -135,20 +98,6 @@ class Cascade:
         if self.search.votes > 1:
             self.warned.append(Warned("luck", text=told_of_luck(self.search)))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
-
-    def stage(self, name: str, attack: Callable[[Tensor], None]) -> bool:
-        """Runs a stage on the survivors, if there are some, and notes what it broke; whether it
-        ran."""
-        rows = self.search.alive()
-        if len(rows) == 0 or name in self.left_out:
-            return False
-        before = self.budget.spent().sum()
-        attack(rows)
-        if self.budget.spent().sum() == before:  # there was no budget for it
-            return False
-        broken = len(rows) - len(self.search.alive())
-        self.stages.append(Stage(name, broken, len(rows)))
-        return True
 
     @property
     def _margin_cost(self) -> int:
@@ -177,28 +126,6 @@ class Cascade:
         if inside and self.budget.passes >= self._margin_cost and not self.reason:
             only_larger = len(left) - len(self.search.alive(left))
             self.reason = outdone(only_larger, self.correct, self.tuning)
-
-    def ascend(
-        self,
-        rows: Tensor,
-        start: Tensor,
-        objective: Objective,
-        turn: Round | int,
-        targets: Tensor | None = None,
-    ) -> None:
-        """Through the norm's balls one after the other, or as ``turn`` says, if it isn't just the
-        number of steps."""
-        if isinstance(turn, int):
-            turn = Round(1.0, turn, self.tuning.momentum)
-        if len(rows) and turn.steps:
-            balls = turn.balls or self.tuning.balls
-            schedule = shrinking(self.threat.radius, turn.steps, balls, turn.unsigned)
-            self.search.ascend(rows, start, objective, schedule, turn.momentum, targets)
-
-    @property
-    def has_distances(self) -> bool:
-        """Whether whatever gives gradients has the model's prototypes."""
-        return self.leader is None or self.leader.layers == self.model.layers
 
     def aim(self, rows: Tensor) -> None:
         """Towards one wrong class after another, while the budget lasts and some break.
@@ -324,27 +251,6 @@ class Cascade:
         whole = self._fine_count(rows) * self._fine_passes
         return min(whole, int(self.tuning.reserved * self.budget.passes * len(rows)))
 
-    def start_of(self, rows: Tensor, turn: Round) -> Tensor:
-        """Where the ascents of a round begin."""
-        if turn.clean:
-            return self.search.images[rows]
-        if turn.others and len(led(self.search)):
-            return led_by_others(self.search, rows, self.generator, self.tuning)
-        return self.anywhere(rows)
-
-    def anywhere(self, rows: Tensor) -> Tensor:
-        """Random starts, in L2 in a larger ball; in L∞ striped ones in the ball, half of whose
-        pixels are the best image's.
-
-        Stripes break more than uniform noise, and more still where they begin halfway to the best.
-        """
-        images = self.search.images[rows]
-        if self.threat.norm == "L2":
-            return random_start(images, self.threat, self.generator, self.tuning.far)
-        start = striped_start(images, self.threat, self.generator)
-        known = torch.rand(images[:, :1].shape, generator=self.generator) < 0.5
-        return torch.where(known.to(images.device), self.search.best[rows], start)
-
     def query(self, rows: Tensor) -> None:
         """A little of Square (Andriushchenko et al. 2020) on some survivors, where it can run."""
         if not square_fits(self.search.images, self.threat.norm, oblong=False):
@@ -384,4 +290,14 @@ class Cascade:
 
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""
-        return escalate(self)
+        return escalate(self, self.through)
+
+    def through(self, rows: Tensor) -> None:
+        """The first stages once more, on a budget of their own, along the leader's gradients."""
+        self.budget.begin_anew()
+        with self.model.led_by(self.leader):
+            self.ascend(rows, self.search.images[rows], MARGIN, self.tuning.margin_steps)
+            stages = [self.flip] if self.threat.norm == "Linf" else []
+            for stage in [*stages, self.aim, self.polish]:
+                if len(left := self.search.alive()):
+                    stage(left)

@@ -1,8 +1,8 @@
-"""Where gradients look masked, strength alone counts: what the cascade goes on with."""
+"""Where gradients look masked, strength alone counts: what an attack goes on with."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 from torch import Tensor
 
@@ -14,108 +14,95 @@ from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import ranked_classes, ranked_prototypes, tried
 from robusteval.attacks.results import Warned
 from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PULLED, PULLED_TO
-from robusteval.attacks.seen_through import through
+from robusteval.attacks.staged import Staged
 from robusteval.attacks.steps import project
 from robusteval.attacks.straight import ReadStraight
 from robusteval.errors import AttackError
 
-if TYPE_CHECKING:
-    from robusteval.attacks.cascade import Cascade
-
-Escalated = Callable[["Cascade", Tensor], None]  # a stage, on the survivors of a cascade
+Escalated = Callable[[Staged, Tensor], None]  # a stage, on an attack's survivors
 
 
-def escalate(cascade: "Cascade") -> list[str]:
+def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
     in L∞ longer random search and in L2 balls that shrink, full AutoAttack.
 
-    Returns the stages that ran.
+    ``through`` are the attack's own first stages, along what leads.  Returns the stages that ran.
     """
-    search, model = cascade.search, cascade.model
+    search, model = attack.search, attack.model
     if search.nearby is not None:
         search.draws = DRAWS
-    stages: dict[str, Escalated] = {}
-    if model.layers and not model.reads_distances and cascade.has_distances:
-        stages["pull"] = _pull
-    if search.votes == 1 and cascade.leader is model.surrogate:  # else it led all stages
-        found = leader_of(search, search.alive(), cascade.seed)
+    stages: dict[str, Callable[[Tensor], None]] = {}
+    if model.layers and not model.reads_distances and attack.has_distances:
+        stages["pull"] = partial(_pull, attack)
+    if search.votes == 1 and attack.leader is model.surrogate:  # else it led all stages
+        found = leader_of(search, search.alive(), attack.seed)
         stages |= {"through": through} if found else {}
         stepped = isinstance(found, ReadStraight) and found.stepped
-        stages |= {"levels": _move} if stepped else {}
-        cascade.leader = found or cascade.leader
-    stages["more steps"] = _led(_long_ascents)
-    if cascade.threat.norm == "Linf" and search.votes == 1:
-        stages["more search"] = _search
-    if cascade.threat.norm == "L2" and search.votes == 1:
-        stages["inward"] = _led(go_inward)
-    stages["AutoAttack"] = _autoattack
-    return [
-        name
-        for name, attack in stages.items()
-        if cascade.stage(name, lambda rows, attack=attack: attack(cascade, rows))  # type: ignore[misc]
-    ]
+        stages |= {"levels": partial(_move, attack)} if stepped else {}
+        attack.leader = found or attack.leader
+    stages["more steps"] = partial(_led, _long_ascents, attack)
+    if attack.threat.norm == "Linf" and search.votes == 1:
+        stages["more search"] = partial(_search, attack)
+    if attack.threat.norm == "L2" and search.votes == 1:
+        stages["inward"] = partial(_led, go_inward, attack)
+    stages["AutoAttack"] = partial(_autoattack, attack)
+    return [name for name, stage in stages.items() if attack.stage(name, stage)]
 
 
-def _pull(cascade: "Cascade", rows: Tensor) -> None:
+def _pull(attack: Staged, rows: Tensor) -> None:
     """To whichever wrong prototype is nearest, then to the nearest ones by turns."""
-    cascade.ascend(rows, cascade.anywhere(rows), PULLED, cascade.tuning.insisting)
-    near = ranked_prototypes(cascade.search, rows, cascade.search.images[rows])
-    for place in range(min(near.shape[1], cascade.tuning.pairs)):
-        left = ~cascade.search.broken[rows]
+    attack.ascend(rows, attack.anywhere(rows), PULLED, attack.tuning.insisting)
+    near = ranked_prototypes(attack.search, rows, attack.search.images[rows])
+    for place in range(min(near.shape[1], attack.tuning.pairs)):
+        left = ~attack.search.broken[rows]
         if left.any():
-            start = cascade.anywhere(rows[left])
-            cascade.ascend(
-                rows[left], start, PULLED_TO, cascade.tuning.insisting, near[left, place]
-            )
+            start = attack.anywhere(rows[left])
+            attack.ascend(rows[left], start, PULLED_TO, attack.tuning.insisting, near[left, place])
 
 
-def _move(cascade: "Cascade", rows: Tensor) -> None:
+def _move(attack: Staged, rows: Tensor) -> None:
     """Pixels that are read in steps to other levels, towards one class after the other."""
-    search, tuning, leader = cascade.search, cascade.tuning, cascade.leader
+    search, tuning, leader = attack.search, attack.tuning, attack.leader
     assert isinstance(leader, ReadStraight)
     targets = tried(search, rows, tuning.most_aims, prototypes=False)
     move_levels(search, leader, rows, targets, tuning.level_turns)
 
 
-def _led(attack: Escalated) -> Escalated:
+def _led(stage: Escalated, attack: Staged, rows: Tensor) -> None:
     """Along gradients of what leads past the mask, or of the model's fastest form."""
-
-    def along(cascade: "Cascade", rows: Tensor) -> None:
-        with cascade.model.led_by(cascade.leader or cascade.model.fast):
-            attack(cascade, rows)
-
-    return along
+    with attack.model.led_by(attack.leader or attack.model.fast):
+        stage(attack, rows)
 
 
-def _long_ascents(cascade: "Cascade", rows: Tensor) -> None:
-    cascade.ascend(rows, cascade.anywhere(rows), MARGIN, cascade.tuning.insisting)
-    for place in range(min(3, cascade.model.classes - 1)):
-        alive = cascade.search.alive(rows)
+def _long_ascents(attack: Staged, rows: Tensor) -> None:
+    attack.ascend(rows, attack.anywhere(rows), MARGIN, attack.tuning.insisting)
+    for place in range(min(3, attack.model.classes - 1)):
+        alive = attack.search.alive(rows)
         if len(alive):
-            targets = ranked_classes(cascade.search, alive, cascade.search.best[alive])[:, place]
-            cascade.ascend(alive, cascade.anywhere(alive), AIMED, cascade.tuning.insisting, targets)
+            targets = ranked_classes(attack.search, alive, attack.search.best[alive])[:, place]
+            attack.ascend(alive, attack.anywhere(alive), AIMED, attack.tuning.insisting, targets)
 
 
-def _search(cascade: "Cascade", rows: Tensor) -> None:
+def _search(attack: Staged, rows: Tensor) -> None:
     """Random search from the best images, where Square begins anew; longer where nothing leads."""
-    search, tuning = cascade.search, cascade.tuning
-    blind = cascade.leader is None and not search.sloped
+    search, tuning = attack.search, attack.tuning
+    blind = attack.leader is None and not search.sloped
     proposals = tuning.searched_blindly if blind else tuning.searched
-    flip_squares(search, rows, proposals, cascade.generator, tuning.turn_together)
+    flip_squares(search, rows, proposals, attack.generator, tuning.turn_together)
 
 
-def _autoattack(cascade: "Cascade", rows: Tensor) -> None:
-    images, labels = cascade.search.images[rows], cascade.search.labels[rows]
-    version: Version = "rand" if cascade.search.votes > 1 else "standard"
-    with cascade.model.attending(rows):
+def _autoattack(attack: Staged, rows: Tensor) -> None:
+    images, labels = attack.search.images[rows], attack.search.labels[rows]
+    version: Version = "rand" if attack.search.votes > 1 else "standard"
+    with attack.model.attending(rows):
         try:
             found = autoattack(
-                cascade.model, images, labels, cascade.threat, seed=cascade.seed, version=version
+                attack.model, images, labels, attack.threat, seed=attack.seed, version=version
             )
         except AttackError as error:  # what was found before it stays
-            cascade.warned.append(Warned("no_autoattack", text=str(error)))
+            attack.warned.append(Warned("no_autoattack", text=str(error)))
             return
-    cascade.stages += [replace(stage, name=f"AutoAttack's {stage.name}") for stage in found.stages]
-    cascade.notes += [f"AutoAttack's {note}" for note in found.notes]
-    cascade.warned += found.warned
-    cascade.search.judge(rows, project(found.images, images, cascade.threat))
+    attack.stages += [replace(stage, name=f"AutoAttack's {stage.name}") for stage in found.stages]
+    attack.notes += [f"AutoAttack's {note}" for note in found.notes]
+    attack.warned += found.warned
+    attack.search.judge(rows, project(found.images, images, attack.threat))

@@ -8,7 +8,6 @@ as in ``smallest``, until it is as small as the threat's.
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,11 +15,9 @@ from torch import Tensor
 from robusteval.attacks.counting import BACKWARD
 from robusteval.attacks.search import MARGIN, Search
 from robusteval.attacks.smallest import Leg, Shrinking
+from robusteval.attacks.staged import Staged
 from robusteval.attacks.steps import project
 from robusteval.attacks.tuning import Round
-
-if TYPE_CHECKING:
-    from robusteval.attacks.cascade import Cascade
 
 _FROM_OTHERS = Round(share=1.0, steps=0, others=True)
 _IN_VAIN = 2  # turns that gained nothing, after which none follow
@@ -41,37 +38,37 @@ class Known:
         return cls(images.clone(), torch.full_like(images[:, 0, 0, 0], torch.inf))
 
 
-def go_inward(cascade: "Cascade", rows: Tensor) -> None:
+def go_inward(attack: Staged, rows: Tensor) -> None:
     """Survivors of ``rows``, for as many turns as there are."""
-    known, tuning = Known.nothing(cascade.search), cascade.tuning
+    known, tuning = Known.nothing(attack.search), attack.tuning
     for _ in range(tuning.inward_turns):
-        if len(alive := cascade.search.alive(rows)):
-            _turn(cascade, alive, known, tuning.inward_long)
+        if len(alive := attack.search.alive(rows)):
+            _turn(attack, alive, known, tuning.inward_long)
 
 
-def inward_once(cascade: "Cascade") -> None:
+def inward_once(attack: Staged) -> None:
     """As long as it pays, as soon as survivors have had so many passes as ``tuning`` says."""
-    after, alive = cascade.tuning.inward_after, cascade.search.alive().cpu()
-    if after is None or cascade.went_inward or "inward" in cascade.left_out or len(alive) == 0:
+    after, alive = attack.tuning.inward_after, attack.search.alive().cpu()
+    if after is None or attack.went_inward or "inward" in attack.left_out or len(alive) == 0:
         return
-    if float(cascade.budget.spent()[alive].mean()) >= after * cascade.search.draws:
-        cascade.went_inward = True
-        _while_it_pays(cascade)
+    if float(attack.budget.spent()[alive].mean()) >= after * attack.search.draws:
+        attack.went_inward = True
+        _while_it_pays(attack)
 
 
-def _while_it_pays(cascade: "Cascade") -> None:
+def _while_it_pays(attack: Staged) -> None:
     """The nearest survivors first, while the budget lasts and every other turn gains something."""
-    search, tuning = cascade.search, cascade.tuning
+    search, tuning = attack.search, attack.tuning
     known, untried, vain = Known.nothing(search), ~search.broken, 0
     while vain < _IN_VAIN and len(alive := search.alive()):
         untried = untried if untried[alive].any() else ~search.broken
         wanted = max(tuning.fewest, math.ceil(tuning.inward_share * len(alive)))
         near = search.nearest(alive[untried[alive]], wanted)
-        near = cascade.budget.affordable(near, _cost(tuning.inward, tuning.drawn), alive)
+        near = attack.budget.affordable(near, _cost(tuning.inward, tuning.drawn), alive)
         if len(near) == 0:
             return
         untried[near], before = False, known.norms[near]
-        _turn(cascade, near, known, tuning.inward)
+        _turn(attack, near, known, tuning.inward)
         gains = len(search.alive(near)) < len(near) or _fell(before, known.norms[near])
         vain = 0 if gains else vain + 1
 
@@ -87,17 +84,17 @@ def _cost(steps: tuple[int, int], drawn: int) -> int:
     return (2 + BACKWARD) * sum(steps) + drawn
 
 
-def _turn(cascade: "Cascade", rows: Tensor, known: Known, steps: tuple[int, int]) -> None:
+def _turn(attack: Staged, rows: Tensor, known: Known, steps: tuple[int, int]) -> None:
     """From what broke similar ones, then in small steps from the nearest that breaks each."""
-    search = cascade.search
-    start, images = cascade.start_of(rows, _FROM_OTHERS), search.images[rows]
-    balls = Shrinking(cascade.model, images, search.labels[rows], cascade.threat.norm)
+    search = attack.search
+    start, images = attack.start_of(rows, _FROM_OTHERS), search.images[rows]
+    balls = Shrinking(attack.model, images, search.labels[rows], attack.threat.norm)
     inner = balls.search
     inner.draws, inner.votes, inner.nearby = search.draws, search.votes, search.nearby
     balls.best, balls.known = known.nearest[rows], known.norms[rows]
     far, fine = steps
-    with cascade.model.attending(rows):
+    with attack.model.attending(rows):
         for leg in (Leg(far), Leg(fine, fine=True)):
             balls.climb(leg, leg.steps, MARGIN, None, start)
     known.nearest[rows], known.norms[rows] = balls.best, balls.known
-    search.judge(rows, project(balls.best, images, cascade.threat))
+    search.judge(rows, project(balls.best, images, attack.threat))
