@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import stored
-from benchmarks.attacks import VERSION, weights_of
+from benchmarks.attacks import OURS, VERSION, weights_of
+from benchmarks.rivals import stands
 from benchmarks.variants import VARIANTS, WHOLE, variants_in
 from robusteval import zoo
 from robusteval.attacks.cascade import Cascade
@@ -162,7 +163,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("ablation.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = [r for r in stored.read(arguments.out, Result) if r.version == VERSION]
+    results = [r for r in stored.read(arguments.out, Result) if stands(OURS, r.version)]
     last = [*variants_in(arguments.norm)][-1]
     done = {r.place for r in results if r.variant == last}
     for name in zoo.models_called(arguments.model):

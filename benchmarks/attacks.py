@@ -43,6 +43,7 @@ from benchmarks.rivals import (
     base,
     has_targets,
     is_told_no_eps,
+    stands,
     version_of,
 )
 from robusteval import zoo
@@ -90,7 +91,7 @@ class Result:
     @property
     def holds_today(self) -> bool:
         """Whether the same images would be found again: by a library, or by ours as it stands."""
-        return version_of(self.attack) in (0, self.version)
+        return stands(self.attack, self.version)
 
     @property
     def place(self) -> tuple[str, ...]:

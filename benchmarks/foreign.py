@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import stored
-from benchmarks.attacks import VERSION, weights_of
+from benchmarks.attacks import OURS, VERSION, weights_of
+from benchmarks.rivals import stands
 from robusteval.attacks.adaptive import adaptive_result
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.libraries.autoattack import autoattack
@@ -157,7 +158,7 @@ class Result:
     @property
     def holds_today(self) -> bool:
         """Whether model and attack are still what they were."""
-        return self.version == VERSION and self.weights == weights_of(find_entry(self.model))
+        return stands(OURS, self.version) and self.weights == weights_of(find_entry(self.model))
 
 
 @dataclass(frozen=True)

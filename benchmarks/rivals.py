@@ -167,6 +167,8 @@ CURVES: dict[str, tuple[str, Callable[[int], Attack]]] = {
     "fmn": ("FMN (adv-lib)", _fmn_within),
     "pgd": ("PGD", _pgd_within),
 }
+# Versions that return the same where no surrogate is given, and none is in benchmarks.
+_ALIKE = {"adaptive": (7, 8)}
 ATTACKS_BY_BUDGET = {
     f"{name}@{budget}": within(budget) for name, (_, within) in CURVES.items() for budget in CURVE
 }
@@ -182,6 +184,12 @@ def base(attack: str) -> str:
 def version_of(attack: str) -> int:
     """Of the project's own; 0 of others', whose version is their library's."""
     return find("robusteval", base(attack)).version if base(attack) in OWN else 0
+
+
+def stands(attack: str, version: int) -> bool:
+    """Whether today's version would find the same images again as this one; a library's is told by
+    the library."""
+    return version_of(attack) in (0, version) or version in _ALIKE.get(base(attack), ())
 
 
 def is_told_no_eps(attack: str) -> bool:

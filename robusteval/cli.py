@@ -121,9 +121,7 @@ def run(
     ] = None,
     surrogate: Annotated[
         str | None,
-        typer.Option(
-            help="An entry whose gradients adaptive follows where this model's are masked."
-        ),
+        typer.Option(help="An entry whose gradients adaptive follows after this model's own."),
     ] = None,
     seed: Annotated[int, whole_option("Seed of every random stream.")] = 0,
     device: Annotated[

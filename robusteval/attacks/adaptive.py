@@ -36,8 +36,8 @@ def adaptive(
     - ``passes_per_sample``: the budget of passes for each sample that survives, on average.  It is
       3 or more; hundreds are of use.  A backward pass counts as two.  A sample that breaks early
       costs less.
-    - ``surrogate``: any module with the same images and classes.  Its gradients lead in the place
-      of the model's own; success stays the model's word.
+    - ``surrogate``: any module with the same images and classes.  Its gradients lead after the
+      model's own, on a second budget; success stays the model's word.
 
     In these cases another number of passes is made:
 
@@ -61,6 +61,8 @@ def adaptive(
     follows cutting planes where the margin is linear on pieces (see ``pieces``), and goes by all
     members of a vote, also where the first always agrees with it; elsewhere it is as version 5.
     Version 7 spends what is left of a budget on fewer samples where it is too little for many.
+    Version 8 goes by the model's own gradients first where a surrogate is given; without one it is
+    as version 7.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -127,6 +129,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=7,
+        version=8,
     ),
 )

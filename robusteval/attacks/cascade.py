@@ -23,6 +23,8 @@ between its largest logits, say) changes one.
 6. ``square``: a few gradient-free queries.  What they break and gradients did not says that
    gradients are masked.
 
+7. ``surrogate``, where a user gives one: the first stages once more, along its gradients.
+
 Gradients also count as masked where a tenth of the samples have none, where they turn at a step of
 ε/10 (shattered), or where ascents that stay inside ε miss what larger balls led to.  Then the
 cascade says so, and goes on: ``pull`` draws features to the nearest wrong prototypes, which a head
@@ -93,6 +95,8 @@ class Cascade(Staged):
         self.stage("square", self.query)
         if not self.reason and len(self.search.alive()):
             self.reason = flat(self.search)
+        if self.model.surrogate:
+            self.stage("surrogate", self.follow_surrogate)
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
         if self.search.votes > 1:
@@ -291,6 +295,13 @@ class Cascade(Staged):
     def escalate(self) -> list[str]:
         """Where gradients look masked, strength alone counts; the stages that ran."""
         return escalate(self, self.through)
+
+    def follow_surrogate(self, rows: Tensor) -> None:
+        """The first stages once more, along another model's gradients: after the model's own, so
+        that a bad surrogate breaks no fewer."""
+        own, self.leader = self.leader, self.model.surrogate
+        self.through(rows)
+        self.leader = own
 
     def through(self, rows: Tensor) -> None:
         """The first stages once more, on a budget of their own, along the leader's gradients."""

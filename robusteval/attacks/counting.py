@@ -31,7 +31,7 @@ class Counted(Adapter):
     ``samples``: how many are attacked together; None for one tally of all passes.
     ``deadline``: a time of ``time.monotonic``.  ``on_pass`` is told the forward passes so far.
     ``fast``: the same model in a faster, rougher form, for gradients (see ``quickly``).
-    ``surrogate``: another model whose gradients the user wants ``adaptive`` to follow.
+    ``surrogate``: another model whose gradients the user wants ``adaptive`` to follow, too.
 
     A batch's passes are spread evenly over the samples attended to (all, unless ``attending``
     says otherwise), since an attack does not tell which of them it holds.  Backward passes are

@@ -34,12 +34,13 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     stages: dict[str, Callable[[Tensor], None]] = {}
     if model.layers and not model.reads_distances and attack.has_distances:
         stages["pull"] = partial(_pull, attack)
-    if search.votes == 1 and attack.leader is model.surrogate:  # else it led all stages
+    if search.votes == 1 and attack.leader is None:  # else it led all stages
         found = leader_of(search, search.alive(), attack.seed)
         stages |= {"through": through} if found else {}
         stepped = isinstance(found, ReadStraight) and found.stepped
         stages |= {"levels": partial(_move, attack)} if stepped else {}
-        attack.leader = found or attack.leader
+        attack.leader = found
+    attack.leader = attack.leader or model.surrogate
     stages["more steps"] = partial(_led, _long_ascents, attack)
     if attack.threat.norm == "Linf" and search.votes == 1:
         stages["more search"] = partial(_search, attack)

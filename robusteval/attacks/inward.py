@@ -3,7 +3,8 @@
 A model that was trained against L∞ may hide the ways that are short in L2: no ascent within ε sees
 them, nor one that is put back into that ball from a larger one.  What broke a similar sample shows
 such a way, farther off as a rule.  From there the ball follows the sample's own boundary inwards,
-as in ``smallest``, until it is as small as the threat's.
+as in ``smallest``, until it is as small as the threat's.  Steps outside the threat's ball are the
+idea of Constraint Relaxation (AAAI 2025; see ``cr``).
 """
 
 import math

@@ -13,6 +13,7 @@ from robusteval.attacks.results import Stage, Warned
 from robusteval.attacks.search import Objective, Search, shrinking
 from robusteval.attacks.steps import random_start, striped_start
 from robusteval.attacks.tuning import TUNING, Round, Tuning
+from robusteval.models.adapter import Adapter
 from robusteval.types import Norm, ThreatModel
 
 
@@ -40,7 +41,7 @@ class Staged:
         self.correct = len(images)  # samples to break
         self.went_inward = False  # whether balls shrank around what breaks a sample
         self.reason: Warned | None = None  # why strength alone counts, if it does
-        self.leader = model.surrogate  # whose gradients take the place of masked ones
+        self.leader: Adapter | None = None  # whose gradients take the place of the model's own
         self.stages: list[Stage] = []
         self.warned: list[Warned] = []
         self.notes: list[str] = []

@@ -44,8 +44,8 @@ class Options:
       model itself is left out.
     - ``static_sources``: models on which the suite's attacks run, too.  The images are counted on
       the attacked model, which is never asked before.  It is left out itself.
-    - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows.  Success stays the
-      attacked model's word.
+    - ``surrogate``: an entry, or a module, whose gradients ``adaptive`` follows after the attacked
+      model's own.  Success stays the latter's word.
     - ``outlier_folders``: folders of images, as further outliers.
     - ``fit_data``: the path of training data of your own, which detectors are fitted to (see
       ``data.paths``); or ``fit_images`` and ``fit_labels``, which are what ``evaluate`` takes as

@@ -1,4 +1,4 @@
-"""A user's surrogate: a model whose gradients lead ``adaptive`` where the attacked one's don't."""
+"""A user's surrogate: a model whose gradients ``adaptive`` follows after the attacked one's own."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ Named = tuple[()] | tuple[str, str]  # how to find it again, "" for a module, an
 def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adapter | None, Named]:
     """The surrogate that was asked for.
 
-    Raises AttackError where nothing follows it or it can't read the images, RobustevalError where
-    there is none of that name.
+    Raises AttackError where nothing follows it, it can't read the images, or two entries are of
+    different data; RobustevalError where there is none of that name.
     """
     given = options.surrogate
     if given is None:
@@ -33,6 +33,8 @@ def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adap
             f"a surrogate leads the attack adaptive, which suite {suite.name} doesn't run here: "
             "leave it out"
         )
+    if not isinstance(given, nn.Module):
+        _require_same_data(given, subject)
     adapter, named = opened(given, subject.model.classes, options.device, options.allow_code)
     try:
         try_out(adapter, subject.data, options)
@@ -44,6 +46,16 @@ def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adap
             "choose one for the same data"
         )
     return adapter, named
+
+
+def _require_same_data(given: str | Path, subject: Subject) -> None:
+    """An entry tells what its model was trained on; another's classes may only have its number."""
+    entry = find_entry(given)
+    if subject.entry is not None and entry.dataset != subject.entry.dataset:
+        raise AttackError(
+            f"the surrogate {entry.name} is for {entry.dataset}, the model for "
+            f"{subject.entry.dataset}: choose one for the same data"
+        )
 
 
 def opened(

@@ -1,4 +1,4 @@
-"""A user's surrogate: its gradients lead, success is the model's word, and evidence names it."""
+"""A user's surrogate: its gradients come second, the model judges, and evidence names it."""
 
 from pathlib import Path
 
@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 import robusteval
+from robusteval.attacks.adaptive import adaptive
+from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, EvidenceError, RobustevalError
+from robusteval.evidence.judge import judge
+from robusteval.models.loading import load_model
+from robusteval.models.registry import find_entry
+from robusteval.types import Norm, ThreatModel
 from tests.helpers.commands import cli, refused
 
 SUITE = """
@@ -63,7 +69,7 @@ def test_a_module_leads_where_nothing_can_follow_the_model(tmp_path: Path, suite
     led = robusteval.evaluate(blind, images, labels, surrogate=guide, **common)
     assert led.worst_case.iloc[0]["robust"] == 0
     told = led.findings.set_index("check").loc["surrogate", "measured"]
-    assert "gradients of Adaptive (ours) are those of a module given from Python" in told
+    assert "Adaptive (ours) follows gradients of a module given from Python" in told
     given = {"model": blind, "images": images, "labels": labels}
     checks = robusteval.verify(led.folder, **given, surrogate=guide, again=1)
     assert all(check.held for check in checks)
@@ -87,6 +93,28 @@ def test_an_entry_leads_and_the_run_is_another_one(tmp_path: Path, suite: Path) 
     again = cli(*run, "--out", str(tmp_path), "--surrogate", "mpat_digits")
     assert again.exit_code == 0
     assert led.folder.name in again.output
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.15), ("L2", 0.6)])
+def test_a_bad_surrogate_hides_nothing(digits: Dataset, norm: Norm, eps: float) -> None:
+    """What the model's own gradients break without it they break first."""
+    model, guide = load_model(find_entry("ce_at_digits")), load_model(find_entry("mpat_digits"))
+    data = digits.balanced_subset(30)
+    given = (data.images(), data.labels, ThreatModel(norm, eps))
+    alone, led = (
+        adaptive(model, *given, passes_per_sample=100, surrogate=one) for one in (None, guide)
+    )
+    alone, led = (judge(model, found, *given, bound=True).fooled for found in (alone, led))
+    assert alone.any()
+    assert not (alone & ~led).any()
+
+
+def test_an_entry_of_other_data_is_refused(tmp_path: Path) -> None:
+    run = ["run", "--model", "ce_digits", "--suite", "full", "--samples", "8"]
+    refused(
+        cli(*run, "--out", str(tmp_path), "--surrogate", "ce_mnist"),
+        "the surrogate ce_mnist is for mnist, the model for digits",
+    )
 
 
 @pytest.mark.parametrize(
