@@ -61,8 +61,8 @@ def adaptive(
     follows cutting planes where the margin is linear on pieces (see ``pieces``), and goes by all
     members of a vote, also where the first always agrees with it; elsewhere it is as version 5.
     Version 7 spends what is left of a budget on fewer samples where it is too little for many.
-    Version 8 goes by the model's own gradients first where a surrogate is given; without one it is
-    as version 7.
+    Version 8 goes by the model's own gradients first where a surrogate is given.  Where nothing
+    has a gradient it searches at random in L2, too.  Elsewhere it is as version 7.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for

@@ -24,7 +24,8 @@ Escalated = Callable[[Staged, Tensor], None]  # a stage, on an attack's survivor
 
 def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
-    in L∞ longer random search and in L2 balls that shrink, full AutoAttack.
+    in L∞, or where nothing has a gradient, longer random search, in L2 balls that shrink, and full
+    AutoAttack.
 
     ``through`` are the attack's own first stages, along what leads.  Returns the stages that ran.
     """
@@ -42,7 +43,7 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
         attack.leader = found
     attack.leader = attack.leader or model.surrogate
     stages["more steps"] = partial(_led, _long_ascents, attack)
-    if attack.threat.norm == "Linf" and search.votes == 1:
+    if search.votes == 1 and (attack.threat.norm == "Linf" or _is_blind(attack)):
         stages["more search"] = partial(_search, attack)
     if attack.threat.norm == "L2" and search.votes == 1:
         stages["inward"] = partial(_led, go_inward, attack)
@@ -84,11 +85,15 @@ def _long_ascents(attack: Staged, rows: Tensor) -> None:
             attack.ascend(alive, attack.anywhere(alive), AIMED, attack.tuning.insisting, targets)
 
 
+def _is_blind(attack: Staged) -> bool:
+    """Whether neither the model nor anything else has gradients."""
+    return attack.leader is None and not attack.search.sloped
+
+
 def _search(attack: Staged, rows: Tensor) -> None:
     """Random search from the best images, where Square begins anew; longer where nothing leads."""
     search, tuning = attack.search, attack.tuning
-    blind = attack.leader is None and not search.sloped
-    proposals = tuning.searched_blindly if blind else tuning.searched
+    proposals = tuning.searched_blindly if _is_blind(attack) else tuning.searched
     flip_squares(search, rows, proposals, attack.generator, tuning.turn_together)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from robusteval.attacks.search import MARGIN, Search, Step
 from robusteval.attacks.squashed import squash_of
 from robusteval.attacks.steps import input_gradient
 from robusteval.attacks.straight import ReadStraight
+from robusteval.data.datasets import Dataset
 from robusteval.models.adapter import Adapter
 from robusteval.types import Norm
 from tests.helpers.known import (
@@ -42,11 +44,13 @@ def scaled(norm: Norm, scale: float = 15.0) -> Known:
     return replace(known, model=Function(lambda x: scale * model(x)))
 
 
-def attacked(model: nn.Module, known: Known, radius: float) -> AttackResult:
+def attacked(
+    model: nn.Module, known: Known, radius: float, left_out: frozenset[str] = SLOW
+) -> AttackResult:
     counted = as_counted(model, known.images, known.labels)
     threat = threat_of(known.norm, radius)
     cascade = Cascade(counted, known.images, known.labels, threat, 0, passes_per_sample=200)
-    cascade.left_out = SLOW
+    cascade.left_out = left_out
     return cascade.run()
 
 
@@ -172,6 +176,41 @@ def test_rounded_images_are_attacked_as_straight_through() -> None:
     left, truth = (margins(copy, r.images, labels) <= 0 for r in (found, by_guide))
     assert left.sum() <= truth.sum() + 1
     assert truth.sum() < len(labels)
+
+
+class Opaque(torch.autograd.Function):
+    """Nine levels, and no gradient that anything could read straight."""
+
+    @staticmethod
+    def forward(context: Any, images: Tensor) -> Tensor:
+        return (8 * images).round() / 8
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.zeros_like(gradient)
+
+
+@pytest.mark.parametrize(("norm", "radius"), [("Linf", 0.1), ("L2", 0.6)])
+def test_where_nothing_has_a_gradient_random_search_goes_on(
+    digits: Dataset, ce_digits: Adapter, norm: Norm, radius: float
+) -> None:
+    """It leaves next to what gradients do of the same model with its levels passed through."""
+    images = digits.balanced_subset(12).images()
+    copy = Adapter(Function(lambda x: ce_digits(Opaque.apply(x))), 10)
+    guide = rounded(ce_digits, 9, straight=True)
+    one = Known(copy, images, copy(images).argmax(1), torch.empty(0), norm)
+    found = {
+        "nothing more": attacked(copy, one, radius),
+        "random search": attacked(copy, one, radius, SLOW - {"more search"}),
+        "its guide": attacked(guide, one, radius),
+    }
+    assert "dead" in kinds(found["random search"])
+    left = {
+        told: int((margins(copy, result.images, one.labels) <= 0).sum())
+        for told, result in found.items()
+    }
+    assert left["nothing more"] > 9
+    assert left["random search"] <= left["its guide"] + 1 <= 2
 
 
 def test_members_of_a_vote_lead() -> None:
