@@ -107,6 +107,24 @@ def test_versions_are_those_of_the_projects_own_attacks() -> None:
         assert rivals.version_of(name) == 0
 
 
+@pytest.mark.parametrize(
+    ("attack", "version", "stands"),
+    [
+        ("adaptive_60", rivals.version_of("adaptive"), True),
+        ("adaptive@30", 7, True),
+        ("adaptive", 6, False),
+        ("smallest", rivals.version_of("smallest"), True),
+        ("smallest", 7, False),
+        ("cr@60", 0, False),
+        ("autoattack", 5, True),
+    ],
+)
+def test_results_stand_by_versions_that_return_the_same(
+    attack: str, version: int, stands: bool
+) -> None:
+    assert rivals.stands(attack, version) == stands
+
+
 @pytest.mark.parametrize("mask", [name for name in masks.MASKS if name != "rounded"])
 def test_a_mask_changes_no_class(mask: str) -> None:
     plain, masked = masks.loaded(MODEL), masks.loaded(f"{MODEL}+{mask}")
