@@ -298,10 +298,11 @@ class Cascade(Staged):
 
     def follow_surrogate(self, rows: Tensor) -> None:
         """The first stages once more, along another model's gradients: after the model's own, so
-        that a bad surrogate breaks no fewer."""
-        own, self.leader = self.leader, self.model.surrogate
+        that a bad surrogate breaks no fewer.  They say nothing of the model's own."""
+        own = self.leader, self.search.sloped
+        self.leader = self.model.surrogate
         self.through(rows)
-        self.leader = own
+        self.leader, self.search.sloped = own
 
     def through(self, rows: Tensor) -> None:
         """The first stages once more, on a budget of their own, along the leader's gradients."""

@@ -41,7 +41,6 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
         stepped = isinstance(found, ReadStraight) and found.stepped
         stages |= {"levels": partial(_move, attack)} if stepped else {}
         attack.leader = found
-    attack.leader = attack.leader or model.surrogate
     stages["more steps"] = partial(_led, _long_ascents, attack)
     if search.votes == 1 and (attack.threat.norm == "Linf" or _is_blind(attack)):
         stages["more search"] = partial(_search, attack)

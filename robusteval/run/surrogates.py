@@ -7,6 +7,7 @@ from torch import nn
 from robusteval.errors import AttackError, EvidenceError, RobustevalError
 from robusteval.evidence.judge import state_digest
 from robusteval.models.adapter import Adapter, wrap_module
+from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry, reference_to
 from robusteval.plan.context import Access
@@ -33,9 +34,10 @@ def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adap
             f"a surrogate leads the attack adaptive, which suite {suite.name} doesn't run here: "
             "leave it out"
         )
-    if not isinstance(given, nn.Module):
-        _require_same_data(given, subject)
-    adapter, named = opened(given, subject.model.classes, options.device, options.allow_code)
+    found = _found(given)
+    if isinstance(found, Entry):
+        _require_same_data(found, subject)
+    adapter, named = _opened(found, subject.model.classes, options.device, options.allow_code)
     try:
         try_out(adapter, subject.data, options)
     except AttackError as error:
@@ -48,9 +50,17 @@ def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adap
     return adapter, named
 
 
-def _require_same_data(given: str | Path, subject: Subject) -> None:
+def _found(given: Surrogate) -> Entry | nn.Module:
+    """What was given, or the entry of that name or path."""
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, str | Path):
+        raise RobustevalError("a surrogate is an entry's name or path, or a torch module")
+    return find_entry(given)
+
+
+def _require_same_data(entry: Entry, subject: Subject) -> None:
     """An entry tells what its model was trained on; another's classes may only have its number."""
-    entry = find_entry(given)
     if subject.entry is not None and entry.dataset != subject.entry.dataset:
         raise AttackError(
             f"the surrogate {entry.name} is for {entry.dataset}, the model for "
@@ -58,18 +68,15 @@ def _require_same_data(given: str | Path, subject: Subject) -> None:
         )
 
 
-def opened(
-    given: Surrogate, classes: int, device: str, allow_code: bool
+def _opened(
+    found: Entry | nn.Module, classes: int, device: str, allow_code: bool
 ) -> tuple[Adapter, tuple[str, str]]:
     """A surrogate behind its adapter, and how to find it again with its digest."""
-    if isinstance(given, nn.Module):
-        module = given.to(device)
-        adapter = module if isinstance(module, Adapter) else wrap_module(module, classes)
-        return adapter, ("", state_digest(adapter))
-    if not isinstance(given, str | Path):
-        raise RobustevalError("a surrogate is an entry's name or path, or a torch module")
-    entry = find_entry(given)
-    return load_model(entry, device, allow_code), (reference_to(entry), entry.digest)
+    if isinstance(found, Entry):
+        return load_model(found, device, allow_code), (reference_to(found), found.digest)
+    module = found.to(device)
+    adapter = module if isinstance(module, Adapter) else wrap_module(module, classes)
+    return adapter, ("", state_digest(adapter))
 
 
 def same_surrogate(
@@ -78,7 +85,8 @@ def same_surrogate(
     """The surrogate of a run, if one is given.  Raises EvidenceError for another one."""
     if given is None:
         return None
-    adapter, (_, digest) = opened(given, classes, access.device or spec.device, access.allow_code)
+    device = access.device or spec.device
+    adapter, (_, digest) = _opened(_found(given), classes, device, access.allow_code)
     if digest != (spec.surrogate or ("", ""))[1]:
         raise EvidenceError("the surrogate is not the one that this run names")
     return adapter

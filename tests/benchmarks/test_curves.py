@@ -125,6 +125,11 @@ def test_results_stand_by_versions_that_return_the_same(
     assert rivals.stands(attack, version) == stands
 
 
+def test_results_do_not_stand_by_a_later_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "version_of", lambda _: 99)
+    assert not rivals.stands("adaptive", 7)
+
+
 @pytest.mark.parametrize("mask", [name for name in masks.MASKS if name != "rounded"])
 def test_a_mask_changes_no_class(mask: str) -> None:
     plain, masked = masks.loaded(MODEL), masks.loaded(f"{MODEL}+{mask}")

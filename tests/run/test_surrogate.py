@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import robusteval
 from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.counting import as_counted
 from robusteval.data.datasets import Dataset
 from robusteval.errors import AttackError, EvidenceError, RobustevalError
 from robusteval.evidence.judge import judge
@@ -107,6 +109,20 @@ def test_a_bad_surrogate_hides_nothing(digits: Dataset, norm: Norm, eps: float) 
     alone, led = (judge(model, found, *given, bound=True).fooled for found in (alone, led))
     assert alone.any()
     assert not (alone & ~led).any()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_surrogates_gradients_say_nothing_of_the_model(norm: Norm) -> None:
+    """What has none of its own is still searched at random afterwards."""
+    images, labels = map(torch.as_tensor, own_images())
+    counted = as_counted(Table(blind=True), images, labels)
+    counted.surrogate = as_counted(Table(blind=False), images, labels).adapter
+    cascade = Cascade(counted, images, labels, ThreatModel(norm, 0.01), 0, 30)
+    cascade.left_out = frozenset({"margin", "flip", "aim", "polish", "square"})
+    cascade.left_out |= {"through", "more steps", "more search", "inward", "AutoAttack"}
+    assert [stage.name for stage in cascade.run().stages] == ["surrogate"]
+    assert cascade.leader is None
+    assert not cascade.search.sloped
 
 
 def test_an_entry_of_other_data_is_refused(tmp_path: Path) -> None:
