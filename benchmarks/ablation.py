@@ -13,17 +13,17 @@ the test split is for reporting, not for choosing.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks import stored
+from benchmarks import masks, stored
 from benchmarks.attacks import OURS, VERSION, weights_of
 from benchmarks.rivals import stands
-from benchmarks.variants import VARIANTS, WHOLE, variants_in
+from benchmarks.variants import VARIANTS, VARIANTS_ON_COPIES, WHOLE, variants_in
 from robusteval import zoo
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import Counted
@@ -31,8 +31,6 @@ from robusteval.data.datasets import Dataset, load_dataset
 from robusteval.evidence.judge import predict
 from robusteval.models.acceleration import Forms, choose_forms, static_batch
 from robusteval.models.adapter import Adapter
-from robusteval.models.loading import load_model
-from robusteval.models.registry import find_entry
 from robusteval.plan.spec import default_batch
 from robusteval.types import Norm, ThreatModel
 
@@ -92,13 +90,18 @@ def attacked(
 
 def validation_samples(name: str, count: int, data_dir: Path | None) -> tuple[Adapter, Dataset]:
     """A model, and those of its validation images that it gets right."""
-    entry = find_entry(name)
+    entry = masks.of_entry(name)
     assert entry.training is not None
-    model = load_model(entry)
+    model = masks.loaded(name)
     _, data = load_dataset(entry.dataset, "train", data_dir).split_off(entry.training.validation)
     data = data.balanced_subset(min(count, len(data)))
     right = predict(model, data.images()).argmax(1) == data.labels
     return model, data.take(torch.nonzero(right)[:, 0])
+
+
+def variants_of(name: str, norm: Norm) -> dict[str, type[Cascade]]:
+    """Of a model, or of a copy that hides its gradients."""
+    return VARIANTS_ON_COPIES if masks.SIGN in name else variants_in(norm)
 
 
 def measured(
@@ -110,13 +113,13 @@ def measured(
     passes = len(data) * budget / 3
     forms = Forms.of(model, *choose_forms(model, data.images(slice(0, static_batch())), passes))
     whole = attacked(Cascade, forms, data, threat, budget)
-    for told, variant in variants_in(norm).items():
+    for told, variant in variants_of(name, norm).items():
         left = whole
         if variant is not Cascade:
             left = attacked(variant, forms, data, threat, budget)
         yield Result(
             model=name,
-            weights=weights_of(find_entry(name)),
+            weights=weights_of(masks.of_entry(name)),
             norm=norm,
             budget=budget,
             samples=samples,
@@ -131,7 +134,18 @@ def measured(
 
 
 def table(results: list[Result]) -> Iterator[str]:
-    """Variants by models: how many are left, of these broken by the whole, and the reverse.
+    """Variants by models, and then by copies that hide gradients."""
+    copies = [r for r in results if masks.SIGN in r.model]
+    models = [r for r in results if masks.SIGN not in r.model]
+    if models:
+        yield from _table(models, VARIANTS)
+    if copies:
+        yield ""
+        yield from _table(copies, VARIANTS_ON_COPIES)
+
+
+def _table(results: list[Result], variants: Iterable[str]) -> Iterator[str]:
+    """How many samples each variant leaves, of these broken by the whole, and the reverse.
 
     A dash where a variant has not been run, or is none in that norm.
     """
@@ -144,7 +158,7 @@ def table(results: list[Result]) -> Iterator[str]:
         heads.append(f"`{one.model}`{' in L2' if one.norm == 'L2' else ''}, {one.correct}")
     yield f"| variant | {' | '.join(heads)} |"
     yield f"|---|{'---:|' * len(heads)}"
-    for variant in VARIANTS:
+    for variant in variants:
         cells = [_cell(told[variant]) if variant in told else "–" for told in columns.values()]
         yield f"| {variant} | {' | '.join(cells)} |"
 
@@ -164,12 +178,11 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
     results = [r for r in stored.read(arguments.out, Result) if stands(OURS, r.version)]
-    last = [*variants_in(arguments.norm)][-1]
-    done = {r.place for r in results if r.variant == last}
     for name in zoo.models_called(arguments.model):
-        weights = weights_of(find_entry(name))
+        weights = weights_of(masks.of_entry(name))
         place = (name, weights, arguments.norm, arguments.budget, arguments.samples)
-        if place in done:
+        done = {r.variant for r in results if r.place == place}
+        if done >= set(variants_of(name, arguments.norm)):
             continue
         results = [r for r in results if r.place != place]
         for result in measured(

@@ -17,6 +17,7 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 
+SIGN = "+"  # between an entry and its mask
 Function = Callable[[Tensor], Tensor]
 
 
@@ -118,11 +119,11 @@ MASKS: dict[str, Callable[[nn.Module], Copy]] = {
 
 def of_entry(name: str) -> Entry:
     """The entry behind a name, masked or not."""
-    return find_entry(name.partition("+")[0])
+    return find_entry(name.partition(SIGN)[0])
 
 
 def loaded(name: str, device: str = "cpu") -> Adapter:
     """The model of a name, masked or not."""
     model = load_model(of_entry(name), device)
-    _, masked, mask = name.partition("+")
+    _, masked, mask = name.partition(SIGN)
     return Adapter(MASKS[mask](model).eval(), model.classes) if masked else model

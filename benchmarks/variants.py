@@ -243,6 +243,60 @@ class WithoutMomentum(Cascade):
         return (turn._replace(momentum=0.0) for turn in super().rounds())
 
 
+class WithoutCleanStarts(Cascade):
+    """After the margin no ascent begins at a clean image."""
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn for turn in super().rounds() if not turn.clean)
+
+
+class SignsAlone(Cascade):
+    """By the gradient's signs alone, from beginning to polish."""
+
+    tunings: ClassVar = tuned(fine_sizes=((False, 0.1),))
+
+    def rounds(self) -> Iterator[Round]:
+        return (turn._replace(unsigned=False) for turn in super().rounds())
+
+
+class OutsideOnly(Cascade):
+    """The margin through larger balls from the first step."""
+
+    tunings: ClassVar = tuned(inside_steps=0)
+
+
+class NeverInward(Cascade):
+    """No balls that shrink around what breaks a sample."""
+
+    left_out: ClassVar = frozenset({"inward"})
+
+
+class RestUnspent(Cascade):
+    """What is too little for 32 samples is spent on none."""
+
+    tunings: ClassVar = tuned(fewest_of_the_rest=32)
+
+
+class WithoutKicks(Cascade):
+    """A zero gradient is a zero step."""
+
+    def __init__(self, model: Counted, *rest: object) -> None:
+        super().__init__(model, *rest)  # type: ignore[arg-type]
+        self.search.kicks = None
+
+
+class NotThrough(Cascade):
+    """No gradients that pass straight through what stops them."""
+
+    left_out: ClassVar = frozenset({"through"})
+
+
+class AlongOutputs(Cascade):
+    """Along margins of the outputs as they are."""
+
+    left_out: ClassVar = frozenset({"unsquashed"})
+
+
 WHOLE = "whole"
 VARIANTS: dict[str, type[Cascade]] = {
     WHOLE: Cascade,
@@ -266,6 +320,18 @@ VARIANTS: dict[str, type[Cascade]] = {
     "without momentum": WithoutMomentum,
     "without starts from similar samples": OnTheirOwn,
     "towards one class at a time": OneClassAtATime,
+    "no later ascent begins at a clean image": WithoutCleanStarts,
+    "signs alone": SignsAlone,
+    "larger balls from the first step": OutsideOnly,
+    "without balls that shrink inward": NeverInward,
+    "what is too little for 32 is left unspent": RestUnspent,
+}
+# On copies that hide their gradients.
+VARIANTS_ON_COPIES: dict[str, type[Cascade]] = {
+    WHOLE: Cascade,
+    "a zero gradient is a zero step": WithoutKicks,
+    "without gradients straight through": NotThrough,
+    "along squashed outputs": AlongOutputs,
 }
 # What is the whole itself, or can't be, in the other norm.
 ONE_NORM: dict[str, Norm] = {
@@ -273,10 +339,13 @@ ONE_NORM: dict[str, Norm] = {
     "with momentum": "Linf",
     "uniform starts": "Linf",
     "striped starts, without the best image": "Linf",
+    "signs alone": "Linf",
     "ascents inside the ball only": "L2",
+    "larger balls from the first step": "L2",
     "without momentum": "L2",
     "without starts from similar samples": "L2",
     "towards one class at a time": "L2",
+    "without balls that shrink inward": "L2",
 }
 
 

@@ -35,7 +35,8 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     stages: dict[str, Callable[[Tensor], None]] = {}
     if model.layers and not model.reads_distances and attack.has_distances:
         stages["pull"] = partial(_pull, attack)
-    if search.votes == 1 and attack.leader is None:  # else it led all stages
+    # A leader that is there led all stages.
+    if search.votes == 1 and attack.leader is None and "through" not in attack.left_out:
         found = leader_of(search, search.alive(), attack.seed)
         stages |= {"through": through} if found else {}
         stepped = isinstance(found, ReadStraight) and found.stepped

@@ -37,6 +37,8 @@ def _squash(attack: Staged) -> Squash | None:
     search, model = attack.search, attack.model
     if search.seen is None or search.votes > 1 or model.reads_distances:
         return None
+    if "unsquashed" in attack.left_out:
+        return None
     images = search.images[:PROBED]
     with attack.budget.uncharged(), model.attending(torch.arange(len(images))):
         return squash_of(model, images, search.seen)

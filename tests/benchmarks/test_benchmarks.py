@@ -14,6 +14,7 @@ from benchmarks import (
     ablation,
     attacks,
     libraries,
+    masked,
     oracle,
     overhead,
     published,
@@ -40,7 +41,7 @@ from robusteval.models.registry import find_entry
 from robusteval.report import rows
 from robusteval.run.prepare import prepare
 from robusteval.run.subject import Asked
-from robusteval.types import NORMS, Norm
+from robusteval.types import NORMS, Norm, ThreatModel
 from tests.helpers.models import file_of
 
 pytestmark = pytest.mark.slow
@@ -152,10 +153,12 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
 
     monkeypatch.setattr(Search, "ascend", watched)
     monkeypatch.setattr(Cascade, "escalate", lambda _: [])  # full AutoAttack takes a minute
-    fewer = {norm: replace(usual, fewest=4) for norm, usual in TUNING.items()}
+    # Among so few, all else would be the nearest, and one stage would take the whole budget.
+    small = {"fewest": 4, "fewest_fine": 1, "inward_after": 400 if norm == "L2" else None}
+    fewer = {norm: replace(usual, **small) for norm, usual in TUNING.items()}
     first, to_one_class = fewer["L2"].rounds[0], fewer["L2"].rounds[4]  # the latter comes late
     fewer["L2"] = replace(fewer["L2"], rounds=(first, to_one_class))
-    monkeypatch.setattr(Cascade, "tunings", fewer)  # else all are the nearest
+    monkeypatch.setattr(Cascade, "tunings", fewer)
     count = 8
     model, data = ablation.validation_samples("mpat_at_digits", count, None)
     budget = 600
@@ -171,6 +174,38 @@ def test_a_variant_leaves_out_what_it_says_and_none_is_the_whole(
         course: list[object] = [stages_told, *seen]
         assert course != whole, told
         whole = whole or course
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("ce_at_digits+detached_1", "a zero gradient is a zero step"),
+        ("ce_at_digits+rounded", "without gradients straight through"),
+        ("ce_at_digits+sigmoid", "along squashed outputs"),
+    ],
+)
+def test_on_copies_that_hide_gradients_a_variant_is_another_attack(
+    name: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[int, float]] = []
+    ascend = Search.ascend
+
+    def watched(self: Search, rows: Tensor, *rest: Any) -> None:
+        ascend(self, rows, *rest)
+        taken.append((len(rows), float(self.margin.sum())))
+
+    monkeypatch.setattr(Search, "ascend", watched)
+    model, data = ablation.validation_samples(name, 16, None)
+    courses = []
+    for kind in (Cascade, ablation.variants_of(name, "Linf")[told]):
+        taken.clear()
+        cascade = kind(
+            Counted(model, len(data)), data.images(), data.labels, ThreatModel("Linf", 0.15), 0, 200
+        )
+        cascade.left_out |= masked.LAST
+        found = cascade.run()
+        courses.append((found.stages, *taken))
+    assert courses[0] != courses[1]
 
 
 @pytest.mark.parametrize("norm", NORMS)
