@@ -50,7 +50,7 @@ from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
 from robusteval.attacks.escalation import escalate
 from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
-from robusteval.attacks.luck import told_of_luck
+from robusteval.attacks.luck import right_by_luck
 from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
@@ -100,7 +100,8 @@ class Cascade(Staged):
         if self.reason:
             self.warned.append(replace(self.reason, stages=tuple(self.escalate())))
         if self.search.votes > 1:
-            self.warned.append(Warned("luck", text=told_of_luck(self.search)))
+            right = right_by_luck(self.search)
+            self.warned.append(Warned("luck", right=right, of=len(self.search.images)))
         return AttackResult(self.search.best, self.stages, self.warned, self.notes)
 
     @property

@@ -46,7 +46,7 @@ def _percent(share: float) -> str:
 # Every kind of warning.  The first few are ``adaptive``'s, of gradients that are masked.
 _WORDS = {
     "random": _Words("adaptive: outputs change between passes"),
-    "luck": _Words("adaptive: {text}"),
+    "luck": _Words("adaptive: {luck}{text}"),
     "no_gradient": _Words(f"adaptive: {NO_GRADIENT}"),
     "dead": _Words("adaptive: {number} % of samples have no gradient", _percent),
     "turning": _Words(
@@ -76,7 +76,8 @@ class Warned:
     ``kind``: one of ``WARNED``; ``library`` is in that library's own words, its ``text``.
     ``number``: what was measured (a share, a cosine or a count), of the kinds that measure
     something, and to as many digits as are told, so that the same images give the same number.
-    ``stages``: those that can't run, or that the attack went on with.
+    ``stages``: those that can't run, or that the attack went on with.  ``right``, of a random
+    model: in each of so many fresh passes on the images found, how many ``of`` the samples.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -85,10 +86,16 @@ class Warned:
     number: float | None = None
     stages: tuple[str, ...] = ()
     text: str = ""
+    right: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    of: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
         if self.kind not in _WORDS:
             raise ValueError(f"no warning is of kind {self.kind!r}")
+        if (self.right or self.of) and self.kind != "luck":
+            raise ValueError(f"a warning of kind {self.kind!r} counts no samples")
+        if max(self.right, default=0) > self.of:
+            raise ValueError(f"{max(self.right)} of {self.of} samples are right")
         words, written = _WORDS[self.kind]
         if (self.number is None) != (written is None):
             raise ValueError(f"a warning of kind {self.kind!r} has {self.number} as its number")
@@ -105,9 +112,20 @@ def said(warned: Warned, most: float | None = None) -> str:
         numbers = [written(n) for n in (warned.number, most) if n is not None]
         number = " to ".join(dict.fromkeys(numbers))
     stages = ", ".join(warned.stages)
-    told = words.format(number=number, stages=stages, text=warned.text)
+    luck = _luck(warned) if warned.right else ""
+    told = words.format(number=number, stages=stages, text=warned.text, luck=luck)
     went_on = stages and "{stages}" not in words
     return f"{told}; went on with {stages}" if went_on else told
+
+
+def _luck(warned: Warned) -> str:
+    """Of a random model, the middle 95 % of what single passes leave."""
+    counts = sorted(warned.right)
+    low, high = (counts[round(share * (len(counts) - 1))] for share in (0.025, 0.975))
+    return (
+        f"{low} to {high} of {warned.of} samples, {sum(counts) / len(counts):.1f} on average, are "
+        f"right on its images in {len(counts)} fresh passes"
+    )
 
 
 @dataclass

@@ -3,6 +3,8 @@
 Nothing else knows the earlier form, and nothing else takes a sentence apart.  It is checked as
 strictly as today's: a file that says it is old has to be what an old version wrote.
 
+Schema 5 and older: a warning had no counts (``right`` and ``of``).
+
 Schema 2: attacks told in sentences what their stages broke and what they warned of, a failure had a
 status in the place of its kind, and the digest in a file left its schema out.
 """
@@ -16,6 +18,8 @@ from typing_extensions import TypedDict
 
 OLDEST = 2  # the first with checksums
 _IN_SENTENCES = 2
+_WITHOUT_COUNTS = 5
+_COUNTS: dict[str, Any] = {"right": [], "of": 0}  # of a warning that counts nothing
 
 
 class _InSentences(TypedDict):
@@ -63,8 +67,10 @@ def attack_facts(schema: int, told: Any) -> Any:
 
     Raises ValueError for what no version of that schema told.
     """
-    if schema > _IN_SENTENCES:
+    if schema > _WITHOUT_COUNTS:
         return told
+    if schema > _IN_SENTENCES:
+        return _with_counts(told)
     try:
         old = _FORM.validate_json(json.dumps(told))
     except ValidationError as error:
@@ -92,8 +98,21 @@ def _warned(sentence: str) -> dict[str, Any]:
             number = None if parts["number"] is None else float(parts["number"])
             if number is not None and kind in ("dead", "outdone"):
                 number /= 100  # was told in percent
-            return {"kind": kind, "number": number, "stages": stages, "text": parts["text"]}
-    return {"kind": "library", "number": None, "stages": [], "text": sentence}
+            found = {"kind": kind, "number": number, "stages": stages, "text": parts["text"]}
+            return {**found, **_COUNTS}
+    return {"kind": "library", "number": None, "stages": [], "text": sentence, **_COUNTS}
+
+
+def _with_counts(told: Any) -> Any:
+    """Where what was told has another form than that, today's check says so."""
+    if not isinstance(told, dict) or not isinstance(told.get("warned"), list):
+        return told
+    warned = []
+    for one in told["warned"]:
+        if not isinstance(one, dict) or one.keys() & _COUNTS.keys():
+            raise ValueError("what it says of its chunk is no such job's (warned)")
+        warned.append({**one, **_COUNTS})
+    return {**told, "warned": warned}
 
 
 def failure(content: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What an attack's chunks tell, as one: added up, and put into words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from robusteval.attacks.results import Stage, Warned, said
 
@@ -31,9 +32,10 @@ def merged_stages(chunks: Sequence[Sequence[Stage]]) -> list[Stage]:
 
 
 def merged_warnings(chunks: Sequence[Sequence[Warned]]) -> list[Raised]:
-    """Warnings that differ in their numbers alone are one, which gives the numbers' range."""
+    """Warnings that differ in their numbers alone are one, which gives the numbers' range; what
+    fresh passes of a random model get right is added up."""
     alike: dict[Warned, list[tuple[int, float | None]]] = {}
-    for index, chunk in enumerate(chunks):
+    for index, chunk in enumerate(_with_luck_of_all(chunks)):
         for warned in chunk:
             key = replace(warned, number=None if warned.number is None else 0.0)
             alike.setdefault(key, []).append((index, warned.number))
@@ -44,6 +46,25 @@ def merged_warnings(chunks: Sequence[Sequence[Warned]]) -> list[Raised]:
         count = len({index for index, _ in places})
         merged.append(Raised(replace(key, number=least), most, count, len(chunks)))
     return sorted(merged, key=str)
+
+
+def _with_luck_of_all(chunks: Sequence[Sequence[Warned]]) -> Iterator[list[Warned]]:
+    """With what the fresh passes of all chunks get right in the place of each chunk's own.
+
+    Passes are independent: the n-th of each chunk together are one pass on all samples.  An
+    attack's later calls on a chunk see survivors alone, so the first is added to first ones.
+    """
+    told = [[w for w in chunk if w.right] for chunk in chunks]
+    sums = [_sum(calls) for calls in zip_longest(*told)]
+    for chunk, own in zip(chunks, told, strict=True):
+        yield [w for w in chunk if not w.right] + sums[: len(own)]
+
+
+def _sum(luck: Sequence[Warned | None]) -> Warned:
+    """Of those that are there."""
+    there = [one for one in luck if one is not None]
+    right = tuple(map(sum, zip(*(one.right for one in there), strict=True)))
+    return replace(there[0], right=right, of=sum(one.of for one in there))
 
 
 def merged_notes(chunks: Sequence[Sequence[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 
 from robusteval.attacks.results import WARNED, Stage, Warned, said
@@ -58,6 +59,10 @@ YOUNGER = [
         "adaptive: 3 to 5 of 8 samples are right on its images",
     ),
     (
+        Warned("luck", right=(4, *[5] * 38, 7), of=8),
+        "adaptive: 5 to 5 of 8 samples, 5.0 on average, are right on its images in 40 fresh passes",
+    ),
+    (
         Warned("flat", 0.25),
         "adaptive: gradients vanish on the way of 25 % of the samples that it left",
     ),
@@ -100,11 +105,13 @@ def test_a_warning_in_words_and_back(warned: Warned, words: str) -> None:
         lambda: Warned("dead"),
         lambda: Warned("searched", 0.5),
         lambda: Warned("searched", text="by me"),
+        lambda: Warned("random", right=(1,), of=3),
+        lambda: Warned("luck", right=(4,), of=3),
         lambda: Stage("square", 9, 3),
     ],
 )
 def test_what_is_no_record(made: object) -> None:
-    with pytest.raises(ValueError, match=r"kind|broke"):
+    with pytest.raises(ValueError, match=r"kind|broke|right"):
         made()  # type: ignore[operator]
 
 
@@ -153,6 +160,30 @@ def test_chunks_warn_with_one_voice() -> None:
     assert words([[], []]) == words([]) == []
 
 
+def test_a_random_models_luck_is_told_once_for_a_run() -> None:
+    """Passes of different chunks are independent, so their sums are passes on all samples."""
+    generator = np.random.default_rng(0)
+    rates = generator.uniform(size=(3, 30))  # of each sample, how often it is right
+    passes = generator.uniform(size=(64, 3, 30)) < rates
+    counts = passes.sum(2).tolist()  # by pass and chunk
+    chunks = [
+        [Warned("random"), Warned("luck", right=tuple(c[at] for c in counts), of=30)]
+        for at in range(3)
+    ]
+    of_all = passes.sum((1, 2))
+    low, high = np.quantile(of_all, [0.025, 0.975], method="nearest").astype(int)
+    assert [str(raised) for raised in merged_warnings(chunks)] == [
+        f"adaptive: {low} to {high} of 90 samples, {of_all.mean():.1f} on average, are right on "
+        "its images in 64 fresh passes",
+        "adaptive: outputs change between passes",
+    ]
+    # A second call on a chunk's survivors isn't another sample.
+    again = [[*chunks[0], Warned("luck", right=(1, 2), of=4)], chunks[1], [Warned("random")]]
+    told = [str(raised) for raised in merged_warnings(again)]
+    assert any("of 60 samples" in one and "2 of 3 chunks" in one for one in told)
+    assert any("1 to 2 of 4 samples" in one and "1 of 3 chunks" in one for one in told)
+
+
 # What earlier versions wrote
 
 
@@ -170,7 +201,21 @@ def test_sentences_of_schema_2_are_records() -> None:
         "lost": 1,
         "drifted": 2,
     }
-    assert attack_facts(3, told) == told
+    assert attack_facts(3, told) == told  # for today's check to refuse
+
+
+def test_warnings_of_schema_5_have_no_counts() -> None:
+    old = {"kind": "dead", "number": 0.5, "stages": ["more steps"], "text": ""}
+    told = {"stages": [], "warned": [old], "notes": [], "lost": 0, "drifted": 0}
+    warned = [Warned("dead", 0.5, ("more steps",))]
+    for schema in (3, 4, 5):
+        assert records_of(attack_facts(schema, told))["warned"] == warned
+    with pytest.raises(ValueError, match="leaves something out"):
+        records_of(attack_facts(6, told))
+    younger = {**told, "warned": [{**old, "of": 0}]}
+    for odd in (younger, {**told, "warned": ["x"]}):
+        with pytest.raises(ValueError, match="no such job's"):
+            attack_facts(5, odd)
 
 
 @pytest.mark.parametrize(
