@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.masked import EVERY, GAPS, masks, measure
-from benchmarks.masks import SQUASHES, detached, mean, rounded, squashed, vote
+from benchmarks.masked import EVERY, GAPS, Mask, masks, measure
+from benchmarks.masks import SQUASHES, compressed, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.leading import leader_of
@@ -211,6 +211,20 @@ def test_where_nothing_has_a_gradient_random_search_goes_on(
     }
     assert left["nothing more"] > 9
     assert left["random search"] <= left["its guide"] + 1 <= 2
+
+
+@pytest.mark.parametrize(("norm", "radius", "count"), [("Linf", 0.1, 24), ("L2", 0.5, 12)])
+def test_rounding_as_jpegs_hides_nothing(
+    digits: Dataset, ce_digits: Adapter, norm: Norm, radius: float, count: int
+) -> None:
+    """Cosine coefficients are rounded, which no pixel shows."""
+    data, step = digits.balanced_subset(count), 0.3
+    mask = Mask(compressed(ce_digits, step), compressed(ce_digits, step, straight=True))
+    threat = threat_of(norm, radius)
+    correct, truth, left, told, _ = measure(mask, data.images(), data.labels, threat)
+    assert truth < correct - 3
+    assert left <= truth + 1
+    assert told == ["dead"]
 
 
 def test_members_of_a_vote_lead() -> None:

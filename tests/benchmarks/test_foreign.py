@@ -7,6 +7,7 @@ from torch import Tensor
 from benchmarks.foreign import CALLS, Left, Result, measured, table
 from robusteval.errors import AttackError
 from robusteval.models.adapter import Adapter
+from robusteval.plan.suite import AttackSpec
 from robusteval.types import ThreatModel
 from tests.helpers.known import linear, threat_of
 from tests.helpers.models import linear_model
@@ -23,11 +24,32 @@ def left() -> tuple[Left, Tensor]:
     return Left(model, known.images, known.labels, 12, threat), known.smallest
 
 
-def test_what_a_tool_breaks_is_shown_to_autoattack() -> None:
+def test_what_a_tool_breaks_is_shown_to_the_suites_other_attacks() -> None:
     subject, smallest = left()
     broke, beyond, note = measured(subject, CALLS["Linf"]["adv-lib apgd_targeted"])
     assert broke == pytest.approx(int((smallest < subject.threat.radius).sum()), abs=1)
     assert (beyond, note) == (0, "")
+
+
+def test_what_the_suites_attacks_break_is_not_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one that knows no ε does, at a norm within it, and two break nothing."""
+    subject, smallest = left()
+    ran: list[str] = []
+
+    def noted(self: Left, spec: AttackSpec, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+        ran.append(spec.name)
+        if spec.name != "smallest":
+            return torch.zeros(len(images), dtype=torch.bool)
+        return broken_as(self, spec, images, labels, seed)
+
+    broken_as = Left._broken_as
+    monkeypatch.setattr(Left, "_broken_as", noted)
+    every = torch.ones(12, dtype=torch.bool)
+    assert subject.beyond(every) == int((smallest > 0.999 * subject.threat.radius).sum())
+    assert ran.count("pgd20") == 5
+    assert "autoattack" in ran
+    assert "adaptive" not in ran
+    assert "cw" not in ran  # that one is of L2
 
 
 def test_what_lies_outside_the_ball_breaks_nothing() -> None:
