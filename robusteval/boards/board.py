@@ -31,7 +31,7 @@ _NAMED = 3  # models in one line
 # What a run's rows have in common on all of its boards.
 _OF_THE_RUN = (
     *("method", "training", "dataset", "clean", "samples", "suite", "seed", "versions"),
-    *("entry_sha256", "weights_sha256", "evidence_sha256"),
+    *("entry_sha256", "weights_sha256", "evidence_sha256", tables.SURROGATE),
 )
 
 
@@ -168,7 +168,7 @@ def disagreements(boards: Mapping[str, Sequence[Row]]) -> Iterable[tuple[str, st
     for name, rows in boards.items():
         for row in rows:
             other, told = first.setdefault((row["model"], row["run"]), (name, row))
-            if differ := [column for column in _OF_THE_RUN if row[column] != told[column]]:
+            if differ := [c for c in _OF_THE_RUN if row.get(c, "") != told.get(c, "")]:
                 yield (
                     name,
                     f"{model_of(row)}: its {', '.join(differ)} differ from its run's on {other}",

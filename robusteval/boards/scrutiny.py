@@ -13,7 +13,7 @@ from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
 from robusteval.plan.suite import AttackSpec, read_suite
 from robusteval.report.claims import is_other
-from robusteval.report.rows import ATTACK, DOUBTS, Row, percent, revisions
+from robusteval.report.rows import ATTACK, DOUBTS, SURROGATE, Row, percent, revisions
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import Rate, ThreatModel
 
@@ -26,6 +26,7 @@ _COUNT = re.compile("[0-9]{1,15}")
 _PERCENT = re.compile(r"[0-9]{1,3}\.[0-9]{2}")
 _SUITE = re.compile(r"[A-Za-z0-9_.\-]+")
 _DOUBTS = re.compile("(broken: [^;]+)?((^|; )suspicious: [^;]+)?")
+_SURROGATE = re.compile(r"([A-Za-z0-9_.\-]+ [0-9a-f]{8})?")
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!\-]*")
 _COUNTS = ("samples", "robust_samples", "seed", "rank")
 _ROUNDED = 0.01  # percent: two decimals, of two numbers that are compared
@@ -72,6 +73,8 @@ def wrong_origin(row: Row) -> Iterable[str]:
         yield "its versions are not those of a run"
     if int(row["seed"]) >= 2**32:
         yield "its seed is larger than a run's"
+    if not _SURROGATE.fullmatch(row.get(SURROGATE, "")):
+        yield "its surrogate is not a model's name and digest"
     if not _DOUBTS.fullmatch(row[DOUBTS]):
         yield "its findings name no verdict"
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from robusteval.attacks.results import Stage, Warned
 from robusteval.detection.registry import find as find_detector
@@ -28,6 +28,7 @@ PROTOTYPES_SINCE = 4  # the first schema that tells of prototypes
 PURSUITS_SINCE = 5  # and of attacks on detectors
 NEAREST = "nearest_"  # and a layer's place, from 0: the column of the prototypes nearest there
 Values = NDArray[Any]
+_AS_JSON = TypeAdapter(list[Warned])
 Fill = Callable[[Any], Any]  # from a job's ``Predicted``, ``Attacked`` (``jobs``) or ``Pursued``
 
 
@@ -283,7 +284,7 @@ FACTS = (
         "warned",
         "what the attack warns of",
         list[Warned],
-        lambda made: [{**asdict(w), "stages": [*w.stages]} for w in made.result.warned],
+        lambda made: _AS_JSON.dump_python(made.result.warned, mode="json"),
         merged_warnings,
         roughly=True,
     ),

@@ -46,8 +46,9 @@ BACKING = (
     "weights_sha256",
     "evidence_sha256",
 )
-LATER = ("revisions",)  # columns that tables of earlier versions lack
-COLUMNS = 2  # the revision of the columns; 1 had none of ``LATER``
+SURROGATE = "surrogate"  # whose gradients led, too: its name and the start of its digest
+LATER = ("revisions", SURROGATE)  # columns that tables of earlier versions lack
+COLUMNS = 2  # the revision of the columns every run has; 1 had no ``revisions``
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
 _ATTACKS = re.compile(rf"{ATTACK}[a-z0-9_]+")
@@ -91,7 +92,7 @@ def _row(report: dict[str, Any], worst: dict[str, Any]) -> Row:
         "weights_sha256": model["weights_sha256"] or "",
         "evidence_sha256": report["evidence"]["digest"],
     }
-    row |= _revisions(report, here)
+    row |= _revisions(report, here) | _surrogate(report)
     return {name: cell(value) for name, value in row.items()}
 
 
@@ -125,6 +126,13 @@ def _revisions(report: dict[str, Any], attacks: Sequence[dict[str, Any]]) -> Row
     parts = {"columns": COLUMNS, "entry": report["model"]["revision"]}
     parts |= {"suite": report["suite"]["revision"], **versions}
     return {"revisions": " ".join(f"{name}={value}" for name, value in parts.items() if value)}
+
+
+def _surrogate(report: dict[str, Any]) -> Row:
+    """Nothing for a run that none led."""
+    if (led := report["surrogate"]) is None:
+        return {}
+    return {SURROGATE: f"{led['name'] or 'module'} {led['digest'][:8]}"}
 
 
 def revisions(row: Row) -> dict[str, int]:

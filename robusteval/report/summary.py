@@ -15,6 +15,7 @@ from robusteval.evidence.telling import stage_text
 from robusteval.models.entry import Entry
 from robusteval.models.entry_tables import Claim
 from robusteval.numerics import rate_json
+from robusteval.plan.spec import RunSpec
 from robusteval.report.attackers import attackers_of
 from robusteval.report.claims import claim_row
 from robusteval.report.curves import curves_of
@@ -51,6 +52,7 @@ def summarise(result: RunResult) -> dict[str, Any]:
         "samples": result.spec.samples,
         "budget": _budget(result),
         "seed": result.spec.seed,
+        "surrogate": _surrogate(result.spec),
         "missing": _missing(result),
         "findings": [f.to_json() for f in findings_of(result)],
         "clean": {"accuracy": rate_json(correct.sum(), len(correct))},
@@ -98,6 +100,12 @@ def _dataset(result: RunResult) -> dict[str, Any]:
             and (norm, str(parse_eps(eps))) in spec.threats
         ],
     }
+
+
+def _surrogate(spec: RunSpec) -> dict[str, str] | None:
+    """Whose gradients ``adaptive`` followed, too: an entry, or a module given from Python, whose
+    name is empty."""
+    return dict(zip(("name", "digest"), spec.surrogate, strict=True)) if spec.surrogate else None
 
 
 def _total(result: RunResult) -> int | None:

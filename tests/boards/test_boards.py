@@ -159,6 +159,8 @@ def resealed(path: Path, at: int, **changed: str) -> str:
         ({"eps": "8/0"}, "ε"),
         ({"norm": "L7"}, "norm"),
         ({"run": "0123abcg"}, "its run is not a digest"),
+        ({"surrogate": "me"}, "its surrogate is not a model's name and digest"),
+        ({"surrogate": "ce_digits 0123abcd"}, "its surrogate differ from its run's on"),
     ],
 )
 def test_what_is_sealed_anew_must_fit_all_the_same(

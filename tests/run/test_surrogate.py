@@ -74,7 +74,7 @@ def test_a_module_leads_where_nothing_can_follow_the_model(tmp_path: Path, suite
     assert "Adaptive (ours) follows gradients of a module given from Python" in told
     given = {"model": blind, "images": images, "labels": labels}
     checks = robusteval.verify(led.folder, **given, surrogate=guide, again=1)
-    assert all(check.held for check in checks)
+    assert [check for check in checks if not check.held] == []
     with pytest.raises(EvidenceError, match="surrogate was given from Python"):
         robusteval.verify(led.folder, **given)
     with pytest.raises(EvidenceError, match="not the one that this run names"):
@@ -89,8 +89,14 @@ def test_an_entry_leads_and_the_run_is_another_one(tmp_path: Path, suite: Path) 
     led = robusteval.evaluate("ce_digits", surrogate="mpat_digits", **common)
     assert plain.folder != led.folder
     assert "surrogate" not in set(plain.findings["check"])
+    rows = [(report.folder / "row.csv").read_text().splitlines() for report in (plain, led)]
+    assert "surrogate" not in rows[0][0]
+    assert rows[1][0].endswith(",surrogate")
+    told = led.content["surrogate"]
+    assert told["name"] == "mpat_digits"
+    assert all(row.endswith(f",mpat_digits {told['digest'][:8]}") for row in rows[1][1:])
     checks = robusteval.verify(led.folder, again=1)
-    assert all(check.held for check in checks)
+    assert [check for check in checks if not check.held] == []
     run = ["run", "--model", "ce_digits", "--suite", str(suite), "--samples", "8"]
     again = cli(*run, "--out", str(tmp_path), "--surrogate", "mpat_digits")
     assert again.exit_code == 0
