@@ -22,6 +22,8 @@ from robusteval.models.adapter import Adapter
 from robusteval.types import ThreatModel
 
 _RANGES = {"steps": COUNT, "restarts": COUNT}
+# As in the public code (github.com/OpenTAI/taiadv, commit 5ebd29f,
+# taiadv/attacks/White-box/attacks/PMA.py).
 _LARGEST = 2.0  # in units of ε: the step that each half's cosine falls from
 
 
