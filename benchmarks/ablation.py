@@ -155,7 +155,8 @@ def _table(results: list[Result], variants: Iterable[str]) -> Iterator[str]:
     heads = []
     for told in columns.values():
         one = next(iter(told.values()))
-        heads.append(f"`{one.model}`{' in L2' if one.norm == 'L2' else ''}, {one.correct}")
+        in_l2 = " in L2" if one.norm == "L2" else ""
+        heads.append(f"`{one.model}`{in_l2}, {one.budget} passes, {one.correct} images")
     yield f"| variant | {' | '.join(heads)} |"
     yield f"|---|{'---:|' * len(heads)}"
     for variant in variants:

@@ -342,10 +342,12 @@ def job_stream(seed: int, job: Job) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
+def expected_passes(cell: Cell, classes: int, led: bool = False) -> tuple[int, int]:
     """The most forward and backward passes that a batch's samples take on average.
 
-    Where gradients aren't masked; broken samples stop earlier.
+    Where gradients aren't masked; broken samples stop earlier.  ``led``: whether the run has a
+    surrogate, whose gradients have a budget of their own.
     """
     forward, backward = cell.attack.expected_passes(cell.parameters, classes)
-    return forward * cell.spec.restarts, backward * cell.spec.restarts
+    times = cell.spec.restarts * (2 if led and cell.spec.follows_surrogates else 1)
+    return forward * times, backward * times

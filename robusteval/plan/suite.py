@@ -96,6 +96,11 @@ class AttackSpec(_Table):
         return self
 
     @property
+    def follows_surrogates(self) -> bool:
+        """Whether a user's surrogate leads it, after the attacked model's own gradients."""
+        return (self.library, self.attack) == ("robusteval", "adaptive")
+
+    @property
     def transfers(self) -> bool:
         """Whether its images come from another model."""
         return bool(self.source) or self.attack == "transfer"

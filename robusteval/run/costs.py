@@ -143,7 +143,8 @@ class Costs:
     @cached_property
     def expected(self) -> list[Passes]:
         """Each cell's, of a sample."""
-        return [Passes(*expected_passes(cell, self.classes)) for cell in self.plan.cells]
+        led = bool(self.spec.surrogate)
+        return [Passes(*expected_passes(cell, self.classes, led)) for cell in self.plan.cells]
 
     def seconds(self, job: Job, speeds: Speeds) -> float:
         """What a job takes at most."""

@@ -29,7 +29,7 @@ def surrogate_of(suite: Suite, subject: Subject, options: Options) -> tuple[Adap
     given = options.surrogate
     if given is None:
         return None, ()
-    if not any(one.library == "robusteval" and one.attack == "adaptive" for one in suite.attacks):
+    if not any(one.follows_surrogates for one in suite.attacks):
         raise AttackError(
             f"a surrogate leads the attack adaptive, which suite {suite.name} doesn't run here: "
             "leave it out"

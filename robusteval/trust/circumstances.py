@@ -10,7 +10,7 @@ from robusteval.trust.verdicts import Finding
 def led_by_a_surrogate(spec: RunSpec) -> Finding:
     """Whose gradients ``adaptive`` followed after the model's own; success is the model's word."""
     name, digest = spec.surrogate or ("", "")
-    led = ", ".join(one.title for one in spec.suite.attacks if one.attack == "adaptive")
+    led = ", ".join(one.title for one in spec.suite.attacks if one.follows_surrogates)
     whose = f"{name or 'a module given from Python'} ({digest[:8]})"
     return Finding("surrogate", "ok", f"{led} follows gradients of {whose}, too")
 

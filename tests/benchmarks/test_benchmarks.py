@@ -270,8 +270,8 @@ def test_an_ablation_writes_what_it_measured(
         assert without.left - without.only_it == whole.left - without.only_whole
     heads, _, first, second = capsys.readouterr().out.splitlines()
     assert heads == (
-        f"| variant | `ce_at_digits`, {results[0].correct} | `mpat_at_digits`, "
-        f"{results[2].correct} |"
+        f"| variant | `ce_at_digits`, 60 passes, {results[0].correct} images | "
+        f"`mpat_at_digits`, 60 passes, {results[2].correct} images |"
     )
     assert first == f"| whole | {results[0].left} | {results[2].left} |"
     one, other = results[1], results[3]

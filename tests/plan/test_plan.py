@@ -212,6 +212,14 @@ def test_mean_gradients_multiply_what_a_sample_can_take() -> None:
     assert _expected("EOTPGD", steps=10) == (20, 20), "the library's own default is two"
 
 
+def test_a_surrogate_leads_adaptive_alone_on_a_second_budget() -> None:
+    for name, times in (("adaptive", 2), ("pgd10", 1), ("autoattack", 1)):
+        (spec,) = read_suite("full").only([name]).attacks
+        cell = Cell(spec, (LINF,), spec.parameters)
+        once, led = expected_passes(cell, 10), expected_passes(cell, 10, led=True)
+        assert led == (times * once[0], times * once[1]), name
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_parameter_is_a_finite_number(value: float) -> None:
     with pytest.raises(ValueError, match="finite"):
