@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import stored
-from benchmarks.attacks import OURS, VERSION, weights_of
+from benchmarks.attacks import VERSION, weights_of
 from benchmarks.masks import SQUASHES, compressed, detached, mean, rounded, squashed, vote
-from benchmarks.rivals import stands
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.results import AttackResult
@@ -174,7 +173,7 @@ def main() -> int:
     asked = parser.parse_args()
     norm: Norm = asked.norm
     threat = ThreatModel(norm, parse_eps(asked.eps))
-    results = [r for r in stored.read(asked.out, Result) if stands(OURS, r.version)]
+    results = [r for r in stored.read(asked.out, Result) if r.version == VERSION]
     done = {(r.model, r.norm, r.eps, r.mask) for r in results}
     for mask in asked.masks:
         if (asked.model, norm, threat.eps_text, mask) in done:

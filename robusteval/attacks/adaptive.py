@@ -62,7 +62,9 @@ def adaptive(
     members of a vote, also where the first always agrees with it; elsewhere it is as version 5.
     Version 7 spends what is left of a budget on fewer samples where it is too little for many.
     Version 8 goes by the model's own gradients first where a surrogate is given.  Where nothing
-    has a gradient it searches at random in L2, too.  Elsewhere it is as version 7.
+    has a gradient it searches at random in L2, too.  Elsewhere it is as version 7.  Version 9 goes
+    by what has gradients from the first step where no sample has one of the model's own.
+    Elsewhere it is as version 8.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -129,6 +131,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=8,
+        version=9,
     ),
 )

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from robusteval.attacks.budget import flips_cost, steps_cost
 from robusteval.attacks.by_pieces import follow_pieces, seen_in_pieces
-from robusteval.attacks.escalation import escalate
+from robusteval.attacks.escalation import escalate, led_past_the_mask
 from robusteval.attacks.inward import inward_once
 from robusteval.attacks.libraries.torchattacks import torchattacks_attack
 from robusteval.attacks.luck import right_by_luck
@@ -81,10 +81,19 @@ class Cascade(Staged):
             self.reason = Warned("random")
             self.budget.passes *= DRAWS  # as many steps as any model gets
         with unsquashed(self), self.model.led_by(self.leader or self.model.fast):
-            return self._run()
+            self._look()
+            if self._is_dead:
+                self.leader = led_past_the_mask(self, self.search.alive())
+            with self.model.led_by(self.leader or self.model.fast):
+                return self._run()
+
+    @property
+    def _is_dead(self) -> bool:
+        """Whether no sample has a gradient at its clean image: what leads past that leads all."""
+        dead = self.reason is not None and self.reason.kind in ("no_gradient", "dead")
+        return dead and self.reason.number in (None, 1.0) and self.search.votes == 1  # type: ignore[union-attr]
 
     def _run(self) -> AttackResult:
-        self._look()
         self.stage("margin", self.climb)
         if self.pieced:
             self.stage("pieces", partial(follow_pieces, self))

@@ -18,6 +18,7 @@ from robusteval.attacks.staged import Staged
 from robusteval.attacks.steps import project
 from robusteval.attacks.straight import ReadStraight
 from robusteval.errors import AttackError
+from robusteval.models.adapter import Adapter
 
 Escalated = Callable[[Staged, Tensor], None]  # a stage, on an attack's survivors
 
@@ -35,13 +36,12 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     stages: dict[str, Callable[[Tensor], None]] = {}
     if model.layers and not model.reads_distances and attack.has_distances:
         stages["pull"] = partial(_pull, attack)
-    # A leader that is there led all stages.
-    if search.votes == 1 and attack.leader is None and "through" not in attack.left_out:
-        found = leader_of(search, search.alive(), attack.seed)
-        stages |= {"through": through} if found else {}
-        stepped = isinstance(found, ReadStraight) and found.stepped
+    if search.votes == 1:
+        before = attack.leader  # it led all stages, if it is there
+        attack.leader = before or led_past_the_mask(attack, search.alive())
+        stages |= {"through": through} if attack.leader and not before else {}
+        stepped = isinstance(attack.leader, ReadStraight) and attack.leader.stepped
         stages |= {"levels": partial(_move, attack)} if stepped else {}
-        attack.leader = found
     stages["more steps"] = partial(_led, _long_ascents, attack)
     if search.votes == 1 and (attack.threat.norm == "Linf" or _is_blind(attack)):
         stages["more search"] = partial(_search, attack)
@@ -49,6 +49,14 @@ def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
         stages["inward"] = partial(_led, go_inward, attack)
     stages["AutoAttack"] = partial(_autoattack, attack)
     return [name for name, stage in stages.items() if attack.stage(name, stage)]
+
+
+def led_past_the_mask(attack: Staged, rows: Tensor) -> Adapter | None:
+    """What has gradients where the model itself has none, or others; none where it is left out."""
+    if "through" in attack.left_out or len(rows) == 0:
+        return None
+    with attack.budget.uncharged():
+        return leader_of(attack.search, rows, attack.seed)
 
 
 def _pull(attack: Staged, rows: Tensor) -> None:
