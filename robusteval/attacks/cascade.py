@@ -25,14 +25,15 @@ between its largest logits, say) changes one.
 
 7. ``surrogate``, where a user gives one: the first stages once more, along its gradients.
 
-Gradients also count as masked where a tenth of the samples have none, where they turn at a step of
-ε/10 (shattered), or where ascents that stay inside ε miss what larger balls led to.  Then the
-cascade says so, and goes on: ``pull`` draws features to the nearest wrong prototypes, which a head
-that hides its slope leaves open; then come longer ascents, along gradients averaged over noise
-where they are shattered, in L∞ longer random search (in L2 where nothing has a gradient), in L2
-more of the balls that shrink, and full AutoAttack.  A model whose outputs change between passes is
-judged by mean logits and attacked along mean gradients from the start, and AutoAttack is its
-version for random models.  On such models strength alone counts.  In L∞, on honest ones ``pull``
+Where no sample has a gradient at its clean image, what leads past that (``leading``) leads all
+stages.  Gradients also count as masked where a tenth of the samples have none, where they turn at
+a step of ε/10 (shattered), or where ascents that stay inside ε miss what larger balls led to.
+Then the cascade says so, and goes on: ``pull`` draws features to the nearest wrong prototypes,
+which a head that hides its slope leaves open; then come longer ascents, along gradients averaged
+over noise where they are shattered, in L∞ longer random search (in L2 where nothing has a
+gradient), in L2 more of the balls that shrink, and full AutoAttack.  A model whose outputs change
+between passes is judged by mean logits and attacked along mean gradients from the start, and
+AutoAttack is its version for random models.  On such models strength alone counts.  In L∞, on honest ones ``pull``
 breaks next to nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
 """
 
