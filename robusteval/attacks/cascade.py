@@ -33,8 +33,8 @@ which a head that hides its slope leaves open; then come longer ascents, along g
 over noise where they are shattered, in L∞ longer random search (in L2 where nothing has a
 gradient), in L2 more of the balls that shrink, and full AutoAttack.  A model whose outputs change
 between passes is judged by mean logits and attacked along mean gradients from the start, and
-AutoAttack is its version for random models.  On such models strength alone counts.  In L∞, on honest ones ``pull``
-breaks next to nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
+AutoAttack is its version for random models.  On such models strength alone counts.  In L∞, on
+honest ones ``pull`` breaks next to nothing that ``aim`` doesn't (see ``benchmarks/ablation.py``).
 """
 
 import math
