@@ -90,9 +90,9 @@ class Cascade(Staged):
 
     @property
     def _is_dead(self) -> bool:
-        """Whether no sample has a gradient at its clean image: what leads past that leads all."""
-        dead = self.reason is not None and self.reason.kind in ("no_gradient", "dead")
-        return dead and self.reason.number in (None, 1.0) and self.search.votes == 1  # type: ignore[union-attr]
+        """Whether no sample that was looked at has a gradient at its clean image."""
+        why = self.reason
+        return why is not None and (why.kind, why.number) in (("no_gradient", None), ("dead", 1.0))
 
     def _run(self) -> AttackResult:
         self.stage("margin", self.climb)

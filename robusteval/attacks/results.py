@@ -14,6 +14,7 @@ from torch import Tensor
 from robusteval.attacks.blindness import NO_GRADIENT
 
 # What evidence may hold of them, where it is read.
+_MOST = 10**9  # samples: counts are divided
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -87,7 +88,7 @@ class Warned:
     stages: tuple[str, ...] = ()
     text: str = ""
     right: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    of: Annotated[int, Field(ge=0)] = 0
+    of: Annotated[int, Field(ge=0, le=_MOST)] = 0
 
     def __post_init__(self) -> None:
         if self.kind not in _WORDS:

@@ -61,9 +61,9 @@ def _with_luck_of_all(chunks: Sequence[Sequence[Warned]]) -> Iterator[list[Warne
 
 
 def _sum(luck: Sequence[Warned | None]) -> Warned:
-    """Of those that are there."""
+    """Of those that are there; of as many passes as each has, where a file holds fewer."""
     there = [one for one in luck if one is not None]
-    right = tuple(map(sum, zip(*(one.right for one in there), strict=True)))
+    right = tuple(map(sum, zip(*(one.right for one in there), strict=False)))
     return replace(there[0], right=right, of=sum(one.of for one in there))
 
 

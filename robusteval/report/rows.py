@@ -132,7 +132,8 @@ def _surrogate(report: dict[str, Any]) -> Row:
     """Nothing for a run that none led."""
     if (led := report["surrogate"]) is None:
         return {}
-    return {SURROGATE: f"{led['name'] or 'module'} {led['digest'][:8]}"}
+    name = Path(led["name"]).stem or "module"  # an entry's name, or where a user has one
+    return {SURROGATE: f"{name} {led['digest'][:8]}"}
 
 
 def revisions(row: Row) -> dict[str, int]:

@@ -184,6 +184,16 @@ def test_a_random_models_luck_is_told_once_for_a_run() -> None:
     assert any("1 to 2 of 4 samples" in one and "1 of 3 chunks" in one for one in told)
 
 
+def test_luck_that_a_file_holds_otherwise_is_told_all_the_same() -> None:
+    chunks = [[Warned("luck", right=right, of=9)] for right in ((3, 4, 5), (1,))]
+    assert [str(raised) for raised in merged_warnings(chunks)] == [
+        "adaptive: 4 to 4 of 18 samples, 4.0 on average, are right on its images in 1 fresh passes"
+    ]
+    record = {"kind": "luck", "number": None, "stages": [], "text": "", "right": [1], "of": 10**400}
+    with pytest.raises(ValueError, match="warned"):
+        records_of({"stages": [], "warned": [record], "notes": [], "lost": 0, "drifted": 0})
+
+
 # What earlier versions wrote
 
 
