@@ -40,6 +40,9 @@ from robusteval.evidence.columns import NEAREST
 from robusteval.evidence.older import OLDEST
 from robusteval.evidence.record import RUN_SCHEMA
 
+# Of a warning that measured nothing.
+_NO_NUMBERS: dict[str, Any] = {"number": None, "stages": [], "right": [], "of": 0}
+
 
 def named(run: Path, _: random.Random) -> Iterator[Alteration]:
     """What a forger would do to look better, or to be believed."""
@@ -287,10 +290,10 @@ NAMED: dict[str, Callable[[Path], object]] = {
         "stages", [{"name": f"nothing {SCRIPT}", "broke": 0, "of": 9}]
     ),
     "warnings of the forger's": _told_everywhere(
-        "warned", [{"kind": "library", "number": None, "stages": [], "text": SCRIPT}]
+        "warned", [{**_NO_NUMBERS, "kind": "library", "text": SCRIPT}]
     ),
     "warnings of the forger's kind": _told_everywhere(
-        "warned", [{"kind": SCRIPT, "number": None, "stages": [], "text": ""}]
+        "warned", [{**_NO_NUMBERS, "kind": SCRIPT, "text": ""}]
     ),
     "told as by an earlier version": _told_as_before,
     "told as by an earlier version, the run too": partial(_told_as_before, whole=True),

@@ -13,7 +13,7 @@ from robusteval.cli import parse_models
 from robusteval.errors import RobustevalError, UnknownNameError
 from robusteval.models.entry import Entry
 from robusteval.models.registry import all_entries
-from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND, LATER
+from robusteval.report.rows import ATTACK, BACKING, DOUBTS, FOUND
 from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
@@ -45,7 +45,7 @@ def test_several_models_make_one_table() -> None:
     path = Path(result.stdout.strip().splitlines()[-1])
     rows = rows_of(path)
     assert path == Path("runs/quick.csv")
-    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", DOUBTS, *BACKING, *LATER]
+    assert list(rows[0]) == [*FOUND, f"{ATTACK}fgsm", DOUBTS, *BACKING, "revisions"]
     assert [(r["model"], r["norm"], r["eps"]) for r in rows] == [
         ("ce_digits", "Linf", "0.1"),
         ("pcl_digits", "Linf", "0.1"),

@@ -566,7 +566,7 @@ def test_hidden_successes_are_found_by_doing_jobs_again(copied: Path) -> None:
 
 
 SQUARE = {"name": "square", "broke": 9, "of": 9}
-MASKED = {"kind": "searched", "number": None, "stages": [], "text": ""}
+MASKED = {"kind": "searched", "number": None, "stages": [], "text": "", "right": [], "of": 0}
 
 
 def test_what_jobs_told_is_compared_where_they_are_done_again(copied: Path) -> None:
