@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks import masks, stored
 from benchmarks.attacks import OURS, VERSION, weights_of
 from benchmarks.rivals import stands
-from benchmarks.variants import VARIANTS, VARIANTS_ON_COPIES, WHOLE, variants_in
+from benchmarks.variants import VARIANTS_ON_COPIES, WHOLE, variants_in
 from robusteval import zoo
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import Counted
@@ -134,20 +134,22 @@ def measured(
 
 
 def table(results: list[Result]) -> Iterator[str]:
-    """Variants by models, and then by copies that hide gradients."""
-    copies = [r for r in results if masks.SIGN in r.model]
-    models = [r for r in results if masks.SIGN not in r.model]
-    if models:
-        yield from _table(models, VARIANTS)
-    if copies:
-        yield ""
-        yield from _table(copies, VARIANTS_ON_COPIES)
+    """Variants by models in L∞, in L2, and by copies that hide gradients, each where there are
+    results."""
+    kinds: dict[str, list[Result]] = {}
+    for result in results:
+        kind = "copies" if masks.SIGN in result.model else result.norm
+        kinds.setdefault(kind, []).append(result)
+    for place, (kind, own) in enumerate(kinds.items()):
+        yield from [""] if place else []
+        variants = VARIANTS_ON_COPIES if kind == "copies" else variants_in(own[0].norm)
+        yield from _table(own, variants)
 
 
 def _table(results: list[Result], variants: Iterable[str]) -> Iterator[str]:
     """How many samples each variant leaves, of these broken by the whole, and the reverse.
 
-    A dash where a variant has not been run, or is none in that norm.
+    A dash where a variant has not been run.
     """
     columns: dict[Place, dict[str, Result]] = {}
     for result in results:
