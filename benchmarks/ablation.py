@@ -101,7 +101,7 @@ def validation_samples(name: str, count: int, data_dir: Path | None) -> tuple[Ad
 
 def variants_of(name: str, norm: Norm) -> dict[str, type[Cascade]]:
     """Of a model, or of a copy that hides its gradients."""
-    return VARIANTS_ON_COPIES if masks.SIGN in name else variants_in(norm)
+    return VARIANTS_ON_COPIES if masks.is_copy(name) else variants_in(norm)
 
 
 def measured(
@@ -138,7 +138,7 @@ def table(results: list[Result]) -> Iterator[str]:
     results."""
     kinds: dict[str, list[Result]] = {}
     for result in results:
-        kind = "copies" if masks.SIGN in result.model else result.norm
+        kind = "copies" if masks.is_copy(result.model) else result.norm
         kinds.setdefault(kind, []).append(result)
     for place, (kind, own) in enumerate(kinds.items()):
         yield from [""] if place else []

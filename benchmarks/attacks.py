@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import stored
-from benchmarks.masks import SIGN, loaded, of_entry
+from benchmarks.masks import is_copy, loaded, of_entry
 from benchmarks.rivals import (
     ATTACKS,
     ATTACKS_BY_BUDGET,
@@ -143,7 +143,7 @@ def run(
     seconds = time.perf_counter() - started
     n = len(chosen)
     return Result(
-        model=name if SIGN in name else entry.name,
+        model=name if is_copy(name) else entry.name,
         weights=weights_of(entry),
         norm=threat.norm,
         eps=threat.eps_text,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import attacks, stored
 from benchmarks.attacks import Result
-from benchmarks.masks import MASKS, SIGN, of_entry
+from benchmarks.masks import MASKS, is_copy, of_entry
 from benchmarks.rivals import CURVE, CURVES, has_targets
 from robusteval import zoo
 from robusteval.data.datasets import load_dataset
@@ -42,8 +42,8 @@ def every_model() -> list[str]:
 
 def asked_models(names: Sequence[str]) -> list[str]:
     """Names and patterns as ``zoo`` takes them; masked models by their own names."""
-    masked = [name for name in names if SIGN in name]
-    plain = [name for name in names if SIGN not in name]
+    masked = [name for name in names if is_copy(name)]
+    plain = [name for name in names if not is_copy(name)]
     return [*(zoo.models_called(plain) if plain else []), *masked]
 
 

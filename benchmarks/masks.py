@@ -17,7 +17,7 @@ from robusteval.models.entry import Entry
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
 
-SIGN = "+"  # between an entry and its mask
+_SIGN = "+"  # between an entry and its mask
 Function = Callable[[Tensor], Tensor]
 
 
@@ -117,13 +117,23 @@ MASKS: dict[str, Callable[[nn.Module], Copy]] = {
 }
 
 
+def is_copy(name: str) -> bool:
+    """Whether it names a model behind a mask."""
+    return _SIGN in name
+
+
+def base(name: str) -> str:
+    """The name of the entry behind a name, masked or not."""
+    return name.partition(_SIGN)[0]
+
+
 def of_entry(name: str) -> Entry:
     """The entry behind a name, masked or not."""
-    return find_entry(name.partition(SIGN)[0])
+    return find_entry(base(name))
 
 
 def loaded(name: str, device: str = "cpu") -> Adapter:
     """The model of a name, masked or not."""
     model = load_model(of_entry(name), device)
-    _, masked, mask = name.partition(SIGN)
+    _, masked, mask = name.partition(_SIGN)
     return Adapter(MASKS[mask](model).eval(), model.classes) if masked else model

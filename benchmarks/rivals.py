@@ -168,7 +168,8 @@ CURVES: dict[str, tuple[str, Callable[[int], Attack]]] = {
     "pgd": ("PGD", _pgd_within),
 }
 # Versions that return the same where no surrogate is given and samples have gradients of their own.
-# Benchmarks of copies without any ask for today's version itself.
+# ``masked`` asks for today's version itself.  What has none in ``truths``, ``curves`` and
+# ``ablation`` (inputs in levels, the copy ``rounded``) is to be run anew by hand.
 _ALIKE = {"adaptive": {7, 8, 9}}
 ATTACKS_BY_BUDGET = {
     f"{name}@{budget}": within(budget) for name, (_, within) in CURVES.items() for budget in CURVE

@@ -161,7 +161,7 @@ def _current(file: str, kind: type[Measured]) -> list[Measured]:
     """The results of a file whose models are trained as they were then."""
     weights = {entry.name: attacks.weights_of(entry) for entry in reference.entries()}
     stored_then = stored.read(RESULTS / file, kind)
-    return [r for r in stored_then if weights.get(r.model.partition(masks.SIGN)[0]) == r.weights]
+    return [r for r in stored_then if weights.get(masks.base(r.model)) == r.weights]
 
 
 TABLES = {
