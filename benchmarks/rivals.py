@@ -170,7 +170,7 @@ CURVES: dict[str, tuple[str, Callable[[int], Attack]]] = {
 # Versions that return the same where no surrogate is given and samples have gradients of their own.
 # ``masked`` asks for today's version itself.  What has none in ``truths``, ``curves`` and
 # ``ablation`` (inputs in levels, the copy ``rounded``) is to be run anew by hand.
-_ALIKE = {"adaptive": {7, 8, 9}}
+_ALIKE = {"adaptive": {7, 8, 9, 10}}
 ATTACKS_BY_BUDGET = {
     f"{name}@{budget}": within(budget) for name, (_, within) in CURVES.items() for budget in CURVE
 }

@@ -64,7 +64,8 @@ def adaptive(
     Version 8 goes by the model's own gradients first where a surrogate is given.  Where nothing
     has a gradient it searches at random in L2, too.  Elsewhere it is as version 7.  Version 9 goes
     by what has gradients from the first step where no sample has one of the model's own.
-    Elsewhere it is as version 8.
+    Elsewhere it is as version 8.  Version 10 goes on from the best image of each ascent where
+    another model's gradients lead, and not from its last.  Elsewhere it is as version 9.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -131,6 +132,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=9,
+        version=10,
     ),
 )

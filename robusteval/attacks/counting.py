@@ -50,6 +50,7 @@ class Counted(Adapter):
         nn.Module.__init__(self)
         self.adapter = adapter
         self.fast, self.surrogate = fast, surrogate
+        self.led = False  # whether ``fast`` is another model, and not this one
         self.classes = adapter.classes
         self.deadline = deadline
         self.on_pass = on_pass
@@ -95,11 +96,13 @@ class Counted(Adapter):
     @contextmanager
     def led_by(self, other: Adapter | None) -> Iterator[None]:
         """Within it ``quickly`` means another model: gradients are that one's.  None: this one."""
-        before, self.fast = self.fast, other
+        before = self.fast, self.led
+        self.led = other is not None and (self.led or other is not self.fast)
+        self.fast = other
         try:
             yield
         finally:
-            self.fast = before
+            self.fast, self.led = before
 
     @contextmanager
     def seen_as(self, other: Adapter) -> Iterator[None]:

@@ -119,7 +119,7 @@ class Climb:
 
     ``rows`` (B,) into the search; ``points``, ``velocity``, ``clean`` and ``crest``, the image with
     the highest rough margin in the ball, (B, C, H, W); ``highest`` (B,) that margin, −∞ while none
-    can be above 0, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any;
+    counts, ``doubts`` (B,) its possible error; ``targets`` (B,), if there are any;
     ``gradients`` (B, C, H, W), the last that weren't zero.
     """
 
@@ -140,9 +140,9 @@ class Climb:
         parts = {k: None if v is None else v[kept] for k, v in vars(self).items()}
         return Climb(**parts)  # type: ignore[arg-type]
 
-    def with_crest(self, slopes: Slopes) -> "Climb":
-        """With the points that are higher than any before, and may break their samples."""
-        higher = (slopes.margins > self.highest) & (slopes.margins + slopes.doubts > 0)
+    def with_crest(self, slopes: Slopes, floor: float) -> "Climb":
+        """With the points that are higher than any before, and may be above the floor."""
+        higher = (slopes.margins > self.highest) & (slopes.margins + slopes.doubts > floor)
         if not higher.any():  # as a rule, and images are large
             return self
         shape = (-1, *[1] * (self.points.dim() - 1))
@@ -257,12 +257,15 @@ class Search:
         """Steps by a schedule on the samples ``rows`` from ``points`` (B, C, H, W).
 
         Samples leave as soon as they are broken, which only an image in the ball can tell.  The
-        last points are judged at the end, and where gradients are rough higher ones, too.
+        last points are judged at the end, and where gradients are rough the highest, too, if they
+        may break their samples.  Where another model leads, they are judged in any case: its last
+        points are often not the best.
         """
         clean, nowhere = self.images[rows], points.new_full((len(rows),), -torch.inf)
         still, sure = torch.zeros_like(points), torch.zeros_like(nowhere)
         climb = Climb(rows, points, still, clean, points, nowhere, sure, targets)
         inside = self._all_inside(clean, points)
+        floor = -torch.inf if self.model.led else 0.0
         for step in schedule:
             slopes = self.gradients(climb.rows, climb.points, objective, climb.targets)
             if inside and self.is_exact:
@@ -271,7 +274,7 @@ class Search:
                 suspects = slopes.margins > 0
                 if suspects.any():
                     self.judge(climb.rows[suspects], climb.points[suspects])
-                climb = climb.with_crest(slopes)
+                climb = climb.with_crest(slopes, floor)
             kept = ~self.broken[climb.rows]
             climb = climb.only(kept)
             if len(climb.rows) == 0:
@@ -281,7 +284,7 @@ class Search:
             climb = self._step(climb, step, momentum)
             inside = step.radius <= self.threat.radius
         self.judge(climb.rows, climb.points)
-        climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > 0))
+        climb = climb.only(~self.broken[climb.rows] & (climb.highest + climb.doubts > floor))
         if len(climb.rows):
             self.judge(climb.rows, climb.crest)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from robusteval.attacks.counting import Counted, as_counted
 from robusteval.attacks.losses import logit_margin
 from robusteval.attacks.random_search import flip_squares
-from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, cosine, shrinking
+from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, Step, cosine, shrinking
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter
@@ -112,6 +112,25 @@ def test_without_a_rougher_form_each_pass_is_a_verdict() -> None:
     torch.testing.assert_close(search.margin, torch.stack(seen).amax(0))
     by_hand = logit_margin(model(search.best), labels).double()
     torch.testing.assert_close(search.margin, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_where_another_leads_the_best_image_of_an_ascent_counts() -> None:
+    """The last one is beyond the peak; a form of the model itself is judged there alone."""
+
+    def peaked(images: Tensor) -> Tensor:
+        margin = -1 - (images.flatten(1).mean(1) - 0.52).abs()
+        return torch.stack([0 * margin, margin], 1)
+
+    images, labels = torch.full((2, 1, 8, 8), 0.5), torch.zeros(2, dtype=torch.long)
+    schedule = [Step(size, 0.1) for size in (0.019, 0.03)]
+    for led, best in ((False, 0.549), (True, 0.519)):
+        model = as_counted(Adapter(Function(peaked), 2), images)
+        form = Adapter(Function(peaked), 2)
+        model.fast = None if led else form
+        search = Search(model, images, labels, threat_of("Linf", 0.1))
+        with model.led_by(form):
+            search.ascend(search.alive(), images, MARGIN, schedule)
+        torch.testing.assert_close(search.best, torch.full_like(images, best))
 
 
 def test_step_sizes_fall_from_twice_the_radius() -> None:
