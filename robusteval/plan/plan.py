@@ -24,11 +24,15 @@ from robusteval.types import Goal, ThreatModel, parse_eps
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack under one threat model, or under several where the attack knows no ε."""
+    """One attack under one threat model, or under several where the attack knows no ε.
+
+    ``led``: whether it follows a surrogate's gradients, too, on a budget of their own.
+    """
 
     spec: AttackSpec
     threats: tuple[ThreatModel, ...]
     parameters: dict[str, Any]
+    led: bool = False
 
     @property
     def attack(self) -> Attack:
@@ -214,7 +218,7 @@ def make_plan(suite: Suite, spec: RunSpec, parts: Parts) -> Plan:
         if reason := _unfit(attack, parts):
             left_out[attack.name] = reason
             continue
-        cells += _cells_of(attack, threats)
+        cells += _cells_of(attack, threats, led=bool(spec.surrogate))
     size = spec.batch_size
     chunks = [range(i, min(i + size, spec.samples)) for i in range(0, spec.samples, size)]
     outliers = [*spec.outliers, *spec.outlier_folders]
@@ -319,14 +323,15 @@ def asks_for_loss(suite: Suite) -> bool:
     return any(find(one.library, one.attack).needs.training_loss for one in own)
 
 
-def _cells_of(attack: AttackSpec, threats: list[ThreatModel]) -> list[Cell]:
+def _cells_of(attack: AttackSpec, threats: list[ThreatModel], led: bool) -> list[Cell]:
     """A cell per threat model, or one for all of a norm's where the attack knows no ε."""
     knows_eps = find(attack.library, attack.attack).knows_eps
+    led = led and attack.follows_surrogates
     cells = []
     for norm in attack.norms:
         meant = [t for t in threats if t.norm == norm]
         groups = [(t,) for t in meant] if knows_eps else [tuple(meant)] if meant else []
-        cells += [Cell(attack, group, attack.parameters_for(group[0])) for group in groups]
+        cells += [Cell(attack, group, attack.parameters_for(group[0]), led) for group in groups]
     return cells
 
 
@@ -342,12 +347,11 @@ def job_stream(seed: int, job: Job) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def expected_passes(cell: Cell, classes: int, led: bool = False) -> tuple[int, int]:
+def expected_passes(cell: Cell, classes: int) -> tuple[int, int]:
     """The most forward and backward passes that a batch's samples take on average.
 
-    Where gradients aren't masked; broken samples stop earlier.  ``led``: whether the run has a
-    surrogate, whose gradients have a budget of their own.
+    Where gradients aren't masked; broken samples stop earlier.
     """
     forward, backward = cell.attack.expected_passes(cell.parameters, classes)
-    times = cell.spec.restarts * (2 if led and cell.spec.follows_surrogates else 1)
+    times = cell.spec.restarts * (2 if cell.led else 1)
     return forward * times, backward * times

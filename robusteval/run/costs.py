@@ -143,8 +143,7 @@ class Costs:
     @cached_property
     def expected(self) -> list[Passes]:
         """Each cell's, of a sample."""
-        led = bool(self.spec.surrogate)
-        return [Passes(*expected_passes(cell, self.classes, led)) for cell in self.plan.cells]
+        return [Passes(*expected_passes(cell, self.classes)) for cell in self.plan.cells]
 
     def seconds(self, job: Job, speeds: Speeds) -> float:
         """What a job takes at most."""

@@ -241,8 +241,7 @@ def _attack_chunk(
         columns |= {SCORE + name: np.empty(0) for name in job.scored_by}
         nothing = Kept(np.empty(0, np.int64), np.empty((0, 1, 1, 1), np.uint16))
         return Made(Piece(columns, merged_facts([])), nothing, Done(size, 0))
-    led = bool(context.spec.surrogate)
-    most = max(expected_passes(cell, context.model.classes, led)[0] * len(chunk.rows), 1)
+    most = max(expected_passes(cell, context.model.classes)[0] * len(chunk.rows), 1)
     result = attack_chunk(
         context,
         cell,

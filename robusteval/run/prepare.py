@@ -212,8 +212,7 @@ def _with_forms(spec: RunSpec, subject: Subject) -> RunSpec:
     plan = make_plan(spec.suite, spec, subject.model.parts)
     check_names(spec.suite, plan.threats)
     model, data = subject.model, subject.data
-    led = bool(spec.surrogate)
-    passes = sum(expected_passes(cell, model.classes, led)[1] for cell in plan.cells) * len(data)
+    passes = sum(expected_passes(cell, model.classes)[1] for cell in plan.cells) * len(data)
     images = data.images(slice(0, static_batch(spec.device, math.prod(data.pixels.shape[1:]))))
     images = images.to(spec.device)
 

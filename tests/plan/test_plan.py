@@ -16,19 +16,20 @@ from robusteval.errors import (
     ThreatError,
     UnknownNameError,
 )
-from robusteval.models.adapter import Adapter
+from robusteval.models.adapter import Adapter, Parts
 from robusteval.plan.plan import (
     Cell,
     Plan,
     expected_passes,
     job_seed,
+    make_plan,
 )
 from robusteval.plan.spec import RunSpec
 from robusteval.plan.suite import Suite, read_suite, suite_names
 from robusteval.plan.threats import threats_for
 from robusteval.run.options import Options
 from robusteval.types import ThreatModel, parse_eps
-from tests.helpers.runs import attack_spec, context_of, run_suite, suite_of, unprobed
+from tests.helpers.runs import attack_spec, context_of, run_suite, spec_of, suite_of, unprobed
 
 LINF = ThreatModel("Linf", parse_eps("0.15"))
 
@@ -212,12 +213,16 @@ def test_mean_gradients_multiply_what_a_sample_can_take() -> None:
     assert _expected("EOTPGD", steps=10) == (20, 20), "the library's own default is two"
 
 
-def test_a_surrogate_leads_adaptive_alone_on_a_second_budget() -> None:
-    for name, times in (("adaptive", 2), ("pgd10", 1), ("autoattack", 1)):
-        (spec,) = read_suite("full").only([name]).attacks
-        cell = Cell(spec, (LINF,), spec.parameters)
-        once, led = expected_passes(cell, 10), expected_passes(cell, 10, led=True)
-        assert led == (times * once[0], times * once[1]), name
+def test_a_surrogate_leads_adaptive_alone_on_a_second_budget(digits: Dataset) -> None:
+    suite = read_suite("full").only(["adaptive", "pgd10", "autoattack"])
+    alone, led = (
+        make_plan(suite, spec_of(digits, suite, surrogate=surrogate), Parts(0, features=True))
+        for surrogate in ((), ("s", "d"))
+    )
+    for once, twice in zip(alone.cells, led.cells, strict=True):
+        times = 2 if once.spec.name == "adaptive" else 1
+        forward, backward = expected_passes(once, 10)
+        assert expected_passes(twice, 10) == (times * forward, times * backward), once.key
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
