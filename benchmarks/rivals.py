@@ -172,7 +172,7 @@ CURVES: dict[str, tuple[str, Callable[[int], Attack]]] = {
 # ``truths``, ``curves`` and ``ablation`` (inputs in levels, the copy ``rounded``) is to be run anew
 # by hand.  The copies ``detached`` have some, and are led in the end: at a budget of 30 versions 7
 # and 10 leave the same 152 of ``detached_0.3``.
-_ALIKE = {"adaptive": {7, 8, 9, 10}}
+_ALIKE = {"adaptive": {7, 8, 9, 10, 11}, "smallest": {4, 5}}
 ATTACKS_BY_BUDGET = {
     f"{name}@{budget}": within(budget) for name, (_, within) in CURVES.items() for budget in CURVE
 }

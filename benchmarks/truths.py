@@ -40,16 +40,21 @@ Robust = Callable[[Tensor, Tensor, Norm, float], Tensor]  # images, labels, norm
 
 class Nearest(nn.Module):
     """Negative squared distances to the nearest prototype of each class (K, M, D), in pixels of so
-    many levels, if they are quantised."""
+    many levels, if they are quantised; or what ``told`` makes of squared distances."""
 
-    def __init__(self, prototypes: Tensor, levels: int | None = None) -> None:
+    def __init__(
+        self,
+        prototypes: Tensor,
+        levels: int | None = None,
+        told: Callable[[Tensor], Tensor] = torch.neg,
+    ) -> None:
         super().__init__()
-        self.prototypes, self.levels = prototypes, levels
+        self.prototypes, self.levels, self.told = prototypes, levels, told
 
     def forward(self, images: Tensor) -> Tensor:
         seen = images if self.levels is None else quantised(images, self.levels)
         apart = seen.flatten(1)[:, None, None] - self.prototypes
-        return -apart.square().sum(3).amin(2)
+        return self.told(apart.square().sum(3).amin(2))
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,16 @@ def by_levels(prototypes: Tensor, levels: int) -> Robust:
     return robust
 
 
-def nearest(train: Dataset, per_class: int, shown: bool = False) -> tuple[nn.Module, Robust]:
-    """A plain module, or an adapter that shows its prototypes."""
+def nearest(
+    train: Dataset,
+    per_class: int,
+    shown: bool = False,
+    told: Callable[[Tensor], Tensor] = torch.neg,
+) -> tuple[nn.Module, Robust]:
+    """A plain module that tells so of squared distances, or an adapter that shows its
+    prototypes."""
     found = centres(train, per_class)
-    model: nn.Module = Nearest(found)
+    model: nn.Module = Nearest(found, told=told)
     if shown:
         model = wrap_module(nn.Flatten(), prototypes=found, reading="nearest_prototype")
     return model, by_radius(found)
@@ -111,6 +122,12 @@ KINDS: dict[str, Callable[[Dataset], tuple[nn.Module, Robust]]] = {
     "linear: the nearest class mean": partial(nearest, per_class=1),
     "four prototypes a class, as a plain module": partial(nearest, per_class=4),
     "four prototypes a class, shown": partial(nearest, per_class=4, shown=True),
+    "four prototypes a class, by distances not squared": partial(
+        nearest, per_class=4, told=lambda squared: -squared.sqrt()
+    ),
+    "four prototypes a class, by kernels exp(-d)": partial(
+        nearest, per_class=4, told=lambda squared: (-squared.sqrt()).exp()
+    ),
     "the nearest mean of 1-bit inputs": partial(behind_levels, levels=2),
     "the nearest mean of thermometer codes, four levels": partial(behind_levels, levels=4),
 }

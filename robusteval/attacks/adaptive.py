@@ -43,7 +43,8 @@ def adaptive(
 
     - Some 44 forward passes for gradient-free queries, on 16 samples of a batch, come on top, and
       so do the stages for masked gradients.
-    - A look whether the margin is linear on pieces takes 7 on up to 32 samples of a batch, on top.
+    - A look whether the margin is linear on pieces takes 7 to 13 on up to 32 samples of a batch,
+      on top.
     - If fewer than a quarter of a batch survive, they share the whole batch's budget, each up to
       ten times its own.
     - If the model's outputs change between passes, the budget is eight times as large, because each
@@ -65,7 +66,9 @@ def adaptive(
     has a gradient it searches at random in L2, too.  Elsewhere it is as version 7.  Version 9 goes
     by what has gradients from the first step where no sample has one of the model's own.
     Elsewhere it is as version 8.  Version 10 goes on from the best image of each ascent where
-    another model's gradients lead, and not from its last.  Elsewhere it is as version 9.
+    another model's gradients lead, and not from its last.  Version 11 also follows pieces where
+    outputs are distances that are not squared, their logarithms or kernels (see ``readings``).
+    Elsewhere both are as version 9.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
@@ -132,6 +135,6 @@ ATTACKS = (
         passes=_passes,
         parameters=_RANGES,
         defaults=defaults_of(lambda: adaptive_result),
-        version=10,
+        version=11,
     ),
 )

@@ -56,7 +56,7 @@ from robusteval.attacks.masking import flat, masked, outdone, searched
 from robusteval.attacks.random_search import flip_squares
 from robusteval.attacks.ranking import in_turn, nearest_of_several, tried
 from robusteval.attacks.results import AttackResult, Warned
-from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PROBED, PULLED_TO, cosine
+from robusteval.attacks.search import AIMED, DRAWS, MARGIN, PROBED, PULLED_TO, Objective, cosine
 from robusteval.attacks.seen_through import unsquashed
 from robusteval.attacks.squares import square_fits
 from robusteval.attacks.staged import Staged
@@ -73,7 +73,7 @@ class Cascade(Staged):
 
     aimed = AIMED  # what samples are driven by, towards a class or a prototype
     vain = 0  # ascents towards a class since the last that broke a sample
-    pieced = False  # whether the margin is linear on pieces
+    pieced: Objective | None = None  # what is linear on pieces
     overlooked = False  # whether random search broke what gradients did not
 
     def run(self) -> AttackResult:
@@ -97,7 +97,7 @@ class Cascade(Staged):
     def _run(self) -> AttackResult:
         self.stage("margin", self.climb)
         if self.pieced:
-            self.stage("pieces", partial(follow_pieces, self))
+            self.stage("pieces", partial(follow_pieces, self, self.pieced))
         if self.threat.norm == "Linf":
             self.stage("flip", self.flip)
         self.stage("aim", self.aim)

@@ -1,11 +1,12 @@
 """Pieces: where the margin is linear on pieces, cutting planes find the smallest perturbation.
 
-The nearest of several prototypes, in pixels or behind a linear layer, makes such a model.  On the
-way to one wrong prototype the margin is the least of linear functions, one for each own prototype.
-A gradient shows one of these.  The smallest perturbation that satisfies all that are known is the
-next point (Kelley 1960, "The Cutting-Plane Method for Solving Convex Programs").  No other that
-leads this way is smaller, so a way is left once it is longer than what is known.  Towards a class
-of several prototypes that is a rule of thumb, since the nearest of them may change on the way.
+The nearest of several prototypes, in pixels or behind a linear layer, makes such a model, whatever
+function of distances it returns (see ``readings``).  On the way to one wrong prototype the margin
+is the least of linear functions, one for each own prototype.  A gradient shows one of these.  The
+smallest perturbation that satisfies all that are known is the next point (Kelley 1960, "The
+Cutting-Plane Method for Solving Convex Programs").  No other that leads this way is smaller, so a
+way is left once it is longer than what is known.  Towards a class of several prototypes that is a
+rule of thumb, since the nearest of them may change on the way.
 Half-spaces give exact radii of such models (Voráček and Hein 2022, "Provably Adversarially Robust
 Nearest Prototype Classifiers").  Signs of gradients, which ascents in L∞ go by, only swing to and
 fro where several own prototypes are as near.
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from robusteval.attacks.programs import into_half_space, shortest
-from robusteval.attacks.ranking import aims
+from robusteval.attacks.ranking import aims, nearest_of_several
+from robusteval.attacks.readings import OUTPUT, READINGS
 from robusteval.attacks.search import AIMED, PROBED, Objective, Search, Slopes
 from robusteval.types import Norm
 
@@ -50,15 +52,16 @@ class Ways:
         return self.targets.shape[1]
 
 
-def ways_of(search: Search, rows: Tensor) -> Ways:
-    """From the clean image to each wrong prototype, where the model shows several, or class.
+def ways_of(search: Search, rows: Tensor, objective: Objective) -> Ways:
+    """From the clean image to each wrong prototype, where the model shows several, or class, by an
+    objective along which the margin is linear on pieces.
 
     Of a class's pieces a gradient shows only the one that it lies in.  To classes, ways therefore
     begin at similar images of them, too: of a large batch they show more.
     """
-    objective, targets = aims(search, rows, search.images[rows])
+    _, targets = aims(search, rows, search.images[rows])
     origins = rows[:, None].expand_as(targets)
-    if objective is AIMED:
+    if not nearest_of_several(search.model):
         others = _similar(search, rows)
         targets = torch.cat([targets, search.labels[others]], 1)
         origins = torch.cat([origins, others], 1)
@@ -74,20 +77,47 @@ def _similar(search: Search, rows: Tensor) -> Tensor:
     return apart.masked_fill(same, torch.inf).argsort(1)[:, : min(_OTHERS, fewest)]
 
 
-def linear_on_pieces(search: Search, rows: Tensor) -> bool:
-    """Whether the margin on the way of a first linear step is as predicted, for enough of the
-    samples ``rows``: of a network it hardly ever is."""
+def linear_on_pieces(search: Search, rows: Tensor) -> Objective | None:
+    """The objective that is as predicted on the way of a first linear step, for enough of the
+    samples ``rows``; None where there is none: of a network hardly ever is."""
     rows = rows[:PROBED]
     objective, targets = aims(search, rows, search.images[rows])
+    if objective is AIMED:
+        return _read_straight(search, rows, targets[:, 0])
+    here = search.gradients(rows, search.images[rows], objective, targets[:, 0])
+
+    def losses(points: Tensor) -> Tensor:
+        return search.gradients(rows, points, objective, targets[:, 0]).losses
+
+    return objective if _is_predicted(search, rows, here, losses) else None
+
+
+def _read_straight(search: Search, rows: Tensor, targets: Tensor) -> Objective | None:
+    """The same towards classes (B,), by the first way to read outputs that makes it so."""
+    clean, labels = search.images[rows], search.labels[rows]
+    wrong, own = (search.gradients(rows, clean, OUTPUT, at) for at in (targets, labels))
+    outputs = torch.cat([wrong.losses, own.losses])
+    for reading in (one for one in READINGS if one.takes(outputs)):
+
+        def losses(points: Tensor, gap: Callable[[Tensor, Tensor], Tensor] = reading.gap) -> Tensor:
+            found = search.logits(rows, points)
+            return gap(*(found.gather(1, at[:, None])[:, 0] for at in (targets, labels)))
+
+        if _is_predicted(search, rows, reading.slopes(wrong, own), losses):
+            return reading.objective
+    return None
+
+
+def _is_predicted(
+    search: Search, rows: Tensor, here: Slopes, losses: Callable[[Tensor], Tensor]
+) -> bool:
+    """Whether ``losses`` (B,) of images change as slopes at clean ones predict, for enough of the
+    samples ``rows`` (B,)."""
     clean = search.images[rows]
-    here = search.gradients(rows, clean, objective, targets[:, 0])
     normals, least = _cut(here, clean, clean)
     found, lengths = into_half_space(normals, least, clean.flatten(1), search.threat.norm)
     part = _LOOKED_AT * found
-    there = search.gradients(
-        rows, (clean + part.view_as(clean)).to(clean), objective, targets[:, 0]
-    )
-    change = there.losses.double() - here.losses
+    change = losses((clean + part.view_as(clean)).to(clean)).double() - here.losses
     predicted = (normals * part).sum(1)
     fits = lengths.isfinite() & (predicted > 0) & ((change - predicted).abs() <= _BENT * predicted)
     return float(fits.double().mean()) >= _STRAIGHT
@@ -103,13 +133,16 @@ def _cut(slopes: Slopes, points: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]
 
 
 class Pieces:
-    """A search along ``ways`` for one batch of samples ``rows``; ``known`` (B,): norms that are of
-    no use any more.  Each sample goes its ways at its own pace."""
+    """A search along ``ways`` for one batch of samples ``rows``, by an objective that is linear on
+    pieces; ``known`` (B,): norms that are of no use any more.  Each sample goes its ways at its own
+    pace."""
 
-    def __init__(self, search: Search, rows: Tensor, known: Tensor, attempt: Try) -> None:
+    def __init__(
+        self, search: Search, rows: Tensor, known: Tensor, attempt: Try, objective: Objective
+    ) -> None:
         self.search, self.rows, self.known, self.attempt = search, rows, known.double(), attempt
         self.norm: Norm = search.threat.norm
-        self.ways = ways_of(search, rows)
+        self.ways = ways_of(search, rows, objective)
         self.clean = search.images[rows]
         pixels = self.clean[0].numel()
         self.normals = torch.zeros(

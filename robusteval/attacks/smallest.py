@@ -198,10 +198,13 @@ class Shrinking:
         if self.search.votes > 1 or steps < PROBES:
             return steps
         with self.model.led_by(None):
-            if not linear_on_pieces(self.search, self.rows):
+            objective = linear_on_pieces(self.search, self.rows)
+            if objective is None:
                 return steps - PROBES
             return min(
-                Pieces(self.search, at, self.known[at], self._shorter).run(steps - PROBES)
+                Pieces(self.search, at, self.known[at], self._shorter, objective).run(
+                    steps - PROBES
+                )
                 for at in in_parts(self.search, self.rows)
             )
 
@@ -331,6 +334,6 @@ ATTACKS = (
         ),
         parameters=_RANGES,
         defaults=defaults_of(lambda: smallest),
-        version=4,
+        version=5,
     ),
 )

@@ -60,7 +60,7 @@ def test_of_several_prototypes_the_nearest_need_not_be_the_closest_to_winning(
 ) -> None:
     """Driven towards classes alone, one of forty samples stays at a longer way than it need."""
     known = nearest_prototypes(norm, 3)
-    monkeypatch.setattr(smallest_module, "linear_on_pieces", lambda *_: False)
+    monkeypatch.setattr(smallest_module, "linear_on_pieces", lambda *_: None)
     given = (known.model, known.images, known.labels, threat_of(norm, 1))
     assert known.ratios(smallest(*given)).max() < 1.02
     monkeypatch.setattr(PrototypeAdapter, "prototypes_per_class", 1)
