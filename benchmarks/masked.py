@@ -3,11 +3,12 @@
     python -m benchmarks.masked [--model ce_digits] [--eps 0.06] [--norm L2] [--samples 120]
                                 [--masks sigmoid ...] [--out masked.csv] [--data-dir DIR]
 
-No copy is more robust than what it hides.  The truth is what ``adaptive`` leaves of a guide whose
-gradients are whole, its images judged by the copy: of the model itself where the copy keeps its
-largest logit, of the copy with rounding passed straight through, and of the members' mean for a
-vote of three models.  What masked copies get last, long random search and AutoAttack, is left
-out: it takes most of the time, and could only break more.  A row is written as soon as it is known;
+A copy that keeps the model's largest logit is no more robust than the model.  It is measured by
+what its images leave of the model itself, where float32 makes no ties, and the truth is what
+``adaptive`` leaves of the model.  Rounding and votes make other models.  There the truth is what
+the images of a guide leave of the copy: of the copy with rounding passed straight through, and of
+the members' mean.  What masked copies get last, long random search and AutoAttack, is left out: it
+takes most of the time, and could only break more.  A row is written as soon as it is known;
 what is in the file is not done again, unless ``adaptive`` has changed since.
 
 Holds where no copy is left with more than one sample above the truth.
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +43,17 @@ LAST = frozenset({"more search", "AutoAttack"})
 
 @dataclass(frozen=True)
 class Mask:
-    """A copy that hides gradients, and the guide whose images tell the truth."""
+    """A copy that hides gradients, and the guide whose images tell the truth; ``same``: whether the
+    largest logit is the guide's."""
 
     copy: nn.Module
     guide: nn.Module
+    same: bool = True
+
+    @property
+    def judge(self) -> nn.Module:
+        """What images count on."""
+        return self.guide if self.same else self.copy
 
 
 GAPS = (0.3, 0.8, 1, 2)
@@ -58,16 +67,19 @@ def masks(model: nn.Module, others: list[nn.Module]) -> dict[str, Mask]:
         **{f"detached below {gap}": Mask(detached(model, gap), model) for gap in GAPS},
         **{name: Mask(squashed(model, squash), model) for name, squash in SQUASHES.items()},
         f"rounded to {LEVELS} levels": Mask(
-            rounded(model, LEVELS), rounded(model, LEVELS, straight=True)
+            rounded(model, LEVELS), rounded(model, LEVELS, straight=True), same=False
         ),
-        "rounded as by JPEG": Mask(compressed(model, STEP), compressed(model, STEP, straight=True)),
-        "vote of three models": Mask(vote(members), mean(members)),
+        "rounded as by JPEG": Mask(
+            compressed(model, STEP), compressed(model, STEP, straight=True), same=False
+        ),
+        "vote of three models": Mask(vote(members), mean(members), same=False),
     }
 
 
 @dataclass(frozen=True)
 class Result:
-    """One copy; ``truth`` and ``left`` are of ``correct``, which the copy predicts right."""
+    """One copy; ``truth`` and ``left`` are of ``correct``, which the copy predicts right; of
+    ``ties`` its images have two largest outputs."""
 
     model: str
     weights: str
@@ -77,6 +89,7 @@ class Result:
     correct: int
     truth: int
     left: int
+    ties: int
     flags: str
     passes: float
     version: int
@@ -87,40 +100,59 @@ class Result:
         return self.left <= self.truth + 1
 
 
-def left_of(copy: nn.Module, found: AttackResult, labels: Tensor) -> int:
-    """Samples that a copy still predicts right."""
-    with torch.no_grad():
-        return int((copy(found.images).argmax(1) == labels).sum())
+class Measured(NamedTuple):
+    """Correct samples, the truth, what is left, ties, kinds of warnings, passes a sample."""
+
+    correct: int
+    truth: int
+    left: int
+    ties: int
+    kinds: list[str]
+    passes: float
+
+
+@torch.no_grad()
+def left_of(judge: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Samples that are still predicted right."""
+    return int((judge(images).argmax(1) == labels).sum())
+
+
+@torch.no_grad()
+def ties_of(copy: nn.Module, images: Tensor) -> int:
+    """Images (B, C, H, W) with two largest outputs."""
+    first, second = copy(images).topk(2, dim=1).values.T
+    return int((first == second).sum())
 
 
 def measure(
     mask: Mask, images: Tensor, labels: Tensor, threat: ThreatModel, budget: int = 400
-) -> tuple[int, int, int, list[str], float]:
-    """Correct samples, the truth, what is left, kinds of warnings, passes a sample."""
+) -> Measured:
+    """One copy of a model on images (B, C, H, W)."""
     with torch.no_grad():
         right = mask.copy(images).argmax(1) == labels
     images, labels = images[right], labels[right]
-    truth, _, _ = attacked(mask.guide, mask.copy, images, labels, threat, budget)
-    left, kinds, passes = attacked(mask.copy, mask.copy, images, labels, threat, budget)
-    return len(images), truth, left, kinds, passes
+    guided, _ = attacked(mask.guide, images, labels, threat, budget)
+    found, passes = attacked(mask.copy, images, labels, threat, budget)
+    return Measured(
+        len(images),
+        left_of(mask.judge, guided.images, labels),
+        left_of(mask.judge, found.images, labels),
+        ties_of(mask.copy, found.images),
+        [warned.kind for warned in found.warned],
+        passes,
+    )
 
 
 def attacked(
-    module: nn.Module,
-    judge: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    budget: int,
-) -> tuple[int, list[str], float]:
-    """What ``judge`` is left with by the images found on ``module``, kinds of warnings, passes."""
+    module: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, budget: int
+) -> tuple[AttackResult, float]:
+    """What is found on ``module``, and passes a sample."""
     counted = as_counted(module, images, labels)
     cascade = Cascade(counted, images, labels, threat, seed=0, passes_per_sample=budget)
     cascade.left_out = LAST
     with seeded(0, images.device):
         found = cascade.run()
-    passes = float(counted.passes(len(images)).mean())
-    return left_of(judge, found, labels), [warned.kind for warned in found.warned], passes
+    return found, float(counted.passes(len(images)).mean())
 
 
 def run(name: str, mask: str, threat: ThreatModel, samples: int, folder: Path | None) -> Result:
@@ -129,18 +161,19 @@ def run(name: str, mask: str, threat: ThreatModel, samples: int, folder: Path | 
     data = load_dataset(entry.dataset, "test", folder)
     data = data.balanced_subset(min(samples, len(data)))
     chosen = masks(load_model(entry), list(others))[mask]
-    correct, truth, left, kinds, passes = measure(chosen, data.images(), data.labels, threat)
+    found = measure(chosen, data.images(), data.labels, threat)
     return Result(
         model=name,
         weights=weights_of(entry),
         norm=threat.norm,
         eps=threat.eps_text,
         mask=mask,
-        correct=correct,
-        truth=truth,
-        left=left,
-        flags=" ".join(kinds),
-        passes=passes,
+        correct=found.correct,
+        truth=found.truth,
+        left=found.left,
+        ties=found.ties,
+        flags=" ".join(found.kinds),
+        passes=found.passes,
         version=VERSION,
     )
 
@@ -151,13 +184,13 @@ EVERY = tuple(masks(nn.Identity(), [nn.Identity()]))
 
 def table(results: list[Result]) -> Iterator[str]:
     """Truth, verdict and flag of each copy."""
-    heads = ["model", "threat", "copy", "right", "truth", "`adaptive` leaves", "it says", "passes"]
-    yield f"| {' | '.join(heads)} |"
-    yield "|---|---|---|---:|---:|---:|---|---:|"
+    heads = ["model", "threat", "copy", "right", "truth", "`adaptive` leaves", "ties"]
+    yield f"| {' | '.join([*heads, 'it says', 'passes'])} |"
+    yield "|---|---|---|---:|---:|---:|---:|---|---:|"
     for r in results:
         yield (
             f"| `{r.model}` | {r.norm} {r.eps} | {r.mask} | {r.correct} | {r.truth} | {r.left} | "
-            f"{r.flags.replace(' ', ', ') or '–'} | {r.passes:,.0f} |"
+            f"{r.ties or '–'} | {r.flags.replace(' ', ', ') or '–'} | {r.passes:,.0f} |"
         )
 
 

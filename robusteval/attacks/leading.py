@@ -16,6 +16,8 @@ _STEPS, _FURTHER = 3, 1.5  # linear steps beyond a head's boundary, each so many
 _ALIVE = 0.9  # of samples that must have a gradient
 _TINY = torch.finfo(torch.float32).tiny
 _SAME = 0.999  # cosine from which on another's gradients lead nowhere else
+_BENT = 0.9999  # correlation from which on one value is a line of another
+_TIES = 0.01  # of values that may be one though what they are made of differs
 
 
 def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
@@ -45,6 +47,33 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
     return None
 
 
+def squashed_logits(search: Search, rows: Tensor, seed: int) -> ReadStraight | None:
+    """Inner logits that the model's outputs are a function of, one by one, that grows and bends;
+    None where there are none, or where float32 makes ties of them."""
+    rows = rows[:PROBED]
+    clean = search.images[rows]
+    drawn = random_start(clean, search.threat, torch.Generator().manual_seed(seed))
+    try:
+        inner = _read(search, rows.repeat(2), torch.cat([clean, drawn]), len(rows))
+    except Exception:  # noqa: BLE001 - read otherwise, a foreign module may fail in any way
+        return None
+    for at in inner.first_to_name(1.0)[:1]:
+        if _grows_and_bends(inner.reading.logits[at[0]].detach(), inner.outputs):
+            return ReadStraight(search.model.adapter, (at,))
+    return None
+
+
+def _grows_and_bends(inner: Tensor, outputs: Tensor) -> bool:
+    """Whether each of the outputs is one and the same growing function of its inner logit, and not
+    a line."""
+    logits, order = inner.double().flatten().sort()
+    found = outputs.double().flatten()[order]
+    steps = found.diff()[logits.diff() > 0]
+    if len(steps) == 0 or (steps < 0).any() or (steps == 0).double().mean() > _TIES:
+        return False
+    return float(torch.corrcoef(torch.stack([logits, found]))[0, 1]) < _BENT
+
+
 def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
     """By what names the model's class at points, and beyond where inner logits change theirs."""
     model, inner = search.model.adapter, _read(search, rows, points, len(points))
@@ -58,10 +87,11 @@ def _candidates(search: Search, rows: Tensor, points: Tensor) -> list[Adapter]:
 
 @dataclass(frozen=True)
 class _Inner:
-    """What was read on the way, and by place which share of samples inner logits name as the model
-    does; the first ``count`` of them tell their scales."""
+    """What was read on the way to ``outputs`` (B, K), and by place which share of samples inner
+    logits name as the model does; the first ``count`` of them tell their scales."""
 
     reading: Straight
+    outputs: Tensor
     named: list[float]
     count: int
 
@@ -76,8 +106,9 @@ def _read(search: Search, rows: Tensor, points: Tensor, count: int) -> _Inner:
     with search.model.attending(rows), torch.enable_grad():
         moved = points.clone().requires_grad_()
         reading, outputs = ReadStraight(search.model.adapter).read(moved, search.model)
-    named = [_named(one.detach(), outputs.detach()) for one in reading.logits]
-    return _Inner(reading, named, count)
+    outputs = outputs.detach()
+    named = [_named(one.detach(), outputs) for one in reading.logits]
+    return _Inner(reading, outputs, named, count)
 
 
 def _beyond(search: Search, rows: Tensor, points: Tensor, head: ReadStraight) -> Tensor:

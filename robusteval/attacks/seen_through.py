@@ -4,41 +4,76 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
-from robusteval.attacks.leading import leader_of
+from robusteval.attacks.leading import leader_of, squashed_logits
 from robusteval.attacks.results import Warned
 from robusteval.attacks.search import PROBED
-from robusteval.attacks.squashed import Squash, Unsquashed, squash_of
+from robusteval.attacks.squashed import Squash, Unsquashed, kind_of_squash, squash_of
 from robusteval.attacks.staged import Staged
+from robusteval.attacks.straight import ReadStraight
+from robusteval.models.adapter import Adapter
+
+_BY_INNER = "went by what is squashed"
 
 
 @contextmanager
 def unsquashed(attack: Staged) -> Iterator[None]:
     """Within it the model's outputs are logits again, or what has some leads, where it squashes
     them."""
-    squash, model = _squash(attack), attack.model
-    if squash is None:
+    outputs = _looked_at(attack)
+    if outputs is None or (kind := kind_of_squash(outputs)) is None:
         yield
-    elif squash.inverse is not None:
-        attack.warned.append(Warned("squashed", text=f"{squash.told}; went through the inverse"))
-        with model.seen_as(Unsquashed(model.adapter, squash.inverse)):
+        return
+    squash, logits = _seen_through(attack, outputs)
+    some = torch.arange(len(attack.search.images), device=attack.search.images.device)
+    if logits is not None:
+        way = "went through the inverse" if squash and squash.inverse else _BY_INNER
+        attack.warned.append(Warned("squashed", text=f"{(squash or kind).told}; {way}"))
+        with attack.model.seen_as(logits):
             yield
-    else:
-        some = torch.arange(len(attack.search.images), device=attack.search.images.device)
-        leader = attack.leader or leader_of(attack.search, some, attack.seed)
-        way = "; went by what is squashed" if leader else ""
+        return
+    if squash is not None:
+        attack.leader = attack.leader or leader_of(attack.search, some, attack.seed)
+        way = f"; {_BY_INNER}" if attack.leader else ""
         attack.warned.append(Warned("squashed", text=f"{squash.told}{way}"))
-        attack.leader = leader
-        yield
+    yield
 
 
-def _squash(attack: Staged) -> Squash | None:
-    """What the look costs isn't taken from the budget."""
+def _looked_at(attack: Staged) -> Tensor | None:
+    """Outputs (B, K) that may be squashed; none of what is random, or known to be distances."""
+    if attack.search.votes > 1 or attack.model.reads_distances:
+        return None
+    return None if "unsquashed" in attack.left_out else attack.search.seen
+
+
+def _seen_through(attack: Staged, outputs: Tensor) -> tuple[Squash | None, Adapter | None]:
+    """How outputs are squashed, if they are known to be, and the model in logits, if there is a way
+    to them: an inverse, or what is squashed.  The look isn't taken from the budget."""
     search, model = attack.search, attack.model
-    if search.seen is None or search.votes > 1 or model.reads_distances:
-        return None
-    if "unsquashed" in attack.left_out:
-        return None
-    images = search.images[:PROBED]
-    with attack.budget.uncharged(), model.attending(torch.arange(len(images))):
-        return squash_of(model, images, search.seen)
+    rows = torch.arange(len(search.images), device=search.images.device)
+    some = rows[:PROBED]
+    with attack.budget.uncharged(), model.attending(some):
+        squash = squash_of(model, search.images[some], outputs)
+    if squash is not None and squash.inverse is not None:
+        return squash, Unsquashed(model.adapter, squash.inverse)
+    with attack.budget.uncharged():
+        inner = squashed_logits(search, rows, attack.seed)
+    return squash, None if inner is None else Inside(model.adapter, inner)
+
+
+class Inside(Unsquashed):
+    """A model whose outputs are what it squashes."""
+
+    def __init__(self, model: Adapter, inner: ReadStraight) -> None:
+        super().__init__(model, lambda outputs: outputs)
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner.inside(images)
+
+    def embed_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.embed(images), self(images)
+
+    def logits_and_distances(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self(images), self.model.logits_and_distances(images)[1]

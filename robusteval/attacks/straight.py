@@ -203,6 +203,13 @@ class ReadStraight(Adapter):
         given = [reading.logits[at] / scale for at, scale in self.members]
         return torch.stack(given).mean(0)
 
+    def inside(self, images: Tensor) -> Tensor:
+        """What takes the outputs' place (B, K), also where no gradient is asked for."""
+        leaf = images if images.requires_grad else images.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            found: Tensor = self(leaf)
+        return found if images.requires_grad and torch.is_grad_enabled() else found.detach()
+
     def read(self, images: Tensor, function: Callable[[Tensor], Any]) -> tuple[Straight, Any]:
         """What a function of the images gives, and what was seen on the way."""
         with Straight(images, self.classes) as reading:

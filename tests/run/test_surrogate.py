@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import robusteval
-from robusteval.attacks.adaptive import adaptive
+from robusteval.attacks.adaptive import adaptive, adaptive_result
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
 from robusteval.data.datasets import Dataset
@@ -16,12 +16,12 @@ from robusteval.errors import AttackError, EvidenceError, RobustevalError
 from robusteval.evidence.judge import judge
 from robusteval.models.loading import load_model
 from robusteval.models.registry import find_entry
-from robusteval.types import Norm, ThreatModel
+from robusteval.types import Norm, ThreatModel, parse_eps
 from tests.helpers.commands import cli, refused
 
 SUITE = """
 name = "led"
-threats = { Linf = ["0.3"] }
+threats = { Linf = ["0.02"] }
 
 [[attacks]]
 name = "adaptive"
@@ -81,6 +81,19 @@ def test_a_module_leads_where_nothing_can_follow_the_model(tmp_path: Path, suite
         robusteval.verify(
             led.folder, **given, surrogate=nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
         )
+
+
+def test_it_breaks_what_the_first_stages_leave() -> None:
+    """Ten of 24 here; without it random search is left."""
+    images, labels = (torch.as_tensor(one) for one in own_images())
+    threat = ThreatModel("Linf", parse_eps("0.02"))
+    given = (Table(blind=True), images, labels, threat)
+    alone = adaptive_result(*given, passes_per_sample=60)
+    led = adaptive_result(*given, passes_per_sample=60, surrogate=Table(blind=False))
+    broke = {stage.name: stage.broke for stage in led.stages}
+    assert broke["surrogate"] == 10
+    assert "more search" not in broke
+    assert "more search" in [stage.name for stage in alone.stages]
 
 
 def test_an_entry_leads_and_the_run_is_another_one(tmp_path: Path, suite: Path) -> None:
