@@ -60,6 +60,11 @@ class Result:
     version: int
 
     @property
+    def holds_today(self) -> bool:
+        """Whether today's version would leave the same."""
+        return stands(OURS, self.version, masks.is_copy(self.model))
+
+    @property
     def place(self) -> Place:
         """What results of one table's column share."""
         return self.model, self.weights, self.norm, self.budget, self.samples
@@ -180,7 +185,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("ablation.csv"))
     parser.add_argument("--data-dir", type=Path)
     arguments = parser.parse_args()
-    results = [r for r in stored.read(arguments.out, Result) if stands(OURS, r.version)]
+    results = [r for r in stored.read(arguments.out, Result) if r.holds_today]
     for name in zoo.models_called(arguments.model):
         weights = weights_of(masks.of_entry(name))
         place = (name, weights, arguments.norm, arguments.budget, arguments.samples)

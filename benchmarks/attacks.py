@@ -91,7 +91,7 @@ class Result:
     @property
     def holds_today(self) -> bool:
         """Whether the same images would be found again: by a library, or by ours as it stands."""
-        return stands(self.attack, self.version)
+        return stands(self.attack, self.version, is_copy(self.model))
 
     @property
     def place(self) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ CALLS: dict[Norm, dict[str, Call]] = {
 @dataclass(frozen=True)
 class Result:
     """One attack on the samples that ``adaptive`` leaves of ``correct``: how many it ``broke``, and
-    how many of these AutoAttack, and so ``full``, doesn't break."""
+    how many of these the other attacks of ``full`` don't break."""
 
     model: str
     weights: str

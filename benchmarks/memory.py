@@ -7,8 +7,10 @@ The first: FGSM and PGD on `pcl_mnist` (needs MNIST in $ROBUSTEVAL_DATA).  Print
 size of each, the images' own size, and the ratio on top of them; exits 1 if it is above 1.1.
 
 The second: an untrained ResNet-18 of torchvision on random images of 3×224×224, as a user's own
-module; FGSM and PGD in a run, then a short ``adaptive`` on all images at once.  Prints the peak
-resident size; exits 1 if it is 4 GiB or more.
+module.  FGSM and PGD run on 16 of them, then ``adaptive`` on all at once, with few passes: a step
+on full batches is as large as many.  Then come two parts of what it does where gradients look
+masked: a look at what is inside the model, and random search.  Prints the peak resident size; exits
+1 if it is 4 GiB or more.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from pathlib import Path
 from benchmarks import blocks
 
 MOST = 4 * 2**30  # bytes, of large images
-_PASSES = 3  # of each sample: a step on full batches is as large as many
+_PASSES = 3  # of each sample
+_TOGETHER = 8  # proposals of random search, as many as ``adaptive`` makes of a masked model
 
 
 def peak(command: Sequence[str], folder: str) -> int:
@@ -64,6 +67,10 @@ def attack_large_images(side: int, samples: int, out: Path) -> None:
 
     import robusteval
     from robusteval.attacks.adaptive import adaptive
+    from robusteval.attacks.counting import as_counted
+    from robusteval.attacks.leading import leader_of
+    from robusteval.attacks.random_search import flip_squares
+    from robusteval.attacks.search import Search
     from robusteval.types import ThreatModel
     from robusteval.vision import torchvision
 
@@ -78,6 +85,9 @@ def attack_large_images(side: int, samples: int, out: Path) -> None:
     robusteval.evaluate(module, images[few], labels[few], suite=suite, eps=threats, out=out)
     threat = ThreatModel("Linf", "1/255")
     adaptive(module, images, labels, threat, passes_per_sample=_PASSES)
+    search = Search(as_counted(module, images, labels), images, labels, threat)
+    leader_of(search, search.alive(), seed=0)
+    flip_squares(search, search.alive(), _TOGETHER, torch.Generator().manual_seed(0), _TOGETHER)
 
 
 def grown(model: str, pixels: int, few: int, many: int) -> float:

@@ -215,7 +215,8 @@ class StripedStarts(Cascade):
 
 
 class InsideBall(Cascade):
-    """Ascents that never leave the ball, in L2 as in L∞."""
+    """Ascents that never leave the ball, in L2 as in L∞: without the idea of Constraint Relaxation
+    (AAAI 2025)."""
 
     tunings: ClassVar = tuned(balls=(1,), far=1.0)
 

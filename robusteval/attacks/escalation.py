@@ -25,8 +25,8 @@ Escalated = Callable[[Staged, Tensor], None]  # a stage, on an attack's survivor
 
 def escalate(attack: Staged, through: Callable[[Tensor], None]) -> list[str]:
     """Prototypes, gradients of what leads past the mask, longer ascents over averaged gradients,
-    in L∞, or where nothing has a gradient, longer random search, in L2 balls that shrink, and full
-    AutoAttack.
+    in L∞, or where nothing has a gradient, longer random search, in L2 balls that shrink (the idea
+    of Constraint Relaxation, AAAI 2025), and full AutoAttack.
 
     ``through`` are the attack's own first stages, along what leads.  Returns the stages that ran.
     """

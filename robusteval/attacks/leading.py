@@ -29,7 +29,7 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
     that vote.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = rows[(~search.flat[rows]).int().argsort(stable=True)][:PROBED]
+    rows = rows[(~search.flat[rows]).int().argsort(stable=True)][: _looked_at(search)]
     clean = search.images[rows]
     drawn = random_start(clean, search.threat, generator)
     points = torch.cat([clean, search.best[rows], drawn])
@@ -50,7 +50,7 @@ def leader_of(search: Search, rows: Tensor, seed: int) -> Adapter | None:
 def squashed_logits(search: Search, rows: Tensor, seed: int) -> ReadStraight | None:
     """Inner logits that the model's outputs are a function of, one by one, that grows and bends;
     None where there are none, or where float32 makes ties of them."""
-    rows = rows[:PROBED]
+    rows = rows[: _looked_at(search)]
     clean = search.images[rows]
     drawn = random_start(clean, search.threat, torch.Generator().manual_seed(seed))
     try:
@@ -61,6 +61,11 @@ def squashed_logits(search: Search, rows: Tensor, seed: int) -> ReadStraight | N
         if _grows_and_bends(inner.reading.logits[at[0]].detach(), inner.outputs):
             return ReadStraight(search.model.adapter, (at,))
     return None
+
+
+def _looked_at(search: Search) -> int:
+    """How many samples are looked at; each goes through the model up to six times at once."""
+    return min(PROBED, max(1, search.batch_size // 4))
 
 
 def _grows_and_bends(inner: Tensor, outputs: Tensor) -> bool:

@@ -1,10 +1,13 @@
 """Random search from the best images known: a look at what gradients overlook."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from robusteval.attacks.search import Search
-from robusteval.attacks.steps import corners, norms, project_fully
+from robusteval.attacks.steps import norms, per_sample, project, project_fully
+from robusteval.types import Norm, ThreatModel
 
 _SHORTEST = 0.03  # of ε: how little a square is moved in L2
 _SMALLEST, _LARGEST = 0.004, 0.1  # of the pixels: the squares that are tried
@@ -39,34 +42,56 @@ def flip_squares(
 def _best_proposed(
     search: Search, rows: Tensor, generator: torch.Generator, together: int
 ) -> Tensor:
-    """Of so many changed images of each sample the one of the largest rough margin (B, C, H, W)."""
-    several = rows.repeat_interleave(together)
-    clean, best = search.images[several], search.best[several]
-    if search.threat.norm == "Linf":
-        moved = corners(clean, search.threat, generator)
-        points = torch.where(_squares(clean, generator).to(clean.device), moved, best)
-    else:
-        points = _pushed(clean, best, search.threat.radius, generator)
-    with search.model.quickly():
-        margins = search.margins(several, points).view(-1, together)
-    first = torch.arange(0, len(points), together, device=rows.device)
-    return points[first + margins.argmax(1)]
+    """Of so many changed images of each sample the one of the largest rough margin (B, C, H, W).
+
+    No more images are made at once than go through the model together.
+    """
+    drawn = _Drawn.of(search.images[rows[:1]], len(rows) * together, search.threat.norm, generator)
+    chosen = []
+    for at in torch.arange(len(rows)).split(max(1, search.batch_size // together)):
+        several = rows[at.to(rows.device)].repeat_interleave(together)
+        some = slice(int(at[0]) * together, int(at[-1] + 1) * together)
+        points = drawn.points(some, search.images[several], search.best[several], search.threat)
+        with search.model.quickly():
+            margins = search.margins(several, points).view(-1, together)
+        first = torch.arange(0, len(points), together, device=rows.device)
+        chosen.append(points[first + margins.argmax(1)])
+    return torch.cat(chosen)
 
 
-def _pushed(clean: Tensor, best: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """``best`` moved inside one square of each image, by a sign for each channel and a log-uniform
-    length of up to ε, and put back in the L2 ball around ``clean``."""
-    shape = (len(best), *[1] * (best.dim() - 1))
-    signs = 2.0 * torch.randint(2, (*best.shape[:2], 1, 1), generator=generator) - 1
-    push = signs * _squares(best, generator)
-    length = radius * _SHORTEST ** torch.rand(shape, generator=generator)
-    push = length * push / norms(push, "L2").view(shape)
-    return project_fully(best + push.to(best), clean, "L2", radius)
+@dataclass(frozen=True)
+class _Drawn:
+    """What changes so many images: signs (B, C, 1, 1), squares (B, 1, H, W), true inside, and in L2
+    shares of ε (B, 1, 1, 1) that squares are moved by, log-uniform."""
+
+    signs: Tensor
+    squares: Tensor
+    shares: Tensor | None
+
+    @classmethod
+    def of(cls, image: Tensor, count: int, norm: Norm, generator: torch.Generator) -> "_Drawn":
+        """For images like this one (1, C, H, W)."""
+        _, channels, height, width = image.shape
+        signs = 2.0 * torch.randint(2, (count, channels, 1, 1), generator=generator) - 1
+        squares = _squares(count, height, width, generator)
+        if norm == "Linf":
+            return cls(signs, squares, None)
+        return cls(signs, squares, _SHORTEST ** torch.rand((count, 1, 1, 1), generator=generator))
+
+    def points(self, some: slice, clean: Tensor, best: Tensor, threat: ThreatModel) -> Tensor:
+        """Changed images (b, C, H, W) within the threat, of clean and best ones."""
+        signs, squares = self.signs[some].to(clean), self.squares[some].to(clean.device)
+        if self.shares is None:
+            moved = project(clean + threat.radius * signs, clean, threat)
+            return torch.where(squares, moved, best)
+        push = signs * squares
+        length = threat.radius * self.shares[some].to(clean)
+        push = length * push / per_sample(norms(push, "L2"), push)
+        return project_fully(best + push, clean, "L2", threat.radius)
 
 
-def _squares(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One square of pixels of each image (B, 1, H, W), true inside; its area is log-uniform."""
-    count, _, height, width = images.shape
+def _squares(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """A square of pixels of each image (B, 1, H, W), true inside; its area is log-uniform."""
     chance = torch.rand((count, 3), generator=generator)
     area = height * width * _SMALLEST * (_LARGEST / _SMALLEST) ** chance[:, 0]
     side = area.sqrt().round().clamp(1, min(height, width))

@@ -109,14 +109,8 @@ def random_start(
 def striped_start(clean: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
     """A corner of the L∞ ball, one random sign for each column of a channel, as Square starts
     (Andriushchenko et al. 2020)."""
-    return corners(clean, threat, generator, columns=clean.shape[-1])
-
-
-def corners(
-    clean: Tensor, threat: ThreatModel, generator: torch.Generator, columns: int = 1
-) -> Tensor:
-    """x ± ε in [0, 1], by one random sign for each channel, or for each of its columns."""
-    signs = 2 * torch.randint(2, (*clean.shape[:2], 1, columns), generator=generator) - 1
+    shape = (*clean.shape[:2], 1, clean.shape[-1])
+    signs = 2 * torch.randint(2, shape, generator=generator) - 1
     return project(clean + threat.radius * signs.to(clean), clean, threat)
 
 

@@ -38,7 +38,8 @@ class Tuning:
     rounds: tuple[Round, ...]
     # All further ones, by turns.
     last: tuple[Round, ...]
-    # Balls of the ascents, in units of ε; the last is the threat's own.
+    # Balls of the ascents, in units of ε; the last is the threat's own.  Larger ones are the idea
+    # of Constraint Relaxation (AAAI 2025), here and below.
     balls: tuple[float, ...]
     # Before them, where there are larger balls, so many that never leave the threat's own.
     inside_steps: int = 20

@@ -14,6 +14,7 @@ from robusteval.attacks.search import MARGIN, Objective, Search, Slopes, Step, c
 from robusteval.attacks.steps import free_gradient, norms, project, project_fully, striped_start
 from robusteval.models.acceleration import static_batch
 from robusteval.models.adapter import Adapter
+from robusteval.types import Norm
 from tests.helpers.known import (
     Function,
     images_near_grey,
@@ -166,6 +167,30 @@ def test_random_search_keeps_what_raises_the_margin_and_nothing_else() -> None:
     assert flip_squares(search, rows, 30, torch.Generator().manual_seed(0)) < 0.01
     assert not search.broken.any()
     assert torch.allclose(search.best, best, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_random_search_makes_no_more_images_than_go_through_the_model_together(norm: Norm) -> None:
+    """And the same ones as if all were made at once."""
+    network, images = small_network(), images_near_grey(20)
+    labels = network(images).argmax(1)
+    found, most = [], []
+    for batch_size in (8, 1000):
+        sizes: list[int] = []
+
+        def told(x: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(len(x))
+            return network(x)
+
+        model = as_counted(Adapter(Function(told), 5), images)
+        search = Search(model, images, labels, threat_of(norm, 0.02))
+        search.batch_size = batch_size
+        sizes.clear()
+        flip_squares(search, search.alive(), 24, torch.Generator().manual_seed(0), together=4)
+        found.append(search.best)
+        most.append(max(sizes))
+    assert most == [8, 80]
+    torch.testing.assert_close(*found)
 
 
 def test_striped_starts_are_corners_constant_along_columns() -> None:

@@ -2,19 +2,27 @@
 
 from functools import cache
 from itertools import pairwise, product
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import masked, stored, truths
 from benchmarks.exact import broken_behind_quantiser, prototype_radii, quantised
-from benchmarks.truths import Known, Result, known, left_by_adaptive, table
-from robusteval.attacks.adaptive import adaptive
+from benchmarks.truths import KINDS, Known, Result, known, left_by_adaptive, table
+from benchmarks.variants import OutsideOnly
+from robusteval.attacks.adaptive import adaptive, adaptive_result
+from robusteval.attacks.cascade import Cascade
+from robusteval.attacks.counting import as_counted
 from robusteval.attacks.smallest import smallest
 from robusteval.attacks.steps import norms
+from robusteval.data.datasets import Dataset
+from robusteval.models.adapter import Adapter
 from robusteval.types import Norm
-from tests.helpers.known import Function, margins, threat_of
+from tests.helpers.known import Function, in_threat, linear, margins, threat_of
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 PLAIN, SHOWN = "four prototypes a class, as a plain module", "four prototypes a class, shown"
 
 
@@ -38,6 +46,49 @@ def test_in_l2_nothing_breakable_is_left(kind: str) -> None:
     one = right(kind)
     robust = one.robust(one.images, one.labels, "L2", 0.9)
     assert int(robust.sum()) == left_by_adaptive(one, threat_of("L2", 0.9)) == 81
+
+
+def test_in_l2_ascents_inside_the_ball_break_what_larger_balls_miss() -> None:
+    """Without cutting planes, which find all of it."""
+    one, _ = nearest_to(0.9, 80)
+    left = []
+    for variant in (Cascade, OutsideOnly):
+        counted = as_counted(one.model, one.images, one.labels)
+        cascade = variant(counted, one.images, one.labels, threat_of("L2", 0.9), 0, 400)
+        cascade.left_out = frozenset({"pieces"})
+        found = cascade.run().images
+        left.append(int((margins(one.model, found, one.labels) <= 0).sum()))
+    assert int(one.robust(one.images, one.labels, "L2", 0.9).sum()) <= left[0] < left[1]
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_of_a_random_model_just_what_is_within_reach_of_its_mean_is_broken(norm: Norm) -> None:
+    """Noise on a linear model's logits: exact distances of the mean are known."""
+    known = linear(norm, 4, count=24)
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.2 * float(known.model(known.images).std())
+
+    def noisy(images: Tensor) -> Tensor:
+        mean = 10 * known.model(images)
+        return mean + noise * torch.randn(mean.shape, generator=generator)
+
+    radius = float(known.smallest.median())
+    threat = threat_of(norm, radius)
+    found = adaptive_result(Function(noisy), known.images, known.labels, threat).images
+    in_threat(found, known.images, threat)
+    broken = margins(known.model, found, known.labels) > 0
+    assert broken[known.smallest < radius / 1.05].all()
+    assert not broken[known.smallest > radius * 1.001].any()
+
+
+def test_stored_cells_are_the_truth_and_copies_hold() -> None:
+    """But for tanh, which float32 makes ties of."""
+    of_truths = stored.read(RESULTS / "truths.csv", truths.Result)
+    assert {r.kind for r in of_truths} == set(KINDS)
+    assert [r for r in of_truths if r.left != r.truth] == []
+    of_copies = stored.read(RESULTS / "masked.csv", masked.Result)
+    assert {r.mask for r in of_copies} == set(masked.EVERY)
+    assert [r for r in of_copies if not r.holds and r.mask != "tanh"] == []
 
 
 @pytest.mark.parametrize(("norm", "eps", "least"), [("L2", 0.9, 1.08), ("Linf", 0.2, 1.15)])
@@ -69,6 +120,20 @@ def test_a_scale_of_logits_or_a_constant_changes_nothing(norm: Norm) -> None:
         left.append(int((margins(model, found, plain.labels) <= 0).sum()))
     assert max(left) - min(left) <= 1
     assert 0 < min(left) < 32
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_nor_do_they_on_a_network(norm: Norm, digits: Dataset, ce_digits: Adapter) -> None:
+    """By random search and aims, too, which what is linear on pieces never needs."""
+    data = digits.balanced_subset(30)
+    images, labels = data.images(), ce_digits(data.images()).argmax(1)
+    threat, left = threat_of(norm, 0.3 if norm == "L2" else 0.07), []
+    for scale, constant in ((1.0, 0.0), (1e-6, 0.0), (1e6, 0.0), (1.0, 100.0)):
+        model = Function(lambda x, a=scale, b=constant: a * ce_digits(x) + b)
+        found = adaptive(model, images, labels, threat, passes_per_sample=120)
+        left.append(int((margins(model, found, labels) <= 0).sum()))
+    assert max(left) - min(left) <= 1
+    assert 0 < min(left) < 30
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.15), ("Linf", 0.3), ("L2", 0.4)])
