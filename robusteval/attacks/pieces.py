@@ -14,13 +14,14 @@ fro where several own prototypes are as near.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from robusteval.attacks.programs import into_half_space, shortest
 from robusteval.attacks.ranking import aims, nearest_of_several
-from robusteval.attacks.readings import OUTPUT, READINGS
+from robusteval.attacks.readings import OUTPUT, READINGS, Reading
 from robusteval.attacks.search import AIMED, PROBED, Objective, Search, Slopes
 from robusteval.types import Norm
 
@@ -98,14 +99,20 @@ def _read_straight(search: Search, rows: Tensor, targets: Tensor) -> Objective |
     wrong, own = (search.gradients(rows, clean, OUTPUT, at) for at in (targets, labels))
     outputs = torch.cat([wrong.losses, own.losses])
     for reading in (one for one in READINGS if one.takes(outputs)):
-
-        def losses(points: Tensor, gap: Callable[[Tensor, Tensor], Tensor] = reading.gap) -> Tensor:
-            found = search.logits(rows, points)
-            return gap(*(found.gather(1, at[:, None])[:, 0] for at in (targets, labels)))
-
+        losses = partial(_gaps, search, rows, targets, reading)
         if _is_predicted(search, rows, reading.slopes(wrong, own), losses):
             return reading.objective
     return None
+
+
+def _gaps(
+    search: Search, rows: Tensor, targets: Tensor, reading: Reading, points: Tensor
+) -> Tensor:
+    """Between outputs of classes (B,) and the own ones, read so, at points (B, C, H, W)."""
+    logits = search.logits(rows, points)
+    return reading.gap(
+        *(logits.gather(1, at[:, None])[:, 0] for at in (targets, search.labels[rows]))
+    )
 
 
 def _is_predicted(

@@ -22,14 +22,15 @@ def unsquashed(attack: Staged) -> Iterator[None]:
     """Within it the model's outputs are logits again, or what has some leads, where it squashes
     them."""
     outputs = _looked_at(attack)
-    if outputs is None or (kind := kind_of_squash(outputs)) is None:
+    if outputs is None or kind_of_squash(outputs) is None:
         yield
         return
     squash, logits = _seen_through(attack, outputs)
     some = torch.arange(len(attack.search.images), device=attack.search.images.device)
     if logits is not None:
         way = "went through the inverse" if squash and squash.inverse else _BY_INNER
-        attack.warned.append(Warned("squashed", text=f"{(squash or kind).told}; {way}"))
+        told = squash.told if squash else "each is one function of a logit inside"
+        attack.warned.append(Warned("squashed", text=f"{told}; {way}"))
         with attack.model.seen_as(logits):
             yield
         return

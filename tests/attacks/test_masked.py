@@ -15,7 +15,7 @@ from benchmarks.masked import attacked as attacked_by
 from benchmarks.masks import SQUASHES, compressed, detached, mean, rounded, squashed, vote
 from robusteval.attacks.cascade import Cascade
 from robusteval.attacks.counting import as_counted
-from robusteval.attacks.leading import leader_of
+from robusteval.attacks.leading import leader_of, squashed_logits
 from robusteval.attacks.results import AttackResult, said
 from robusteval.attacks.search import MARGIN, Search, Step
 from robusteval.attacks.squashed import squash_of
@@ -155,6 +155,43 @@ def test_outputs_that_only_look_bounded_are_not_squashed() -> None:
         model = Adapter(module, 5)
         assert model(images).abs().max() <= 1
         assert squash_of(model, images, model(images)) is None
+
+
+@pytest.mark.parametrize("squash", [F.softsign, torch.atan, lambda z: torch.tanh(z / 5)])
+def test_what_outputs_are_one_function_of_is_found(squash: Callable[[Tensor], Tensor]) -> None:
+    """Its values are the first logits on the way, whether or not a gradient is asked for."""
+    known = linear("Linf", 5, count=24)
+    inner = squashed_by(lambda x: squash(15 * known.model(x)), known)
+    assert inner is not None
+    ((_, scale),) = inner.members
+    wanted = known.model(known.images)
+    torch.testing.assert_close(scale * inner.inside(known.images), wanted)
+    leaf = known.images.clone().requires_grad_()
+    slope = input_gradient(scale * inner.inside(leaf)[:, 0], leaf)
+    torch.testing.assert_close(slope, input_gradient(known.model(leaf)[:, 0], leaf))
+
+
+@pytest.mark.parametrize(
+    "squash",
+    [
+        lambda z: 0.1 * z + 1,  # a line bends nothing
+        lambda z: torch.tanh(20 * z),  # float32 makes ties
+        lambda z: torch.softmax(z, 1),  # each depends on all
+        torch.cos,  # doesn't grow
+    ],
+    ids=["line", "ties", "softmax", "cosine"],
+)
+def test_what_they_are_no_such_function_of_is_not(squash: Callable[[Tensor], Tensor]) -> None:
+    known = scaled("Linf")
+    assert squashed_by(lambda x: squash(known.model(x)), known) is None
+
+
+def squashed_by(function: Callable[[Tensor], Tensor], known: Known) -> ReadStraight | None:
+    copy = Function(function)
+    search = Search(
+        as_counted(copy, known.images), known.images, known.labels, threat_of("Linf", 0.05)
+    )
+    return squashed_logits(search, torch.arange(len(known.images)), seed=0)
 
 
 STOPS: dict[str, Callable[[Tensor], Tensor]] = {
