@@ -56,9 +56,7 @@ _WORDS = {
     "searched": _Words("adaptive: random search found the way that gradients did not"),
     "queried": _Words("adaptive: a few gradient-free queries broke what gradients did not"),
     "outdone": _Words(
-        "adaptive: {number} % of samples break only by ascents through larger balls (the idea of "
-        "Constraint Relaxation, AAAI 2025)",
-        _percent,
+        "adaptive: {number} % of samples break only by ascents through larger balls", _percent
     ),
     "flat": _Words(
         "adaptive: gradients vanish on the way of {number} % of the samples that it left", _percent
