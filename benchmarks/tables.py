@@ -153,8 +153,8 @@ def _measured_by(results: list[attacks.Result]) -> str:
 
 
 def _versions(results: Sequence[ablation.Result | masked.Result | foreign.Result]) -> str:
-    versions = sorted({str(result.version) for result in results})
-    return f"version {', '.join(versions)} of `adaptive`"
+    versions = sorted({result.version for result in results})
+    return f"version {', '.join(str(v) for v in versions)} of `adaptive`"
 
 
 def _current(file: str, kind: type[Measured]) -> list[Measured]:
