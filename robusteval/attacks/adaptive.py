@@ -67,8 +67,8 @@ def adaptive(
     by what has gradients from the first step where no sample has one of the model's own.
     Elsewhere it is as version 8.  Version 10 goes on from the best image of each ascent where
     another model's gradients lead, and not from its last.  Version 11 also follows pieces where
-    outputs are distances that are not squared, their logarithms or kernels (see ``readings``).
-    Elsewhere both are as version 9.
+    outputs are distances that are not squared, their logarithms or kernels (see ``readings``), and
+    goes on the logits that outputs are one bent function of.  Elsewhere both are as version 9.
 
     Warns if gradients look masked, or outputs change.  Of few images, a small share may look so by
     chance.  Raises AttackError for images outside [0, 1], for a module with a single logit, for
