@@ -19,6 +19,11 @@ def require_finite(logits: Tensor) -> None:
         )
 
 
+def of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logit (B,) of one class each (B,), of logits (B, K)."""
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
 def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{j≠y} z_j − z_y (B,) for logits (B, K): above zero only where misclassified, and below it
     only where not; a tie is 0."""

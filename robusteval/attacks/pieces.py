@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from robusteval.attacks.losses import of_class
 from robusteval.attacks.programs import into_half_space, shortest
 from robusteval.attacks.ranking import aims, nearest_of_several
 from robusteval.attacks.readings import OUTPUT, READINGS, Reading
@@ -110,9 +111,7 @@ def _gaps(
 ) -> Tensor:
     """Between outputs of classes (B,) and the own ones, read so, at points (B, C, H, W)."""
     logits = search.logits(rows, points)
-    return reading.gap(
-        *(logits.gather(1, at[:, None])[:, 0] for at in (targets, search.labels[rows]))
-    )
+    return reading.gap(of_class(logits, targets), of_class(logits, search.labels[rows]))
 
 
 def _is_predicted(

@@ -10,7 +10,7 @@ from torch import Tensor
 from robusteval.attacks.blindness import gradients_needed
 from robusteval.attacks.counting import as_counted
 from robusteval.attacks.inputs import attack
-from robusteval.attacks.losses import logit_margin
+from robusteval.attacks.losses import logit_margin, of_class
 from robusteval.attacks.ours import ROBUSTEVAL
 from robusteval.attacks.ranges import COUNT, require_norms, require_within
 from robusteval.attacks.record import ANY_MODEL, LINF, Attack, defaults_of
@@ -31,16 +31,12 @@ def _of_probabilities(loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
     return Objective(lambda seen: loss(F.softmax(seen.logits, 1), seen.labels))
 
 
-def _own(probabilities: Tensor, labels: Tensor) -> Tensor:
-    return probabilities.gather(1, labels[:, None])[:, 0]
-
-
 def _other(probabilities: Tensor, labels: Tensor) -> Tensor:
-    return logit_margin(probabilities, labels) + _own(probabilities, labels)
+    return logit_margin(probabilities, labels) + of_class(probabilities, labels)
 
 
-OWN = _of_probabilities(_own)
-LESS_OF_OWN = _of_probabilities(lambda p, labels: -_own(p, labels))
+OWN = _of_probabilities(of_class)
+LESS_OF_OWN = _of_probabilities(lambda p, labels: -of_class(p, labels))
 MORE_OF_OTHER = _of_probabilities(_other)
 MARGIN_OF_PROBABILITIES = _of_probabilities(logit_margin)
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robusteval.attacks.losses import of_class
 from robusteval.attacks.search import AIMED, Objective, Seen, Slopes
 
 _MOST = 40.0  # of outputs whose exponentials are taken: float32 holds their squares
@@ -58,13 +59,12 @@ class Reading:
 
 def _read(reading: Reading, seen: Seen) -> Tensor:
     assert seen.targets is not None
-    wrong, own = (seen.logits.gather(1, at[:, None])[:, 0] for at in (seen.targets, seen.labels))
-    return reading.gap(wrong, own)
+    return reading.gap(of_class(seen.logits, seen.targets), of_class(seen.logits, seen.labels))
 
 
 def _output(seen: Seen) -> Tensor:
     assert seen.targets is not None
-    return seen.logits.gather(1, seen.targets[:, None])[:, 0]
+    return of_class(seen.logits, seen.targets)
 
 
 OUTPUT = Objective(_output)  # of the class that is asked for

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robusteval.attacks.counting import Counted
 from robusteval.attacks.inputs import require_images
-from robusteval.attacks.losses import distance_margin, logit_margin, require_finite
+from robusteval.attacks.losses import distance_margin, logit_margin, of_class, require_finite
 from robusteval.attacks.luck import sure_margins
 from robusteval.attacks.steps import (
     ascent_direction,
@@ -76,8 +76,7 @@ class Step:
 
 def _aimed(seen: Seen) -> Tensor:
     assert seen.targets is not None
-    wrong = seen.logits.gather(1, seen.targets[:, None])[:, 0]
-    return wrong - seen.logits.gather(1, seen.labels[:, None])[:, 0]
+    return of_class(seen.logits, seen.targets) - of_class(seen.logits, seen.labels)
 
 
 def _pulled(seen: Seen) -> Tensor:

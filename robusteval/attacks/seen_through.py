@@ -26,7 +26,6 @@ def unsquashed(attack: Staged) -> Iterator[None]:
         yield
         return
     squash, logits = _seen_through(attack, outputs)
-    some = torch.arange(len(attack.search.images), device=attack.search.images.device)
     if logits is not None:
         way = "went through the inverse" if squash and squash.inverse else _BY_INNER
         told = squash.told if squash else "each is one function of a logit inside"
@@ -35,7 +34,7 @@ def unsquashed(attack: Staged) -> Iterator[None]:
             yield
         return
     if squash is not None:
-        attack.leader = attack.leader or leader_of(attack.search, some, attack.seed)
+        attack.leader = attack.leader or leader_of(attack.search, _rows(attack), attack.seed)
         way = f"; {_BY_INNER}" if attack.leader else ""
         attack.warned.append(Warned("squashed", text=f"{squash.told}{way}"))
     yield
@@ -52,7 +51,7 @@ def _seen_through(attack: Staged, outputs: Tensor) -> tuple[Squash | None, Adapt
     """How outputs are squashed, if they are known to be, and the model in logits, if there is a way
     to them: an inverse, or what is squashed.  The look isn't taken from the budget."""
     search, model = attack.search, attack.model
-    rows = torch.arange(len(search.images), device=search.images.device)
+    rows = _rows(attack)
     some = rows[:PROBED]
     with attack.budget.uncharged(), model.attending(some):
         squash = squash_of(model, search.images[some], outputs)
@@ -61,6 +60,12 @@ def _seen_through(attack: Staged, outputs: Tensor) -> tuple[Squash | None, Adapt
     with attack.budget.uncharged():
         inner = squashed_logits(search, rows, attack.seed)
     return squash, None if inner is None else Inside(model.adapter, inner)
+
+
+def _rows(attack: Staged) -> Tensor:
+    """All samples, broken ones too: outputs are looked at before any attack."""
+    images = attack.search.images
+    return torch.arange(len(images), device=images.device)
 
 
 class Inside(Unsquashed):
