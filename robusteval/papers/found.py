@@ -12,7 +12,8 @@ from robusteval.inert import cell as inert_cell
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
 from robusteval.papers.asked import Key, Scale, at_scale, attack_name, key_of, suite_named
-from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
+from robusteval.papers.differences import differences
+from robusteval.papers.paper import Cell, Paper, PaperModel, PaperTable, cells_of
 from robusteval.reading import read_file
 from robusteval.report.rows import percent
 from robusteval.storage import reason
@@ -25,6 +26,7 @@ COLUMNS = (
     *("strongest_attack", "samples", "entry", "source", "suite", "attack", "norm", "eps"),
     *("at_any_distance", "assumed", "differs", "scale", "run", "weights_sha256", "evidence_sha256"),
 )
+ASKED = ("entry", "source", "suite", "attack", "norm", "eps", "at_any_distance")
 FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED = "found", "not run", "untrained", "no entry", "failed"
 IMPOSSIBLE, LATER = "impossible", "later"
 _MOST = 2**24  # bytes of a table of rows
@@ -35,23 +37,29 @@ Reports = Mapping[Key, api.Report | RobustevalError]
 def rows_of(paper: Paper, table: PaperTable, reports: Reports, scale: Scale) -> list[Row]:
     """A row for each cell of a table, in the paper's order, and for each beside it."""
     cells = [at_scale(paper, cell, scale) for cell in cells_of(paper, table)]
-    return [_row(cell, key_of(cell, cells), reports, scale) for cell in cells]
+    return [
+        _row(cell, key_of(cell, cells), reports, scale, paper.models.get(cell.meaning.model))
+        for cell in cells
+    ]
 
 
-def _row(cell: Cell, key: Key | None, reports: Reports, scale: Scale) -> Row:
+def _row(
+    cell: Cell, key: Key | None, reports: Reports, scale: Scale, model: PaperModel | None
+) -> Row:
     meaning, table = cell.meaning, cell.table
+    attack = attack_name(cell) if meaning.attack and not meaning.not_run else ""
     row = dict.fromkeys(COLUMNS, "") | {
         **{"table": table.number, "part": table.part, "beside": cell.beside},
         **{"row": cell.row, "column": cell.column, "paper": cell.value, "unit": cell.unit},
         **{"assumed": meaning.assumed, "suite": cell.suite, "scale": scale},
-        **{"entry": meaning.entry, "source": meaning.source, "attack": meaning.attack},
+        **{"entry": meaning.entry, "source": meaning.source, "attack": attack},
         **{"norm": meaning.norm or "", "eps": meaning.eps or ""},
         "at_any_distance": "yes" if meaning.any_distance else "",
     }
-    return {k: inert_cell(v) for k, v in {**row, **_what(cell, key, reports)}.items()}
+    return {k: inert_cell(v) for k, v in {**row, **_what(cell, key, reports, model)}.items()}
 
 
-def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
+def _what(cell: Cell, key: Key | None, reports: Reports, model: PaperModel | None) -> Row:
     """The status and the numbers of a cell."""
     meaning = cell.meaning
     if meaning.not_run:
@@ -63,9 +71,9 @@ def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
     for name in named:
         entry, lacking = trained_entry(name)
         if entry is None:
-            return lacking
+            return lacking | _differs(meaning.entry, model)
     entry = find_entry(meaning.entry)
-    told = {"differs": differences(entry), "weights_sha256": _sha(entry)}
+    told = {**_differs(meaning.entry, model), "weights_sha256": _sha(entry)}
     return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
 
 
@@ -91,20 +99,11 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
     return entry, {}
 
 
-def differences(entry: Entry) -> str:
-    """Where a model's training differs from the paper's, by what its entry tells of both."""
-    here: dict[str, Any] = {"data": entry.dataset}
-    if entry.backbone:
-        here["backbone"] = entry.backbone.name
-    if entry.training:
-        here |= {"epochs": entry.training.total_epochs, "training": entry.training.kind}
-    if entry.trained and entry.trained.samples:
-        here["training images"] = entry.trained.samples
-    told = {"training": entry.paper_training.get("adversarial"), **entry.paper_training}
-    paper = {name: told[name] for name in here if told.get(name) is not None}
-    both = {**here, **{f"{name} of the paper": value for name, value in paper.items()}}
-    ordered = sorted(both, key=lambda name: [*here].index(name.removesuffix(" of the paper")))
-    return "; ".join(f"{name}: {both[name]}" for name in ordered)
+def _differs(name: str, model: PaperModel | None) -> Row:
+    try:
+        return {"differs": differences(find_entry(name), model)}
+    except RobustevalError:
+        return {}
 
 
 def _sha(entry: Entry) -> str:
@@ -180,14 +179,29 @@ def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
 
 
 def with_earlier(rows: Iterable[Row], earlier: Iterable[Row]) -> list[Row]:
-    """Rows, where a model has no weights here as they were found when it had."""
-    found = {_cell(row): row for row in earlier if row["status"] == FOUND}
-    return [found.get(_cell(row), row) if row["status"] == UNTRAINED else row for row in rows]
+    """Rows, where one that can't be made here, or isn't, is as it was found before.
+
+    An earlier number counts if it answers the same question, of the same weights where there are
+    some.  What the paper leaves open and what differs are told as they are known today.
+    """
+    found = {_question(row): row for row in earlier if row["status"] in (FOUND, FAILED)}
+    return [_kept(row, found.get(_question(row))) for row in rows]
 
 
-def _cell(row: Row) -> tuple[str, ...]:
-    """What a row answers: its cell, at a scale."""
-    return tuple(row[name] for name in (*PLACE, "paper", "scale"))
+def _question(row: Row) -> tuple[str, ...]:
+    """What a row answers: its cell at a scale, and what is read there."""
+    return tuple(row[name] for name in (*PLACE, "paper", "scale", *ASKED))
+
+
+def _kept(row: Row, earlier: Row | None) -> Row:
+    if earlier is None or row["status"] not in (UNTRAINED, NO_ENTRY, NOT_RUN):
+        return row
+    if earlier["status"] == FAILED and row["status"] != NOT_RUN:
+        return row  # today's reason is the better one
+    if row["weights_sha256"] not in ("", earlier["weights_sha256"]):
+        return row
+    today = {"assumed": row["assumed"], "differs": row["differs"] or earlier["differs"]}
+    return earlier | today
 
 
 def as_csv(rows: Iterable[Row]) -> str:

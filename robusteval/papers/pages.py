@@ -83,10 +83,11 @@ def page_of(table: PaperTable, rows: Sequence[Row]) -> Page:
     notes = Notes()
     blocks = dict.fromkeys(row["beside"] for row in rows)
     grids = [_grid(block, [r for r in rows if r["beside"] == block], notes) for block in blocks]
-    told = {row["entry"]: row["differs"] for row in rows if row["differs"]}
+    found = [row for row in rows if row["status"] == FOUND and row["differs"]]
+    told = dict.fromkeys((row["entry"], row["differs"]) for row in found)
     counts = sorted({int(row["samples"]) for row in rows if row["samples"]})
     samples = " or ".join(map(str, counts))
-    return Page(table, tuple(grids), tuple(notes.texts), tuple(told.items()), samples)
+    return Page(table, tuple(grids), tuple(notes.texts), tuple(told), samples)
 
 
 def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:

@@ -44,7 +44,8 @@ class Meaning(_Table):
     """What a row, a column, or all cells of a table are; a cell is all three together.
 
     - ``entry``: the model; ``source``: one that the attack runs on, and its images are counted on
-      ``entry``.
+      ``entry``; ``model``: which of the paper's models that stands for, by its name in the paper's
+      ``models``, where that isn't the entry's own.
     - ``read``: what is read of it.  An ``attack``, by its name in the suite, at ``norm`` and
       ``eps``, or at ``any_distance``, if it knows no ε.  A ``metric`` of a ``detector``, on the
       outliers ``against`` or else on the attack's images.  A ``parameter`` of the attack.
@@ -54,6 +55,7 @@ class Meaning(_Table):
 
     entry: str = ""
     source: str = ""
+    model: str = ""
     read: Read | None = None
     attack: str = ""
     norm: Norm | None = None
@@ -123,6 +125,17 @@ class PaperTable(Block):
         return Block.model_construct(**{**dict(Block(title="")), **own, **given})
 
 
+class PaperModel(_Table):
+    """What the paper tells of a model of its own, as far as one here differs; no word of what it
+    leaves open."""
+
+    backbone: str = ""
+    epochs: int | None = Field(default=None, ge=1)
+    training: str = ""
+    augmentation: str = ""
+    note: str = ""
+
+
 class Headline(_Table):
     """A cell that tells what the paper claims."""
 
@@ -138,6 +151,8 @@ class Paper(_Table):
     ``only_at_paper_scale``: those that run beside them there, and take too long elsewhere.
     ``networks``: entries of the paper's own networks, by the entries that stand for them at a
     small scale.
+    ``models``: the paper's models, by the entries that stand for them, or by a name that a row or
+    column gives.
     ``headlines``: the cells that a summary of the paper tells.
     """
 
@@ -149,6 +164,7 @@ class Paper(_Table):
     only_at_paper_scale: list[str] = []
     notes: list[str] = []
     networks: dict[str, str] = {}
+    models: dict[str, PaperModel] = {}
     headlines: list[Headline] = []
     tables: list[PaperTable] = Field(min_length=1)
     folder: Path = Field(default=Path(), exclude=True)
@@ -216,11 +232,22 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     paper = checked(Paper, content, str(path), PaperError)
     paper = paper.model_copy(update={"folder": path.parent})
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
+    _require_meant(paper, cells, path)
     stood = {(cell.table.name, cell.row, cell.column) for cell in cells}
     for one in paper.headlines:
         if (one.table, one.row, one.column) not in stood:
             raise PaperError(f"{path}: headlines: {one.table}, {one.row} × {one.column} is no cell")
     return paper
+
+
+def _require_meant(paper: Paper, cells: Sequence[Cell], path: Path) -> None:
+    """Raises PaperError where a cell's model isn't told of, or where one is that no cell means."""
+    named = {cell.meaning.model for cell in cells} - {cell.meaning.entry for cell in cells}
+    if unknown := sorted(named - {*paper.models}):
+        raise PaperError(f"{path}: model {shown(unknown[0])}: add it to models")
+    meant = {cell.meaning.model for cell in cells}
+    if unmeant := [name for name in paper.models if name not in meant]:
+        raise PaperError(f"{path}: models: no cell means {shown(unmeant[0])}: take it out")
 
 
 def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
@@ -273,6 +300,7 @@ def _together(block: Block, row: str, column: str, where: str) -> Meaning:
         content[name] = "; ".join(told)
     if doubled := _contradictions(*axes):
         raise PaperError(f"{where}: row and column both give {doubled[0]}: leave one out")
+    content["model"] = content.get("model") or content.get("entry", "")
     return Meaning(**content)
 
 

@@ -160,8 +160,14 @@ def stored_tables(paper: Paper, folder: Path, tables: Sequence[PaperTable]) -> T
 def rebuild(
     paper: Paper, stored: Path, folder: Path, tables: Sequence[PaperTable]
 ) -> Iterator[Path]:
-    """Pages of stored rows alone; runs nothing.  Raises PaperError where there are none."""
-    found = stored_tables(paper, stored, tables)
+    """Pages of stored rows alone; runs nothing.  Raises PaperError where there are none.
+
+    The numbers are those that are stored.  What the paper leaves open and what differs are told
+    anew, and a number whose question the paper's file has changed since is gone.
+    """
+    found = [
+        (table, today(paper, table, rows)) for table, rows in stored_tables(paper, stored, tables)
+    ]
     if not found:
         raise PaperError(
             f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
@@ -170,6 +176,12 @@ def rebuild(
     for table, rows in found:
         yield write_one(paper, table, rows, folder / paper.name)
     yield write_page(paper, found, folder / paper.name)
+
+
+def today(paper: Paper, table: PaperTable, stored: Sequence[Row]) -> list[Row]:
+    """Stored rows of a table with what is known today of what they answer."""
+    scale: Scale = "paper" if stored[0]["scale"] == "paper" else "small"
+    return with_earlier(rows_of(paper, table, {}, scale), stored)
 
 
 def counted(tables: Tables) -> Mapping[str, int]:

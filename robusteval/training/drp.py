@@ -35,8 +35,10 @@ little.
 - ``similarity``, of eq. 6: "distance", d as printed; "cosine", (1 + cos)/2, as in the
   hyperspherical prototypes that the paper builds on (Mettes et al. 2019), whose (1 − cos)² is four
   times as large: a matter of the learning rate; "linear", 1 − d/2ε, in [0, 1] for features inside
-  the ball.  With cosine the prototypes' lengths don't matter.  In L∞ the gradient of a distance
-  moves one coordinate of a sample at a time, and learning is slow.
+  the ball.  With cosine the prototypes' lengths don't matter.
+
+In L∞ the gradient of a distance moves one coordinate of a sample at a time.  The mean distance
+learns nevertheless; a linear similarity hardly does.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,8 @@ the similarity to the closest prototype of each class and the prototype norm L_n
 sample is classified by its closest prototype (eq. 7, whose minus sign makes its ``sim`` a
 distance).
 
-The paper trains without augmentation; the zoo's entries, on far shorter schedules, shift their
-images (and flip those of CIFAR-10).
+The paper trains without augmentation, and so do the zoo's entries for its tables (``_plain``); the
+others, on far shorter schedules, shift their images (and flip those of CIFAR-10).
 
 The entry's ``head.similarity`` is the one of inference.  ``options``: ``similarity``, that of
 training, "l2" (the paper's base), "sql2", "l1", "linf", "dot" or "cosine"; ``norm_weight`` is λ

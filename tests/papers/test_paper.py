@@ -1,13 +1,17 @@
 """Papers as data: all numbers are there, each is mapped, and what is wrong is told in one line."""
 
 import csv
+import hashlib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from robusteval.errors import PaperError, UnknownNameError
+from robusteval.models.entry_tables import Claim
+from robusteval.models.registry import find_entry
 from robusteval.papers import paper as papers
 from robusteval.papers.asked import runs_of
 from robusteval.papers.paper import Cell, cells_of, paper_names, read_paper
@@ -31,6 +35,7 @@ Cited = { impossible = "cited only" }
 Clean = { read = "clean" }
 FGSM = { attack = "fgsm" }
 """
+_ACCURACIES = ("clean", "attack")
 NUMBERS = "row,column,value,unit\nOurs,Clean,99,%\nOurs,FGSM,80.5,%\nCited,Clean,98,%\n"
 
 
@@ -61,19 +66,39 @@ def test_each_file_of_numbers_belongs_to_a_table() -> None:
 
 
 def test_numbers_are_those_of_the_entries_claims() -> None:
-    """Typed twice, by different hands: PCL's Table 3 on MNIST, and its entry's claims."""
-    from robusteval.models.registry import find_entry
+    """Typed twice, by different hands: the papers' tables, and what entries claim of them."""
+    compared = 0
+    for name in paper_names():
+        for cell in cells(name):
+            for claim in _claims(name, cell):
+                assert _percent(cell) == claim.accuracy, (name, cell.table.name, cell.row, claim)
+                compared += 1
+    assert compared >= 200
 
-    told = {
-        cell.meaning.attack: float(cell.value)
-        for cell in cells("pcl")
-        if (cell.table.name, cell.row) == ("3/MNIST", "Ours") and not cell.meaning.source
-    }
-    claims = [c for c in find_entry("pcl_mnist").claims if c.source.startswith("Table 3")]
-    assert len(claims) > 3
-    for claim in claims:
-        name = "" if claim.attack == "clean" else claim.attack
-        assert told[name] == claim.accuracy
+
+def _claims(paper: str, cell: Cell) -> Iterator[Claim]:
+    """What the cell's entry claims of this very cell."""
+    meaning = cell.meaning
+    if not cell.value or meaning.not_run or meaning.source or meaning.read not in _ACCURACIES:
+        return
+    try:
+        entry = find_entry(meaning.entry)
+    except UnknownNameError:
+        return
+    short = {"mpat": "multi-prototype"}.get(paper, paper.upper())
+    own = entry.paper is not None and entry.paper.title == read_paper(paper).title
+    attack = meaning.attack if meaning.read == "attack" else "clean"
+    eps = "" if attack == "clean" or meaning.any_distance else meaning.eps
+    for claim in entry.claims:
+        whose, _, place = claim.source.rpartition("Table ")
+        is_papers = own if not whose else whose in (f"{short}, ", f"{short} paper, ")
+        is_table = place.split(",")[0] == cell.table.number
+        if is_papers and is_table and claim.attack == attack and (claim.eps or eps) == eps:
+            yield claim
+
+
+def _percent(cell: Cell) -> float:
+    return float(cell.value) * (100 if cell.unit == "fraction" else 1)
 
 
 @pytest.mark.parametrize("name", ["drp", "mpat", "pcl", "scpl"])
@@ -104,6 +129,20 @@ def test_the_papers_networks_at_its_scale() -> None:
     assert "drp_cifar10" not in named
 
 
+@pytest.mark.parametrize("name", paper_names())
+def test_no_two_models_are_one_at_the_papers_scale(name: str) -> None:
+    """Each stands for itself, on a network of the kind that its paper names."""
+    networks = read_paper(name).networks
+    assert len({*networks.values()}) == len(networks)
+    for small, large in networks.items():
+        one, other = find_entry(small), find_entry(large)
+        assert other.training is not None
+        assert one.training is not None
+        assert one.training.recipe == other.training.recipe
+        assert one.head.similarity == other.head.similarity
+        assert one.training.options.get("fit") == other.training.options.get("fit")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -118,6 +157,13 @@ def test_the_papers_networks_at_its_scale() -> None:
         ('attack = "fgsm"', 'entry = "ce_digits"', "row and column both give entry"),
         ('attack = "fgsm"', 'read = "detection"', "detector is missing"),
         ('name = "small"', 'name = "Small!"', "name: takes a-z"),
+        ('entry = "pcl_digits"', 'entry = "pcl_digits", model = "big"', "model 'big': add it"),
+        ("strongest", "models = { bg = { epochs = 5 } }\nstrongest", "no cell means 'bg'"),
+        (
+            "strongest",
+            "models = { pcl_digits = { epochs = 0 } }\nstrongest",
+            "models.pcl_digits.epo",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -163,6 +209,21 @@ def test_names_that_there_are_not(tmp_path: Path) -> None:
         read_paper("pcl").chosen("3/MNISt-2")
     with pytest.raises(PaperError, match=r"no/paper\.toml"):
         read_paper("no/paper.toml")
+
+
+def test_no_number_has_changed_since_it_was_read_beside_its_paper() -> None:
+    """Each file was read twice, number by number, against the text.  Whoever changes one reads that
+    one again, and then: sha256sum */*.csv > tests/papers/numbers.sha256, in robusteval/papers."""
+    home = Path(papers.__file__).parent
+    lines = (Path(__file__).parent / "numbers.sha256").read_text("utf-8").splitlines()
+    read = dict(reversed(line.split("  ")) for line in lines)
+    there = {
+        path.relative_to(home).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name in paper_names()
+        for table in read_paper(name).tables
+        for path in [home / name / f"{table.file}.csv"]
+    }
+    assert read == there
 
 
 def test_a_second_reading_of_one_table() -> None:
