@@ -10,7 +10,7 @@ run: $(VENV)/.ready
 	$(BIN)/robusteval run --model pcl_digits --suite full
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check robusteval tests benchmarks examples

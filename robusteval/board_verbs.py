@@ -49,6 +49,19 @@ def board_add(
         say(path)
 
 
+@board.command("retell")
+@guarded
+def board_retell(folder: Boards = LEADERBOARDS) -> None:
+    """Write anew what entries claim, in rows whose model has not changed.  Nothing runs."""
+    from robusteval.boards import publish as leaderboards
+
+    changed = leaderboards.retell(folder)
+    for path in changed:
+        say(path)
+    if not changed:
+        say("each row tells what its entry claims")
+
+
 @board.command("check")
 @guarded
 def board_check(folder: Boards = LEADERBOARDS, as_json: AsJson = False) -> None:

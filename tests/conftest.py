@@ -1,6 +1,7 @@
 """What several tests need: small models with known answers, and a place without the user's data."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,12 @@ DRAWN = (
 )
 FIGURES = {name: getattr(page, name) for name in DRAWN}
 RESAMPLES = bootstrap_intervals.__kwdefaults__["resamples"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: workers that share files end together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from robusteval import api
 from robusteval.attacks.registry import find
 from robusteval.boards import board
 from robusteval.boards.revisions import EARLIER, Present, other_attacks
-from robusteval.boards.scrutiny import REQUIRED, model_of, uncountable
+from robusteval.boards.scrutiny import REQUIRED, claim_of, model_of, uncountable
 from robusteval.data.known import DATASETS
 from robusteval.data.locate import data_root
 from robusteval.errors import EvidenceError, RobustevalError, UnknownNameError
@@ -62,8 +62,7 @@ def add(
         _require_open_boards(run, folder)
     new = [row for run in runs for row in _rows(run, data_dir, allow_code, again, device)]
     require_writable(folder, _ADVICE)
-    busy = EvidenceError(f"another process writes leaderboards in {folder}: wait for it")
-    with locked(folder, busy, patience=_PATIENCE):
+    with locked(folder, _busy(folder), patience=_PATIENCE):
         return _add(new, folder)
 
 
@@ -82,6 +81,36 @@ def _sound_board(path: Path) -> list[Row]:
     rows = board.read_board(path)
     board.require_sound(path, rows)
     return rows
+
+
+def retell(folder: Path) -> list[Path]:
+    """Writes anew what entries claim, in rows of models that are their entries' still; the files
+    that changed.
+
+    A claim is a paper's, not a run's: where an entry tells it otherwise today, nothing has to run.
+    Raises EvidenceError for a board that can't be read, or is not sound.
+    """
+    require_writable(folder, _ADVICE, make=False)
+    entries = _entries()
+    changed = []
+    with locked(folder, _busy(folder), patience=_PATIENCE):
+        for path in sorted(folder.glob("*.csv")):
+            rows = _sound_board(path)
+            told = [_retold(row, entries.get(row["model"])) for row in rows]
+            if told != rows:
+                write_table(path, board.as_csv(told))
+                changed.append(path)
+    return changed
+
+
+def _retold(row: Row, entry: Entry | None) -> Row:
+    if entry is None or row["entry_sha256"] != entry.digest:
+        return row
+    return row | claim_of(entry, row)
+
+
+def _busy(folder: Path) -> EvidenceError:
+    return EvidenceError(f"another process writes leaderboards in {folder}: wait for it")
 
 
 def _require_open_boards(run: Place, folder: Path) -> None:

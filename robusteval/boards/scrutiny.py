@@ -166,7 +166,7 @@ class Known:
         if entry is None:
             yield "not in the registry"
             return
-        if revisions(row).get("entry", 1) < entry.revision:
+        if revisions(row).get("entry", 1) < entry.revision and row["entry_sha256"] != entry.digest:
             return  # it is held to an entry that is no more
         made = tuple(name for name, cell in row.items() if name.startswith(ATTACK) and cell)
         key = row["model"], row["norm"], row["eps"], made
@@ -180,18 +180,22 @@ class Known:
 
 def _cells_of(entry: Entry, row: Row) -> dict[str, str]:
     """What such a row must hold of its entry."""
-    answered = [claim.model_dump() for claim in entry.claims if _is_answered(claim, row)]
-    claim = lowest_claim(answered, row["norm"])  # type: ignore[arg-type]
     cells = {
         "entry_sha256": entry.digest,
         "weights_sha256": entry.weights.sha256 if entry.weights else "",
         "dataset": entry.dataset,
         "method": entry.method,
         "training": entry.training.kind if entry.training else "",
-        "claimed": f"{claim['accuracy']:g}" if claim else "",
-        "claimed_by": claimed_by(claim),
     }
-    return {column: inert.cell(value) for column, value in cells.items()}
+    return {column: inert.cell(value) for column, value in cells.items()} | claim_of(entry, row)
+
+
+def claim_of(entry: Entry, row: Row) -> Row:
+    """The cells of a row that tell what its entry claims, of the attacks that the row has."""
+    answered = [claim.model_dump() for claim in entry.claims if _is_answered(claim, row)]
+    claim = lowest_claim(answered, row["norm"])  # type: ignore[arg-type]
+    claimed = f"{claim['accuracy']:g}" if claim else ""
+    return {"claimed": inert.cell(claimed), "claimed_by": inert.cell(claimed_by(claim))}
 
 
 def _is_answered(claim: Claim, row: Row) -> bool:

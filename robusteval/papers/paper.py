@@ -137,11 +137,12 @@ class PaperModel(_Table):
 
 
 class Headline(_Table):
-    """A cell that tells what the paper claims."""
+    """A cell that tells what the paper claims; ``under``: which attack, where the column isn't."""
 
     table: str
     row: str
     column: str
+    under: str = ""
 
 
 class Paper(_Table):

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from robusteval.boards import publish, revisions
+from robusteval.boards.board import read_board
 from robusteval.models.registry import built_in_folder
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.report import rows
+from tests.helpers.commands import cli
 from tests.helpers.models import file_of
 
 BOARD = "digits_Linf_0.15.csv"
@@ -38,6 +40,34 @@ def test_a_changed_entry(
     (check,) = publish.check(boards)
     assert check.held == held
     assert said in check.told
+
+
+@pytest.mark.parametrize("revision", ["", 2])
+def test_a_claim_that_an_entry_tells_otherwise(
+    revision: object, boards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model is the same: the board is told of it, and nothing runs."""
+    folder = boards.parent / "models"
+    folder.mkdir()
+    shutil.copy(file_of("pcl_digits.safetensors"), folder)
+    text = file_of("pcl_digits.toml").read_text("utf-8")
+    claim = (
+        '[[claims]]\nattack = "pgd10"\naccuracy = 1.25\nnorm = "Linf"\neps = "0.15"\nsource = "x"\n'
+    )
+    raised = f"revision = {revision}\n" if revision else ""
+    (folder / "pcl_digits.toml").write_text(f"{raised}{text}\n{claim}", "utf-8")
+    monkeypatch.setenv("ROBUSTEVAL_MODELS", str(folder))
+    (check,) = publish.check(boards)
+    assert not check.held
+    assert "pcl_digits: its claimed is not its entry's" in check.told
+    told = cli("leaderboard", "retell", "--folder", str(boards))
+    assert told.stdout == f"{boards / BOARD}\n"
+    (check,) = publish.check(boards)
+    assert check.held
+    (row,) = [r for r in read_board(boards / BOARD) if r["model"] == "pcl_digits"]
+    assert (row["claimed"], row["claimed_by"]) == ("1.25", "pgd10 Linf 0.15")
+    again = cli("leaderboard", "retell", "--folder", str(boards))
+    assert again.stdout == "each row tells what its entry claims\n"
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,17 @@ from tests.helpers.documents import ROOT, blocks_of, commands_of, pages, run_pag
 from tests.helpers.links import anchors_of, broken_links
 
 MOST = 8192  # bytes of the README
+LONG = ("ci", "many_machines")  # they start processes
 named = pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 
 
-@named
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * (page.stem in LONG))
+        for page in pages()
+    ],
+)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
 
