@@ -6,13 +6,30 @@ A number of a paper is *covered* where the same attack on the same data set is s
 where the paper leaves one of its settings open, *impossible* where its data or model can't be had
 here, and else *missing*.  What stands beside a table, on other data or of another model, is counted
 by itself: it answers no number of the paper.
+
+An *item* is a table, figure, equation, attack, baseline, metric, network or data set of a paper.
+``robusteval/papers/*/items.csv`` has a row for each, with these columns:
+
+- ``kind``, ``item``, ``place``: what it is, and where it stands in the paper.
+- ``status``: a number's four; ``nothing to run`` of drawings and theorems; ``counted`` of what has
+  numbers in a table, whose status comes from these.  Partial is also what the paper leaves open.
+  Lengths, rates and weights of trainings don't count, and a network's size counts once, as its own
+  item.
+- ``here``: where it is, several separated by "; ", each a kind and a name: ``entry``, ``suite``,
+  ``attack`` (SUITE/NAME), ``recipe``, ``option`` (RECIPE.NAME), ``table`` of that paper,
+  ``dataset``, ``detector``, ``backbone``, ``code`` (a dotted name), ``doc`` (a file).  A table may
+  go on with its columns: ``table:3/MNIST with black-box *``, or ``without``.
+- ``lacking``: what is not there or differs.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from benchmarks import stored as csv_files
 from robusteval.papers.found import FOUND, Row, read_rows
 from robusteval.papers.paper import (
     Headline,
@@ -26,6 +43,39 @@ from robusteval.papers.paper import (
 STORED = Path(__file__).resolve().parent.parent / "leaderboards" / "reproductions"
 KINDS = ("covered", "partial", "missing", "impossible")
 NOT_YET = "not run yet"
+NOTHING, COUNTED = "nothing to run", "counted"
+STATUSES = (*KINDS, NOTHING)  # of items
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of ``items.csv``."""
+
+    kind: str
+    item: str
+    place: str
+    status: str
+    here: str
+    lacking: str
+
+    @property
+    def pointers(self) -> list[tuple[str, str]]:
+        """What ``here`` points at: kinds and names."""
+        parts = (pointer.partition(":") for pointer in self.here.split("; ") if pointer)
+        return [(kind, name) for kind, _, name in parts]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of a paper, and the pattern that its columns match, or that they don't."""
+
+    table: PaperTable
+    pattern: str = "*"
+    matches: bool = True
+
+    def has(self, column: str) -> bool:
+        """Whether a column belongs to it."""
+        return fnmatchcase(column, self.pattern) is self.matches
 
 
 @cache
@@ -39,12 +89,13 @@ def rows_of(paper: Paper, table: PaperTable, stored: Path = STORED) -> list[Row]
     return read_rows(stored / paper.name / f"{table.file}.csv", paper, table)
 
 
-def counts(paper: Paper, table: PaperTable, stored: Path = STORED) -> Counter[str]:
+def counts(paper: Paper, part: Part, stored: Path = STORED) -> Counter[str]:
     """How many of a table's numbers are of each kind, and how many stand ``beside`` it."""
-    rows = rows_of(paper, table, stored)
+    rows = rows_of(paper, part.table, stored)
     if not rows:
-        cells = [cell for cell in cells_of(paper, table) if cell.value]
+        cells = [c for c in cells_of(paper, part.table) if c.value and part.has(c.column)]
         return Counter("impossible" if c.meaning.impossible else "missing" for c in cells)
+    rows = [row for row in rows if part.has(row["column"])]
     found = Counter(_kind(row) for row in rows if row["paper"])
     found["beside"] = sum(bool(row["beside"]) and row["status"] == FOUND for row in rows)
     return found
@@ -64,7 +115,7 @@ def overview(stored: Path = STORED) -> Iterator[str]:
     for paper in map(paper_named, paper_names()):
         of_paper: Counter[str] = Counter()
         for table in paper.tables:
-            here = counts(paper, table, stored)
+            here = counts(paper, Part(table), stored)
             of_paper += here
             yield _line(paper.name, table.name, here)
         every += of_paper
@@ -75,6 +126,57 @@ def overview(stored: Path = STORED) -> Iterator[str]:
 def _line(paper: str, table: str, here: Counter[str]) -> str:
     total = sum(here[kind] for kind in KINDS)
     told = [paper, table, str(total), *(str(here[kind]) for kind in (*KINDS, "beside"))]
+    return f"| {' | '.join(told)} |"
+
+
+def items_of(name: str) -> list[Item]:
+    """A paper's items, in its order."""
+    return csv_files.read(paper_named(name).folder / "items.csv", Item)
+
+
+def part_named(paper: Paper, name: str) -> Part:
+    """What a pointer to a table names, such as ``3/MNIST with black-box *``.
+
+    Raises LookupError where the paper has no such table.
+    """
+    tables = {table.name: table for table in paper.tables}
+    for word in (" with ", " without "):
+        table, found, pattern = name.partition(word)
+        if found:
+            return Part(tables[table], pattern, matches=word == " with ")
+    return Part(tables[name])
+
+
+def status_of(paper: Paper, item: Item, stored: Path = STORED) -> str:
+    """The status of an item, of one with numbers by these.
+
+    Covered: all that can be had are; partial: some number is there; missing: none is.
+    """
+    if item.status != COUNTED:
+        return item.status
+    parts = [part_named(paper, name) for kind, name in item.pointers if kind == "table"]
+    found = sum((counts(paper, part, stored) for part in parts), Counter[str]())
+    if found["covered"] and not found["partial"] + found["missing"]:
+        return "covered"
+    if found["covered"] + found["partial"]:
+        return "partial"
+    return "missing" if found["missing"] else "impossible"
+
+
+def item_overview(stored: Path = STORED) -> Iterator[str]:
+    """How many items of each paper, and of all, have each status."""
+    yield f"| paper | items | {' | '.join(STATUSES)} |"
+    yield "|---|" + "---:|" * (1 + len(STATUSES))
+    every: Counter[str] = Counter()
+    for name in paper_names():
+        here = Counter(status_of(paper_named(name), item, stored) for item in items_of(name))
+        every += here
+        yield _item_line(name, here)
+    yield _item_line("**all**", every)
+
+
+def _item_line(paper: str, here: Counter[str]) -> str:
+    told = [paper, str(here.total()), *(str(here[status]) for status in STATUSES)]
     return f"| {' | '.join(told)} |"
 
 
@@ -124,6 +226,9 @@ def _rate(row: Row, name: str) -> str:
 
 def main() -> None:
     for line in overview():
+        print(line)
+    print()
+    for line in item_overview():
         print(line)
     for name in paper_names():
         print()

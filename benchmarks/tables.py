@@ -169,6 +169,7 @@ TABLES = {
     "docs/leaderboards.md": {"numbers": published.numbers, "found": published.found},
     "docs/papers.md": {
         "counts": papers.overview,
+        "items": papers.item_overview,
         **{name: partial(papers.summary, name) for name in paper_names()},
     },
     "docs/zoo.md": {"models": reference.models},
