@@ -184,9 +184,8 @@ def summary(name: str, stored: Path = STORED) -> Iterator[str]:
     """A paragraph: what a paper claims, what the same attack leaves here, what the strongest leave,
     and how the models differ from the paper's."""
     paper = paper_named(name)
-    numbers = [cell for table in paper.tables for cell in cells_of(paper, table) if cell.value]
     whose = f"{paper.authors}, *{paper.title}* ({paper.year})"
-    sentences = [f"{whose}, prints {len(numbers)} numbers in tables."]
+    sentences = [f"{whose}, prints {_printed(paper)}."]
     differs: dict[str, str] = {}
     for headline in paper.headlines:
         (table,) = paper.chosen(headline.table)
@@ -196,6 +195,13 @@ def summary(name: str, stored: Path = STORED) -> Iterator[str]:
             differs[row["entry"]] = row["differs"]
     sentences += [f"`{entry}` differs: {told}." for entry, told in differs.items()]
     yield " ".join(sentences)
+
+
+def _printed(paper: Paper) -> str:
+    numbers = [c.table for table in paper.tables for c in cells_of(paper, table) if c.value]
+    in_text = sum(table.number == "text" for table in numbers)
+    more = f" and {in_text} in its text" if in_text else ""
+    return f"{len(numbers) - in_text} numbers in tables{more}"
 
 
 def _row(rows: Sequence[Row], headline: Headline) -> Row | None:
@@ -210,7 +216,8 @@ def _claim(paper: Paper, table: PaperTable, headline: Headline, row: Row | None)
         if (cell.row, cell.column) == (headline.row, headline.column)
     )
     value = 100 * float(cell.value) if cell.unit == "fraction" else float(cell.value)
-    told = f"It claims {value:g} % under {headline.column} ({table.heading}, “{headline.row}”)"
+    under = headline.under or headline.column
+    told = f"It claims {value:g} % under {under} ({table.heading}, “{headline.row}”)"
     if row is None or row["status"] != FOUND:
         return f"{told}: {NOT_YET}."
     return (

@@ -214,7 +214,7 @@ def test_names_that_there_are_not(tmp_path: Path) -> None:
 
 def test_no_number_has_changed_since_it_was_read_beside_its_paper() -> None:
     """Each file was read twice, number by number, against the text.  Whoever changes one reads that
-    one again, and then: sha256sum */*.csv > tests/papers/numbers.sha256, in robusteval/papers."""
+    one again, and writes its sha256sum into the list."""
     home = Path(papers.__file__).parent
     lines = (Path(__file__).parent / "numbers.sha256").read_text("utf-8").splitlines()
     read = dict(reversed(line.split("  ")) for line in lines)
