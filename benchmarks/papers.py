@@ -32,6 +32,7 @@ from pathlib import Path
 from benchmarks import stored as csv_files
 from robusteval.papers.found import FOUND, Row, read_rows
 from robusteval.papers.paper import (
+    Cell,
     Headline,
     Paper,
     PaperTable,
@@ -190,7 +191,9 @@ def summary(name: str, stored: Path = STORED) -> Iterator[str]:
     for headline in paper.headlines:
         (table,) = paper.chosen(headline.table)
         row = _row(rows_of(paper, table, stored), headline)
-        sentences.append(_claim(paper, table, headline, row))
+        clean = _clean(paper, table, headline.row, rows_of(paper, table, stored))
+        is_told = any(clean in sentence for sentence in sentences)
+        sentences.append(_claim(paper, table, headline, row, "" if is_told else clean))
         if row and row["differs"]:
             differs[row["entry"]] = row["differs"]
     sentences += [f"`{entry}` differs: {told}." for entry, told in differs.items()]
@@ -209,20 +212,36 @@ def _row(rows: Sequence[Row], headline: Headline) -> Row | None:
     return next((row for row in meant if row["paper"]), None)
 
 
-def _claim(paper: Paper, table: PaperTable, headline: Headline, row: Row | None) -> str:
+def _clean(paper: Paper, table: PaperTable, name: str, rows: Sequence[Row]) -> str:
+    """The clean accuracy of a row of the table, the paper's and ours; empty where one is lacking."""
+    cells = [c for c in cells_of(paper, table) if c.row == name and c.meaning.read == "clean"]
+    cell = next((cell for cell in cells if cell.value), None)
+    if cell is None:
+        return ""
+    found = _row(rows, Headline(table=table.name, row=name, column=cell.column))
+    if found is None or found["status"] != FOUND:
+        return ""
+    return f" Clean accuracy is {_percent(cell):g} % there and {_rate(found, 'here')} here."
+
+
+def _percent(cell: Cell) -> float:
+    return 100 * float(cell.value) if cell.unit == "fraction" else float(cell.value)
+
+
+def _claim(paper: Paper, table: PaperTable, headline: Headline, row: Row | None, clean: str) -> str:
     cell = next(
         cell
         for cell in cells_of(paper, table)
         if (cell.row, cell.column) == (headline.row, headline.column)
     )
-    value = 100 * float(cell.value) if cell.unit == "fraction" else float(cell.value)
+    value = _percent(cell)
     under = headline.under or headline.column
     told = f"It claims {value:g} % under {under} ({table.heading}, “{headline.row}”)"
     if row is None or row["status"] != FOUND:
         return f"{told}: {NOT_YET}."
     return (
         f"{told}: here the same attack leaves {_rate(row, 'here')} of `{row['entry']}`, the "
-        f"strongest together {_rate(row, 'strongest')}, of {row['samples']} samples."
+        f"strongest together {_rate(row, 'strongest')}, of {row['samples']} samples.{clean}"
     )
 
 
