@@ -213,7 +213,7 @@ def _row(rows: Sequence[Row], headline: Headline) -> Row | None:
 
 
 def _clean(paper: Paper, table: PaperTable, name: str, rows: Sequence[Row]) -> str:
-    """The clean accuracy of a row of the table, the paper's and ours; empty where one is lacking."""
+    """The clean accuracy of a row of the table, the paper's and ours; empty where one lacks."""
     cells = [c for c in cells_of(paper, table) if c.row == name and c.meaning.read == "clean"]
     cell = next((cell for cell in cells if cell.value), None)
     if cell is None:
