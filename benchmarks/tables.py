@@ -19,6 +19,7 @@ from benchmarks import (
     attacks,
     curves,
     detection,
+    epochs,
     evasion,
     foreign,
     masked,
@@ -142,6 +143,12 @@ def known_truths() -> Iterator[str]:
     return _block(results, truths.table, truths.told_versions(results))
 
 
+def times_of_epochs() -> Iterator[str]:
+    """Epochs of the papers' trainings, side by side."""
+    results = stored.read(RESULTS / "epochs.csv", epochs.Result)
+    return epochs.table(results) if results else iter(["Not yet run."])
+
+
 def _measured_by(results: list[attacks.Result]) -> str:
     """Each version of ``adaptive`` with the models that it was run on."""
     of_version: dict[str, list[attacks.Result]] = {}
@@ -170,6 +177,7 @@ TABLES = {
     "docs/papers.md": {
         "counts": papers.overview,
         "items": papers.item_overview,
+        "times": times_of_epochs,
         **{name: partial(papers.summary, name) for name in paper_names()},
     },
     "docs/zoo.md": {"models": reference.models},
