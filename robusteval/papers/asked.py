@@ -55,7 +55,7 @@ class Wanted:
         detects = self.detects or meaning.read == "detection"
         if meaning.read == "clean" or not meaning.attack:
             return replace(self, detects=detects)
-        if _is_transfer(cell):
+        if is_transfer(cell):
             added = (meaning.attack, meaning.source)
             return replace(self, transfers=_once([*self.transfers, added]))
         return replace(self, attacks=_once([*self.attacks, meaning.attack]), detects=detects)
@@ -130,13 +130,14 @@ def runs_of(paper: Paper, tables: Sequence[PaperTable], scale: Scale) -> dict[Ke
 def attack_name(cell: Cell) -> str:
     """What the cell's attack is called in its run."""
     meaning = cell.meaning
-    if not _is_transfer(cell):
+    if not is_transfer(cell):
         return meaning.attack
     (attack,) = suite_named(cell.suite).only([meaning.attack]).attacks
     return attack.made_on(meaning.source).name
 
 
-def _is_transfer(cell: Cell) -> bool:
+def is_transfer(cell: Cell) -> bool:
+    """Whether the attack runs on another model than the one it is counted on."""
     return bool(cell.meaning.source) and cell.meaning.source != cell.meaning.entry
 
 

@@ -11,7 +11,15 @@ from robusteval.errors import PaperError, RobustevalError, UnknownNameError
 from robusteval.inert import cell as inert_cell
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
-from robusteval.papers.asked import Key, Scale, at_scale, attack_name, key_of, suite_named
+from robusteval.papers.asked import (
+    Key,
+    Scale,
+    at_scale,
+    attack_name,
+    is_transfer,
+    key_of,
+    suite_named,
+)
 from robusteval.papers.differences import differences
 from robusteval.papers.paper import Cell, Paper, PaperModel, PaperTable, cells_of
 from robusteval.reading import read_file
@@ -24,7 +32,8 @@ COLUMNS = (
     *("paper", "unit", "status", "why"),
     *("here", "here_low", "here_high", "strongest", "strongest_low", "strongest_high"),
     *("strongest_attack", "samples", "entry", "source", "suite", "attack", "norm", "eps"),
-    *("at_any_distance", "assumed", "differs", "scale", "run", "weights_sha256", "evidence_sha256"),
+    *("at_any_distance", "assumed", "differs", "scale", "run"),
+    *("weights_sha256", "source_sha256", "evidence_sha256"),
 )
 ASKED = ("entry", "source", "suite", "attack", "norm", "eps", "at_any_distance")
 FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED = "found", "not run", "untrained", "no entry", "failed"
@@ -74,6 +83,8 @@ def _what(cell: Cell, key: Key | None, reports: Reports, model: PaperModel | Non
             return lacking | _differs(meaning.entry, model)
     entry = find_entry(meaning.entry)
     told = {**_differs(meaning.entry, model), "weights_sha256": _sha(entry)}
+    if is_transfer(cell):
+        told["source_sha256"] = _sha(find_entry(meaning.source))
     return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
 
 
@@ -181,8 +192,9 @@ def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
 def with_earlier(rows: Iterable[Row], earlier: Iterable[Row]) -> list[Row]:
     """Rows, where one that can't be made here, or isn't, is as it was found before.
 
-    An earlier number counts if it answers the same question, of the same weights where there are
-    some.  What the paper leaves open and what differs are told as they are known today.
+    An earlier number counts if it answers the same question, of the same weights and the same
+    source's where there are some.  What the paper leaves open and what differs are told as they are
+    known today.
     """
     found = {_question(row): row for row in earlier if row["status"] in (FOUND, FAILED)}
     return [_kept(row, found.get(_question(row))) for row in rows]
@@ -198,7 +210,7 @@ def _kept(row: Row, earlier: Row | None) -> Row:
         return row
     if earlier["status"] == FAILED and row["status"] != NOT_RUN:
         return row  # today's reason is the better one
-    if row["weights_sha256"] not in ("", earlier["weights_sha256"]):
+    if any(row[name] not in ("", earlier[name]) for name in ("weights_sha256", "source_sha256")):
         return row
     today = {"assumed": row["assumed"], "differs": row["differs"] or earlier["differs"]}
     return earlier | today

@@ -14,4 +14,5 @@ def reproduced() -> dict[str, set[str]]:
             for row in csv.DictReader(file):
                 if row["status"] == "found":
                     found[row["entry"]].add(row["weights_sha256"])
+                    found[row["source"]].add(row["source_sha256"])
     return found

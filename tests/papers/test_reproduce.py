@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.blocks import FGSM
 from robusteval import api
+from robusteval.models.registry import find_entry
 from robusteval.papers import found, reproduce
 from robusteval.papers.asked import Scale
 from robusteval.papers.found import COLUMNS, FOUND, UNTRAINED, Row, as_csv, read_rows
@@ -129,6 +130,9 @@ def test_a_black_box_is_another_models_images(folder: Path) -> None:
     assert (made["source"], row["attack"]) == ("ce_digits", made["name"])
     assert row["here"] == f"{100 * made['robust_accuracy']['value']:.2f}"
     assert row["run"] == row_of(folder, "Ours", "FGSM")["run"]  # one run for both
+    weights = [find_entry(name).stored for name in ("pcl_digits", "ce_digits")]
+    assert [row[f"{of}_sha256"] for of in ("weights", "source")] == [w.sha256 for w in weights if w]
+    assert row_of(folder, "Ours", "FGSM")["source_sha256"] == ""
 
 
 def test_what_is_read_of_training_and_of_clean_images(folder: Path) -> None:
@@ -206,17 +210,24 @@ def test_a_number_of_another_question_is_gone(folder: Path, tmp_path: Path) -> N
     assert (fgsm["status"], fgsm["here"], fgsm["entry"]) == ("not run", "", "ce_digits")
 
 
-def test_a_number_of_other_weights_is_gone(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("changed", "left"), [("pcl_digits", []), ("ce_digits", ["FGSM"])])
+def test_a_number_of_other_weights_is_gone(
+    folder: Path, tmp_path: Path, changed: str, left: list[str]
+) -> None:
+    """The attacked model's own, or those that the images were made on."""
     stored = tmp_path / "stored" / "small"
     shutil.copytree(folder / "tables" / "small", stored)
     text = (stored / "1.csv").read_text("utf-8")
-    digest = row_of(folder, "Ours", "FGSM")["weights_sha256"]
-    (stored / "1.csv").write_text(text.replace(digest, "0" * 64), "utf-8")
+    weights = find_entry(changed).stored
+    assert weights is not None
+    (stored / "1.csv").write_text(text.replace(weights.sha256, "0" * 64), "utf-8")
     paper = read_paper(folder / "paper.toml")
     [*_] = rebuild(paper, stored.parent, tmp_path / "made", paper.tables)
     rows = read_rows(tmp_path / "made" / "small" / "1.csv", paper, paper.tables[0])
-    found = {r["entry"] for r in rows if r["status"] == FOUND and r["attack"]}
-    assert found == {"ce_digits"}  # of the other model nothing has changed
+    own = [r for r in rows if r["entry"] == "pcl_digits" and r["column"].endswith("x FGSM")]
+    white = [r for r in rows if r["entry"] == "pcl_digits" and r["column"] == "FGSM"]
+    assert [r["status"] for r in own] == ["not run"]
+    assert [r["column"] for r in white if r["status"] == FOUND] == left
 
 
 def test_what_takes_too_long_runs_at_the_papers_scale(tmp_path: Path) -> None:
