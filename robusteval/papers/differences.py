@@ -48,7 +48,8 @@ def _beside(name: str, here: str, paper: str) -> str:
 
 def _kind(training: Training) -> str:
     crafted = training.adversarial
-    return training.kind + " and clean images" * bool(crafted and crafted.with_clean)
+    is_beside = crafted is not None and crafted.attack != "free" and crafted.with_clean
+    return training.kind + " and clean images" * is_beside
 
 
 def _kept_epoch(training: Training, trained: Trained | None) -> str:
