@@ -14,7 +14,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,20 +94,18 @@ MPAT = [
 def measure(timed: Sequence[Timed], samples: int, rounds: int, root: Path | None) -> list[Result]:
     """One result for each; an epoch before the first round is left out."""
     keep_freed_memory()  # as ``robusteval train`` does
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        data = {name: _data(find_entry(name), samples, root) for name in _entries(timed)}
-        fits = {name: _fit(name, data[name], rounds + 1, folder) for name in data}
+    entries = {one.entry: find_entry(one.entry) for one in timed}
+    with tempfile.TemporaryDirectory() as place:
+        fits = {
+            name: _fit(entry, _data(entry, samples, root), rounds + 1, Path(place))
+            for name, entry in entries.items()
+        }
         seconds: dict[str, list[float]] = {name: [] for name in fits}
         for _ in range(rounds + 1):
             for name, fit in fits.items():
                 seconds[name].append(next(fit).seconds)
     kept = {name: those[1:] for name, those in seconds.items()}
-    return [_result(one, kept, samples) for one in timed]
-
-
-def _entries(timed: Sequence[Timed]) -> list[str]:
-    return list(dict.fromkeys(one.entry for one in timed))
+    return [_result(one, kept, _paper_ratio(one, timed), samples) for one in timed]
 
 
 def _data(entry: Entry, samples: int, root: Path | None) -> tuple[Dataset, Dataset]:
@@ -116,8 +113,9 @@ def _data(entry: Entry, samples: int, root: Path | None) -> tuple[Dataset, Datas
     return whole.split_off(_VALIDATION)
 
 
-def _fit(name: str, data: tuple[Dataset, Dataset], epochs: int, folder: Path) -> Iterator[EpochLog]:
-    entry = find_entry(name)
+def _fit(
+    entry: Entry, data: tuple[Dataset, Dataset], epochs: int, folder: Path
+) -> Iterator[EpochLog]:
     assert entry.training is not None
     # Its own stage alone, on all images that are given.
     changed = {"epochs": epochs, "warmup_epochs": 0, "samples": None, "share": None}
@@ -126,13 +124,13 @@ def _fit(name: str, data: tuple[Dataset, Dataset], epochs: int, folder: Path) ->
     network = build_network(entry)
     recipe = RECIPES.get(settings.recipe)(network, settings)
     trainer = Trainer(network, recipe, *data, settings, speed=Speed(bfloat16=True))
-    return trainer.fit(folder / f"{name}.safetensors")
+    return trainer.fit(folder / f"{entry.name}.safetensors")
 
 
-def _result(one: Timed, seconds: dict[str, list[float]], images: int) -> Result:
+def _result(one: Timed, seconds: dict[str, list[float]], paper_ratio: float, images: int) -> Result:
     own, base = seconds[one.entry], seconds[one.base]
     ratios = [a / b for a, b in zip(own, base, strict=True)]
-    told = (median(own), median(ratios), min(ratios), max(ratios), _paper_ratio(one))
+    told = (median(own), median(ratios), min(ratios), max(ratios), paper_ratio)
     rounded = (round(value, 3) for value in told)
     return Result(
         *(one.paper, one.table, one.name, one.entry, one.base),
@@ -143,10 +141,10 @@ def _result(one: Timed, seconds: dict[str, list[float]], images: int) -> Result:
     )
 
 
-def _paper_ratio(one: Timed) -> float:
+def _paper_ratio(one: Timed, among: Sequence[Timed]) -> float:
     """Of the paper's own times: of an epoch, or of as many epochs."""
     times = _times(one.paper, one.table)
-    (base,) = (t.name for t in (*PCL, *MPAT) if (t.paper, t.entry) == (one.paper, one.base))
+    (base,) = (other.name for other in among if other.entry == one.base)
     return times[one.name] / times[base]
 
 
@@ -171,16 +169,10 @@ def table(results: Sequence[Result]) -> Iterator[str]:
             f"`{one.base}` | {'1' if one.entry == one.base else here} | {one.paper_ratio:.2f} |"
         )
     yield ""
-    for (images, rounds, hardware), those in _by_setting(results).items():
+    by_setting = stored.grouped(results, "images", "rounds", "hardware")
+    for (images, rounds, hardware), those in by_setting.items():
         papers = " and ".join(dict.fromkeys(one.paper.upper() for one in those))
         yield f"- {papers}: epochs of {images:,} images, medians of {rounds} rounds, {hardware}."
-
-
-def _by_setting(results: Sequence[Result]) -> dict[tuple[int, int, str], list[Result]]:
-    found: dict[tuple[int, int, str], list[Result]] = {}
-    for one in results:
-        found.setdefault((one.images, one.rounds, one.hardware), []).append(one)
-    return found
 
 
 def main() -> int:

@@ -24,6 +24,14 @@ def read(path: Path, kind: type[Result]) -> list[Result]:
         ]
 
 
+def grouped(results: Sequence[Result], *names: str) -> dict[tuple[Any, ...], list[Result]]:
+    """Results by the values of some of their fields, as these are met."""
+    found: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        found.setdefault(tuple(getattr(result, name) for name in names), []).append(result)
+    return found
+
+
 def write(path: Path, results: Sequence[Any]) -> None:
     """At least one result, all of one kind; a kill leaves the old file or the new one."""
     text = io.StringIO(newline="")

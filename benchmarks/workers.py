@@ -234,7 +234,8 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         shown = ("–" if cell is None else str(cell) for cell in cells)
         yield f"| {_name(workers)} | {' | '.join(shown)} |"
     yield ""
-    for (rounds, hardware, beside), those in _by_setting(results).items():
+    by_setting = stored.grouped(results, "rounds", "hardware", "beside")
+    for (rounds, hardware, beside), those in by_setting.items():
         said = " and ".join(dict.fromkeys(_told(r) for r in those))
         number = "one round" if rounds == 1 else f"medians of {rounds} rounds"
         yield f"- {said}: {number}, {hardware}, {beside}."
@@ -249,13 +250,6 @@ def _name(workers: str) -> str:
 def _told(result: Result) -> str:
     kind = "jobs that do next to nothing" if result.figure == MS else "chunks"
     return f"{result.jobs:,} {kind}"
-
-
-def _by_setting(results: Sequence[Result]) -> dict[tuple[int, str, str], list[Result]]:
-    found: dict[tuple[int, str, str], list[Result]] = {}
-    for result in results:
-        found.setdefault((result.rounds, result.hardware, result.beside), []).append(result)
-    return found
 
 
 def is_evidence_equal(model: str, suite: str, samples: int | None, batch_size: int) -> bool:

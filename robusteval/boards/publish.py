@@ -88,13 +88,14 @@ def retell(folder: Path) -> list[Path]:
     that changed.
 
     A claim is a paper's, not a run's: where an entry tells it otherwise today, nothing has to run.
-    Raises EvidenceError for a board that can't be read, or is not sound.
+    Raises EvidenceError where there are none, or one can't be read or is not sound.
     """
+    paths = _boards_in(folder)
     require_writable(folder, _ADVICE, make=False)
     entries = _entries()
     changed = []
     with locked(folder, _busy(folder), patience=_PATIENCE):
-        for path in sorted(folder.glob("*.csv")):
+        for path in paths:
             rows = _sound_board(path)
             told = [_retold(row, entries.get(row["model"])) for row in rows]
             if told != rows:
@@ -252,6 +253,11 @@ def _files_in(folder: Path) -> list[Path]:
     """Boards' files, in order; of the wheel where nothing stands in the usual place."""
     if folder == LEADERBOARDS and not folder.exists():
         folder = packaged() or folder
+    return _boards_in(folder)
+
+
+def _boards_in(folder: Path) -> list[Path]:
+    """Boards' files, in order.  Raises EvidenceError where there are none."""
     try:
         paths = sorted(path for path in folder.glob("*.csv") if not path.is_dir())
     except (OSError, ValueError) as error:

@@ -76,15 +76,16 @@ def _what(cell: Cell, key: Key | None, reports: Reports, model: PaperModel | Non
         return {"status": status, "why": meaning.not_run, "suite": "", "entry": "", "source": ""}
     if meaning.read == "setting":
         return {"status": FOUND, "here": _setting(cell)}
-    named = dict.fromkeys(name for name in (meaning.entry, meaning.source) if name)
-    for name in named:
-        entry, lacking = trained_entry(name)
-        if entry is None:
+    entries: dict[str, Entry] = {}
+    for name in dict.fromkeys(name for name in (meaning.entry, meaning.source) if name):
+        found, lacking = trained_entry(name)
+        if found is None:
             return lacking | _differs(meaning.entry, model)
-    entry = find_entry(meaning.entry)
-    told = {**_differs(meaning.entry, model), "weights_sha256": _sha(entry)}
+        entries[name] = found
+    entry = entries[meaning.entry]
+    told = {"differs": differences(entry, model), "weights_sha256": _sha(entry)}
     if is_transfer(cell):
-        told["source_sha256"] = _sha(find_entry(meaning.source))
+        told["source_sha256"] = _sha(entries[meaning.source])
     return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
 
 
@@ -111,6 +112,7 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
 
 
 def _differs(name: str, model: PaperModel | None) -> Row:
+    """The same of an entry that has no weights, if there is one."""
     try:
         return {"differs": differences(find_entry(name), model)}
     except RobustevalError:

@@ -6,17 +6,13 @@ import pytest
 
 from benchmarks import epochs
 from benchmarks.epochs import MPAT, PCL, Timed, measure, table
+from robusteval.models.entry import Entry
 from robusteval.training.loop import EpochLog
 
 TWO = [
     Timed("pcl", "12", "L_CE", "ce_digits", "ce_digits"),
     Timed("pcl", "12", "L_PC", "pcl_digits", "ce_digits"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def on_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "PCL", TWO)
 
 
 def test_a_model_trains_in_the_stage_of_its_own_loss() -> None:
@@ -31,8 +27,8 @@ def test_a_ratio_is_of_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that slows down meanwhile changes none; the first epoch doesn't count."""
     took = {"ce_digits": [9.0, 1, 2, 4], "pcl_digits": [1.0, 3, 6, 16]}
 
-    def fit(name: str, *_: object) -> Iterator[EpochLog]:
-        for i, seconds in enumerate(took[name]):
+    def fit(entry: Entry, *_: object) -> Iterator[EpochLog]:
+        for i, seconds in enumerate(took[entry.name]):
             yield EpochLog(i, 0.0, 0.0, 0.0, None, 0.1, seconds)
 
     monkeypatch.setattr(epochs, "_fit", fit)
@@ -44,15 +40,14 @@ def test_a_ratio_is_of_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PCL: epochs of 20 images, medians of 3 rounds" in lines[-1]
 
 
-@pytest.mark.parametrize("timed", [*PCL, *MPAT], ids=lambda one: one.name)
-def test_each_is_in_its_papers_table(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "PCL", PCL)
-    assert epochs._paper_ratio(timed) > 0
-    if timed.entry == timed.base:
-        assert epochs._paper_ratio(timed) == 1
+@pytest.mark.parametrize("timed", [PCL, MPAT], ids=["PCL", "MPAT"])
+def test_each_is_in_its_papers_table(timed: list[Timed]) -> None:
+    for one in timed:
+        assert epochs._paper_ratio(one, timed) > 0
+        if one.entry == one.base:
+            assert epochs._paper_ratio(one, timed) == 1
 
 
-def test_mpats_minutes_are_of_as_many_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epochs, "PCL", PCL)
-    by_name = {one.name: epochs._paper_ratio(one) for one in MPAT}
+def test_mpats_minutes_are_of_as_many_epochs() -> None:
+    by_name = {one.name: epochs._paper_ratio(one, MPAT) for one in MPAT}
     assert by_name["Ours (PGD)"] == pytest.approx(2916 / 2895)

@@ -10,7 +10,7 @@ from robusteval.boards.board import read_board
 from robusteval.models.registry import built_in_folder
 from robusteval.plan.suite import Suite, read_suite
 from robusteval.report import rows
-from tests.helpers.commands import cli
+from tests.helpers.commands import cli, refused
 from tests.helpers.models import file_of
 
 BOARD = "digits_Linf_0.15.csv"
@@ -66,6 +66,8 @@ def test_a_claim_that_an_entry_tells_otherwise(
     assert check.held
     (row,) = [r for r in read_board(boards / BOARD) if r["model"] == "pcl_digits"]
     assert (row["claimed"], row["claimed_by"]) == ("1.25", "pgd10 Linf 0.15")
+    refused(cli("leaderboard", "retell", "--folder", str(folder)), "no leaderboards in")
+    refused(cli("leaderboard", "retell", "--folder", str(folder / "x")), "no leaderboards in")
     again = cli("leaderboard", "retell", "--folder", str(boards))
     assert again.stdout == "each row tells what its entry claims\n"
 
