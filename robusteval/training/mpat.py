@@ -22,7 +22,9 @@ eq. 3, from Qian et al. 2019; ``merge_distance`` (0.1), 0 for no merging; ``merg
 epoch (counted from 0) after which prototypes merge (5); ``merge_least``, the number that merging
 leaves in each class (1): one for all classes, or a list with one for each.  The paper gives none of
 the three, and says of CIFAR10-2 that ten merge to three and four (Section 5).  Without such a least
-number a small τ·λ₁ is enough to pull all prototypes of a class together.
+number a small τ·λ₁ is enough to pull all prototypes of a class together.  τ stops where merging
+does: it no longer acts in a class of which no more than its least number are ``merge_distance``
+apart, or it would pull those together too, until they are equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -161,8 +163,29 @@ class MPAT(Recipe):
             self.number("margin"),
             places,
         )
-        metric = triple + self.number("tau") * soft_triple_regulariser(prototypes, places)
+        metric = triple + self.number("tau") * self._regulariser(prototypes, places)
         return F.cross_entropy(logits, labels) + self.number("triple_weight") * metric, logits
+
+    def _regulariser(self, prototypes: Tensor, places: Tensor | None) -> Tensor:
+        """Eq. 4 over the classes in which prototypes may still merge; of all is its mean."""
+        acts = torch.tensor([self._may_merge(k, own) for k, own in enumerate(prototypes.detach())])
+        if not acts.any():
+            return prototypes.new_zeros(())
+        acts = acts.to(prototypes.device)
+        of_these = soft_triple_regulariser(
+            prototypes[acts], places if places is None else places[acts]
+        )
+        return of_these * acts.float().mean()
+
+    def _may_merge(self, k: int, own: Tensor) -> bool:
+        """Whether more of class ``k``'s prototypes (M, D) are apart than merging leaves.
+
+        Where it leaves one, or where nothing merges, nothing stops τ.
+        """
+        distance = self.number("merge_distance")
+        if self.least[k] == 1 or not distance:
+            return True
+        return len(_groups(_apart(own), distance, 1)) > self.least[k]
 
     @torch.no_grad()
     def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:

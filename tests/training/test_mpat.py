@@ -102,6 +102,65 @@ def test_a_training_that_merges_all_leaves_what_must_stay(
     assert outcome_of(trainer, parts[1])[1].prototypes_left == least
 
 
+def spread_at(degrees: list[list[float]], width: int = 16) -> Tensor:
+    """Unit prototypes (K, M, width), each class's at these angles in a plane."""
+    planes = torch.tensor([[at(angle) for angle in own] for own in degrees])
+    return F.pad(planes, (0, width - 2))
+
+
+def pulled(network: PrototypeNetwork, data: Dataset, **options: Any) -> Tensor:
+    """How far τ pulls at each prototype (K, M): its gradient less that of a loss without τ."""
+    found = []
+    for tau in (0.2, 0.0):
+        recipe = RECIPES.get("mpat")(network, settings_of("mpat", tau=tau, **options))
+        loss, _ = recipe.loss(network, network.activations(data.images()), data.labels, 0)
+        found += torch.autograd.grad(loss, network.prototypes["fc2"])
+    return (found[0] - found[1]).norm(dim=2)
+
+
+def test_the_regulariser_stops_where_merging_does(parts: tuple[Dataset, Dataset]) -> None:
+    """In a class with three of its four apart by 0.1 (5.7 degrees), and one chain of two."""
+    network = network_of(4)
+    angles = [[0.0, 3.0, 30.0, 60.0]] * 9 + [[0.0, 3.0, 6.0, 60.0]]
+    with torch.no_grad():
+        network.prototypes["fc2"].copy_(spread_at(angles, network.prototypes["fc2"].shape[2]))
+    least = [3, 2, 1, 4, 3, 3, 3, 3, 3, 2]
+    pull = pulled(network, parts[1], merge_least=least)
+    assert [bool((own > 1e-6).any()) for own in pull] == [n < 3 for n in least[:9]] + [False]
+    # τ is a mean over all classes, so the others feel no more of it than before.
+    torch.testing.assert_close(pull[1], pulled(network, parts[1])[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"merge_least": 3, "merge_distance": 0.0}])
+def test_the_regulariser_goes_on_where_nothing_stops_it(
+    options: dict[str, Any], parts: tuple[Dataset, Dataset]
+) -> None:
+    """One may be left, or nothing merges: eqs. 3 to 5 as printed."""
+    network = network_of(4)
+    with torch.no_grad():
+        angles = [[0.0, 1.0, 2.0, 3.0]] * 10
+        network.prototypes["fc2"].copy_(spread_at(angles, network.prototypes["fc2"].shape[2]))
+    assert (pulled(network, parts[1], **options)[:, [0, 3]] > 1e-6).all()
+
+
+def test_what_must_stay_is_not_pulled_together(
+    parts: tuple[Dataset, Dataset], tmp_path: Path
+) -> None:
+    """A strong τ, which leaves one or two of four where one may be left."""
+    for least in (1, 3):
+        options = {"tau": 20.0, "merge_from": 0, "merge_least": least, "prototype_lr": 1.0}
+        network, settings = network_of(4), settings_of("mpat", **options)
+        settings = settings.model_copy(update={"epochs": 6})
+        trainer = Trainer(network, RECIPES.get("mpat")(network, settings), *parts, settings)
+        list(trainer.fit(tmp_path / f"{least}.safetensors"))
+        own = network.prototypes["fc2"].detach()
+        if least == 1:
+            assert max(distinct(own)) <= 2
+        else:
+            assert distinct(own) == [least] * 10
+            assert min(float(torch.pdist(w.unique(dim=0)).min()) for w in own) > 0.02
+
+
 # A number for each class
 
 
