@@ -136,6 +136,13 @@ class PaperModel(_Table):
     note: str = ""
 
 
+class Assumed(_Table):
+    """What the paper leaves open of attacks of its suites, wherever it has them."""
+
+    attacks: list[str] = Field(min_length=1)
+    text: str = Field(min_length=1)
+
+
 class Headline(_Table):
     """A cell that tells what the paper claims; ``under``: which attack, where the column isn't."""
 
@@ -154,6 +161,7 @@ class Paper(_Table):
     small scale.
     ``models``: the paper's models, by the entries that stand for them, or by a name that a row or
     column gives.
+    ``assumed``: what it leaves open of an attack, in every cell that reads what that attack leaves.
     ``headlines``: the cells that a summary of the paper tells.
     """
 
@@ -166,6 +174,7 @@ class Paper(_Table):
     notes: list[str] = []
     networks: dict[str, str] = {}
     models: dict[str, PaperModel] = {}
+    assumed: list[Assumed] = []
     headlines: list[Headline] = []
     tables: list[PaperTable] = Field(min_length=1)
     folder: Path = Field(default=Path(), exclude=True)
@@ -242,13 +251,18 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
 
 
 def _require_meant(paper: Paper, cells: Sequence[Cell], path: Path) -> None:
-    """Raises PaperError where a cell's model isn't told of, or where one is that no cell means."""
+    """Raises PaperError where a cell's model isn't told of, or where one is, or an attack, that no
+    cell means."""
     named = {cell.meaning.model for cell in cells} - {cell.meaning.entry for cell in cells}
     if unknown := sorted(named - {*paper.models}):
         raise PaperError(f"{path}: model {shown(unknown[0])}: add it to models")
     meant = {cell.meaning.model for cell in cells}
     if unmeant := [name for name in paper.models if name not in meant]:
         raise PaperError(f"{path}: models: no cell means {shown(unmeant[0])}: take it out")
+    attacks = {cell.meaning.attack for cell in cells if cell.meaning.read == "attack"}
+    for name in (name for one in paper.assumed for name in one.attacks):
+        if name not in attacks:
+            raise PaperError(f"{path}: assumed: no cell has {shown(name)}: take it out")
 
 
 def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
@@ -266,21 +280,27 @@ def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
         for row, own in block.cells.items():
             _require_known([row], rows, f"{where}: cells: row")
             _require_known(own, columns, f"{where}: cells: column")
-    found = [*_block(table, table, "", numbers, where)]
+    found = [*_block(paper, table, table, "", numbers, where)]
     for block in table.beside:
         whole = table.whole(block)
         meant = [n for n in numbers if n["row"] in whole.rows and n["column"] in whole.columns]
         plain = [number | {"value": ""} for number in meant]
-        found += _block(table, whole, block.title, plain, f"{where}, {block.title}")
+        found += _block(paper, table, whole, block.title, plain, f"{where}, {block.title}")
     return found
 
 
 def _block(
-    table: PaperTable, block: Block, beside: str, numbers: Iterable[Mapping[str, str]], where: str
+    paper: Paper,
+    table: PaperTable,
+    block: Block,
+    beside: str,
+    numbers: Iterable[Mapping[str, str]],
+    where: str,
 ) -> Iterator[Cell]:
     for number in numbers:
         at = f"{where}: {number['row']} × {number['column']}"
         meaning = _together(block, number["row"], number["column"], at)
+        meaning = _with_assumed(meaning, paper.assumed)
         _require_whole(meaning, block.suite, at)
         yield Cell(table, beside, suite=block.suite, meaning=meaning, **number)
 
@@ -303,6 +323,15 @@ def _together(block: Block, row: str, column: str, where: str) -> Meaning:
         raise PaperError(f"{where}: row and column both give {doubled[0]}: leave one out")
     content["model"] = content.get("model") or content.get("entry", "")
     return Meaning(**content)
+
+
+def _with_assumed(meaning: Meaning, assumed: Iterable[Assumed]) -> Meaning:
+    """After what the cell tells itself, what the paper leaves open of its attack."""
+    if meaning.read != "attack":
+        return meaning
+    texts = [one.text for one in assumed if meaning.attack in one.attacks]
+    told = dict.fromkeys([meaning.assumed] * bool(meaning.assumed) + texts)
+    return meaning.model_copy(update={"assumed": "; ".join(told)})
 
 
 def _contradictions(*axes: Meaning | None) -> list[str]:

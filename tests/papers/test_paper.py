@@ -165,6 +165,11 @@ def test_no_two_models_are_one_at_the_papers_scale(name: str) -> None:
             "models = { pcl_digits = { epochs = 0 } }\nstrongest",
             "models.pcl_digits.epo",
         ),
+        (
+            "strongest",
+            'assumed = [{ attacks = ["fgms"], text = "no step" }]\nstrongest',
+            "assumed: no cell has 'fgms'",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -187,6 +192,22 @@ def test_a_single_cell_can_be_otherwise(tmp_path: Path) -> None:
         other = own.replace(".Ours.FGSM", wrong)
         with pytest.raises(PaperError, match=f"{said} has no number"):
             read_paper(laid(tmp_path, PAPER.replace("[tables.rows]", other)))
+
+
+def test_what_an_attack_leaves_open_is_told_in_each_of_its_cells(tmp_path: Path) -> None:
+    """After the cell's own word, and once."""
+    told = 'assumed = [{ attacks = ["fgsm"], text = "no step" }]\nstrongest'
+    own = 'cells.Ours.FGSM = { assumed = "as cited" }\n[tables.rows]'
+    text = PAPER.replace("strongest", told, 1).replace("[tables.rows]", own)
+    paper = read_paper(laid(tmp_path, text))
+    cells = cells_of(paper, paper.tables[0])
+    read = {(c.row, c.column): c.meaning.assumed for c in cells}
+    assert {at: said for at, said in read.items() if said} == {
+        ("Ours", "FGSM"): "as cited; no step"
+    }
+    plain = read_paper(laid(tmp_path, PAPER.replace("strongest", told, 1)))
+    said = [c.meaning.assumed for c in cells_of(plain, plain.tables[0]) if c.column == "FGSM"]
+    assert "no step" in said
 
 
 @pytest.mark.parametrize(
