@@ -118,7 +118,7 @@ class MPAT(Recipe):
 
     def prepare(self, network: PrototypeNetwork) -> None:
         self.require_one_layer(network, "softmax")
-        self.least = self._least(network)
+        self._least(network)  # so that a wrong number is refused early
         self.to_unit_length(network)
 
     def _least(self, network: PrototypeNetwork) -> list[int]:
@@ -163,37 +163,39 @@ class MPAT(Recipe):
             self.number("margin"),
             places,
         )
-        metric = triple + self.number("tau") * self._regulariser(prototypes, places)
+        metric = triple + self.number("tau") * self._regulariser(network, prototypes, places)
         return F.cross_entropy(logits, labels) + self.number("triple_weight") * metric, logits
 
-    def _regulariser(self, prototypes: Tensor, places: Tensor | None) -> Tensor:
+    def _regulariser(
+        self, network: PrototypeNetwork, prototypes: Tensor, places: Tensor | None
+    ) -> Tensor:
         """Eq. 4 over the classes in which prototypes may still merge; of all is its mean."""
-        acts = torch.tensor([self._may_merge(k, own) for k, own in enumerate(prototypes.detach())])
+        each = zip(prototypes.detach(), self._least(network), strict=True)
+        acts = torch.tensor([self._may_merge(own, least) for own, least in each])
         if not acts.any():
             return prototypes.new_zeros(())
         acts = acts.to(prototypes.device)
-        of_these = soft_triple_regulariser(
-            prototypes[acts], places if places is None else places[acts]
-        )
+        own_places = None if places is None else places[acts]
+        of_these = soft_triple_regulariser(prototypes[acts], own_places)
         return of_these * acts.float().mean()
 
-    def _may_merge(self, k: int, own: Tensor) -> bool:
-        """Whether more of class ``k``'s prototypes (M, D) are apart than merging leaves.
+    def _may_merge(self, own: Tensor, least: int) -> bool:
+        """Whether more of a class's prototypes (M, D) are apart than merging leaves.
 
         Where it leaves one, or where nothing merges, nothing stops τ.
         """
         distance = self.number("merge_distance")
-        if self.least[k] == 1 or not distance:
+        if least == 1 or not distance:
             return True
-        return len(_groups(_apart(own), distance, 1)) > self.least[k]
+        return len(_groups(_apart(own), distance, 1)) > least
 
     @torch.no_grad()
     def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
         if self.number("merge_distance") and epoch >= self.number("merge_from"):
             for prototypes in network.prototypes.values():
                 places = network.own_places(prototypes)
-                distance = self.number("merge_distance")
-                prototypes.copy_(merge_prototypes(prototypes, distance, self.least, places))
+                distance, least = self.number("merge_distance"), self._least(network)
+                prototypes.copy_(merge_prototypes(prototypes, distance, least, places))
             network.fill_places()
             self.to_unit_length(network)
 
