@@ -23,8 +23,8 @@ epoch (counted from 0) after which prototypes merge (5); ``merge_least``, the nu
 leaves in each class (1): one for all classes, or a list with one for each.  The paper gives none of
 the three, and says of CIFAR10-2 that ten merge to three and four (Section 5).  Without such a least
 number a small τ·λ₁ is enough to pull all prototypes of a class together.  τ stops where merging
-does: it no longer acts in a class of which no more than its least number are ``merge_distance``
-apart, or it would pull those together too, until they are equal.
+does: from ``merge_from`` on it acts in a class only while more of it than its least number are
+``merge_distance`` apart, or it would pull those together too, until they are equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -163,15 +163,22 @@ class MPAT(Recipe):
             self.number("margin"),
             places,
         )
-        metric = triple + self.number("tau") * self._regulariser(network, prototypes, places)
+        spread = self._regulariser(network, prototypes, places, epoch)
+        metric = triple + self.number("tau") * spread
         return F.cross_entropy(logits, labels) + self.number("triple_weight") * metric, logits
 
     def _regulariser(
-        self, network: PrototypeNetwork, prototypes: Tensor, places: Tensor | None
+        self,
+        network: PrototypeNetwork,
+        prototypes: Tensor,
+        places: Tensor | None,
+        epoch: int,
     ) -> Tensor:
         """Eq. 4 over the classes in which prototypes may still merge; of all is its mean."""
+        if not self._merges(epoch):
+            return soft_triple_regulariser(prototypes, places)
         each = zip(prototypes.detach(), self._least(network), strict=True)
-        acts = torch.tensor([self._may_merge(own, least) for own, least in each])
+        acts = torch.tensor([self._are_more(own, least) for own, least in each])
         if not acts.any():
             return prototypes.new_zeros(())
         acts = acts.to(prototypes.device)
@@ -179,19 +186,18 @@ class MPAT(Recipe):
         of_these = soft_triple_regulariser(prototypes[acts], own_places)
         return of_these * acts.float().mean()
 
-    def _may_merge(self, own: Tensor, least: int) -> bool:
-        """Whether more of a class's prototypes (M, D) are apart than merging leaves.
+    def _merges(self, epoch: int) -> bool:
+        """Whether prototypes merge at the end of an epoch."""
+        return bool(self.number("merge_distance")) and epoch >= self.number("merge_from")
 
-        Where it leaves one, or where nothing merges, nothing stops τ.
-        """
-        distance = self.number("merge_distance")
-        if least == 1 or not distance:
-            return True
-        return len(_groups(_apart(own), distance, 1)) > least
+    def _are_more(self, own: Tensor, least: int) -> bool:
+        """Whether more of a class's prototypes (M, D) are apart than merging leaves; nothing stops
+        τ where it leaves one."""
+        return least == 1 or len(_groups(_apart(own), self.number("merge_distance"), 1)) > least
 
     @torch.no_grad()
     def end_epoch(self, network: PrototypeNetwork, data: Dataset, epoch: int) -> None:
-        if self.number("merge_distance") and epoch >= self.number("merge_from"):
+        if self._merges(epoch):
             for prototypes in network.prototypes.values():
                 places = network.own_places(prototypes)
                 distance, least = self.number("merge_distance"), self._least(network)

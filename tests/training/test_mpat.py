@@ -125,17 +125,24 @@ def test_the_regulariser_stops_where_merging_does(parts: tuple[Dataset, Dataset]
     with torch.no_grad():
         network.prototypes["fc2"].copy_(spread_at(angles, network.prototypes["fc2"].shape[2]))
     least = [3, 2, 1, 4, 3, 3, 3, 3, 3, 2]
-    pull = pulled(network, parts[1], merge_least=least)
+    pull = pulled(network, parts[1], merge_least=least, merge_from=0)
     assert [bool((own > 1e-6).any()) for own in pull] == [n < 3 for n in least[:9]] + [False]
     # τ is a mean over all classes, so the others feel no more of it than before.
     torch.testing.assert_close(pull[1], pulled(network, parts[1])[1])
 
 
-@pytest.mark.parametrize("options", [{}, {"merge_least": 3, "merge_distance": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"merge_from": 0},
+        {"merge_least": 3, "merge_from": 0, "merge_distance": 0.0},
+        {"merge_least": 3, "merge_from": 1, "merge_distance": 2.0},
+    ],
+)
 def test_the_regulariser_goes_on_where_nothing_stops_it(
     options: dict[str, Any], parts: tuple[Dataset, Dataset]
 ) -> None:
-    """One may be left, or nothing merges: eqs. 3 to 5 as printed."""
+    """One may be left, or nothing merges, or nothing yet: eqs. 3 to 5 as printed."""
     network = network_of(4)
     with torch.no_grad():
         angles = [[0.0, 1.0, 2.0, 3.0]] * 10
