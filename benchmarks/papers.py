@@ -2,10 +2,11 @@
 
     python -m benchmarks.papers
 
-A number of a paper is *covered* where the same attack on the same data set is stored, *partial*
-where the paper leaves one of its settings open, *impossible* where its data or model can't be had
-here, and else *missing*.  What stands beside a table, on other data or of another model, is counted
-by itself: it answers no number of the paper.
+A number of a paper is *covered* where the same attack on the same data set is stored, or a suite
+has the setting, *partial* where the paper leaves one of its settings open, or where it is a length
+or a time of training, *impossible* where its data or model can't be had here, and else *missing*.
+What stands beside a table, on other data or of another model, is counted by itself: it answers no
+number of the paper.
 
 An *item* is a table, figure, equation, attack, baseline, metric, network or data set of a paper.
 ``robusteval/papers/*/items.csv`` has a row for each, with these columns:
@@ -104,7 +105,8 @@ def counts(paper: Paper, part: Part, stored: Path = STORED) -> Counter[str]:
 
 def _kind(row: Row) -> str:
     if row["status"] == FOUND:
-        return "partial" if row["assumed"] else "covered"
+        is_of_training = row["entry"] and not row["here_low"]  # no share: epochs, or a time
+        return "partial" if row["assumed"] or is_of_training else "covered"
     return "impossible" if row["status"] == "impossible" else "missing"
 
 

@@ -18,7 +18,7 @@ from robusteval.errors import RobustevalError, UnknownNameError, shown
 from robusteval.guarded import EXIT_INCOMPLETE, complain, guarded, note, say
 
 if TYPE_CHECKING:
-    from robusteval.papers.asked import Key
+    from robusteval.papers.asked import Key, Scale
     from robusteval.papers.paper import Paper
     from robusteval.papers.reproduce import AskedRun, Reproduction
 
@@ -71,15 +71,23 @@ def reproduce(
     from robusteval import api, watching
     from robusteval.papers.reproduce import Reproduction
 
+    meant = _scale(scale)
     papers = _papers(paper, table)
     if stored is not None:
+        beside = {"--dry-run": dry_run, "--no-train": no_train, "--samples": samples is not None}
+        if given := [name for name, is_given in beside.items() if is_given]:
+            raise RobustevalError(
+                f"--from runs nothing, so that {given[0]} says nothing: leave it out"
+            )
         _rebuild(papers, stored, tables, table)
         return
     options = api.Options(seed=seed, device=device, workers=workers, data_dir=data_dir, out=out)
     asked = [
-        Reproduction(one, options, tables, _scale(scale), table, samples, watching.evaluate, say)  # type: ignore[arg-type]
+        Reproduction(one, options, tables, meant, table, samples, watching.evaluate, say)
         for one in papers
     ]
+    for one in asked:
+        one.earlier()  # before hours of training, whether it can be gone on with
     if dry_run:
         _list(asked, trains=not no_train)
         return
@@ -92,6 +100,7 @@ def reproduce(
 
 
 def _papers(name: str, table: str | None) -> "list[Paper]":
+    from robusteval.papers.asked import require_askable
     from robusteval.papers.paper import paper_names, read_paper
 
     if name == ALL and table is not None:
@@ -103,15 +112,17 @@ def _papers(name: str, table: str | None) -> "list[Paper]":
     papers = [read_paper(one) for one in (known if name == ALL else [name])]
     for paper in papers:
         paper.chosen(table)
+        require_askable(paper)
     return papers
 
 
-def _scale(scale: str) -> str:
+def _scale(scale: str) -> "Scale":
     from robusteval.papers.asked import SCALES
 
-    if scale not in SCALES:
+    found = next((one for one in SCALES if one == scale), None)
+    if found is None:
         raise UnknownNameError(f"--scale {shown(scale)}: {near_names(scale, SCALES)}")
-    return scale
+    return found
 
 
 def _rebuild(papers: "list[Paper]", stored: Path, tables: Path, table: str | None) -> None:
@@ -201,9 +212,12 @@ def _train(asked: "list[Reproduction]", options: Any, work_dir: Path) -> None:
 
 def _made(one: "Reproduction") -> bool:
     """Makes a paper's tables, and says how many of its numbers were found; whether every run that
-    could be made is whole."""
+    could be made is whole, and has what the cells ask of it."""
+    from robusteval.papers.found import FAILED
     from robusteval.papers.reproduce import counted
 
-    counts = counted(one.make())
+    made = one.make()
+    counts = counted(made)
     say(f"{one.paper.name}: {counts['found']} of {counts['all']} numbers")
-    return all(not isinstance(r, RobustevalError) and r.complete for r in one.reports.values())
+    runs = all(not isinstance(r, RobustevalError) and r.complete for r in one.reports.values())
+    return runs and not any(row["status"] == FAILED for _, rows in made for row in rows)

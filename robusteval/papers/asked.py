@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
+from robusteval.catalogue import near_names
+from robusteval.errors import PaperError, UnknownNameError, shown
+from robusteval.papers.paper import Cell, Meaning, Paper, PaperTable, cells_of
 from robusteval.plan.suite import AttackSpec, Detection, Suite, read_suite
 from robusteval.types import Norm
 
@@ -83,6 +85,49 @@ class Wanted:
             "detection": detection if self.detects else Detection(),
         }
         return whole.model_copy(update=content)
+
+
+def require_askable(paper: Paper) -> None:
+    """Raises PaperError where a suite lacks what a cell asks of it, or all suites one of the
+    strongest attacks."""
+    place = paper.folder / "paper.toml"
+    cells = [cell for table in paper.tables for cell in cells_of(paper, table)]
+    asking = [cell for cell in cells if cell.suite and not cell.meaning.not_run]
+    for cell in asking:
+        at = f"{place}: {cell.table.name}: {cell.row} × {cell.column}"
+        try:
+            lacking = _lacking(suite_named(cell.suite), cell.meaning)
+        except UnknownNameError as error:
+            raise PaperError(f"{at}: {error}") from None
+        if lacking:
+            raise PaperError(f"{at}: {lacking}")
+    known = {a.name: None for cell in asking for a in suite_named(cell.suite).attacks}
+    for name in (*paper.strongest, *paper.only_at_paper_scale) if known else ():
+        if name not in known:
+            raise PaperError(f"{place}: strongest: {shown(name)}: {near_names(name, known)}")
+
+
+def _lacking(suite: Suite, meaning: Meaning) -> str:
+    """What a suite can't give of what a cell asks, or ""; UnknownNameError of an attack."""
+    if meaning.attack:
+        (attack,) = suite.only([meaning.attack]).attacks
+        if meaning.read == "attack" and meaning.norm not in attack.norms:
+            return (
+                f"{attack.name} of suite {suite.name} is not in {meaning.norm}: give another norm"
+            )
+        settings = settings_of(attack)
+        if meaning.read == "setting" and meaning.parameter not in settings:
+            known = ", ".join(settings)
+            return f"{attack.name} has no {shown(meaning.parameter)}: give one of {known}"
+    if meaning.detector and meaning.detector not in suite.detection.detectors:
+        known = near_names(meaning.detector, suite.detection.detectors)
+        return f"suite {suite.name} has no detector {shown(meaning.detector)}: {known}"
+    return ""
+
+
+def settings_of(attack: AttackSpec) -> dict[str, Any]:
+    """What a suite sets of an attack; one without steps takes one."""
+    return {"steps": 1, **attack.parameters, **attack.times_eps}
 
 
 def at_scale(paper: Paper, cell: Cell, scale: Scale) -> Cell:

@@ -47,9 +47,13 @@ def _beside(name: str, here: str, paper: str) -> str:
 
 
 def _kind(training: Training) -> str:
-    crafted = training.adversarial
-    is_beside = crafted is not None and crafted.attack != "free" and crafted.with_clean
-    return training.kind + " and clean images" * is_beside
+    """How it is trained, with what ``kind`` leaves out: steps or replays, and clean images."""
+    if (crafted := training.adversarial) is None:
+        return training.kind
+    more = {"pgd": f" in {crafted.steps} steps", "free": f", {crafted.replays} replays"}
+    told = training.kind + more.get(crafted.attack, "")
+    is_beside = crafted.attack != "free" and crafted.with_clean
+    return f"{told} and clean images" if is_beside else told
 
 
 def _kept_epoch(training: Training, trained: Trained | None) -> str:

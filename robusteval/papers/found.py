@@ -2,22 +2,25 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from robusteval import api
-from robusteval.errors import PaperError, RobustevalError, UnknownNameError
+from robusteval.errors import PaperError, RobustevalError, UnknownNameError, shown
 from robusteval.inert import cell as inert_cell
 from robusteval.models.entry import Entry
 from robusteval.models.registry import find_entry
 from robusteval.papers.asked import (
+    SCALES,
     Key,
     Scale,
     at_scale,
     attack_name,
     is_transfer,
     key_of,
+    settings_of,
     suite_named,
 )
 from robusteval.papers.differences import differences
@@ -32,12 +35,14 @@ COLUMNS = (
     *("paper", "unit", "status", "why"),
     *("here", "here_low", "here_high", "strongest", "strongest_low", "strongest_high"),
     *("strongest_attack", "samples", "entry", "source", "suite", "attack", "norm", "eps"),
-    *("at_any_distance", "assumed", "differs", "scale", "run"),
+    *("at_any_distance", "assumed", "differs", "source_differs", "scale", "run"),
     *("weights_sha256", "source_sha256", "evidence_sha256"),
 )
 ASKED = ("entry", "source", "suite", "attack", "norm", "eps", "at_any_distance")
 FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED = "found", "not run", "untrained", "no entry", "failed"
 IMPOSSIBLE, LATER = "impossible", "later"
+STATUSES = (FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED, IMPOSSIBLE, LATER)
+_SHARES = tuple(f"{name}{end}" for name in ("here", "strongest") for end in ("", "_low", "_high"))
 _MOST = 2**24  # bytes of a table of rows
 Row = dict[str, str]
 Reports = Mapping[Key, api.Report | RobustevalError]
@@ -46,15 +51,10 @@ Reports = Mapping[Key, api.Report | RobustevalError]
 def rows_of(paper: Paper, table: PaperTable, reports: Reports, scale: Scale) -> list[Row]:
     """A row for each cell of a table, in the paper's order, and for each beside it."""
     cells = [at_scale(paper, cell, scale) for cell in cells_of(paper, table)]
-    return [
-        _row(cell, key_of(cell, cells), reports, scale, paper.models.get(cell.meaning.model))
-        for cell in cells
-    ]
+    return [_row(paper, cell, key_of(cell, cells), reports, scale) for cell in cells]
 
 
-def _row(
-    cell: Cell, key: Key | None, reports: Reports, scale: Scale, model: PaperModel | None
-) -> Row:
+def _row(paper: Paper, cell: Cell, key: Key | None, reports: Reports, scale: Scale) -> Row:
     meaning, table = cell.meaning, cell.table
     attack = attack_name(cell) if meaning.attack and not meaning.not_run else ""
     row = dict.fromkeys(COLUMNS, "") | {
@@ -65,10 +65,22 @@ def _row(
         **{"norm": meaning.norm or "", "eps": meaning.eps or ""},
         "at_any_distance": "yes" if meaning.any_distance else "",
     }
-    return {k: inert_cell(v) for k, v in {**row, **_what(cell, key, reports, model)}.items()}
+    found = row | _what(cell, key, reports) | _of_models(paper, cell)
+    return {name: inert_cell(value) for name, value in found.items()}
 
 
-def _what(cell: Cell, key: Key | None, reports: Reports, model: PaperModel | None) -> Row:
+def _of_models(paper: Paper, cell: Cell) -> Row:
+    """Where a cell's model, and the one that its images are made on, differ from the paper's."""
+    meaning = cell.meaning
+    if meaning.not_run or meaning.read == "setting":
+        return {}
+    told = {"differs": _differs(meaning.entry, paper.models.get(meaning.model))}
+    if is_transfer(cell):
+        told["source_differs"] = _differs(meaning.source, paper.models.get(meaning.source))
+    return told
+
+
+def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
     """The status and the numbers of a cell."""
     meaning = cell.meaning
     if meaning.not_run:
@@ -80,10 +92,10 @@ def _what(cell: Cell, key: Key | None, reports: Reports, model: PaperModel | Non
     for name in dict.fromkeys(name for name in (meaning.entry, meaning.source) if name):
         found, lacking = trained_entry(name)
         if found is None:
-            return lacking | _differs(meaning.entry, model)
+            return lacking
         entries[name] = found
     entry = entries[meaning.entry]
-    told = {"differs": differences(entry, model), "weights_sha256": _sha(entry)}
+    told = {"weights_sha256": _sha(entry)}
     if is_transfer(cell):
         told["source_sha256"] = _sha(entries[meaning.source])
     return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
@@ -111,12 +123,12 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
     return entry, {}
 
 
-def _differs(name: str, model: PaperModel | None) -> Row:
-    """The same of an entry that has no weights, if there is one."""
+def _differs(name: str, model: PaperModel | None) -> str:
+    """Of an entry with weights or without; nothing, if there is none."""
     try:
-        return {"differs": differences(find_entry(name), model)}
+        return differences(find_entry(name), model)
     except RobustevalError:
-        return {}
+        return ""
 
 
 def _sha(entry: Entry) -> str:
@@ -124,10 +136,9 @@ def _sha(entry: Entry) -> str:
 
 
 def _setting(cell: Cell) -> str:
-    """What the suite has; an attack without steps takes one."""
+    """What the suite has."""
     (attack,) = suite_named(cell.suite).only([cell.meaning.attack]).attacks
-    settings = {"steps": 1, **attack.parameters, **attack.times_eps}
-    value = settings[cell.meaning.parameter]
+    value = settings_of(attack)[cell.meaning.parameter]
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
@@ -192,7 +203,7 @@ def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
 
 
 def with_earlier(rows: Iterable[Row], earlier: Iterable[Row]) -> list[Row]:
-    """Rows, where one that can't be made here, or isn't, is as it was found before.
+    """Rows, where one that can't be made here, isn't, or failed, is as it was found before.
 
     An earlier number counts if it answers the same question, of the same weights and the same
     source's where there are some.  What the paper leaves open and what differs are told as they are
@@ -208,14 +219,16 @@ def _question(row: Row) -> tuple[str, ...]:
 
 
 def _kept(row: Row, earlier: Row | None) -> Row:
-    if earlier is None or row["status"] not in (UNTRAINED, NO_ENTRY, NOT_RUN):
+    if earlier is None or row["status"] not in (UNTRAINED, NO_ENTRY, NOT_RUN, FAILED):
         return row
     if earlier["status"] == FAILED and row["status"] != NOT_RUN:
         return row  # today's reason is the better one
     if any(row[name] not in ("", earlier[name]) for name in ("weights_sha256", "source_sha256")):
         return row
-    today = {"assumed": row["assumed"], "differs": row["differs"] or earlier["differs"]}
-    return earlier | today
+    told = ("differs", "source_differs")
+    return (
+        earlier | {"assumed": row["assumed"]} | {name: row[name] or earlier[name] for name in told}
+    )
 
 
 def as_csv(rows: Iterable[Row]) -> str:
@@ -243,6 +256,11 @@ def read_rows(path: Path, paper: Paper, table: PaperTable) -> list[Row]:
         raise PaperError(f"{path} is not a table of `robusteval reproduce`: restore it")
     rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
     _require_same(path, rows, [*cells_of(paper, table)])
+    for number, row in enumerate(rows, 2):
+        if lacking := _unfit(row):
+            raise PaperError(
+                f"{path}: {lacking} of row {number} is {shown(row[lacking])}: restore it"
+            )
     return rows
 
 
@@ -251,4 +269,23 @@ def _require_same(path: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> Non
     stood = [(r["beside"], r["row"], r["column"], r["paper"], r["unit"]) for r in rows]
     due = [(c.beside, c.row, c.column, c.value, c.unit) for c in cells]
     if stood != [tuple(map(inert_cell, one)) for one in due]:
-        raise PaperError(f"{path}: its rows are not those of the paper's table: make it anew")
+        raise PaperError(
+            f"{path}: its rows are not those of the paper's table: remove it, and make it anew"
+        )
+
+
+def _unfit(row: Row) -> str:
+    """The column of a stored row that holds what no row can; "" where all are fine."""
+    known = {"status": STATUSES, "scale": SCALES}
+    for name, values in known.items():
+        if row[name] not in values:
+            return name
+    if row["samples"] and not re.fullmatch("[1-9][0-9]{0,8}", row["samples"]):
+        return "samples"
+    shares = [name for name in _SHARES if row[f"{name.partition('_')[0]}_low"]]
+    return next((name for name in shares if not _is_share(row[name])), "")
+
+
+def _is_share(text: str) -> bool:
+    """Whether it is a number from 0 to 100."""
+    return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 100

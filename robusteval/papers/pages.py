@@ -75,6 +75,7 @@ class Page:
     grids: tuple[Grid, ...]
     notes: tuple[str, ...]
     models: tuple[tuple[str, str], ...]  # entries and where they differ from the paper
+    sources: tuple[tuple[str, str], ...]  # the same of those that only images are made on
     samples: str
 
 
@@ -85,9 +86,11 @@ def page_of(table: PaperTable, rows: Sequence[Row]) -> Page:
     grids = [_grid(block, [r for r in rows if r["beside"] == block], notes) for block in blocks]
     found = [row for row in rows if row["status"] == FOUND and row["differs"]]
     told = dict.fromkeys((row["entry"], row["differs"]) for row in found)
+    made = dict.fromkeys((r["source"], r["source_differs"]) for r in found if r["source_differs"])
     counts = sorted({int(row["samples"]) for row in rows if row["samples"]})
     samples = " or ".join(map(str, counts))
-    return Page(table, tuple(grids), tuple(notes.texts), tuple(told), samples)
+    sources = tuple(one for one in made if one not in told)
+    return Page(table, tuple(grids), tuple(notes.texts), tuple(told), sources, samples)
 
 
 def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:

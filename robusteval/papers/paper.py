@@ -8,6 +8,7 @@ import csv
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from robusteval.types import Norm
 
 Read = Literal["clean", "attack", "detection", "setting", "epochs", "minutes", "seconds_an_epoch"]
 _FILE = "paper.toml"
+_HOME = Path(__file__).resolve().parent
 _COLUMNS = ["row", "column", "value", "unit"]
 _REASONS = ("assumed", "impossible", "later")  # of which a cell may have several
 # What a cell needs, by what is read.
@@ -121,7 +123,7 @@ class PaperTable(Block):
     def whole(self, block: Block) -> Block:
         """A block beside, with what it leaves to the table."""
         given = {name: getattr(block, name) for name in block.model_fields_set}
-        own = {name: getattr(self, name) for name in ("suite", "all", "columns")}
+        own = {name: getattr(self, name) for name in ("suite", "all", "rows", "columns")}
         return Block.model_construct(**{**dict(Block(title="")), **own, **given})
 
 
@@ -137,10 +139,16 @@ class PaperModel(_Table):
 
 
 class Assumed(_Table):
-    """What the paper leaves open of attacks of its suites, wherever it has them."""
+    """What the paper leaves open of attacks of its suites, on some entries or on all."""
 
     attacks: list[str] = Field(min_length=1)
+    entries: list[str] = []
     text: str = Field(min_length=1)
+
+    def is_of(self, meaning: Meaning) -> bool:
+        """Whether a cell reads what such an attack leaves of such an entry."""
+        is_meant = not self.entries or meaning.entry in self.entries
+        return meaning.read == "attack" and meaning.attack in self.attacks and is_meant
 
 
 class Headline(_Table):
@@ -223,7 +231,7 @@ class Cell:
 
 def paper_names() -> list[str]:
     """The papers that come with the project."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob(f"*/{_FILE}"))
+    return sorted(path.parent.name for path in _HOME.glob(f"*/{_FILE}"))
 
 
 def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
@@ -235,11 +243,13 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "paper's file", PaperError)
     elif name in (known := paper_names()):
-        path = Path(__file__).parent / name / _FILE
+        path = _HOME / name / _FILE
     else:
         raise UnknownNameError(f"unknown paper {shown(name)}: {near_names(name, known)}")
     content = read_toml(path, "paper's file", PaperError)
     paper = checked(Paper, content, str(path), PaperError)
+    if paper.name in paper_names() and path.parent.resolve() != _HOME / paper.name:
+        raise PaperError(f"{path}: name: {paper.name} is a paper of this project: choose another")
     paper = paper.model_copy(update={"folder": path.parent})
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
     _require_meant(paper, cells, path)
@@ -256,13 +266,14 @@ def _require_meant(paper: Paper, cells: Sequence[Cell], path: Path) -> None:
     named = {cell.meaning.model for cell in cells} - {cell.meaning.entry for cell in cells}
     if unknown := sorted(named - {*paper.models}):
         raise PaperError(f"{path}: model {shown(unknown[0])}: add it to models")
-    meant = {cell.meaning.model for cell in cells}
+    meant = {name for cell in cells for name in (cell.meaning.model, cell.meaning.source)}
     if unmeant := [name for name in paper.models if name not in meant]:
         raise PaperError(f"{path}: models: no cell means {shown(unmeant[0])}: take it out")
-    attacks = {cell.meaning.attack for cell in cells if cell.meaning.read == "attack"}
-    for name in (name for one in paper.assumed for name in one.attacks):
-        if name not in attacks:
-            raise PaperError(f"{path}: assumed: no cell has {shown(name)}: take it out")
+    read = [cell.meaning for cell in cells if cell.meaning.read == "attack"]
+    for one in paper.assumed:
+        idle = {name for name in one.entries if not any(m.entry == name for m in read)}
+        if idle := idle or {*one.attacks} - {m.attack for m in read if one.is_of(m)}:
+            raise PaperError(f"{path}: assumed: no cell has {shown(min(idle))}: take it out")
 
 
 def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
@@ -327,9 +338,7 @@ def _together(block: Block, row: str, column: str, where: str) -> Meaning:
 
 def _with_assumed(meaning: Meaning, assumed: Iterable[Assumed]) -> Meaning:
     """After what the cell tells itself, what the paper leaves open of its attack."""
-    if meaning.read != "attack":
-        return meaning
-    texts = [one.text for one in assumed if meaning.attack in one.attacks]
+    texts = [one.text for one in assumed if one.is_of(meaning)]
     told = dict.fromkeys([meaning.assumed] * bool(meaning.assumed) + texts)
     return meaning.model_copy(update={"assumed": "; ".join(told)})
 
@@ -368,4 +377,9 @@ def _numbers(path: Path) -> Sequence[dict[str, str]]:
     for place, line in enumerate(lines, 2):
         if len(line) != len(header) or not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", line[2]):
             raise PaperError(f"{path}: line {place} holds no number in its third cell: mend it")
-    return [dict(zip(header, line, strict=True)) for line in lines]
+    numbers = [dict(zip(header, line, strict=True)) for line in lines]
+    stood = Counter((number["row"], number["column"]) for number in numbers)
+    for (row, column), times in stood.items():
+        if times > 1:
+            raise PaperError(f"{path}: {row} × {column} stands {times} times: leave one")
+    return numbers

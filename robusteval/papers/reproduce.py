@@ -93,20 +93,20 @@ class Reproduction:
         """Runs what is missing, table by table, and writes each as soon as it is whole; then the
         page of all that are in the folder.
 
-        A run that can't be made doesn't hold up the others.  A model without weights keeps the
-        numbers that stand in the folder from when it had some.
+        A run that can't be made doesn't hold up the others.  A number that stands in the folder
+        and can't be made now stays.  Raises what ``earlier`` raises, before anything runs.
         """
         folder = self.folder / self.paper.name
         require_writable(folder, _ELSEWHERE)
+        earlier = self.earlier()
         done: list[str] = []
         made: Tables = []
         with stops.saying(lambda: f"tables finished before: {len(done)}" if done else ""):
             for table in self.tables:
                 for key, wanted in self.runs([table]).items():
                     self._run(key, wanted)
-                rows = with_earlier(
-                    rows_of(self.paper, table, self.reports, self.scale), self._earlier(table)
-                )
+                now = rows_of(self.paper, table, self.reports, self.scale)
+                rows = with_earlier(now, earlier.get(table.file, []))
                 self.told(write_one(self.paper, table, rows, folder))
                 done.append(table.name)
                 made.append((table, rows))
@@ -114,12 +114,21 @@ class Reproduction:
         self.told(write_page(self.paper, every, folder))
         return made
 
-    def _earlier(self, table: PaperTable) -> list[Row]:
-        """The table's rows that stand in the folder; none where they are another table's."""
-        try:
-            return read_rows(self.folder / self.paper.name / f"{table.file}.csv", self.paper, table)
-        except PaperError:
-            return []
+    def earlier(self) -> dict[str, list[Row]]:
+        """The rows that stand in the folder, of all of the paper's tables, by their files.
+
+        Raises PaperError where they can't be read, or where a table that is meant has another
+        scale's.
+        """
+        found = {}
+        for table, rows in stored_tables(self.paper, self.folder, self.paper.tables):
+            if table in self.tables and (scales := {r["scale"] for r in rows} - {self.scale}):
+                raise PaperError(
+                    f"{self.folder / self.paper.name / table.file}.csv has numbers at the scale "
+                    f"{', '.join(scales)}: {_ELSEWHERE}, or go on with --scale {scales.pop()}"
+                )
+            found[table.file] = rows
+        return found
 
     def _run(self, key: Key, wanted: Wanted) -> None:
         if key in self.reports or (asked := self.asked(wanted)) is None:
@@ -160,10 +169,11 @@ def stored_tables(paper: Paper, folder: Path, tables: Sequence[PaperTable]) -> T
 def rebuild(
     paper: Paper, stored: Path, folder: Path, tables: Sequence[PaperTable]
 ) -> Iterator[Path]:
-    """Pages of stored rows alone; runs nothing.  Raises PaperError where there are none.
+    """Pages of stored rows alone, and the page of all tables in the folder; runs nothing.
 
     The numbers are those that are stored.  What the paper leaves open and what differs are told
-    anew, and a number whose question the paper's file has changed since is gone.
+    anew, and a number whose question the paper's file has changed since is gone.  Raises
+    PaperError where there are none, or where they can't be read.
     """
     found = [
         (table, today(paper, table, rows)) for table, rows in stored_tables(paper, stored, tables)
@@ -173,9 +183,12 @@ def rebuild(
             f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
         )
     require_writable(folder / paper.name, _ELSEWHERE)
+    beside = stored_tables(paper, folder, [t for t in paper.tables if t not in tables])
     for table, rows in found:
         yield write_one(paper, table, rows, folder / paper.name)
-    yield write_page(paper, found, folder / paper.name)
+    places = [table.file for table in paper.tables]
+    every = sorted([*found, *beside], key=lambda one: places.index(one[0].file))
+    yield write_page(paper, every, folder / paper.name)
 
 
 def today(paper: Paper, table: PaperTable, stored: Sequence[Row]) -> list[Row]:

@@ -49,6 +49,18 @@ def test_prototypes_that_are_left_and_images_are_told() -> None:
     )
 
 
+def test_steps_and_replays_are_told() -> None:
+    """A paper's seven steps beside our three are a difference, and so are eight replays."""
+    paper = PaperModel(training="PGD-7")
+    told = differences(find_entry("ce_at_cifar10"), paper)
+    assert "training: PGD at 9/255 in 3 steps (paper: PGD-7)" in told
+    assert "training: Free at 10/255, 4 replays;" in differences(
+        find_entry("mpat_free_cifar10"), None
+    )
+    both = differences(find_entry("pcl_pgd_cifar10"), None)
+    assert "training: PGD at 0.01 to 0.05 in 3 steps and clean images;" in both
+
+
 def test_clean_images_beside_attacked_ones_are_told() -> None:
     assert "training: FGSM at 0.1 to 0.5 and clean images" in differences(
         find_entry("pcl_fgsm_mnist"), None

@@ -170,6 +170,12 @@ def test_no_two_models_are_one_at_the_papers_scale(name: str) -> None:
             'assumed = [{ attacks = ["fgms"], text = "no step" }]\nstrongest',
             "assumed: no cell has 'fgms'",
         ),
+        (
+            "strongest",
+            'assumed = [{ attacks = ["fgsm"], entries = ["pcl"], text = "no step" }]\nstrongest',
+            "assumed: no cell has 'pcl'",
+        ),
+        ('name = "small"', 'name = "drp"', "drp is a paper of this project"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -210,12 +216,48 @@ def test_what_an_attack_leaves_open_is_told_in_each_of_its_cells(tmp_path: Path)
     assert "no step" in said
 
 
+def test_what_is_left_open_of_some_models_alone(tmp_path: Path) -> None:
+    """Of a model trained by cross-entropy, an attack on its loss leaves nothing open."""
+    told = (
+        'assumed = [{ attacks = ["fgsm"], entries = ["pcl_digits"], text = "its loss" }]\nstrongest'
+    )
+    paper = read_paper(laid(tmp_path, PAPER.replace("strongest", told, 1)))
+    read = {(c.beside, c.row): c.meaning for c in cells_of(paper, paper.tables[0])}
+    assert {m.entry for m in read.values() if m.assumed} == {"pcl_digits"}
+    scpl = read_paper("scpl")
+    cells = [c for table in scpl.chosen("1/MNIST") for c in cells_of(scpl, table)]
+    loss = {c.row for c in cells if "loss function used to train" in c.meaning.assumed}
+    assert loss == {
+        "DCE",
+        "ATL",
+        "ANL",
+        "Ours",
+    }  # LeNet's loss is the cross-entropy that is attacked
+
+
+def test_what_stands_beside_has_the_tables_rows_if_it_gives_none(tmp_path: Path) -> None:
+    beside = """
+[[tables.beside]]
+title = "at a smaller ε"
+all = { read = "attack", norm = "Linf", eps = "0.05" }
+"""
+    paper = read_paper(laid(tmp_path, PAPER + beside))
+    found = [c for c in cells_of(paper, paper.tables[0]) if c.beside]
+    assert {(c.row, c.column) for c in found} == {
+        ("Ours", "Clean"),
+        ("Ours", "FGSM"),
+        ("Cited", "Clean"),
+    }
+    assert {(c.meaning.eps, c.value) for c in found} == {("0.05", "")}
+
+
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
         ("row,column\nOurs,Clean\n", "its header isn't row,column,value,unit"),
         (NUMBERS.replace("80.5", "80,5"), "line 3 holds no number"),
         (NUMBERS.replace("99", "="), "line 2 holds no number"),
+        (NUMBERS + NUMBERS.splitlines()[1] + "\n", "stands 2 times"),
         ("", "can't be read"),
     ],
 )
@@ -262,5 +304,9 @@ def test_a_second_reading_of_one_table() -> None:
 
 
 def test_a_folder_of_ones_own(tmp_path: Path) -> None:
-    shutil.copytree(read_paper("drp").folder, tmp_path / "mine")
-    assert read_paper(tmp_path / "mine" / "paper.toml").tables == read_paper("drp").tables
+    """Its name is its own too: tables go to a folder of that name."""
+    place = shutil.copytree(read_paper("drp").folder, tmp_path / "mine") / "paper.toml"
+    with pytest.raises(PaperError, match="drp is a paper of this project: choose another"):
+        read_paper(place)
+    place.write_text(place.read_text("utf-8").replace('name = "drp"', 'name = "mine"'), "utf-8")
+    assert read_paper(place).tables == read_paper("drp").tables

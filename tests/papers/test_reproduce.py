@@ -4,16 +4,18 @@ import csv
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.blocks import FGSM
-from robusteval import api
+from robusteval import api, reproduce_verb
+from robusteval.errors import DataError
 from robusteval.models.registry import find_entry
 from robusteval.papers import found, reproduce
 from robusteval.papers.asked import Scale
-from robusteval.papers.found import COLUMNS, FOUND, UNTRAINED, Row, as_csv, read_rows
+from robusteval.papers.found import COLUMNS, FAILED, FOUND, UNTRAINED, Row, as_csv, read_rows
 from robusteval.papers.paper import cells_of, paper_names, read_paper
 from robusteval.papers.reproduce import Reproduction, rebuild
 from robusteval.papers.training import about
@@ -292,7 +294,7 @@ def test_published_pages_are_those_of_their_rows_as_they_are_today(
 def test_a_model_without_weights_keeps_its_numbers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where another model's, or another scale's, are not taken for them."""
+    """Where another model's are not taken for them."""
     paper = read_paper(folder / "paper.toml")
     shutil.copytree(folder / "tables", tmp_path / "tables")
     before = (tmp_path / "tables" / "small" / "1.csv").read_text("utf-8")
@@ -305,9 +307,114 @@ def test_a_model_without_weights_keeps_its_numbers(
     assert [r for r in rows if r["status"] == FOUND] == [r for r in stood if r["status"] == FOUND]
     (other,) = [row for row in rows if row["row"] == "Other"]
     assert other["status"] == UNTRAINED  # it had no number before
-    Reproduction(paper, api.Options(out=tmp_path), tmp_path / "tables", scale="paper").make()
-    rows = read_rows(tmp_path / "tables" / "small" / "1.csv", paper, paper.tables[0])
-    assert not [row for row in rows if row["status"] == FOUND]
+
+
+def test_a_run_that_fails_takes_no_number_away(folder: Path, tmp_path: Path) -> None:
+    def fails(*_: object) -> api.Report:
+        raise DataError("the disk is full")
+
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    paper = read_paper(folder / "paper.toml")
+    one = Reproduction(
+        paper, api.Options(out=tmp_path), tmp_path / "tables", samples=12, evaluate_one=fails
+    )
+    one.make()
+    assert one.reports
+    for name in ("1.csv", "1.md", "index.html"):
+        now, before = (place / "tables" / "small" / name for place in (tmp_path, folder))
+        assert now.read_bytes() == before.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        (",small,", ",paper,", "has numbers at the scale paper"),
+        ("\n", '\n"', "can't be read"),
+        ("80.5", "81", "its rows are not those of the paper's table"),
+    ],
+)
+def test_tables_that_cannot_be_gone_on_with_are_refused_before_anything_runs(
+    folder: Path, tmp_path: Path, was: str, now: str, said: str
+) -> None:
+    """And stay as they are."""
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    place = tmp_path / "tables" / "small" / "1.csv"
+    text = place.read_text("utf-8")
+    assert was in text
+    place.write_text(text.replace(was, now), "utf-8")
+    asked = ("reproduce", str(folder / "paper.toml"), "--samples", "12")
+    told = cli(*asked, "--tables", str(tmp_path / "tables"), "--out", str(tmp_path / "runs"))
+    refused(told, said)
+    assert not (tmp_path / "runs").exists()
+    assert place.read_text("utf-8") == text.replace(was, now)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("here", "abc"),
+        ("here", "180.0"),
+        ("strongest_low", "x"),
+        ("here_high", ""),
+        ("samples", "many"),
+        ("samples", "0"),
+        ("status", "fond"),
+        ("scale", "smal"),
+    ],
+)
+def test_a_stored_row_that_none_can_be_is_told_in_one_line(
+    folder: Path, tmp_path: Path, column: str, value: str
+) -> None:
+    paper = read_paper(folder / "paper.toml")
+    rows = read_rows(folder / "tables" / "small" / "1.csv", paper, paper.tables[0])
+    number = next(i for i, row in enumerate(rows) if row["strongest"])
+    rows[number][column] = value
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "1.csv").write_text(as_csv(rows), "utf-8")
+    given = ("reproduce", str(folder / "paper.toml"), "--from", str(tmp_path))
+    refused(cli(*given), f"1.csv: {column} of row {number + 2} is {value!r}")
+
+
+def test_pages_of_one_table_leave_the_others_on_the_page(tmp_path: Path) -> None:
+    stored = ROOT / "leaderboards" / "reproductions"
+    shutil.copytree(stored / "drp", tmp_path / "drp")
+    given = ("reproduce", "drp", "--table", "4", "--from", str(stored), "--tables", str(tmp_path))
+    assert cli(*given).exit_code == 0
+    for file in ("2.md", "4.md", "index.html"):
+        assert (tmp_path / "drp" / file).read_bytes() == (stored / "drp" / file).read_bytes()
+
+
+def test_a_page_tells_of_the_models_that_images_are_made_on() -> None:
+    text = (ROOT / "leaderboards" / "reproductions" / "drp" / "4.md").read_text("utf-8")
+    assert "- images made on `ce_cifar10`: data: cifar10; backbone: resnet_small" in text
+    html = (ROOT / "leaderboards" / "reproductions" / "pcl" / "index.html").read_text("utf-8")
+    assert "images made on <code>vgg_cifar10</code>: " in html
+
+
+def test_a_cell_that_its_run_could_not_fill_makes_the_go_incomplete(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paper = read_paper("drp")
+    table = paper.tables[1]
+    rows = found.rows_of(paper, table, {}, "small")
+    for status, is_whole in ((FAILED, False), (UNTRAINED, True), (FOUND, True)):
+        made = [(table, [{**row, "status": status} for row in rows])]
+        one = SimpleNamespace(paper=paper, reports={}, make=lambda made=made: made)
+        assert reproduce_verb._made(one) is is_whole  # type: ignore[arg-type]
+    assert "of 20 numbers" in capsys.readouterr().out
+
+
+def test_a_paper_without_authors_is_told_of_without_them(folder: Path, tmp_path: Path) -> None:
+    for name in ("paper.toml", "1.csv"):
+        text = (folder / name).read_text("utf-8")
+        lines = [one for one in text.splitlines() if not one.startswith(("authors", "year"))]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", "utf-8")
+    paper = read_paper(tmp_path / "paper.toml")
+    [*_] = rebuild(paper, folder / "tables", tmp_path / "made", paper.tables)
+    text = (tmp_path / "made" / "small" / "1.md").read_text("utf-8")
+    assert "\n“A" in text
+    html = (tmp_path / "made" / "small" / "index.html").read_text("utf-8")
+    assert '<p class="muted">' not in html
 
 
 @pytest.mark.parametrize(
@@ -317,10 +424,41 @@ def test_a_model_without_weights_keeps_its_numbers(
         (("pcl", "--table", "33"), "has no table '33'"),
         (("all", "--table", "3"), "--table goes with one paper"),
         (("pcl", "--scale", "tiny"), "--scale 'tiny': known: paper, small"),
+        (("pcl", "--from", "x", "--scale", "tiny"), "--scale 'tiny': known: paper, small"),
+        (("pcl", "--from", "x", "--dry-run"), "--from runs nothing, so that --dry-run"),
+        (("pcl", "--from", "x", "--samples", "3"), "--from runs nothing, so that --samples"),
     ],
 )
 def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> None:
     refused(cli("reproduce", *given), said)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ('FGSM = { attack = "fgsm"', 'FGSM = { attack = "fgsn"', "Ours × FGSM: suite few has no"),
+        ('strongest = ["pgd10"]', 'strongest = ["pgd_10"]', "strongest: 'pgd_10': did you mean"),
+        ('norm = "Linf"', 'norm = "L2"', "fgsm of suite few is not in L2"),
+        (
+            'detector = "max_softmax", metric = "auroc", against',
+            'detector = "max_sotfmax", metric = "auroc", against',
+            "Ours × Far: suite few has no detector 'max_sotfmax'",
+        ),
+        (
+            'Epochs = { read = "epochs" }',
+            'Epochs = { read = "setting", attack = "fgsm", parameter = "c" }',
+            "fgsm has no 'c': give one of",
+        ),
+    ],
+)
+def test_what_its_suite_lacks_is_told_before_anything_runs(
+    folder: Path, tmp_path: Path, was: str, now: str, said: str
+) -> None:
+    text = (folder / "paper.toml").read_text("utf-8")
+    assert was in text
+    (tmp_path / "paper.toml").write_text(text.replace(was, now, 1), "utf-8")
+    shutil.copy(folder / "1.csv", tmp_path)
+    refused(cli("reproduce", str(tmp_path / "paper.toml"), "--dry-run"), said)
 
 
 def test_a_dry_run_lists_runs_and_their_time_and_makes_none(folder: Path, tmp_path: Path) -> None:
