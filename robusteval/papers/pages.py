@@ -27,11 +27,7 @@ class Grid:
     columns: list[str]
     cells: dict[tuple[str, str], "Shown"] = field(default_factory=dict)
     entries: dict[str, str] = field(default_factory=dict)  # of rows or of columns, by name
-
-    @property
-    def models_in_rows(self) -> bool:
-        """Whether the entries are rows'."""
-        return bool(self.entries) and all(name in self.rows for name in self.entries)
+    models_in_rows: bool = False  # whether the entries are rows'
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:
         told = [entry for entry in one.values() if entry]
         if told and None not in one.values() and (not grid.entries or len({*told}) > 1):
             grid.entries = {name: entry or "" for name, entry in one.items()}
+            grid.models_in_rows = axis == "row"
     return grid
 
 
