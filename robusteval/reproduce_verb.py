@@ -69,38 +69,43 @@ def reproduce(
     """Make a paper's tables here.  Each cell: the paper's number, what the same attack leaves here,
     and what the strongest leave.  What is finished is kept, and the same command goes on."""
     from robusteval import api, watching
+    from robusteval.papers.asked import require_askable
     from robusteval.papers.reproduce import Reproduction
 
     meant = _scale(scale)
     papers = _papers(paper, table)
     if stored is not None:
-        beside = {"--dry-run": dry_run, "--no-train": no_train, "--samples": samples is not None}
+        beside = {
+            **{"--dry-run": dry_run, "--no-train": no_train},
+            **{"--samples": samples is not None, "--scale": scale != "small"},
+        }
         if given := [name for name, is_given in beside.items() if is_given]:
             raise RobustevalError(
                 f"--from runs nothing, so that {given[0]} says nothing: leave it out"
             )
         _rebuild(papers, stored, tables, table)
         return
+    for each in papers:
+        require_askable(each)
     options = api.Options(seed=seed, device=device, workers=workers, data_dir=data_dir, out=out)
     asked = [
         Reproduction(one, options, tables, meant, table, samples, watching.evaluate, say)
         for one in papers
     ]
-    for one in asked:
-        one.earlier()  # before hours of training, whether it can be gone on with
     if dry_run:
         _list(asked, trains=not no_train)
         return
+    for one in asked:
+        one.earlier()  # before hours of training: whether the tables there can be gone on with
     if not no_train:
         _train(asked, options, work_dir)
     found = [_made(one) for one in asked]
     if any(not whole for whole in found):
-        complain("some cells have no number: the pages say why; the same command does what it can")
+        complain("some runs or cells could not be made; the same command does what it can")
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
 def _papers(name: str, table: str | None) -> "list[Paper]":
-    from robusteval.papers.asked import require_askable
     from robusteval.papers.paper import paper_names, read_paper
 
     if name == ALL and table is not None:
@@ -112,7 +117,6 @@ def _papers(name: str, table: str | None) -> "list[Paper]":
     papers = [read_paper(one) for one in (known if name == ALL else [name])]
     for paper in papers:
         paper.chosen(table)
-        require_askable(paper)
     return papers
 
 
@@ -219,5 +223,8 @@ def _made(one: "Reproduction") -> bool:
     made = one.make()
     counts = counted(made)
     say(f"{one.paper.name}: {counts['found']} of {counts['all']} numbers")
+    for key, report in one.reports.items():
+        if isinstance(report, RobustevalError):
+            complain(f"{key}: {report}")
     runs = all(not isinstance(r, RobustevalError) and r.complete for r in one.reports.values())
     return runs and not any(row["status"] == FAILED for _, rows in made for row in rows)

@@ -10,7 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from robusteval.attacks.registry import find
 from robusteval.catalogue import near_names
+from robusteval.data.entry import MADE_TITLES
+from robusteval.data.known import DATASETS
+from robusteval.detection.metrics import METRICS
 from robusteval.errors import PaperError, UnknownNameError, shown
 from robusteval.papers.paper import Cell, Meaning, Paper, PaperTable, cells_of
 from robusteval.plan.suite import AttackSpec, Detection, Suite, read_suite
@@ -89,12 +93,11 @@ class Wanted:
 
 def require_askable(paper: Paper) -> None:
     """Raises PaperError where a suite lacks what a cell asks of it, or all suites one of the
-    strongest attacks."""
-    place = paper.folder / "paper.toml"
+    attacks that run beside."""
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]
     asking = [cell for cell in cells if cell.suite and not cell.meaning.not_run]
     for cell in asking:
-        at = f"{place}: {cell.table.name}: {cell.row} × {cell.column}"
+        at = f"{paper.path}: {cell.table.name}: {cell.row} × {cell.column}"
         try:
             lacking = _lacking(suite_named(cell.suite), cell.meaning)
         except UnknownNameError as error:
@@ -102,26 +105,39 @@ def require_askable(paper: Paper) -> None:
         if lacking:
             raise PaperError(f"{at}: {lacking}")
     known = {a.name: None for cell in asking for a in suite_named(cell.suite).attacks}
-    for name in (*paper.strongest, *paper.only_at_paper_scale) if known else ():
-        if name not in known:
-            raise PaperError(f"{place}: strongest: {shown(name)}: {near_names(name, known)}")
+    for field in ("strongest", "only_at_paper_scale") if known else ():
+        for name in getattr(paper, field):
+            if name not in known:
+                raise PaperError(f"{paper.path}: {field}: {shown(name)}: {near_names(name, known)}")
 
 
 def _lacking(suite: Suite, meaning: Meaning) -> str:
     """What a suite can't give of what a cell asks, or ""; UnknownNameError of an attack."""
-    if meaning.attack:
-        (attack,) = suite.only([meaning.attack]).attacks
-        if meaning.read == "attack" and meaning.norm not in attack.norms:
-            return (
-                f"{attack.name} of suite {suite.name} is not in {meaning.norm}: give another norm"
-            )
-        settings = settings_of(attack)
-        if meaning.read == "setting" and meaning.parameter not in settings:
-            known = ", ".join(settings)
-            return f"{attack.name} has no {shown(meaning.parameter)}: give one of {known}"
-    if meaning.detector and meaning.detector not in suite.detection.detectors:
-        known = near_names(meaning.detector, suite.detection.detectors)
-        return f"suite {suite.name} has no detector {shown(meaning.detector)}: {known}"
+    attack = suite.only([meaning.attack]).attacks[0] if meaning.attack else None
+    if attack and meaning.read == "setting" and meaning.parameter not in settings_of(attack):
+        known = ", ".join(settings_of(attack))
+        return f"{attack.name} has no {shown(meaning.parameter)}: give one of {known}"
+    if attack and meaning.read in _OF_RUNS and meaning.norm not in attack.norms:
+        return f"{attack.name} of suite {suite.name} is not in {meaning.norm}: give another norm"
+    if attack and meaning.any_distance and find(attack.library, attack.attack).knows_eps:
+        return f"{attack.name} knows ε, and counts at no other distance: take any_distance out"
+    return _lacking_detection(suite, meaning) if meaning.read == "detection" else ""
+
+
+def _lacking_detection(suite: Suite, meaning: Meaning) -> str:
+    """The same of what a detector is asked."""
+    there = suite.detection
+    asked: list[tuple[str, str, Iterable[str]]] = [
+        ("detector", meaning.detector, there.detectors),
+        ("metric", meaning.metric, METRICS),
+    ]
+    if meaning.against:
+        asked.append(("outlier set", meaning.against, [*DATASETS, *MADE_TITLES]))
+    else:
+        asked.append(("detected attack", meaning.attack, there.attacks))
+    for what, name, known in asked:
+        if name not in known:
+            return f"suite {suite.name} has no {what} {shown(name)}: {near_names(name, known)}"
     return ""
 
 

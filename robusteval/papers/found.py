@@ -42,7 +42,7 @@ ASKED = ("entry", "source", "suite", "attack", "norm", "eps", "at_any_distance")
 FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED = "found", "not run", "untrained", "no entry", "failed"
 IMPOSSIBLE, LATER = "impossible", "later"
 STATUSES = (FOUND, NOT_RUN, UNTRAINED, NO_ENTRY, FAILED, IMPOSSIBLE, LATER)
-_SHARES = tuple(f"{name}{end}" for name in ("here", "strongest") for end in ("", "_low", "_high"))
+_NEWER = ("source_differs",)  # columns that tables of 0.2 may lack
 _MOST = 2**24  # bytes of a table of rows
 Row = dict[str, str]
 Reports = Mapping[Key, api.Report | RobustevalError]
@@ -76,7 +76,7 @@ def _of_models(paper: Paper, cell: Cell) -> Row:
         return {}
     told = {"differs": _differs(meaning.entry, paper.models.get(meaning.model))}
     if is_transfer(cell):
-        told["source_differs"] = _differs(meaning.source, paper.models.get(meaning.source))
+        told["source_differs"] = _differs(meaning.source, paper.models.get(meaning.source_model))
     return told
 
 
@@ -198,8 +198,8 @@ def _of_detector(cell: Cell, report: Mapping[str, Any]) -> Row:
 def _rate(name: str, rate: Mapping[str, Any] | None) -> Row:
     if rate is None:
         return {}
-    ends = {f"{name}_{end}": percent(rate[end]) for end in ("low", "high")}
-    return {name: percent(rate["value"]), **ends}
+    values = (rate[end] for end in ("value", "low", "high"))
+    return dict(zip(_rate_columns(name), map(percent, values), strict=True))
 
 
 def with_earlier(rows: Iterable[Row], earlier: Iterable[Row]) -> list[Row]:
@@ -252,9 +252,11 @@ def read_rows(path: Path, paper: Paper, table: PaperTable) -> list[Row]:
         return []
     except (OSError, ValueError, csv.Error) as error:
         raise PaperError(f"{path} can't be read ({reason(error)}): restore it") from None
-    if header != [*COLUMNS] or any(len(line) != len(header) for line in lines):
+    known = [name for name in COLUMNS if name in header or name not in _NEWER]
+    if header != known or any(len(line) != len(header) for line in lines):
         raise PaperError(f"{path} is not a table of `robusteval reproduce`: restore it")
-    rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+    blank = dict.fromkeys(COLUMNS, "")
+    rows = [blank | dict(zip(header, line, strict=True)) for line in lines]
     _require_same(path, rows, [*cells_of(paper, table)])
     for number, row in enumerate(rows, 2):
         if lacking := _unfit(row):
@@ -276,14 +278,23 @@ def _require_same(path: Path, rows: Sequence[Row], cells: Sequence[Cell]) -> Non
 
 def _unfit(row: Row) -> str:
     """The column of a stored row that holds what no row can; "" where all are fine."""
-    known = {"status": STATUSES, "scale": SCALES}
-    for name, values in known.items():
-        if row[name] not in values:
-            return name
+    is_found = row["status"] == FOUND
+    if row["status"] not in STATUSES:
+        return "status"
+    if row["scale"] not in SCALES:
+        return "scale"
     if row["samples"] and not re.fullmatch("[1-9][0-9]{0,8}", row["samples"]):
         return "samples"
-    shares = [name for name in _SHARES if row[f"{name.partition('_')[0]}_low"]]
+    if is_found and not row["here"]:
+        return "here"
+    here, strongest = (_rate_columns(name) for name in ("here", "strongest"))
+    is_rate = (is_found and row["evidence_sha256"]) or any(row[name] for name in here[1:])
+    shares = [*here * bool(is_rate), *strongest * any(row[name] for name in strongest)]
     return next((name for name in shares if not _is_share(row[name])), "")
+
+
+def _rate_columns(name: str) -> list[str]:
+    return [name, f"{name}_low", f"{name}_high"]
 
 
 def _is_share(text: str) -> bool:

@@ -46,8 +46,8 @@ class Meaning(_Table):
     """What a row, a column, or all cells of a table are; a cell is all three together.
 
     - ``entry``: the model; ``source``: one that the attack runs on, and its images are counted on
-      ``entry``; ``model``: which of the paper's models that stands for, by its name in the paper's
-      ``models``, where that isn't the entry's own.
+      ``entry``; ``model``, ``source_model``: which of the paper's models these stand for, by its
+      name in the paper's ``models``, where that isn't the entry's own.
     - ``read``: what is read of it.  An ``attack``, by its name in the suite, at ``norm`` and
       ``eps``, or at ``any_distance``, if it knows no ε.  A ``metric`` of a ``detector``, on the
       outliers ``against`` or else on the attack's images.  A ``parameter`` of the attack.
@@ -58,6 +58,7 @@ class Meaning(_Table):
     entry: str = ""
     source: str = ""
     model: str = ""
+    source_model: str = ""
     read: Read | None = None
     attack: str = ""
     norm: Norm | None = None
@@ -185,9 +186,14 @@ class Paper(_Table):
     assumed: list[Assumed] = []
     headlines: list[Headline] = []
     tables: list[PaperTable] = Field(min_length=1)
-    folder: Path = Field(default=Path(), exclude=True)
+    path: Path = Field(default=Path(), exclude=True)
 
     _all_is_plain = model_validator(mode="before")(require_plain)
+
+    @property
+    def folder(self) -> Path:
+        """Where its file and its numbers lie."""
+        return self.path.parent
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -250,7 +256,7 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     paper = checked(Paper, content, str(path), PaperError)
     if paper.name in paper_names() and path.parent.resolve() != _HOME / paper.name:
         raise PaperError(f"{path}: name: {paper.name} is a paper of this project: choose another")
-    paper = paper.model_copy(update={"folder": path.parent})
+    paper = paper.model_copy(update={"path": path})
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
     _require_meant(paper, cells, path)
     stood = {(cell.table.name, cell.row, cell.column) for cell in cells}
@@ -263,17 +269,18 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
 def _require_meant(paper: Paper, cells: Sequence[Cell], path: Path) -> None:
     """Raises PaperError where a cell's model isn't told of, or where one is, or an attack, that no
     cell means."""
-    named = {cell.meaning.model for cell in cells} - {cell.meaning.entry for cell in cells}
-    if unknown := sorted(named - {*paper.models}):
+    meanings = [cell.meaning for cell in cells]
+    meant = {name for m in meanings for name in (m.model, m.source_model)}
+    own = {name for m in meanings for name in (m.entry, m.source)}
+    if unknown := sorted(meant - own - {*paper.models}):
         raise PaperError(f"{path}: model {shown(unknown[0])}: add it to models")
-    meant = {name for cell in cells for name in (cell.meaning.model, cell.meaning.source)}
     if unmeant := [name for name in paper.models if name not in meant]:
         raise PaperError(f"{path}: models: no cell means {shown(unmeant[0])}: take it out")
-    read = [cell.meaning for cell in cells if cell.meaning.read == "attack"]
     for one in paper.assumed:
-        idle = {name for name in one.entries if not any(m.entry == name for m in read)}
-        if idle := idle or {*one.attacks} - {m.attack for m in read if one.is_of(m)}:
-            raise PaperError(f"{path}: assumed: no cell has {shown(min(idle))}: take it out")
+        used = [m for m in meanings if one.is_of(m)]
+        idle = {*one.attacks} - {m.attack for m in used} | {*one.entries} - {m.entry for m in used}
+        if idle:
+            raise PaperError(f"{path}: assumed: no cell is of {shown(min(idle))}: take it out")
 
 
 def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
@@ -281,9 +288,8 @@ def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
 
     Raises PaperError where the numbers can't be read, or a cell isn't whole.
     """
-    path = paper.folder / f"{table.file}.csv"
-    numbers = _numbers(path)
-    where = f"{paper.folder / _FILE}: {table.name}"
+    numbers = _numbers(paper.folder / f"{table.file}.csv")
+    where = f"{paper.path}: {table.name}"
     rows, columns = ({number[axis]: None for number in numbers} for axis in ("row", "column"))
     for block in (table, *table.beside):
         _require_known(block.rows, rows, f"{where}: row")
@@ -332,7 +338,8 @@ def _together(block: Block, row: str, column: str, where: str) -> Meaning:
         content[name] = "; ".join(told)
     if doubled := _contradictions(*axes):
         raise PaperError(f"{where}: row and column both give {doubled[0]}: leave one out")
-    content["model"] = content.get("model") or content.get("entry", "")
+    for model, entry in (("model", "entry"), ("source_model", "source")):
+        content[model] = content.get(model) or content.get(entry, "")
     return Meaning(**content)
 
 

@@ -122,10 +122,9 @@ class Reproduction:
         """
         found = {}
         for table, rows in stored_tables(self.paper, self.folder, self.paper.tables):
-            if table in self.tables and (scales := {r["scale"] for r in rows} - {self.scale}):
-                raise PaperError(
-                    f"{self.folder / self.paper.name / table.file}.csv has numbers at the scale "
-                    f"{', '.join(scales)}: {_ELSEWHERE}, or go on with --scale {scales.pop()}"
+            if table in self.tables:
+                _require_scale(
+                    rows, self.scale, self.folder / self.paper.name / f"{table.file}.csv"
                 )
             found[table.file] = rows
         return found
@@ -137,6 +136,13 @@ class Reproduction:
             self.reports[key] = self.evaluate_one(*asked)
         except RobustevalError as error:
             self.reports[key] = error
+
+
+def _require_scale(rows: Sequence[Row], scale: str, place: Path) -> None:
+    """Raises PaperError where numbers of another scale would be written over."""
+    other = {row["scale"] for row in rows if row["status"] == FOUND} - {scale}
+    if other:
+        raise PaperError(f"{place} has numbers at the scale {min(other)}: {_ELSEWHERE}")
 
 
 def is_untrained(name: str) -> bool:
@@ -183,11 +189,17 @@ def rebuild(
             f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
         )
     require_writable(folder / paper.name, _ELSEWHERE)
-    beside = stored_tables(paper, folder, [t for t in paper.tables if t not in tables])
+    there = {
+        table.file: (table, rows) for table, rows in stored_tables(paper, folder, paper.tables)
+    }
     for table, rows in found:
+        if table.file in there:
+            place = folder / paper.name / f"{table.file}.csv"
+            _require_scale(there[table.file][1], rows[0]["scale"], place)
+    for table, rows in found:
+        there[table.file] = table, rows
         yield write_one(paper, table, rows, folder / paper.name)
-    places = [table.file for table in paper.tables]
-    every = sorted([*found, *beside], key=lambda one: places.index(one[0].file))
+    every = [there[table.file] for table in paper.tables if table.file in there]
     yield write_page(paper, every, folder / paper.name)
 
 

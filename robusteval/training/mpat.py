@@ -23,8 +23,9 @@ epoch (counted from 0) after which prototypes merge (5); ``merge_least``, the nu
 leaves in each class (1): one for all classes, or a list with one for each.  The paper gives none of
 the three, and says of CIFAR10-2 that ten merge to three and four (Section 5).  Without such a least
 number a small τ·λ₁ is enough to pull all prototypes of a class together.  τ stops where merging
-does: from ``merge_from`` on it acts in a class only while more of it than its least number are
-``merge_distance`` apart, or it would pull those together too, until they are equal.
+does: from ``merge_from`` on it acts in a class only while more of it than its least number are out
+of each other's reach, ``merge_distance``, or it would pull those together too, until they are equal.
+Where that distance is 2, everything is in reach, and τ acts until then alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -174,7 +175,7 @@ class MPAT(Recipe):
         places: Tensor | None,
         epoch: int,
     ) -> Tensor:
-        """Eq. 4 over the classes in which prototypes may still merge; of all is its mean."""
+        """Eq. 4 over the classes that have more prototypes than must stay; of all is its mean."""
         if not self._merges(epoch):
             return soft_triple_regulariser(prototypes, places)
         each = zip(prototypes.detach(), self._least(network), strict=True)
@@ -191,8 +192,8 @@ class MPAT(Recipe):
         return bool(self.number("merge_distance")) and epoch >= self.number("merge_from")
 
     def _are_more(self, own: Tensor, least: int) -> bool:
-        """Whether more of a class's prototypes (M, D) are apart than merging leaves; nothing stops
-        τ where it leaves one."""
+        """Whether more of a class's prototypes (M, D) than must stay are out of merging's reach;
+        nothing stops τ where one may be left."""
         return least == 1 or len(_groups(_apart(own), self.number("merge_distance"), 1)) > least
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from robusteval.errors import PaperError, UnknownNameError
 from robusteval.models.entry_tables import Claim
 from robusteval.models.registry import find_entry
 from robusteval.papers import paper as papers
-from robusteval.papers.asked import runs_of
+from robusteval.papers.asked import at_scale, runs_of
 from robusteval.papers.paper import Cell, cells_of, paper_names, read_paper
 from robusteval.plan.suite import read_suite
 
@@ -168,12 +168,12 @@ def test_no_two_models_are_one_at_the_papers_scale(name: str) -> None:
         (
             "strongest",
             'assumed = [{ attacks = ["fgms"], text = "no step" }]\nstrongest',
-            "assumed: no cell has 'fgms'",
+            "assumed: no cell is of 'fgms'",
         ),
         (
             "strongest",
-            'assumed = [{ attacks = ["fgsm"], entries = ["pcl"], text = "no step" }]\nstrongest',
-            "assumed: no cell has 'pcl'",
+            'assumed = [{ attacks = ["fgsm"], entries = ["pcl_digits", "pcl"], text = "x" }]\nstrongest',
+            "assumed: no cell is of 'pcl'",
         ),
         ('name = "small"', 'name = "drp"', "drp is a paper of this project"),
     ],
@@ -214,6 +214,20 @@ def test_what_an_attack_leaves_open_is_told_in_each_of_its_cells(tmp_path: Path)
     plain = read_paper(laid(tmp_path, PAPER.replace("strongest", told, 1)))
     said = [c.meaning.assumed for c in cells_of(plain, plain.tables[0]) if c.column == "FGSM"]
     assert "no step" in said
+
+
+def test_a_source_stands_for_the_papers_model_at_its_scale_too(tmp_path: Path) -> None:
+    told = (
+        "models = { ce_digits = { epochs = 9 } }\nnetworks = { ce_digits = 'ce_mnist' }\nstrongest"
+    )
+    text = PAPER.replace("strongest", told, 1).replace('"fgsm" }', '"fgsm", source = "ce_digits" }')
+    paper = read_paper(laid(tmp_path, text))
+    (cell,) = [
+        at_scale(paper, cell, "paper")
+        for cell in cells_of(paper, paper.tables[0])
+        if (cell.row, cell.column) == ("Ours", "FGSM")
+    ]
+    assert (cell.meaning.source, cell.meaning.source_model) == ("ce_mnist", "ce_digits")
 
 
 def test_what_is_left_open_of_some_models_alone(tmp_path: Path) -> None:

@@ -309,7 +309,9 @@ def test_a_model_without_weights_keeps_its_numbers(
     assert other["status"] == UNTRAINED  # it had no number before
 
 
-def test_a_run_that_fails_takes_no_number_away(folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_takes_no_number_away_and_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(*_: object) -> api.Report:
         raise DataError("the disk is full")
 
@@ -318,8 +320,10 @@ def test_a_run_that_fails_takes_no_number_away(folder: Path, tmp_path: Path) -> 
     one = Reproduction(
         paper, api.Options(out=tmp_path), tmp_path / "tables", samples=12, evaluate_one=fails
     )
-    one.make()
-    assert one.reports
+    assert not reproduce_verb._made(one)
+    said = capsys.readouterr()
+    assert "small: 6 of 8 numbers" in said.out
+    assert "robusteval: pcl_digits, few, Linf 0.15: the disk is full" in said.err
     for name in ("1.csv", "1.md", "index.html"):
         now, before = (place / "tables" / "small" / name for place in (tmp_path, folder))
         assert now.read_bytes() == before.read_bytes()
@@ -328,7 +332,7 @@ def test_a_run_that_fails_takes_no_number_away(folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        (",small,", ",paper,", "has numbers at the scale paper"),
+        (",small,", ",paper,", "1.csv has numbers at the scale paper: choose another folder"),
         ("\n", '\n"', "can't be read"),
         ("80.5", "81", "its rows are not those of the paper's table"),
     ],
@@ -356,6 +360,9 @@ def test_tables_that_cannot_be_gone_on_with_are_refused_before_anything_runs(
         ("here", "180.0"),
         ("strongest_low", "x"),
         ("here_high", ""),
+        ("here", ""),
+        ("here_low", ""),
+        ("strongest", ""),
         ("samples", "many"),
         ("samples", "0"),
         ("status", "fond"),
@@ -373,6 +380,42 @@ def test_a_stored_row_that_none_can_be_is_told_in_one_line(
     (tmp_path / "small" / "1.csv").write_text(as_csv(rows), "utf-8")
     given = ("reproduce", str(folder / "paper.toml"), "--from", str(tmp_path))
     refused(cli(*given), f"1.csv: {column} of row {number + 2} is {value!r}")
+
+
+def test_tables_without_a_newer_column_are_read(folder: Path, tmp_path: Path) -> None:
+    paper = read_paper(folder / "paper.toml")
+    text = (folder / "tables" / "small" / "1.csv").read_text("utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    older = [{k: v for k, v in row.items() if k != "source_differs"} for row in rows]
+    (tmp_path / "small").mkdir()
+    with (tmp_path / "small" / "1.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(older[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(older)
+    [*_] = rebuild(paper, tmp_path, tmp_path / "made", paper.tables)
+    assert (tmp_path / "made" / "small" / "1.csv").read_text("utf-8") == text
+
+
+def test_pages_of_another_scale_are_not_written_over(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    place = tmp_path / "tables" / "small" / "1.csv"
+    text = place.read_text("utf-8").replace(",small,", ",paper,")
+    place.write_text(text, "utf-8")
+    given = ("--from", str(folder / "tables"), "--tables", str(tmp_path / "tables"))
+    told = cli("reproduce", str(folder / "paper.toml"), *given)
+    refused(told, "1.csv has numbers at the scale paper")
+    assert place.read_text("utf-8") == text
+
+
+def test_pages_of_some_tables_leave_the_others_that_are_there(tmp_path: Path) -> None:
+    stored = ROOT / "leaderboards" / "reproductions"
+    shutil.copytree(stored / "drp", tmp_path / "tables" / "drp")
+    (tmp_path / "some" / "drp").mkdir(parents=True)
+    shutil.copy(stored / "drp" / "4.csv", tmp_path / "some" / "drp")
+    given = ("--from", str(tmp_path / "some"), "--tables", str(tmp_path / "tables"))
+    assert cli("reproduce", "drp", *given).exit_code == 0
+    page = (tmp_path / "tables" / "drp" / "index.html").read_bytes()
+    assert page == (stored / "drp" / "index.html").read_bytes()
 
 
 def test_pages_of_one_table_leave_the_others_on_the_page(tmp_path: Path) -> None:
@@ -427,6 +470,7 @@ def test_a_paper_without_authors_is_told_of_without_them(folder: Path, tmp_path:
         (("pcl", "--from", "x", "--scale", "tiny"), "--scale 'tiny': known: paper, small"),
         (("pcl", "--from", "x", "--dry-run"), "--from runs nothing, so that --dry-run"),
         (("pcl", "--from", "x", "--samples", "3"), "--from runs nothing, so that --samples"),
+        (("pcl", "--from", "x", "--scale", "paper"), "--from runs nothing, so that --scale"),
     ],
 )
 def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> None:
@@ -436,18 +480,27 @@ def test_bad_input_is_told_in_one_line(given: tuple[str, ...], said: str) -> Non
 @pytest.mark.parametrize(
     ("was", "now", "said"),
     [
-        ('FGSM = { attack = "fgsm"', 'FGSM = { attack = "fgsn"', "Ours × FGSM: suite few has no"),
-        ('strongest = ["pgd10"]', 'strongest = ["pgd_10"]', "strongest: 'pgd_10': did you mean"),
-        ('norm = "Linf"', 'norm = "L2"', "fgsm of suite few is not in L2"),
+        (
+            'FGSM = { attack = "fgsm"',
+            'FGSM = { attack = "fgsn"',
+            "1: Ours × FGSM: suite few has no",
+        ),
+        ("strongest = [", 'strongest = ["pgd_10", ', "strongest: 'pgd_10': did you mean pgd10"),
+        ("strongest", 'only_at_paper_scale = ["aa"]\nstrongest', "only_at_paper_scale: 'aa': "),
+        ('norm = "Linf"', 'norm = "L2"', "1: Ours × FGSM: fgsm of suite few is not in L2"),
+        ('{ attack = "fgsm", a', '{ attack = "fgsm", any_distance = true, a', "fgsm knows ε"),
         (
             'detector = "max_softmax", metric = "auroc", against',
             'detector = "max_sotfmax", metric = "auroc", against',
-            "Ours × Far: suite few has no detector 'max_sotfmax'",
+            "1: Ours × Far: suite few has no detector 'max_sotfmax'",
         ),
+        ('"auroc", against', '"aurocc", against', "has no metric 'aurocc': did you mean auroc"),
+        ('"uniform_noise"', '"uniform_nose"', "has no outlier set 'uniform_nose'"),
+        ('"auroc", attack = "fgsm"', '"auroc", attack = "pgd10"', "has no detected attack 'pgd10'"),
         (
             'Epochs = { read = "epochs" }',
             'Epochs = { read = "setting", attack = "fgsm", parameter = "c" }',
-            "fgsm has no 'c': give one of",
+            "1: Ours × Epochs: fgsm has no 'c': give one of",
         ),
     ],
 )
@@ -456,9 +509,9 @@ def test_what_its_suite_lacks_is_told_before_anything_runs(
 ) -> None:
     text = (folder / "paper.toml").read_text("utf-8")
     assert was in text
-    (tmp_path / "paper.toml").write_text(text.replace(was, now, 1), "utf-8")
+    (tmp_path / "mine.toml").write_text(text.replace(was, now, 1), "utf-8")
     shutil.copy(folder / "1.csv", tmp_path)
-    refused(cli("reproduce", str(tmp_path / "paper.toml"), "--dry-run"), said)
+    refused(cli("reproduce", str(tmp_path / "mine.toml"), "--dry-run"), "mine.toml: ", said)
 
 
 def test_a_dry_run_lists_runs_and_their_time_and_makes_none(folder: Path, tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_the_regulariser_stops_where_merging_does(parts: tuple[Dataset, Dataset]
     torch.testing.assert_close(pull[1], pulled(network, parts[1])[1])
 
 
+def test_the_regulariser_stops_where_all_are_in_reach(parts: tuple[Dataset, Dataset]) -> None:
+    """Of unit vectors all are within 2: the next merging leaves no more than must stay."""
+    network = network_of(4)
+    options = {"merge_least": 3, "merge_distance": 2.0}
+    assert not pulled(network, parts[1], merge_from=0, **options).any()
+    assert pulled(network, parts[1], merge_from=1, **options).all()
+
+
 @pytest.mark.parametrize(
     "options",
     [
