@@ -13,7 +13,15 @@ from robusteval.models.entry_tables import Claim
 from robusteval.numerics import wilson
 from robusteval.plan.suite import AttackSpec, read_suite
 from robusteval.report.claims import is_other
-from robusteval.report.rows import ATTACK, DOUBTS, SURROGATE, Row, percent, revisions
+from robusteval.report.rows import (
+    ATTACK,
+    DOUBTS,
+    REVISION,
+    SURROGATE,
+    Row,
+    percent,
+    revisions,
+)
 from robusteval.report.wording import claimed_by, lowest_claim
 from robusteval.types import Rate, ThreatModel
 
@@ -93,7 +101,7 @@ def _are_versions(text: str, revisions: str) -> bool:
         and {"robusteval", "torch"} <= set(versions) <= known
         and all(_VERSION.fullmatch(value) for value in versions.values())
         and re.fullmatch("[0-9a-f]{8}" if not revisions else "", attacks) is not None
-        and re.fullmatch("([a-z0-9_]+=[1-9][0-9]{0,5}( |$))*", revisions) is not None
+        and re.fullmatch(f"({REVISION}( |$))*", revisions) is not None
     )
 
 

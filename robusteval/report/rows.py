@@ -48,6 +48,7 @@ BACKING = (
 )
 SURROGATE = "surrogate"  # whose gradients led, too: its name and the start of its digest
 LATER = ("revisions", SURROGATE)  # columns that tables of earlier versions lack
+REVISION = "([a-z0-9_]+)=([1-9][0-9]{0,5})"  # a part of ``revisions``
 COLUMNS = 2  # the revision of the columns every run has; 1 had no ``revisions``
 DOUBTS = "findings"  # the checks that were not ok, each with its verdict
 ATTACK = "attack_"  # and its name in the suite: what it alone left, in percent
@@ -137,9 +138,12 @@ def _surrogate(report: dict[str, Any]) -> Row:
 
 
 def revisions(row: Row) -> dict[str, int]:
-    """What a row says of its columns, its entry, its suite and its attacks, by part."""
-    parts = [part.partition("=") for part in row.get("revisions", "").split()]
-    return {name: int(value) for name, _, value in parts}
+    """What a row says of its columns, its entry, its suite and its attacks, by part.
+
+    A part that is none is left out: rows come from files, and ``boards.scrutiny`` tells of it.
+    """
+    parts = [re.fullmatch(REVISION, part) for part in row.get("revisions", "").split()]
+    return {part[1]: int(part[2]) for part in parts if part}
 
 
 def attack_versions(row: Row) -> dict[str, int]:

@@ -24,8 +24,8 @@ leaves in each class (1): one for all classes, or a list with one for each.  The
 the three, and says of CIFAR10-2 that ten merge to three and four (Section 5).  Without such a least
 number a small τ·λ₁ is enough to pull all prototypes of a class together.  τ stops where merging
 does: from ``merge_from`` on it acts in a class only while more of it than its least number are out
-of each other's reach, ``merge_distance``, or it would pull those together too, until they are equal.
-Where that distance is 2, everything is in reach, and τ acts until then alone.
+of each other's reach, ``merge_distance``, or it would pull those together too, until they are
+equal.  Where that distance is 2, everything is in reach, and τ acts until ``merge_from`` alone.
 """
 
 from collections.abc import Mapping, Sequence
