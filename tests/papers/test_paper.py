@@ -172,7 +172,8 @@ def test_no_two_models_are_one_at_the_papers_scale(name: str) -> None:
         ),
         (
             "strongest",
-            'assumed = [{ attacks = ["fgsm"], entries = ["pcl_digits", "pcl"], text = "x" }]\nstrongest',
+            'assumed = [{ attacks = ["fgsm"], entries = ["pcl", "pcl_digits"],'
+            ' text = "no step" }]\nstrongest',
             "assumed: no cell is of 'pcl'",
         ),
         ('name = "small"', 'name = "drp"', "drp is a paper of this project"),
