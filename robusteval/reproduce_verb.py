@@ -75,14 +75,9 @@ def reproduce(
     meant = _scale(scale)
     papers = _papers(paper, table)
     if stored is not None:
-        beside = {
-            **{"--dry-run": dry_run, "--no-train": no_train},
-            **{"--samples": samples is not None, "--scale": scale != "small"},
-        }
-        if given := [name for name, is_given in beside.items() if is_given]:
-            raise RobustevalError(
-                f"--from runs nothing, so that {given[0]} says nothing: leave it out"
-            )
+        _require_alone(
+            dry_run=dry_run, no_train=no_train, samples=samples is not None, scale=meant != "small"
+        )
         _rebuild(papers, stored, tables, table)
         return
     for each in papers:
@@ -127,6 +122,16 @@ def _scale(scale: str) -> "Scale":
     if found is None:
         raise UnknownNameError(f"--scale {shown(scale)}: {near_names(scale, SCALES)}")
     return found
+
+
+def _require_alone(**beside: object) -> None:
+    """Raises RobustevalError for an option that says nothing beside --from."""
+    for name, given in beside.items():
+        if given:
+            option = f"--{name.replace('_', '-')}"
+            raise RobustevalError(
+                f"--from runs nothing, so that {option} says nothing: leave it out"
+            )
 
 
 def _rebuild(papers: "list[Paper]", stored: Path, tables: Path, table: str | None) -> None:
@@ -223,8 +228,11 @@ def _made(one: "Reproduction") -> bool:
     made = one.make()
     counts = counted(made)
     say(f"{one.paper.name}: {counts['found']} of {counts['all']} numbers")
+    is_whole = not any(row["status"] == FAILED for _, rows in made for row in rows)
     for key, report in one.reports.items():
         if isinstance(report, RobustevalError):
             complain(f"{key}: {report}")
-    runs = all(not isinstance(r, RobustevalError) and r.complete for r in one.reports.values())
-    return runs and not any(row["status"] == FAILED for _, rows in made for row in rows)
+            is_whole = False
+        else:
+            is_whole &= report.complete
+    return is_whole

@@ -16,6 +16,7 @@ from robusteval.report.claims import is_other
 from robusteval.report.rows import (
     ATTACK,
     DOUBTS,
+    PERCENT,
     REVISION,
     SURROGATE,
     Row,
@@ -31,7 +32,6 @@ _FORMS = {
     "evidence_sha256": "[0-9a-f]{64}",
 }
 _COUNT = re.compile("[0-9]{1,15}")
-_PERCENT = re.compile(r"[0-9]{1,3}\.[0-9]{2}")
 _SUITE = re.compile(r"[A-Za-z0-9_.\-]+")
 _DOUBTS = re.compile("(broken: [^;]+)?((^|; )suspicious: [^;]+)?")
 _SURROGATE = re.compile(r"([A-Za-z0-9_.:@\-]+ [0-9a-f]{8})?")
@@ -59,7 +59,7 @@ def uncountable(row: Row) -> Iterable[str]:
 def no_percents(row: Row, columns: Iterable[str]) -> Iterable[str]:
     """Numbers that are none."""
     for column in columns:
-        if not _PERCENT.fullmatch(row[column]):
+        if not re.fullmatch(PERCENT, row[column]):
             yield f"its {column} is {_shown(row[column])}, no number of percent"
 
 
@@ -131,7 +131,7 @@ def wrong_numbers(row: Row) -> Iterable[str]:
 
 def _is_share(cell: str, samples: int) -> bool:
     """Whether so many percent, to two decimals, are a number of the samples."""
-    if not _PERCENT.fullmatch(cell):
+    if not re.fullmatch(PERCENT, cell):
         return False
     count = round(float(cell) / 100 * samples)
     return count <= samples and percent(count / samples) == cell

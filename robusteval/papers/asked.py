@@ -99,7 +99,7 @@ def require_askable(paper: Paper) -> None:
     for cell in asking:
         at = f"{paper.path}: {cell.table.name}: {cell.row} × {cell.column}"
         try:
-            lacking = _lacking(suite_named(cell.suite), cell.meaning)
+            lacking = _lacking(cell)
         except UnknownNameError as error:
             raise PaperError(f"{at}: {error}") from None
         if lacking:
@@ -111,9 +111,10 @@ def require_askable(paper: Paper) -> None:
                 raise PaperError(f"{paper.path}: {field}: {shown(name)}: {near_names(name, known)}")
 
 
-def _lacking(suite: Suite, meaning: Meaning) -> str:
-    """What a suite can't give of what a cell asks, or ""; UnknownNameError of an attack."""
-    attack = suite.only([meaning.attack]).attacks[0] if meaning.attack else None
+def _lacking(cell: Cell) -> str:
+    """What its suite can't give of what a cell asks, or ""; UnknownNameError of an attack."""
+    suite, meaning = suite_named(cell.suite), cell.meaning
+    attack = spec_of(cell) if meaning.attack else None
     if attack and meaning.read == "setting" and meaning.parameter not in settings_of(attack):
         known = ", ".join(settings_of(attack))
         return f"{attack.name} has no {shown(meaning.parameter)}: give one of {known}"
@@ -139,6 +140,12 @@ def _lacking_detection(suite: Suite, meaning: Meaning) -> str:
         if name not in known:
             return f"suite {suite.name} has no {what} {shown(name)}: {near_names(name, known)}"
     return ""
+
+
+def spec_of(cell: Cell) -> AttackSpec:
+    """The cell's attack, as its suite has it.  Raises UnknownNameError with near names."""
+    (attack,) = suite_named(cell.suite).only([cell.meaning.attack]).attacks
+    return attack
 
 
 def settings_of(attack: AttackSpec) -> dict[str, Any]:
@@ -193,8 +200,7 @@ def attack_name(cell: Cell) -> str:
     meaning = cell.meaning
     if not is_transfer(cell):
         return meaning.attack
-    (attack,) = suite_named(cell.suite).only([meaning.attack]).attacks
-    return attack.made_on(meaning.source).name
+    return spec_of(cell).made_on(meaning.source).name
 
 
 def is_transfer(cell: Cell) -> bool:

@@ -21,12 +21,12 @@ from robusteval.papers.asked import (
     is_transfer,
     key_of,
     settings_of,
-    suite_named,
+    spec_of,
 )
 from robusteval.papers.differences import differences
-from robusteval.papers.paper import Cell, Paper, PaperModel, PaperTable, cells_of
+from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
 from robusteval.reading import read_file
-from robusteval.report.rows import percent
+from robusteval.report.rows import PERCENT, percent
 from robusteval.storage import reason
 
 PLACE = ("table", "part", "beside", "row", "column")
@@ -46,6 +46,7 @@ _NEWER = ("source_differs",)  # columns that tables of 0.2 may lack
 _MOST = 2**24  # bytes of a table of rows
 Row = dict[str, str]
 Reports = Mapping[Key, api.Report | RobustevalError]
+LookedUp = Mapping[str, tuple[Entry | None, Row]]
 
 
 def rows_of(paper: Paper, table: PaperTable, reports: Reports, scale: Scale) -> list[Row]:
@@ -65,22 +66,26 @@ def _row(paper: Paper, cell: Cell, key: Key | None, reports: Reports, scale: Sca
         **{"norm": meaning.norm or "", "eps": meaning.eps or ""},
         "at_any_distance": "yes" if meaning.any_distance else "",
     }
-    found = row | _what(cell, key, reports) | _of_models(paper, cell)
+    named = [name for name in (meaning.entry, meaning.source) if name and not meaning.not_run]
+    entries = {name: looked_up(name) for name in named}
+    found = row | _what(cell, key, reports, entries) | _of_models(paper, cell, entries)
     return {name: inert_cell(value) for name, value in found.items()}
 
 
-def _of_models(paper: Paper, cell: Cell) -> Row:
+def _of_models(paper: Paper, cell: Cell, entries: LookedUp) -> Row:
     """Where a cell's model, and the one that its images are made on, differ from the paper's."""
     meaning = cell.meaning
-    if meaning.not_run or meaning.read == "setting":
-        return {}
-    told = {"differs": _differs(meaning.entry, paper.models.get(meaning.model))}
+    named = {"differs": (meaning.entry, meaning.model)}
     if is_transfer(cell):
-        told["source_differs"] = _differs(meaning.source, paper.models.get(meaning.source_model))
-    return told
+        named["source_differs"] = (meaning.source, meaning.source_model)
+    return {
+        column: differences(entry, paper.models.get(model))
+        for column, (name, model) in named.items()
+        if name in entries and (entry := entries[name][0])
+    }
 
 
-def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
+def _what(cell: Cell, key: Key | None, reports: Reports, entries: LookedUp) -> Row:
     """The status and the numbers of a cell."""
     meaning = cell.meaning
     if meaning.not_run:
@@ -88,16 +93,14 @@ def _what(cell: Cell, key: Key | None, reports: Reports) -> Row:
         return {"status": status, "why": meaning.not_run, "suite": "", "entry": "", "source": ""}
     if meaning.read == "setting":
         return {"status": FOUND, "here": _setting(cell)}
-    entries: dict[str, Entry] = {}
-    for name in dict.fromkeys(name for name in (meaning.entry, meaning.source) if name):
-        found, lacking = trained_entry(name)
-        if found is None:
+    for _, lacking in entries.values():
+        if lacking:
             return lacking
-        entries[name] = found
-    entry = entries[meaning.entry]
+    entry, _ = entries[meaning.entry]
+    assert entry is not None, "it lacks nothing"
     told = {"weights_sha256": _sha(entry)}
     if is_transfer(cell):
-        told["source_sha256"] = _sha(entries[meaning.source])
+        told["source_sha256"] = _sha(entries[meaning.source][0])
     return told | (_of_training(cell, entry) if key is None else _of_run(cell, reports.get(key)))
 
 
@@ -109,8 +112,8 @@ def _of_run(cell: Cell, report: api.Report | RobustevalError | None) -> Row:
     return _of_report(cell, report.content)
 
 
-def trained_entry(name: str) -> tuple[Entry | None, Row]:
-    """An entry that has weights; or why there is none, and which command makes it."""
+def looked_up(name: str) -> tuple[Entry | None, Row]:
+    """An entry, if there is one; and what it lacks to be run, with the command that makes it."""
     try:
         entry = find_entry(name)
     except UnknownNameError:
@@ -119,26 +122,17 @@ def trained_entry(name: str) -> tuple[Entry | None, Row]:
         return None, {"status": FAILED, "why": str(error)}
     if entry.stored is None:
         why = f"no weights ({entry.lacking}): robusteval train {name}"
-        return None, {"status": UNTRAINED, "why": why}
+        return entry, {"status": UNTRAINED, "why": why}
     return entry, {}
 
 
-def _differs(name: str, model: PaperModel | None) -> str:
-    """Of an entry with weights or without; nothing, if there is none."""
-    try:
-        return differences(find_entry(name), model)
-    except RobustevalError:
-        return ""
-
-
-def _sha(entry: Entry) -> str:
-    return entry.stored.sha256 if entry.stored else ""
+def _sha(entry: Entry | None) -> str:
+    return entry.stored.sha256 if entry and entry.stored else ""
 
 
 def _setting(cell: Cell) -> str:
     """What the suite has."""
-    (attack,) = suite_named(cell.suite).only([cell.meaning.attack]).attacks
-    value = settings_of(attack)[cell.meaning.parameter]
+    value = settings_of(spec_of(cell))[cell.meaning.parameter]
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
@@ -225,10 +219,8 @@ def _kept(row: Row, earlier: Row | None) -> Row:
         return row  # today's reason is the better one
     if any(row[name] not in ("", earlier[name]) for name in ("weights_sha256", "source_sha256")):
         return row
-    told = ("differs", "source_differs")
-    return (
-        earlier | {"assumed": row["assumed"]} | {name: row[name] or earlier[name] for name in told}
-    )
+    today = {name: row[name] or earlier[name] for name in ("differs", "source_differs")}
+    return earlier | today | {"assumed": row["assumed"]}
 
 
 def as_csv(rows: Iterable[Row]) -> str:
@@ -299,4 +291,4 @@ def _rate_columns(name: str) -> list[str]:
 
 def _is_share(text: str) -> bool:
     """Whether it is a number from 0 to 100."""
-    return re.fullmatch(r"[0-9]{1,3}(\.[0-9]+)?", text) is not None and float(text) <= 100
+    return re.fullmatch(PERCENT, text) is not None and float(text) <= 100

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -245,20 +245,20 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
 
     Raises UnknownNameError with near names, or PaperError with the file, the field and the mend.
     """
-    name = named(name_or_path, "paper", PaperError)
+    name, known = named(name_or_path, "paper", PaperError), paper_names()
     if name.lower().endswith(".toml") or os.sep in name:
         path = named_path(name, "paper's file", PaperError)
-    elif name in (known := paper_names()):
+    elif name in known:
         path = _HOME / name / _FILE
     else:
         raise UnknownNameError(f"unknown paper {shown(name)}: {near_names(name, known)}")
     content = read_toml(path, "paper's file", PaperError)
     paper = checked(Paper, content, str(path), PaperError)
-    if paper.name in paper_names() and path.parent.resolve() != _HOME / paper.name:
+    if paper.name in known and path.parent.resolve() != _HOME / paper.name:
         raise PaperError(f"{path}: name: {paper.name} is a paper of this project: choose another")
     paper = paper.model_copy(update={"path": path})
     cells = [cell for table in paper.tables for cell in cells_of(paper, table)]  # each is whole
-    _require_meant(paper, cells, path)
+    _require_meant(paper, cells)
     stood = {(cell.table.name, cell.row, cell.column) for cell in cells}
     for one in paper.headlines:
         if (one.table, one.row, one.column) not in stood:
@@ -266,21 +266,23 @@ def read_paper(name_or_path: str | os.PathLike[str]) -> Paper:
     return paper
 
 
-def _require_meant(paper: Paper, cells: Sequence[Cell], path: Path) -> None:
+def _require_meant(paper: Paper, cells: Sequence[Cell]) -> None:
     """Raises PaperError where a cell's model isn't told of, or where one is, or an attack, that no
     cell means."""
     meanings = [cell.meaning for cell in cells]
     meant = {name for m in meanings for name in (m.model, m.source_model)}
     own = {name for m in meanings for name in (m.entry, m.source)}
     if unknown := sorted(meant - own - {*paper.models}):
-        raise PaperError(f"{path}: model {shown(unknown[0])}: add it to models")
+        raise PaperError(f"{paper.path}: model {shown(unknown[0])}: add it to models")
     if unmeant := [name for name in paper.models if name not in meant]:
-        raise PaperError(f"{path}: models: no cell means {shown(unmeant[0])}: take it out")
+        raise PaperError(f"{paper.path}: models: no cell means {shown(unmeant[0])}: take it out")
     for one in paper.assumed:
         used = [m for m in meanings if one.is_of(m)]
         idle = {*one.attacks} - {m.attack for m in used} | {*one.entries} - {m.entry for m in used}
         if idle:
-            raise PaperError(f"{path}: assumed: no cell is of {shown(min(idle))}: take it out")
+            raise PaperError(
+                f"{paper.path}: assumed: no cell is of {shown(min(idle))}: take it out"
+            )
 
 
 def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
@@ -297,27 +299,21 @@ def cells_of(paper: Paper, table: PaperTable) -> list[Cell]:
         for row, own in block.cells.items():
             _require_known([row], rows, f"{where}: cells: row")
             _require_known(own, columns, f"{where}: cells: column")
-    found = [*_block(paper, table, table, "", numbers, where)]
+    found = [*_block(table, table, "", numbers, where)]
     for block in table.beside:
         whole = table.whole(block)
         meant = [n for n in numbers if n["row"] in whole.rows and n["column"] in whole.columns]
         plain = [number | {"value": ""} for number in meant]
-        found += _block(paper, table, whole, block.title, plain, f"{where}, {block.title}")
-    return found
+        found += _block(table, whole, block.title, plain, f"{where}, {block.title}")
+    return [replace(c, meaning=_with_assumed(c.meaning, paper.assumed)) for c in found]
 
 
 def _block(
-    paper: Paper,
-    table: PaperTable,
-    block: Block,
-    beside: str,
-    numbers: Iterable[Mapping[str, str]],
-    where: str,
+    table: PaperTable, block: Block, beside: str, numbers: Iterable[Mapping[str, str]], where: str
 ) -> Iterator[Cell]:
     for number in numbers:
         at = f"{where}: {number['row']} × {number['column']}"
         meaning = _together(block, number["row"], number["column"], at)
-        meaning = _with_assumed(meaning, paper.assumed)
         _require_whole(meaning, block.suite, at)
         yield Cell(table, beside, suite=block.suite, meaning=meaning, **number)
 

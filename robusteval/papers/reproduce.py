@@ -13,11 +13,12 @@ from robusteval.papers import pages
 from robusteval.papers.asked import Key, Scale, Wanted, at_scale, runs_of
 from robusteval.papers.found import (
     FOUND,
+    UNTRAINED,
     Row,
     as_csv,
+    looked_up,
     read_rows,
     rows_of,
-    trained_entry,
     with_earlier,
 )
 from robusteval.papers.paper import Cell, Paper, PaperTable, cells_of
@@ -80,9 +81,9 @@ class Reproduction:
 
         A transfer from a model without weights is left out, and stands in no other's way.
         """
-        if trained_entry(wanted.key.entry)[0] is None:
+        if _lacks(wanted.key.entry):
             return None
-        made = tuple(pair for pair in wanted.transfers if trained_entry(pair[1])[0])
+        made = tuple(pair for pair in wanted.transfers if not _lacks(pair[1]))
         more = self.paper.only_at_paper_scale if self.scale == "paper" else []
         suite = replace(wanted, transfers=made).suite_of([*self.paper.strongest, *more])
         samples = wanted.samples(self.scale, self.samples)
@@ -120,14 +121,7 @@ class Reproduction:
         Raises PaperError where they can't be read, or where a table that is meant has another
         scale's.
         """
-        found = {}
-        for table, rows in stored_tables(self.paper, self.folder, self.paper.tables):
-            if table in self.tables:
-                _require_scale(
-                    rows, self.scale, self.folder / self.paper.name / f"{table.file}.csv"
-                )
-            found[table.file] = rows
-        return found
+        return _standing(self.paper, self.folder, {t.file: self.scale for t in self.tables})
 
     def _run(self, key: Key, wanted: Wanted) -> None:
         if key in self.reports or (asked := self.asked(wanted)) is None:
@@ -138,16 +132,29 @@ class Reproduction:
             self.reports[key] = error
 
 
-def _require_scale(rows: Sequence[Row], scale: str, place: Path) -> None:
-    """Raises PaperError where numbers of another scale would be written over."""
-    other = {row["scale"] for row in rows if row["status"] == FOUND} - {scale}
-    if other:
-        raise PaperError(f"{place} has numbers at the scale {min(other)}: {_ELSEWHERE}")
+def _standing(paper: Paper, folder: Path, scales: Mapping[str, str]) -> dict[str, list[Row]]:
+    """The rows of all of a paper's tables in a folder, by their files.
+
+    ``scales``: those of the files that are to be written.  Raises PaperError where rows can't be
+    read, or where numbers of another scale would be written over.
+    """
+    found = {table.file: rows for table, rows in stored_tables(paper, folder, paper.tables)}
+    for file, scale in scales.items():
+        rows = found.get(file, [])
+        if other := {row["scale"] for row in rows if row["status"] == FOUND} - {scale}:
+            place = folder / paper.name / f"{file}.csv"
+            raise PaperError(f"{place} has numbers at the scale {min(other)}: {_ELSEWHERE}")
+    return found
 
 
 def is_untrained(name: str) -> bool:
     """Whether an entry is there and could be trained."""
-    return trained_entry(name)[1].get("status") == "untrained"
+    return _lacks(name).get("status") == UNTRAINED
+
+
+def _lacks(name: str) -> Row:
+    """What an entry lacks to be run."""
+    return looked_up(name)[1]
 
 
 def write_one(paper: Paper, table: PaperTable, rows: Sequence[Row], folder: Path) -> Path:
@@ -189,18 +196,10 @@ def rebuild(
             f"no tables of {paper.name} in {stored}: `robusteval reproduce {paper.name}` makes them"
         )
     require_writable(folder / paper.name, _ELSEWHERE)
-    there = {
-        table.file: (table, rows) for table, rows in stored_tables(paper, folder, paper.tables)
-    }
+    _standing(paper, folder, {table.file: rows[0]["scale"] for table, rows in found})
     for table, rows in found:
-        if table.file in there:
-            place = folder / paper.name / f"{table.file}.csv"
-            _require_scale(there[table.file][1], rows[0]["scale"], place)
-    for table, rows in found:
-        there[table.file] = table, rows
         yield write_one(paper, table, rows, folder / paper.name)
-    every = [there[table.file] for table in paper.tables if table.file in there]
-    yield write_page(paper, every, folder / paper.name)
+    yield write_page(paper, stored_tables(paper, folder, paper.tables), folder / paper.name)
 
 
 def today(paper: Paper, table: PaperTable, stored: Sequence[Row]) -> list[Row]:

@@ -158,6 +158,9 @@ def attack_versions(row: Row) -> dict[str, int]:
     return {c.removeprefix(ATTACK): then for c in row if c.startswith(ATTACK) and row[c]}
 
 
+PERCENT = r"[0-9]{1,3}\.[0-9]{2}"  # what ``percent`` writes of a share
+
+
 def percent(value: float | None) -> str:
     """A share, such as 32.14; empty where there is none."""
     return "" if value is None else f"{100 * value:.2f}"

@@ -242,12 +242,8 @@ def test_what_is_left_open_of_some_models_alone(tmp_path: Path) -> None:
     scpl = read_paper("scpl")
     cells = [c for table in scpl.chosen("1/MNIST") for c in cells_of(scpl, table)]
     loss = {c.row for c in cells if "loss function used to train" in c.meaning.assumed}
-    assert loss == {
-        "DCE",
-        "ATL",
-        "ANL",
-        "Ours",
-    }  # LeNet's loss is the cross-entropy that is attacked
+    # LeNet's loss is the cross-entropy that is attacked.
+    assert loss == {"DCE", "ATL", "ANL", "Ours"}
 
 
 def test_what_stands_beside_has_the_tables_rows_if_it_gives_none(tmp_path: Path) -> None:
