@@ -13,8 +13,8 @@ from robusteval.papers.paper import Paper, PaperTable
 
 LEGEND = (
     "Each cell: the paper's number → the same attack here → what the strongest attacks here leave "
-    "together at the same norm and ε. In percent, with 95 % intervals. A dash: at any distance no "
-    "attack is the strongest."
+    "together at the same norm and ε. Accuracies are in percent, with 95 % intervals. A dash: at any "
+    "distance no attack is the strongest."
 )
 
 
@@ -83,10 +83,21 @@ def page_of(table: PaperTable, rows: Sequence[Row]) -> Page:
     found = [row for row in rows if row["status"] == FOUND and row["differs"]]
     told = dict.fromkeys((row["entry"], row["differs"]) for row in found)
     made = dict.fromkeys((r["source"], r["source_differs"]) for r in found if r["source_differs"])
-    counts = sorted({int(row["samples"]) for row in rows if row["samples"]})
-    samples = " or ".join(map(str, counts))
+    samples = _samples(rows)
     sources = tuple(one for one in made if one not in told)
     return Page(table, tuple(grids), tuple(notes.texts), tuple(told), sources, samples)
+
+
+def _samples(rows: Iterable[Row]) -> str:
+    """How many, such as ``200, of attacks at any distance 100``; "" where none were counted."""
+    counts: dict[str, set[int]] = {"": set(), "yes": set()}
+    for row in rows:
+        if row["samples"]:
+            counts[row["at_any_distance"]].add(int(row["samples"]))
+    within, free = (" or ".join(map(str, sorted(one))) for one in counts.values())
+    if within and free and within != free:
+        return f"{within}, of attacks at any distance {free}"
+    return within or free
 
 
 def _grid(title: str, rows: Sequence[Row], notes: Notes) -> Grid:
