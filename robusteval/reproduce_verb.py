@@ -36,8 +36,8 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help="small: 200 samples (100 where C&W takes 1,000 steps), the zoo's models.  paper: all test "
-            "samples, and the paper's own networks where the zoo knows them."
+            help="small: 200 samples (100 where C&W takes 1,000 steps), the zoo's models.  paper: "
+            "all test samples, and the paper's own networks where the zoo knows them."
         ),
     ] = "small",
     samples: Annotated[

@@ -13,8 +13,8 @@ from robusteval.papers.paper import Paper, PaperTable
 
 LEGEND = (
     "Each cell: the paper's number → the same attack here → what the strongest attacks here leave "
-    "together at the same norm and ε. Accuracies are in percent, with 95 % intervals. A dash: at any "
-    "distance no attack is the strongest."
+    "together at the same norm and ε. Accuracies are in percent, with 95 % intervals. A dash: at "
+    "any distance no attack is the strongest."
 )
 
 

@@ -22,6 +22,7 @@ from robusteval.models.backbones import BACKBONES, CNN6, resnet110, resnet_small
 from robusteval.models.entry import Entry, read_entry
 from robusteval.models.loading import build_network, load_model
 from robusteval.models.registry import all_entries, entry_paths, find_entry
+from robusteval.types import parse_eps
 from tests.helpers.entries import FACTORY, with_weights, write_entry
 from tests.helpers.models import file_of
 from tests.helpers.reproductions import reproduced
@@ -213,6 +214,23 @@ def test_honest_models_keep_a_third_under_autoattack() -> None:
         assert (row["norm"], row["eps"]) == ("Linf", "8/255")
         assert int(row["samples"]) >= 500
         assert float(row["attack_autoattack"]) >= 35
+
+
+def test_what_claims_algorithm_1_was_trained_by_it() -> None:
+    """PCL, Section 6: clean and attacked images together, ε uniform in an interval."""
+    claiming = [
+        entry
+        for entry in all_entries()
+        if any("Ours + AdvTrain" in claim.source for claim in entry.claims)
+    ]
+    assert len(claiming) >= 4
+    for entry in claiming:
+        assert entry.training is not None
+        adversarial = entry.training.adversarial
+        assert adversarial is not None, entry.name
+        assert adversarial.with_clean, entry.name
+        low, high = map(parse_eps, adversarial.eps)
+        assert low < high, entry.name
 
 
 def test_an_entry_by_path_needs_no_registry(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from benchmarks.blocks import FGSM
 from robusteval import api, reproduce_verb
 from robusteval.errors import DataError
 from robusteval.models.registry import find_entry
-from robusteval.papers import found, reproduce
+from robusteval.papers import found, pages, reproduce
 from robusteval.papers.asked import Scale
 from robusteval.papers.found import COLUMNS, FAILED, FOUND, UNTRAINED, Row, as_csv, read_rows
 from robusteval.papers.paper import cells_of, paper_names, read_paper
@@ -261,6 +261,24 @@ def test_a_page_shows_paper_here_and_strongest(folder: Path) -> None:
     assert f"80.5 → {here} → <b>{strongest}</b>" in html
 
 
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([("200", ""), ("200", "yes")], "200"),
+        ([("100", "yes"), ("200", ""), ("", "")], "200, of attacks at any distance 100"),
+        ([("50", ""), ("200", "")], "50 or 200"),
+        ([("", "")], ""),
+    ],
+)
+def test_a_page_tells_which_attacks_had_how_many_samples(
+    samples: list[tuple[str, str]], said: str
+) -> None:
+    blank = dict.fromkeys(COLUMNS, "")
+    rows = [blank | {"samples": many, "at_any_distance": free} for many, free in samples]
+    table = read_paper("pcl").tables[0]
+    assert pages.page_of(table, rows).samples == said
+
+
 def test_stored_rows_of_another_table_are_refused(folder: Path, tmp_path: Path) -> None:
     paper = read_paper(folder / "paper.toml")
     (table,) = paper.tables
@@ -289,6 +307,13 @@ def test_published_pages_are_those_of_their_rows_as_they_are_today(
     assert made == sorted(path.name for path in (stored / name).iterdir())
     for file in made:
         assert (tmp_path / name / file).read_bytes() == (stored / name / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", paper_names())
+def test_every_table_of_a_paper_is_published(name: str) -> None:
+    """One without a number here, too: its page says why."""
+    folder = ROOT / "leaderboards" / "reproductions" / name
+    assert {path.stem for path in folder.glob("*.csv")} == {t.file for t in read_paper(name).tables}
 
 
 def test_a_model_without_weights_keeps_its_numbers(

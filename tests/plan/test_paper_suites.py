@@ -85,6 +85,30 @@ def test_the_joint_attacks_are_table_2s_on_eq_8() -> None:
     }
 
 
+@pytest.mark.parametrize(("suite", "eps"), [("scpl_mnist", 0.3), ("scpl_cifar", 8 / 255)])
+@pytest.mark.parametrize(
+    ("plain", "own"),
+    [
+        ("fgsm", "own_fgsm"),
+        ("pgd", "own_pgd"),
+        ("bim", "own_bim"),
+        ("pgd_rs", "own_loss"),
+        ("pgd_l2", "own_pgd_l2"),
+    ],
+)
+def test_scpls_attacks_on_its_own_loss_differ_in_the_loss_alone(
+    suite: str, eps: float, plain: str, own: str
+) -> None:
+    """Table 1 in the other reading of eq. 3."""
+    first, second = ({a.name: a for a in read_suite(suite).attacks}[n] for n in (plain, own))
+    assert first.norms == second.norms
+    threat = ThreatModel(first.norms[0], eps)
+    plain_ones, own_ones = first.parameters_for(threat), second.parameters_for(threat)
+    assert own_ones["steps"] == plain_ones.get("steps", 1)
+    assert own_ones["step_size"] * eps == near(plain_ones.get("alpha", eps), rel=1e-4)
+    assert own_ones["start"] == plain_ones.get("random_start", False)
+
+
 def test_targets_are_those_of_mpats_table_5() -> None:
     suite = read_suite("mpat_cifar")
     plain = next(a for a in suite.attacks if a.name == "pgd10")
