@@ -78,6 +78,8 @@ def _write_entry(entry: Entry, file: str, digest: str, trained: Trained) -> None
     document = tomlkit.parse(entry.path.read_text("utf-8-sig"))
     if entry.weights is None or entry.weights.sha256 != digest:
         _forget_measured(document)
+    if "weights" not in document:
+        document.pop("trained", None)  # it stands after them
     document["weights"] = {"file": file, "sha256": digest}
     document["trained"] = trained.model_dump(exclude_none=True)
     replace_file(entry.path, tomlkit.dumps(document).encode(), _ADVICE)

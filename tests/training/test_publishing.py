@@ -83,6 +83,21 @@ def test_what_was_measured_on_other_weights_is_claimed_no_more(tmp_path: Path) -
     assert read_entry(path).claims == []
 
 
+def test_an_entry_whose_weights_were_not_kept_gets_them_before_trained(tmp_path: Path) -> None:
+    path, trained = with_weights(tmp_path), find_entry("pcl_digits").trained
+    assert trained is not None
+    publishing.publish(read_entry(path), stored_form(build_network(read_entry(path))), trained)
+    whole = path.read_text()
+    kept, _, rest = whole.partition("[weights]")
+    _, _, after = rest.partition("[trained]")
+    path.write_text(f"{kept}[trained]{after}")
+    (tmp_path / "tiny.safetensors").unlink()
+    publishing.publish(read_entry(path), stored_form(build_network(read_entry(path))), trained)
+    written = path.read_text()
+    assert 0 < written.index("[weights]") < written.index("[trained]")
+    assert read_entry(path).weights is not None
+
+
 def test_a_zoo_models_copy_leaves_the_zoo_alone(tmp_path: Path) -> None:
     """As docs/entry.md advises, in the folder of the original."""
     entry = find_entry("ce_digits")
