@@ -86,13 +86,13 @@ def test_what_was_measured_on_other_weights_is_claimed_no_more(tmp_path: Path) -
 def test_an_entry_whose_weights_were_not_kept_gets_them_before_trained(tmp_path: Path) -> None:
     path, trained = with_weights(tmp_path), find_entry("pcl_digits").trained
     assert trained is not None
-    publishing.publish(read_entry(path), stored_form(build_network(read_entry(path))), trained)
-    whole = path.read_text()
-    kept, _, rest = whole.partition("[weights]")
-    _, _, after = rest.partition("[trained]")
-    path.write_text(f"{kept}[trained]{after}")
+    first = read_entry(path)
+    weights = stored_form(build_network(first))
+    publishing.publish(first, weights, trained)
+    before, _, after = path.read_text().partition("[weights]")
+    path.write_text(before + after[after.index("[trained]") :])
     (tmp_path / "tiny.safetensors").unlink()
-    publishing.publish(read_entry(path), stored_form(build_network(read_entry(path))), trained)
+    publishing.publish(read_entry(path), weights, trained)
     written = path.read_text()
     assert 0 < written.index("[weights]") < written.index("[trained]")
     assert read_entry(path).weights is not None
